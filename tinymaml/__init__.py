@@ -1,0 +1,65 @@
+"""tinymaml: model-agnostic meta-learning from scratch in NumPy and Numba.
+
+Write a loss on symbolic values, and `MAML` gives its exact meta-gradient, by one
+Hessian-vector product per inner step. Read in this order: `tape`, `primitives`,
+`sweeps`, `maml`, `machines.numpy_machine`, `machines.planner`, `machines.numba_machine`.
+"""
+
+from tinymaml.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from tinymaml.functions import (
+    concatenate,
+    exp,
+    log,
+    logsumexp,
+    relu,
+    rsqrt,
+    softmax,
+    tanh,
+)
+from tinymaml.gradcheck import GradientError, gradcheck
+from tinymaml.losses import cross_entropy, squared_error
+from tinymaml.machines import get_machine
+from tinymaml.maml import MAML, MetaGradient, Parts, Tasks
+from tinymaml.nn import MLP, Activation, Linear, Network
+from tinymaml.optim import SGD, Adam
+from tinymaml.sweeps import grad, hvp, jvp
+from tinymaml.tape import Tape, Value
+from tinymaml.train import NonFiniteLossError, TrainResult, train
+
+__version__ = "0.1.0"
+__all__ = [
+    "MAML",
+    "MLP",
+    "SGD",
+    "Activation",
+    "Adam",
+    "CheckpointError",
+    "GradientError",
+    "Linear",
+    "MetaGradient",
+    "Network",
+    "NonFiniteLossError",
+    "Parts",
+    "Tape",
+    "Tasks",
+    "TrainResult",
+    "Value",
+    "concatenate",
+    "cross_entropy",
+    "exp",
+    "get_machine",
+    "grad",
+    "gradcheck",
+    "hvp",
+    "jvp",
+    "load_checkpoint",
+    "log",
+    "logsumexp",
+    "relu",
+    "rsqrt",
+    "save_checkpoint",
+    "softmax",
+    "squared_error",
+    "tanh",
+    "train",
+]

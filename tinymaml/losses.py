@@ -1,0 +1,66 @@
+"""The paper's supervised losses, equations 2 and 3, recorded on a tape.
+
+Each takes a prediction and a target of shape (N, outputs) and returns one number. The
+paper writes sums over examples, the authors' code means something else in each case, and
+the size of an inner step depends on it; so the scaling is an argument, and the default
+is the mean.
+"""
+
+from tinymaml import functions
+from tinymaml.tape import Value
+
+
+def _scaled(total: Value, examples: int, scaling: str, shots: int | None) -> Value:
+    """A sum over examples, rescaled by name."""
+    if scaling == "sum":
+        return total
+    if scaling == "mean":
+        return total / examples
+    if scaling == "per_shot":
+        if shots is None or shots < 1:
+            raise ValueError(f"shots: 'per_shot' needs K of at least 1, got {shots}")
+        return total / shots
+    raise ValueError(f"scaling: expected 'mean', 'sum' or 'per_shot', got {scaling!r}")
+
+
+def _check_targets(prediction: Value, y: Value) -> None:
+    if prediction.shape != y.shape or len(y.shape) != 2:
+        raise ValueError(
+            f"y: expected the prediction's shape (N, outputs), {prediction.shape}, "
+            f"got {y.shape}"
+        )
+
+
+# [maml-eq2]
+def squared_error(prediction: Value, y: Value, scaling: str = "mean") -> Value:
+    """The squared error ||f(x) - y||^2 over a batch, paper eq. (2).
+
+    prediction, y: (N, outputs). "sum" is the paper's formula; "mean", over examples and
+    outputs, is what the authors' code computes.
+    """
+    _check_targets(prediction, y)
+    difference = prediction - y
+    return _scaled((difference * difference).sum(), y.size, scaling, None)
+
+
+# [/maml-eq2]
+
+
+# [maml-eq3]
+def cross_entropy(
+    logits: Value, y: Value, scaling: str = "mean", shots: int | None = None
+) -> Value:
+    """The cross-entropy - sum y log softmax(logits) over a batch, after paper eq. (3).
+
+    logits: (N, classes); y: (N, classes), one-hot rows or probabilities. "sum" is the
+    paper's formula up to its missing sign; "mean" is over examples; "per_shot" divides
+    the sum by K = `shots`, as the authors' code does, which makes the inner step as
+    many times larger as there are classes.
+    """
+    _check_targets(logits, y)
+    total = (functions.logsumexp(logits) * y.sum(axis=1).reshape(-1, 1)).sum()
+    total = total - (logits * y).sum()
+    return _scaled(total, y.shape[0], scaling, shots)
+
+
+# [/maml-eq3]

@@ -1,0 +1,62 @@
+"""Machines play tapes.
+
+A machine has one method, `prepare(tape, dtype)`, which returns a callable: it takes the
+tape's inputs by name (shared ones as they are, per-task ones with a leading task axis)
+and returns its outputs by name. All machines give the same numbers.
+"""
+
+import sys
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from typing import Any, Protocol
+
+import numpy as np
+
+from tinymaml.tape import Tape
+
+Program = Callable[
+    [Mapping[str, np.ndarray[Any, Any]]], dict[str, np.ndarray[Any, Any]]
+]
+MACHINES = ("auto", "numba", "numpy")
+
+
+class Machine(Protocol):
+    """What an algorithm may know of a machine."""
+
+    name: str
+    threads: int
+
+    def prepare(self, tape: Tape, dtype: str) -> Program:
+        """A callable that plays the tape."""
+
+
+_noticed = False
+
+
+def get_machine(name: "str | Machine" = "auto", threads: int | None = None) -> Machine:
+    """The machine of that name; "auto" is numba where it is installed, else numpy.
+
+    `threads` defaults to the number of cores. Raises ValueError for an unknown name or
+    fewer than one thread, ImportError for "numba" where Numba is missing.
+    """
+    global _noticed
+    if not isinstance(name, str):
+        return name
+    if name not in MACHINES:
+        raise ValueError(
+            f"machine: expected one of {', '.join(MACHINES)}, got {name!r}"
+        )
+    if name == "auto" and find_spec("numba") is None:
+        if not _noticed:
+            print("tinymaml: Numba is missing, so NumPy computes.", file=sys.stderr)
+        _noticed = True
+        name = "numpy"
+    if name == "numpy":
+        from tinymaml.machines.numpy_machine import NumpyMachine
+
+        return NumpyMachine(threads)
+    try:
+        from tinymaml.machines.numba_machine import NumbaMachine
+    except ImportError as error:
+        raise ImportError(f"machine 'numba' needs Numba: {error}") from error
+    return NumbaMachine(threads)

@@ -1,0 +1,247 @@
+"""The fast CPU machine: one thread per task, the whole tape per thread.
+
+`NumbaMachine().prepare(tape, dtype)` plans the tape (`planner.py`), compiles the kernels
+it uses and writes the calls into an integer array, the *code*: one row a call, first the
+kernel's address, then its offsets and sizes. Playing a task is a loop over rows that
+calls each address. The code is data, so a new network or a new shape compiles nothing.
+
+Each thread owns one workspace that stays in its cache, whatever the number of tasks.
+Tasks are cut into at most 32 blocks, each summed in task order and the blocks in block
+order: the cut depends on the number of tasks alone, so the bits of a result do not
+depend on the number of threads.
+
+Left out: products large enough to be worth a call of BLAS.
+"""
+
+from collections.abc import Mapping
+from functools import cache
+from math import prod
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import config, njit, prange, types
+from numba.extending import intrinsic
+
+from tinymaml.machines import kernels
+from tinymaml.machines.checks import check_dtype, check_inputs, check_threads
+from tinymaml.machines.planner import ALIGNMENT, Plan
+from tinymaml.tape import Tape
+
+BLOCKS = 32
+ROW = 12  # integers in one row of the code: an address and up to 11 arguments
+EACH, SUM = 0, 1
+Array = np.ndarray[Any, Any]
+
+
+def pointer_type(dtype: str) -> types.CPointer:
+    """The type of a workspace pointer."""
+    return types.CPointer(types.float32 if dtype == "float32" else types.float64)
+
+
+@cache
+def kernel_address(name: str, dtype: str) -> int:
+    """Compile one kernel for one dtype (or load it from Numba's cache): its address."""
+    signature = types.void(pointer_type(dtype), types.CPointer(types.int64))
+    compiled = njit(
+        signature,
+        fastmath=kernels.FAST_MATH,
+        error_model="numpy",
+        cache=True,
+    )(getattr(kernels, name))
+    (result,) = compiled.overloads.values()
+    return int(result.library.get_pointer_to_function(result.fndesc.llvm_func_name))
+
+
+@intrinsic
+def call_kernel(typing_context, address, w, row):
+    """Call the kernel at an address on the workspace at `w` and the code row at `row`."""
+    kernel_arguments = (types.CPointer(types.float32), types.CPointer(types.int64))
+
+    def generate(context, builder, signature, arguments):
+        convention = context.call_conv
+        function = convention.get_function_type(types.none, kernel_arguments)
+        pointer = builder.inttoptr(arguments[0], function.as_pointer())
+        places = [
+            builder.inttoptr(value, context.get_value_type(kind))
+            for value, kind in zip(arguments[1:], kernel_arguments, strict=True)
+        ]
+        convention.call_function(builder, pointer, types.none, kernel_arguments, places)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64), generate
+
+
+@njit(cache=True, inline="never")
+def move(source, target, moves, into_target):
+    """Copy pieces between a packed row and a workspace: (start, offset, size) each."""
+    for i in range(len(moves)):
+        start, offset, size = moves[i, 0], moves[i, 1], moves[i, 2]
+        for j in range(size):
+            if into_target:
+                target[offset + j] = source[start + j]
+            else:
+                source[start + j] = target[offset + j]
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def play_tasks(
+    first, last, code, w, tasks, task_moves, each, each_moves, sums, sum_moves
+):
+    """Play the code for tasks first .. last - 1 in one workspace; add up their sums."""
+    sums[:] = 0
+    for task in range(first, last):
+        move(tasks[task], w, task_moves, True)
+        row = code.ctypes.data + 8
+        for i in range(len(code)):
+            call_kernel(code[i, 0], w.ctypes.data, row)
+            row += 8 * ROW
+        move(each[task], w, each_moves, False)
+        for i in range(len(sum_moves)):
+            start, offset, size = sum_moves[i, 0], sum_moves[i, 1], sum_moves[i, 2]
+            for j in range(size):
+                sums[start + j] += w[offset + j]
+
+
+@njit(parallel=True, nogil=True, cache=True, error_model="numpy")
+def play(
+    code,
+    workspaces,
+    shared,
+    shared_moves,
+    tasks,
+    task_moves,
+    each,
+    each_moves,
+    blocks,
+    sum_moves,
+):
+    """Play the code for every task: each thread takes every threads-th block."""
+    threads, count, cuts = len(workspaces), len(tasks), len(blocks)
+    for thread in prange(threads):
+        w = workspaces[thread]
+        move(shared, w, shared_moves, True)
+        for block in range(thread, cuts, threads):
+            first, last = block * count // cuts, (block + 1) * count // cuts
+            play_tasks(
+                first,
+                last,
+                code,
+                w,
+                tasks,
+                task_moves,
+                each,
+                each_moves,
+                blocks[block],
+                sum_moves,
+            )
+
+
+@njit(cache=True)
+def sum_blocks(blocks, total):
+    """The sum of all blocks, in block order."""
+    for block in range(len(blocks)):
+        for i in range(len(total)):
+            total[i] += blocks[block, i]
+
+
+class NumbaMachine:
+    """Plays tapes with compiled kernels, one task per thread at a time.
+
+    `threads` defaults to Numba's number of threads, one per core; more threads than that
+    share the cores. The same bits come out for any number.
+    """
+
+    name = "numba"
+
+    def __init__(self, threads: int | None = None) -> None:
+        self.threads = check_threads(threads, default=config.NUMBA_NUM_THREADS)
+
+    def prepare(self, tape: Tape, dtype: str) -> "NumbaProgram":
+        """A callable that plays the tape: {name: array} in, {name: array} out."""
+        return NumbaProgram(tape, check_dtype(dtype), self.threads)
+
+
+class Packing:
+    """Named arrays packed end to end into one row, and where each goes in a workspace."""
+
+    def __init__(self, plan: Plan, places: Mapping[str, Any]) -> None:
+        self.pieces: dict[str, tuple[slice, tuple[int, ...]]] = {}
+        moves = []
+        start = 0
+        for name, place in places.items():
+            size = prod(place.shape)
+            self.pieces[name] = (slice(start, start + size), place.shape)
+            if plan.holds(place.index):
+                moves.append((start, plan.offset_of(place.index), size))
+            start += size
+        self.size = start
+        self.moves = np.array(moves, dtype=np.int64).reshape(-1, 3)
+
+
+class NumbaProgram:
+    """One tape, planned, compiled and ready to be played in one dtype.
+
+    It owns its workspaces: one program must not be called from two threads at once.
+    """
+
+    def __init__(self, tape: Tape, dtype: np.dtype[Any], threads: int) -> None:
+        self.tape, self.dtype, self.threads = tape, dtype, threads
+        self.plan = plan = Plan(tape)
+        self.code = np.zeros((len(plan.instructions), ROW), dtype=np.int64)
+        for row, call in zip(self.code, plan.instructions, strict=True):
+            places = [plan.offset(place) for place in (call.out, *call.reads)]
+            arguments = [*places, *call.sizes]
+            row[0] = kernel_address(call.kernel, dtype.name)
+            row[1 : 1 + len(arguments)] = arguments
+        # one row of aligned memory per thread
+        memory = np.zeros(threads * plan.size + ALIGNMENT, dtype=dtype)
+        shift = (-memory.ctypes.data // memory.itemsize) % ALIGNMENT
+        self.workspaces = memory[shift : shift + threads * plan.size].reshape(
+            threads, -1
+        )
+        for offset, size, number in plan.constant_pieces():
+            self.workspaces[:, offset : offset + size] = number
+        inputs, outputs = tape.inputs, tape.outputs
+        self._shared = Packing(
+            plan, {n: i for n, i in inputs.items() if not i.per_task}
+        )
+        self._tasks = Packing(plan, {n: i for n, i in inputs.items() if i.per_task})
+        each = {n: o for n, o in outputs.items() if o.reduction == "each"}
+        self._each = Packing(plan, each)
+        self._sums = Packing(plan, {n: o for n, o in outputs.items() if n not in each})
+        self._shared_row = np.zeros(self._shared.size, dtype=dtype)
+
+    def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Play the tape for all tasks; sums run over tasks in task order."""
+        count = check_inputs(self.tape, self.dtype, inputs)
+        for name, (piece, _) in self._shared.pieces.items():
+            self._shared_row[piece] = inputs[name].reshape(-1)
+        tasks = np.empty((count, self._tasks.size), dtype=self.dtype)
+        for name, (piece, _) in self._tasks.pieces.items():
+            tasks[:, piece] = inputs[name].reshape(count, -1)
+        each = np.empty((count, self._each.size), dtype=self.dtype)
+        blocks = np.empty((min(count, BLOCKS), self._sums.size), dtype=self.dtype)
+        play(
+            self.code,
+            self.workspaces,
+            self._shared_row,
+            self._shared.moves,
+            tasks,
+            self._tasks.moves,
+            each,
+            self._each.moves,
+            blocks,
+            self._sums.moves,
+        )
+        total = np.zeros(self._sums.size, dtype=self.dtype)
+        sum_blocks(blocks, total)
+        results = {}
+        for name, output in self.tape.outputs.items():
+            if output.reduction == "each":
+                piece, shape = self._each.pieces[name]
+                results[name] = each[:, piece].reshape(count, *shape)
+            else:
+                piece, shape = self._sums.pieces[name]
+                results[name] = total[piece].reshape(shape)
+        return results

@@ -1,0 +1,90 @@
+"""The reference machine: the table of primitives, played one array operation at a time.
+
+Every array has a leading task axis, of length 1 where all tasks share the array, so one
+NumPy call computes an entry for a whole block of tasks. Blocks keep memory independent
+of the number of tasks; within a block an array is dropped after its last use.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from tinymaml.machines.checks import check_dtype, check_inputs, check_threads
+from tinymaml.tape import Tape
+
+BLOCK = 32  # tasks played together
+Array = np.ndarray[Any, Any]
+
+
+class NumpyMachine:
+    """Plays tapes with NumPy. Threads are accepted for symmetry and not used.
+
+    >>> tape = Tape()
+    >>> x = tape.input("x", (2,), per_task=True)
+    >>> tape.output("squares", (x * x).sum(), "sum")
+    >>> play = NumpyMachine().prepare(tape, "float64")
+    >>> play({"x": np.array([[1.0, 2.0], [3.0, 4.0]])})["squares"]
+    array(30.)
+    """
+
+    name = "numpy"
+
+    def __init__(self, threads: int | None = None) -> None:
+        self.threads = check_threads(threads, default=1)
+
+    def prepare(self, tape: Tape, dtype: str) -> "NumpyProgram":
+        """A callable that plays the tape: {name: array} in, {name: array} out."""
+        return NumpyProgram(tape, check_dtype(dtype))
+
+
+class NumpyProgram:
+    """One tape, ready to be played in one dtype."""
+
+    def __init__(self, tape: Tape, dtype: np.dtype[Any]) -> None:
+        self.tape = tape
+        self.dtype = dtype
+        self._live = tape.live()
+        outputs = {output.index for output in tape.outputs.values()}
+        last = {i: t for t in self._live for i in tape.entries[t].arguments}
+        self._forget: dict[int, list[int]] = {t: [] for t in self._live}
+        for index, time in last.items():
+            if index not in outputs:
+                self._forget[time].append(index)
+
+    def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Play the tape for all tasks; sums run over tasks in task order."""
+        tasks = check_inputs(self.tape, self.dtype, inputs)
+        blocks = []
+        for start in range(0, tasks, BLOCK):
+            stop = min(start + BLOCK, tasks)
+            blocks.append(self._play(inputs, start, stop))
+        results = {}
+        for name, output in self.tape.outputs.items():
+            parts = [block[name] for block in blocks]
+            joined = np.concatenate(parts) if output.reduction == "each" else sum(parts)
+            results[name] = np.asarray(joined)
+        return results
+
+    def _play(
+        self, inputs: Mapping[str, Array], start: int, stop: int
+    ) -> dict[str, Array]:
+        """One block of tasks, start .. stop - 1."""
+        arrays: dict[int, Array] = {}
+        for name, (index, _, per_task) in self.tape.inputs.items():
+            array = inputs[name]
+            arrays[index] = array[start:stop] if per_task else array[None]
+        with np.errstate(all="ignore"):  # NaN and infinity are results, not accidents
+            for index in self._live:
+                if index not in arrays:
+                    primitive, arguments, attributes, _ = self.tape.entries[index]
+                    reads = (arrays[i] for i in arguments)
+                    array = primitive.evaluate(*reads, **dict(attributes))
+                    arrays[index] = array.astype(self.dtype, copy=False)
+                for i in self._forget[index]:
+                    del arrays[i]
+        results = {}
+        for name, (index, shape, reduction) in self.tape.outputs.items():
+            array = np.broadcast_to(arrays[index], (stop - start, *shape))
+            results[name] = array.sum(axis=0) if reduction == "sum" else array
+        return results

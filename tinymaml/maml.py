@@ -1,0 +1,392 @@
+"""Model-agnostic meta-learning: section 2.2 of the paper, on a tape.
+
+`MAML(loss, alpha, steps).meta_gradient(theta, tasks)` is the gradient of the query loss
+after adaptation, by the chain rule from its end, K inner steps long:
+
+    theta_0 = theta;   theta_{k+1} = theta_k - alpha grad S(theta_k)     S: support loss
+    v_K = grad Q(theta_K)                                                Q: query loss
+    v_k = v_{k+1} - H_S(theta_k) (alpha v_{k+1});   meta-gradient = v_0
+
+One Hessian-vector product per inner step, and first-order MAML is the same without it.
+Because alpha may be a vector, with one entry per parameter, parameters can be meta-learned
+and not adapted (alpha = 0 there).
+
+All of this is recorded, once, for one task; a machine plays it for all tasks. Adaptation
+at test time (`adapt`, `evaluate`) records the same inner loop.
+
+Left out: the optimiser and the loop of meta-training, which are in `optim.py` and
+`train.py`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tinymaml.functions import again, concatenate
+from tinymaml.machines import Machine, Program, get_machine
+from tinymaml.sweeps import grad, hvp
+from tinymaml.tape import Tape, Value
+
+Array = np.ndarray[Any, Any]
+Loss = Callable[[Value, Value, Value], Value]
+
+
+class Tasks(NamedTuple):
+    """A batch of T tasks: support and query examples, each with a leading task axis."""
+
+    x_support: Array
+    y_support: Array
+    x_query: Array
+    y_query: Array
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a meta-gradient is made of: exact = query_gradient - corrections.sum(0)."""
+
+    query_gradient: Array  # (P,) the first-order meta-gradient
+    corrections: (
+        Array  # (steps, P) H_S(theta_k) (alpha v_{k+1}), for k = 0 .. steps - 1
+    )
+    alpha_gradient: Array  # (P,) derivative of the meta-loss along each entry of alpha
+    cosine: float  # of the angle between first-order and exact
+    norm_ratio: float  # |first-order| / |exact|
+
+
+@dataclass(frozen=True)
+class MetaGradient:
+    """The result of one meta-gradient: for T tasks and P parameters."""
+
+    gradient: Array  # (P,)
+    loss: float  # query loss after adaptation: its mean or sum over tasks
+    losses: Array  # (T,) the same, per task
+    parts: Parts | None = None
+
+
+# --- what goes on the tape --------------------------------------------------------------
+
+
+# [maml-inner-loop]
+def record_inner_loop(
+    loss: Loss, theta: Value, x: Value, y: Value, alpha: Value, steps: int
+) -> list[Value]:
+    """[theta_0, ..., theta_K]: K gradient steps on the support loss.
+
+    Paper section 2.2: theta' = theta - alpha grad L(f_theta), here for any K.
+    """
+    thetas = [theta]
+    for _ in range(steps):
+        thetas.append(thetas[-1] - alpha * grad(loss(thetas[-1], x, y), thetas[-1]))
+    return thetas
+
+
+# [/maml-inner-loop]
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """The values of one task's meta-gradient on its tape."""
+
+    query_loss: Value
+    gradient: Value
+    query_gradient: Value
+    corrections: list[Value]
+    alpha_gradient: Value
+
+
+# [maml-meta-gradient]
+def record_meta_gradient(
+    loss: Loss,
+    theta: Value,
+    support: tuple[Value, Value],
+    query: tuple[Value, Value],
+    alpha: Value,
+    steps: int,
+    order: int = 2,
+    recompute: bool = False,
+    step_weights: Sequence[float] | None = None,
+) -> Recorded:
+    """The meta-gradient of one task, by the recursion of Hessian-vector products.
+
+    `step_weights` w_1 .. w_K makes the objective sum_k w_k Q(theta_k); by default it is
+    Q(theta_K), as in the paper. With `recompute` the activations of an inner step are
+    made again when the recursion comes back to it, and only the theta_k are kept.
+    """
+    weights = [0.0] * (steps - 1) + [1.0] if step_weights is None else [*step_weights]
+    weights = weights or [1.0]  # no inner step: the query loss at theta itself
+    thetas = record_inner_loop(loss, theta, *support, alpha, steps)
+
+    def weighted_query_loss(k: int) -> Value:
+        return loss(thetas[k], *query) * weights[max(k, 1) - 1]
+
+    query_loss = weighted_query_loss(steps)
+    v = query_gradient = grad(query_loss, thetas[steps])
+    corrections = []
+    alpha_gradient = theta.tape.constant(0.0, theta.shape)
+    for k in reversed(range(steps)):
+        theta_k = again(thetas[k]) if recompute else thetas[k]
+        support_loss = loss(theta_k, *support)
+        alpha_gradient = alpha_gradient - grad(support_loss, theta_k) * v
+        if order == 2:
+            corrections.append(hvp(support_loss, theta_k, alpha * v))
+            v = v - corrections[-1]
+        if k > 0 and weights[k - 1] != 0:
+            query_loss_k = weighted_query_loss(k)
+            query_loss = query_loss + query_loss_k
+            gradient_k = grad(query_loss_k, thetas[k])
+            query_gradient = query_gradient + gradient_k
+            v = v + gradient_k
+    return Recorded(query_loss, v, query_gradient, corrections[::-1], alpha_gradient)
+
+
+# [/maml-meta-gradient]
+
+
+# --- what a user calls ------------------------------------------------------------------
+
+
+class MAML:
+    """Model-agnostic meta-learning of a loss, on a machine.
+
+    loss: a function (theta, x, y) -> one number, written on Values.
+    alpha: inner step size, a number or an array of one number per parameter.
+    steps: K, the number of inner steps in meta-training.
+    order: 2 for the exact meta-gradient, 1 for the first-order approximation (sec. 5.2).
+    reduction: "mean" over tasks, as the authors' code, or "sum", as paper eq. (1).
+    recompute: keep no activations of inner steps; make them again. Memory O(K P).
+    step_weights: K weights of the query losses after steps 1 .. K; default: last only.
+    machine, threads: see `machines.get_machine`.
+
+    >>> import numpy as np
+    >>> def loss(theta, x, y):                        # f_theta(x) = theta x
+    ...     return ((x * theta - y) * (x * theta - y)).mean()
+    >>> one = np.ones((1, 1, 1))                      # one task, one example: x = y = 1
+    >>> maml = MAML(loss, alpha=0.25, machine="numpy")
+    >>> result = maml.meta_gradient(np.zeros(1), Tasks(one, one, one, one))
+    >>> result.loss, result.gradient                  # theta' = 1/2, so (1 - 1/2)^2 and
+    (0.25, array([-0.5]))
+    >>> # ... - 2 (1 - theta') (1 - 2 alpha) = -1 * 1/2: the Hessian term halves it.
+    """
+
+    def __init__(
+        self,
+        loss: Loss,
+        alpha: float | Array = 0.01,
+        steps: int = 1,
+        order: int = 2,
+        reduction: str = "mean",
+        recompute: bool = False,
+        step_weights: Sequence[float] | None = None,
+        machine: str | Machine = "auto",
+        threads: int | None = None,
+    ) -> None:
+        if order not in (1, 2):
+            raise ValueError(f"order: expected 1 or 2, got {order!r}")
+        if reduction not in ("mean", "sum"):
+            raise ValueError(f"reduction: expected 'mean' or 'sum', got {reduction!r}")
+        if step_weights is not None:
+            wrong = len(step_weights) != steps or not np.isfinite(step_weights).all()
+            if wrong:
+                raise ValueError(
+                    f"step_weights: expected {steps} finite weights, got {step_weights}"
+                )
+        self.loss = loss
+        self.alpha = _check_alpha(alpha)
+        self.steps = _check_steps(steps)
+        self.order = order
+        self.reduction = reduction
+        self.recompute = recompute
+        self.step_weights = step_weights
+        self.machine = get_machine(machine, threads)
+        self._programs: dict[Any, Program] = {}
+
+    def meta_gradient(
+        self, theta: Array, tasks: Tasks, parts: bool = False
+    ) -> MetaGradient:
+        """The gradient of the tasks' query loss after adaptation, paper eq. (1).
+
+        theta: (P,), float32 or float64. tasks: four arrays (T, N, ...) of the same
+        dtype. Costs about 3 gradients per inner step and 1 for the query loss; no
+        Hessian is formed. With `parts` the result also says what it is made of.
+
+        Raises ValueError or TypeError naming the argument that does not fit.
+        """
+        if parts and self.order == 1:
+            raise ValueError("parts: order=1 leaves out the corrections; use order=2")
+        count = _check_tasks(theta, tasks)
+        results = self._play("meta-gradient", theta, tasks, self.steps, parts)
+        scale = 1.0 / count if self.reduction == "mean" else 1.0
+        losses = results["losses"]
+        gradient = results["gradient"] * losses.dtype.type(scale)
+        made_of = _parts(gradient, results, scale, self.steps) if parts else None
+        return MetaGradient(gradient, float(losses.sum() * scale), losses, made_of)
+
+    def adapt(
+        self, theta: Array, x: Array, y: Array, steps: int | None = None
+    ) -> Array:
+        """Every theta_k of the inner loop on support examples: (T, steps + 1, P).
+
+        theta: (P,); x, y: (T, N, ...). `steps` may differ from meta-training.
+        """
+        steps = self.steps if steps is None else _check_steps(steps)
+        _check_tasks(theta, Tasks(x, y, x, y))
+        results = self._play("adapt", theta, Tasks(x, y, x, y), steps)
+        return results["thetas"].reshape(len(x), steps + 1, theta.size)
+
+    def evaluate(self, theta: Array, tasks: Tasks, steps: int | None = None) -> Array:
+        """The query loss of each task after 0 .. steps inner steps: (T, steps + 1)."""
+        steps = self.steps if steps is None else _check_steps(steps)
+        _check_tasks(theta, tasks)
+        results = self._play("evaluate", theta, tasks, steps)
+        return np.stack([results[f"loss{k}"] for k in range(steps + 1)], axis=1)
+
+    def tape(
+        self,
+        theta: Array,
+        tasks: Tasks,
+        kind: str = "meta-gradient",
+        parts: bool = False,
+    ) -> Tape:
+        """The tape that a call plays for one task; `tape.summary()` says what it costs.
+
+        kind: "meta-gradient", "adapt" or "evaluate".
+        """
+        return self._record(kind, theta, tasks, self.steps, parts)
+
+    def _record(
+        self, kind: str, theta: Array, tasks: Tasks, steps: int, parts: bool
+    ) -> Tape:
+        tape = Tape()
+        theta_0 = tape.input("theta", theta.shape)
+        alpha = tape.input("alpha", self.alpha.shape)
+        support = (
+            tape.input("x_support", tasks.x_support.shape[1:], per_task=True),
+            tape.input("y_support", tasks.y_support.shape[1:], per_task=True),
+        )
+        if kind == "adapt":
+            thetas = record_inner_loop(self.loss, theta_0, *support, alpha, steps)
+            tape.output("thetas", concatenate(thetas))
+            return tape
+        query = (
+            tape.input("x_query", tasks.x_query.shape[1:], per_task=True),
+            tape.input("y_query", tasks.y_query.shape[1:], per_task=True),
+        )
+        if kind == "evaluate":
+            thetas = record_inner_loop(self.loss, theta_0, *support, alpha, steps)
+            for k, theta_k in enumerate(thetas):
+                tape.output(f"loss{k}", self.loss(theta_k, *query))
+            return tape
+        recorded = record_meta_gradient(
+            self.loss,
+            theta_0,
+            support,
+            query,
+            alpha,
+            steps,
+            self.order,
+            self.recompute,
+            self.step_weights,
+        )
+        tape.output("losses", recorded.query_loss)
+        tape.output("gradient", recorded.gradient, "sum")
+        if parts:
+            tape.output("query_gradient", recorded.query_gradient, "sum")
+            tape.output("alpha_gradient", recorded.alpha_gradient, "sum")
+            for k, correction in enumerate(recorded.corrections):
+                tape.output(f"correction{k}", correction, "sum")
+        return tape
+
+    def _play(
+        self, kind: str, theta: Array, tasks: Tasks, steps: int, parts: bool = False
+    ) -> dict[str, Array]:
+        """Play the program for these shapes, recorded and prepared at its first use."""
+        if self.alpha.ndim and self.alpha.shape != theta.shape:
+            raise ValueError(
+                f"alpha: expected a number or one per parameter, shape {theta.shape}, "
+                f"got shape {self.alpha.shape}"
+            )
+        shapes = tuple(array.shape[1:] for array in tasks)
+        key = (kind, theta.size, theta.dtype, shapes, steps, parts)
+        program = self._programs.get(key)
+        if program is None:
+            tape = self._record(kind, theta, tasks, steps, parts)
+            program = self._programs[key] = self.machine.prepare(tape, theta.dtype)
+        inputs = {
+            "theta": theta,
+            "alpha": self.alpha.astype(theta.dtype),
+            "x_support": tasks.x_support,
+            "y_support": tasks.y_support,
+        }
+        if kind != "adapt":
+            inputs |= {"x_query": tasks.x_query, "y_query": tasks.y_query}
+        results = program(inputs)
+        if not all(np.isfinite(result).all() for result in results.values()):
+            for name, array in inputs.items():
+                if not np.isfinite(array).all():
+                    raise ValueError(f"{name}: expected finite numbers, got NaN or inf")
+        return results
+
+
+def _parts(
+    gradient: Array, results: dict[str, Array], scale: float, steps: int
+) -> Parts:
+    first = results["query_gradient"] * scale
+    corrections = [results[f"correction{k}"] * scale for k in range(steps)]
+    norms = float(np.linalg.norm(first)), float(np.linalg.norm(gradient))
+    return Parts(
+        first,
+        np.array(corrections).reshape(steps, len(gradient)),
+        results["alpha_gradient"] * scale,
+        float(first @ gradient) / (norms[0] * norms[1]) if all(norms) else float("nan"),
+        norms[0] / norms[1] if norms[1] else float("nan"),
+    )
+
+
+def _check_steps(steps: int) -> int:
+    if isinstance(steps, bool) or not isinstance(steps, int | np.integer):
+        raise TypeError(f"steps: expected a whole number, got {steps!r}")
+    if steps < 0:
+        raise ValueError(f"steps: expected at least 0, got {steps}")
+    return int(steps)
+
+
+def _check_alpha(alpha: float | Array) -> Array:
+    array = np.asarray(alpha)
+    if array.dtype.kind not in "fiu" or array.ndim > 1:
+        raise TypeError(
+            f"alpha: expected a number or a vector of numbers, got {alpha!r}"
+        )
+    if not np.isfinite(array).all():
+        raise ValueError("alpha: expected finite numbers, got NaN or inf")
+    return array
+
+
+def _check_tasks(theta: Array, tasks: Tasks) -> int:
+    """The number of tasks, if the arrays fit together."""
+    if not isinstance(theta, np.ndarray) or theta.ndim != 1:
+        came = getattr(theta, "shape", type(theta).__name__)
+        raise ValueError(f"theta: expected a flat vector (P,), got {came}")
+    if len(tasks) != 4:
+        raise ValueError(
+            f"tasks: expected (x, y) for support and query, got {len(tasks)}"
+        )
+    for name, array in zip(Tasks._fields, tasks, strict=True):
+        if not isinstance(array, np.ndarray) or array.dtype != theta.dtype:
+            came = getattr(array, "dtype", type(array).__name__)
+            raise TypeError(
+                f"{name}: expected an array of theta's dtype, {theta.dtype}, got {came}"
+            )
+        if array.ndim < 2 or len(array) != len(tasks[0]) or array.size == 0:
+            raise ValueError(
+                f"{name}: expected shape (tasks, examples, ...) with at least one "
+                f"example for each of {len(tasks[0])} tasks, got {array.shape}"
+            )
+    for kind, x, y in (("support", *tasks[:2]), ("query", *tasks[2:])):
+        if x.shape[1] != y.shape[1]:
+            raise ValueError(
+                f"y_{kind}: expected {x.shape[1]} examples as in x_{kind}, "
+                f"got {y.shape[1]}"
+            )
+    return len(tasks[0])

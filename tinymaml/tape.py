@@ -1,0 +1,248 @@
+"""The tape: a loss recorded once, as a flat list of primitive operations.
+
+With this file one can record a Python function of symbolic values and print what it
+will cost before anything runs::
+
+    tape = Tape()
+    theta = tape.input("theta", (3,))
+    tape.output("loss", (theta * theta).sum())
+    print(tape.summary())
+
+A `Value` knows its shape and its place on the tape, nothing else: no numbers are
+computed here. Each entry makes one new value and never changes one (static single
+assignment), so a tape may be read in any direction: `sweeps.py` walks it backwards for
+the gradient and forwards for directional derivatives, and both append to the same tape.
+
+Recording the same operation on the same values twice returns the first value. That is
+what makes `hvp(loss, theta, v)` cost no second gradient: it records the gradient again
+and gets back the entries that are already there. `again` is the way to ask for a
+recomputation on purpose.
+
+Left out: control flow that depends on numbers. A tape is one straight line.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from tinymaml import functions
+from tinymaml.primitives import PRIMITIVES, Primitive
+
+Shape = tuple[int, ...]
+
+
+class Entry(NamedTuple):
+    """One line of a tape: a primitive, the entries it reads, and its result's shape."""
+
+    primitive: type[Primitive]
+    arguments: tuple[int, ...]
+    attributes: tuple[tuple[str, Any], ...]
+    shape: Shape
+
+
+class Input(NamedTuple):
+    """A named hole in a tape, filled by a machine when the tape is played."""
+
+    index: int
+    shape: Shape
+    per_task: bool
+
+
+class Output(NamedTuple):
+    """A named result: one array per task ("each") or their sum over tasks ("sum")."""
+
+    index: int
+    shape: Shape
+    reduction: str
+
+
+class Tape:
+    """A flat list of operations, recorded once and played by a machine.
+
+    >>> tape = Tape()
+    >>> theta = tape.input("theta", (3,))
+    >>> loss = (theta * theta).sum()
+    >>> [entry.primitive.name for entry in tape.entries]
+    ['input', 'mul', 'sum', 'reshape']
+    """
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+        self.inputs: dict[str, Input] = {}
+        self.outputs: dict[str, Output] = {}
+        self._known: dict[tuple[Any, ...], int] = {}
+
+    def input(self, name: str, shape: Sequence[int], per_task: bool = False) -> "Value":
+        """A named input of the given shape, shared or with one array per task.
+
+        Raises ValueError when the name is taken or the shape has an empty axis.
+        """
+        if name in self.inputs:
+            raise ValueError(f"input {name!r}: the tape already has an input so named")
+        if any(int(n) != n or n < 1 for n in shape):
+            raise ValueError(f"input {name!r}: sizes must be at least 1, got {shape}")
+        value = self.record("input", name=name, shape=tuple(int(n) for n in shape))
+        self.inputs[name] = Input(value.index, value.shape, per_task)
+        return value
+
+    def constant(self, number: float, shape: Sequence[int] = ()) -> "Value":
+        """An array of the given shape, filled with one number."""
+        return self.record("full", shape=tuple(shape), number=float(number))
+
+    def output(self, name: str, value: "Value", reduction: str = "each") -> None:
+        """Name a result: one array per task ("each"), or summed over tasks ("sum")."""
+        if reduction not in ("each", "sum"):
+            raise ValueError(f"reduction: expected 'each' or 'sum', got {reduction!r}")
+        if name in self.outputs:
+            raise ValueError(
+                f"output {name!r}: the tape already has an output so named"
+            )
+        self.outputs[name] = Output(self.check(value).index, value.shape, reduction)
+
+    def record(self, name: str, /, *arguments: "Value", **attributes: Any) -> "Value":
+        """Append one primitive and return its value; known operations are reused."""
+        primitive = PRIMITIVES[name]
+        for argument in arguments:
+            self.check(argument)
+        shape = primitive.shape(*(a.shape for a in arguments), **attributes)
+        if name in ("scale", "broadcast", "reshape", "slice"):  # of a constant: another
+            number = functions.constant_number(arguments[0])
+            if number is not None:
+                return self.constant(number * attributes.get("number", 1.0), shape)
+        entry = Entry(
+            primitive,
+            tuple(a.index for a in arguments),
+            tuple(sorted(attributes.items())),
+            shape,
+        )
+        index = self._known.setdefault(entry, len(self.entries))
+        if index == len(self.entries):
+            self.entries.append(entry)
+        return Value(self, index, shape)
+
+    def value(self, index: int) -> "Value":
+        """The value that entry number `index` makes."""
+        return Value(self, index, self.entries[index].shape)
+
+    def check(self, value: "Value") -> "Value":
+        """The value itself, if it lives on this tape."""
+        if not isinstance(value, Value):
+            raise TypeError(f"expected a Value of a tape, got {type(value).__name__}")
+        if value.tape is not self:
+            raise ValueError("value: it was recorded on another tape")
+        return value
+
+    def live(self) -> list[int]:
+        """The entries some output depends on, in playing order; the rest is dead."""
+        needed = {output.index for output in self.outputs.values()}
+        for index in range(len(self.entries) - 1, -1, -1):
+            if index in needed:
+                needed.update(self.entries[index].arguments)
+        return sorted(needed)
+
+    def flops(self) -> int:
+        """Floating-point operations of the live entries, for one task.
+
+        A product or sum counts one, a matrix product 2 m n k, data movement nothing.
+        """
+        return sum(self._flops(index) for index in self.live())
+
+    def _flops(self, index: int) -> int:
+        entry = self.entries[index]
+        shapes = [self.entries[i].shape for i in entry.arguments]
+        return entry.primitive.flops(entry.shape, *shapes, **dict(entry.attributes))
+
+    def summary(self, dtype: str = "float32") -> str:
+        """What playing this tape costs for one task: operations, FLOPs, workspace bytes.
+
+        The workspace is what the numba machine allocates per thread, to the byte;
+        nothing is run or compiled to know it.
+        """
+        from tinymaml.machines.planner import Plan
+
+        plan = Plan(self)
+        rows: dict[str, tuple[int, int]] = {}
+        for index in self.live():
+            name = self.entries[index].primitive.name
+            count, flops = rows.get(name, (0, 0))
+            rows[name] = (count + 1, flops + self._flops(index))
+        lines = [f"{'primitive':<12}{'entries':>8}{'FLOPs':>14}"]
+        for name, (count, flops) in sorted(rows.items(), key=lambda row: -row[1][1]):
+            lines.append(f"{name:<12}{count:>8}{flops:>14,}")
+        total = sum(count for count, _ in rows.values())
+        lines.append(f"{'total':<12}{total:>8}{self.flops():>14,}")
+        lines.append(
+            f"{len(plan.instructions)} kernel calls and "
+            f"{plan.bytes(dtype):,} bytes of workspace per thread ({dtype})"
+        )
+        return "\n".join(lines)
+
+
+class Value:
+    """A symbolic array on a tape: a shape, and the operations that arrays have.
+
+    `+`, `-`, `*` and `/` broadcast as NumPy does; `@` is the matrix product; numbers mix
+    with values. The functions behind the operators are in `functions.py`.
+    """
+
+    __slots__ = ("tape", "index", "shape")
+    __array_priority__ = 1000  # a NumPy array on the left must not swallow a Value
+
+    def __init__(self, tape: Tape, index: int, shape: Shape) -> None:
+        self.tape = tape
+        self.index = index
+        self.shape = shape
+
+    def __repr__(self) -> str:
+        name = self.tape.entries[self.index].primitive.name
+        return f"Value({name}, shape={self.shape})"
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        size = 1
+        for n in self.shape:
+            size *= n
+        return size
+
+    def __add__(self, other: "Value | float") -> "Value":
+        return functions.add(self, other)
+
+    __radd__ = __add__
+
+    def __sub__(self, other: "Value | float") -> "Value":
+        return functions.subtract(self, other)
+
+    def __rsub__(self, other: float) -> "Value":
+        return functions.add(-self, other)
+
+    def __mul__(self, other: "Value | float") -> "Value":
+        return functions.multiply(self, other)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, other: "Value | float") -> "Value":
+        return functions.divide(self, other)
+
+    def __rtruediv__(self, other: float) -> "Value":
+        return functions.multiply(functions.reciprocal(self), other)
+
+    def __neg__(self) -> "Value":
+        return functions.scale(self, -1.0)
+
+    def __matmul__(self, other: "Value") -> "Value":
+        return functions.matmul(self, other)
+
+    def __getitem__(self, piece: slice) -> "Value":
+        return functions.take_slice(self, piece)
+
+    def reshape(self, *shape: int) -> "Value":
+        """The same elements in another shape."""
+        return functions.reshape(self, shape)
+
+    def sum(self, axis: int | Sequence[int] | None = None) -> "Value":
+        """The sum over all axes or the given ones, which disappear."""
+        return functions.sum(self, axis)
+
+    def mean(self, axis: int | Sequence[int] | None = None) -> "Value":
+        """The mean over all axes or the given ones, which disappear."""
+        return functions.mean(self, axis)

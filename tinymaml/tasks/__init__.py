@@ -1,0 +1,1 @@
+"""Distributions over tasks: what MAML meta-learns from."""

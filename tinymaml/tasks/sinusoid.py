@@ -1,0 +1,62 @@
+"""Sinusoids: the regression tasks of section 5.1.
+
+A task is a sine wave y = A sin(x - p), its amplitude A uniform in [0.1, 5], its phase p
+uniform in [0, pi]; examples have x uniform in [-5, 5] and no noise. Each call draws new
+tasks, so there are infinitely many.
+
+The paper and the authors' code agree here.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tinymaml.maml import Tasks
+
+AMPLITUDES = (0.1, 5.0)
+PHASES = (0.0, np.pi)  # radians
+INPUTS = (-5.0, 5.0)
+Array = np.ndarray[Any, Any]
+
+
+class Waves(NamedTuple):
+    """T sine waves: amplitude and phase, each of shape (T, 1, 1)."""
+
+    amplitude: Array
+    phase: Array
+
+    def __call__(self, x: Array) -> Array:
+        """A sin(x - p) at x (T, N, 1), in the dtype of x."""
+        return (self.amplitude * np.sin(x - self.phase)).astype(x.dtype, copy=False)
+
+
+def sample_waves(rng: np.random.Generator, tasks: int) -> Waves:
+    """T waves drawn from the paper's distribution."""
+    return Waves(
+        rng.uniform(*AMPLITUDES, (tasks, 1, 1)), rng.uniform(*PHASES, (tasks, 1, 1))
+    )
+
+
+def sample_tasks(
+    rng: np.random.Generator,
+    tasks: int = 25,
+    shots: int = 10,
+    query: int | None = None,
+    dtype: str = "float32",
+) -> Tasks:
+    """T new tasks with K support and K (or `query`) query points, arrays (T, N, 1).
+
+    Raises ValueError unless there is at least one task, support and query point.
+
+    >>> tasks = sample_tasks(np.random.default_rng(0), tasks=25, shots=10)
+    >>> tasks.x_support.shape, tasks.x_query.dtype
+    ((25, 10, 1), dtype('float32'))
+    """
+    query = shots if query is None else query
+    for name, number in (("tasks", tasks), ("shots", shots), ("query", query)):
+        if number < 1:
+            raise ValueError(f"{name}: expected at least 1, got {number}")
+    waves = sample_waves(rng, tasks)
+    x = rng.uniform(*INPUTS, (tasks, shots + query, 1)).astype(dtype)
+    y = waves(x)
+    return Tasks(x[:, :shots], y[:, :shots], x[:, shots:], y[:, shots:])
