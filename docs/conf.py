@@ -6,6 +6,7 @@ From the root of a clone:
 """
 
 import builtins
+import re
 import sys
 from pathlib import Path
 
@@ -61,3 +62,30 @@ html_static_path = ["_static"]
 html_css_files = ["tinymaml.css"]
 html_theme_options = {"navigation_with_keys": True}
 pygments_style = "friendly"
+
+
+def escape_plain_text(app, what, name, obj, options, lines):
+    """Escape | and * in docstrings, which are plain English: |H v|, *args, a * b.
+
+    Left alone: `code`, doctests, and blocks that hang on a line with two colons.
+    """
+    block = None  # the indentation of the line on which a block hangs, -1 for a doctest
+    for i, line in enumerate(lines):
+        indent = len(line) - len(line.lstrip())
+        if block == -1:
+            block = None if not line.strip() else block
+        elif block is not None and line.strip() and indent <= block:
+            block = None
+        if line.lstrip().startswith(">>>"):
+            block = -1
+        if block is None:
+            parts = re.split(r"(``.*?``|`.*?`|:\S+:)", line)
+            parts[::2] = [re.sub(r"([|*])", r"\\\1", part) for part in parts[::2]]
+            lines[i] = "".join(parts)
+            if line.endswith("::"):
+                block = indent
+
+
+def setup(app):
+    """Sphinx calls this. The priority puts plain text before napoleon's markup."""
+    app.connect("autodoc-process-docstring", escape_plain_text, priority=400)

@@ -2,7 +2,8 @@
 
 Write a loss on symbolic values, and `MAML` gives its exact meta-gradient, by one
 Hessian-vector product per inner step. Read in this order: `tape`, `primitives`,
-`sweeps`, `maml`, `machines.numpy_machine`, `machines.planner`, `machines.numba_machine`.
+`sweeps`, `maml`, `machines.numpy_machine`, `machines.planner`,
+`machines.numba_machine`.
 """
 
 from tinymaml.checkpoint import CheckpointError, load_checkpoint, save_checkpoint

@@ -1,4 +1,4 @@
-"""What a loss is written with: arithmetic that broadcasts, matrix products, nonlinearities.
+"""What a loss is written with: arithmetic, matrix products, nonlinearities.
 
 Every function here takes and returns `Value`s and records rows of the table in
 `primitives.py`; nothing is computed. Broadcasting follows NumPy's rules and is written
@@ -55,9 +55,8 @@ def constant_number(a: "Value") -> float | None:
 
 def add(a: "Value", b: "Value | float") -> "Value":
     """a + b."""
-    if a is b or (hasattr(b, "index") and (a.tape, a.index) == (b.tape, b.index)):
-        return scale(a, 2.0)
-    return a.tape.record("add", *_together(a, b))
+    a, b = _together(a, b)
+    return scale(a, 2.0) if a.index == b.index else a.tape.record("add", a, b)
 
 
 def subtract(a: "Value", b: "Value | float") -> "Value":

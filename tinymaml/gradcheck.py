@@ -53,7 +53,8 @@ def gradcheck(
     size of what is checked: |g v - difference| / |g| and |H v - difference| / |H v|,
     for a random unit vector v.
 
-    Raises GradientError when an error exceeds the tolerance of the dtype (float64: 1e-8).
+    Raises GradientError when an error exceeds the tolerance of the dtype, 1e-8 in
+    float64.
 
     >>> theta = np.array([1.0, 2.0])
     >>> errors = gradcheck(lambda theta: (theta * theta * theta).sum(), theta)

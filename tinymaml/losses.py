@@ -1,9 +1,9 @@
 """The paper's supervised losses, equations 2 and 3, recorded on a tape.
 
 Each takes a prediction and a target of shape (N, outputs) and returns one number. The
-paper writes sums over examples, the authors' code means something else in each case, and
-the size of an inner step depends on it; so the scaling is an argument, and the default
-is the mean.
+paper writes sums over examples, the authors' code means something else in each case,
+and the size of an inner step depends on it; so the scaling is an argument, and the
+default is the mean.
 """
 
 from tinymaml import functions

@@ -8,11 +8,11 @@ after adaptation, by the chain rule from its end, K inner steps long:
     v_k = v_{k+1} - H_S(theta_k) (alpha v_{k+1});   meta-gradient = v_0
 
 One Hessian-vector product per inner step, and first-order MAML is the same without it.
-Because alpha may be a vector, with one entry per parameter, parameters can be meta-learned
-and not adapted (alpha = 0 there).
+Because alpha may be a vector, with one entry per parameter, parameters can be
+meta-learned and not adapted (alpha = 0 there).
 
-All of this is recorded, once, for one task; a machine plays it for all tasks. Adaptation
-at test time (`adapt`, `evaluate`) records the same inner loop.
+All of this is recorded, once, for one task; a machine plays it for all tasks.
+Adaptation at test time (`adapt`, `evaluate`) records the same inner loop.
 
 Left out: the optimiser and the loop of meta-training, which are in `optim.py` and
 `train.py`.
@@ -65,10 +65,10 @@ class MetaGradient:
     parts: Parts | None = None
 
 
-# --- what goes on the tape --------------------------------------------------------------
+# --- what goes on the tape ------------------------------------------------------------
 
 
-# [maml-inner-loop]
+# [maml-inner-update]
 def record_inner_loop(
     loss: Loss, theta: Value, x: Value, y: Value, alpha: Value, steps: int
 ) -> list[Value]:
@@ -82,7 +82,7 @@ def record_inner_loop(
     return thetas
 
 
-# [/maml-inner-loop]
+# [/maml-inner-update]
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Recorded:
     alpha_gradient: Value
 
 
-# [maml-meta-gradient]
+# [maml-eq1]
 def record_meta_gradient(
     loss: Loss,
     theta: Value,
@@ -118,8 +118,11 @@ def record_meta_gradient(
     weights = weights or [1.0]  # no inner step: the query loss at theta itself
     thetas = record_inner_loop(loss, theta, *support, alpha, steps)
 
+    # [maml-meta-objective]
     def weighted_query_loss(k: int) -> Value:
         return loss(thetas[k], *query) * weights[max(k, 1) - 1]
+
+    # [/maml-meta-objective]
 
     query_loss = weighted_query_loss(steps)
     v = query_gradient = grad(query_loss, thetas[steps])
@@ -141,10 +144,10 @@ def record_meta_gradient(
     return Recorded(query_loss, v, query_gradient, corrections[::-1], alpha_gradient)
 
 
-# [/maml-meta-gradient]
+# [/maml-eq1]
 
 
-# --- what a user calls ------------------------------------------------------------------
+# --- what a user calls ----------------------------------------------------------------
 
 
 class MAML:
@@ -153,7 +156,7 @@ class MAML:
     loss: a function (theta, x, y) -> one number, written on Values.
     alpha: inner step size, a number or an array of one number per parameter.
     steps: K, the number of inner steps in meta-training.
-    order: 2 for the exact meta-gradient, 1 for the first-order approximation (sec. 5.2).
+    order: 2 for the exact meta-gradient, 1 for the first-order one (section 5.2).
     reduction: "mean" over tasks, as the authors' code, or "sum", as paper eq. (1).
     recompute: keep no activations of inner steps; make them again. Memory O(K P).
     step_weights: K weights of the query losses after steps 1 .. K; default: last only.

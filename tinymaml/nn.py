@@ -1,12 +1,12 @@
 """Layers and networks: functions of one flat parameter vector.
 
-A network is a function f_theta(x) of a flat vector theta of `size` numbers and a batch x
-of shape (N, inputs). Written on `Value`s it records on a tape; its layers say which
+A network is a function f_theta(x) of a flat vector theta of `size` numbers and a batch
+x of shape (N, inputs). Written on `Value`s it records on a tape; its layers say which
 slice of theta is which weight.
 
-    network = MLP([1, 40, 40, 1])               # the paper's regression net, section 5.1
+    network = MLP([1, 40, 40, 1])             # the regression net of section 5.1
     theta = network.init(np.random.default_rng(0))
-    network.predict(theta, x)                   # numbers in, numbers out
+    network.predict(theta, x)                 # numbers in, numbers out
 
 Left out: convolutions, batch normalisation, recurrent layers.
 """
@@ -26,11 +26,11 @@ Initialiser = Callable[[np.random.Generator, tuple[int, ...]], Array]
 ACTIVATIONS = {"relu": functions.relu, "tanh": functions.tanh}
 
 
-# --- initialisation -----------------------------------------------------------------------
+# --- initialisation -------------------------------------------------------------------
 
 
 def truncated_normal(sd: float = 0.01) -> Initialiser:
-    """Normal with deviation `sd`, redrawn beyond two deviations: the authors' choice."""
+    """Normal, deviation `sd`, redrawn beyond two of them: the authors' choice."""
 
     def draw(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
         array = rng.standard_normal(shape)
@@ -53,7 +53,7 @@ def xavier_uniform() -> Initialiser:
     )
 
 
-# --- layers ---------------------------------------------------------------------------------
+# --- layers ---------------------------------------------------------------------------
 
 
 class Layer:

@@ -11,15 +11,14 @@ it. Read a row and you know the operation.
   argument `i` alone has tangent `t`. Both see `Value`s and return a `Value`, or None
   where the derivative is zero.
 
-The set is **closed**: every vjp and jvp is made of rows of this table, so derivatives of
-any order are, and a machine that plays these rows can play any of them. Linear rows
-stand beside their transpose: `broadcast` / `sum`, `slice` / `pad`, `reshape` / `reshape`,
-`matmul` with transpose flags is its own.
+The set is **closed**: every vjp and jvp is made of rows of this table, so derivatives
+of any order are, and a machine that plays these rows can play any of them. Linear rows
+stand beside their transpose: `broadcast` / `sum`, `slice` / `pad`, `reshape` /
+`reshape`, `matmul` with transpose flags is its own.
 
 Left out: convolution and pooling, which are rows of the same kind.
 """
 
-# ruff: noqa: N805, D102 - the methods of a row are plain functions, explained above
 from collections.abc import Callable
 from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -74,7 +73,7 @@ class Elementwise(Primitive):
         return prod(out)
 
 
-# --- leaves -----------------------------------------------------------------------------
+# --- leaves ---------------------------------------------------------------------------
 
 
 class Input(Primitive):
@@ -98,7 +97,7 @@ class Full(Primitive):
         return np.full((1, *shape), number)
 
 
-# --- arithmetic -------------------------------------------------------------------------
+# --- arithmetic -----------------------------------------------------------------------
 
 
 class Add(Elementwise):
@@ -167,8 +166,8 @@ class Scale(Elementwise):
 class Gate(Elementwise):
     """a where x > 0, else 0: how a relu passes tangents and cotangents.
 
-    The derivative with respect to x is zero, and taken as zero at the kink too. A NaN in
-    x lets `a` through.
+    The derivative with respect to x is zero, and taken as zero at the kink too. A NaN
+    in x lets `a` through.
     """
 
     name = "gate"
@@ -183,11 +182,11 @@ class Gate(Elementwise):
         return None if i else t.tape.record("gate", t, x)
 
 
-# --- functions of one argument ----------------------------------------------------------
+# --- functions of one argument --------------------------------------------------------
 
 
 class Smooth(Elementwise):
-    """f(a), element by element, where f' can be written with f(a): vjp and jvp agree."""
+    """f(a), element by element, with f' written in f(a): vjp and jvp agree."""
 
     derivative: ClassVar[Callable[..., "Value"]]
 
@@ -320,7 +319,7 @@ class Softmax(Elementwise):
         return 4 * prod(a)
 
 
-# --- linear rows, each beside its transpose ---------------------------------------------
+# --- linear rows, each beside its transpose -------------------------------------------
 
 
 class MatMul(Primitive):
@@ -358,7 +357,7 @@ class MatMul(Primitive):
 
 
 class Linear(Primitive):
-    """Rows that are linear in one argument: the tangent passes through the row itself."""
+    """Rows linear in one argument: the tangent passes through the row itself."""
 
     def jvp(i, t, out, a, **attributes):
         name = out.tape.entries[out.index].primitive.name
@@ -388,7 +387,7 @@ class Sum(Linear):
 
 
 class Broadcast(Linear):
-    """Repeat along the neighbouring axes from start on, of length 1, to the sizes given."""
+    """Repeat along neighbouring axes of length 1, from start on, to the sizes."""
 
     name = "broadcast"
 
@@ -475,7 +474,7 @@ class Pad(Linear):
 
 
 class Concat(Primitive):
-    """Vectors end to end. Where pads tile a vector, their sum is written as a concat."""
+    """Vectors end to end. Pads that tile a vector are summed as a concat."""
 
     name = "concat"
 

@@ -6,12 +6,12 @@
   (Pearlmutter's R-operator, 1994). No Hessian is formed, and every value the tangents
   need is already on the tape.
 
-Cost, in matrix products of a dense layer: forward 1, gradient 2 more, H v 4 more and no
-less, whatever the number of parameters.
+Cost, in matrix products of a dense layer: loss 1, gradient 2 more, H v 6 more, whatever
+the number of parameters.
 
-Why a tape is walked from its end: in `b = a + a; c = b * b` the cotangent of `b` must be
-complete before it is handed on to `a`, and `a` is reached twice. A tape is in order, so
-walking it in reverse always finds every contribution already made.
+Why a tape is walked from its end: in `b = a + a; c = b * b` the cotangent of `b` must
+be complete before it is handed on to `a`, and `a` is reached twice. A tape is in order,
+so walking it in reverse always finds every contribution already made.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,8 @@ from tinymaml.tape import Tape, Value
 def grad(loss: Value, theta: Value) -> Value:
     """The gradient of a scalar `loss` with respect to `theta`, appended to their tape.
 
-    Returns a Value shaped like `theta`. Raises ValueError when the loss is not a scalar.
+    Returns a Value shaped like `theta`. Raises ValueError when the loss is not a
+    scalar.
 
     >>> from tinymaml.tape import Tape
     >>> theta = Tape().input("theta", (3,))
@@ -58,7 +59,7 @@ def grad(loss: Value, theta: Value) -> Value:
 
 # [sweeps-jvp]
 def jvp(output: Value, theta: Value, v: Value) -> Value:
-    """The derivative of `output` along the tangent `v` of `theta`, appended to the tape.
+    """The derivative of `output` along the tangent `v` of `theta`, appended.
 
     `v` has the shape of `theta`; returns a Value shaped like `output`.
     """

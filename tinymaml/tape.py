@@ -42,7 +42,7 @@ class Entry(NamedTuple):
 class Input(NamedTuple):
     """A named hole in a tape, filled by a machine when the tape is played."""
 
-    index: int
+    entry: int
     shape: Shape
     per_task: bool
 
@@ -50,7 +50,7 @@ class Input(NamedTuple):
 class Output(NamedTuple):
     """A named result: one array per task ("each") or their sum over tasks ("sum")."""
 
-    index: int
+    entry: int
     shape: Shape
     reduction: str
 
@@ -133,7 +133,7 @@ class Tape:
 
     def live(self) -> list[int]:
         """The entries some output depends on, in playing order; the rest is dead."""
-        needed = {output.index for output in self.outputs.values()}
+        needed = {output.entry for output in self.outputs.values()}
         for index in range(len(self.entries) - 1, -1, -1):
             if index in needed:
                 needed.update(self.entries[index].arguments)
@@ -152,7 +152,7 @@ class Tape:
         return entry.primitive.flops(entry.shape, *shapes, **dict(entry.attributes))
 
     def summary(self, dtype: str = "float32") -> str:
-        """What playing this tape costs for one task: operations, FLOPs, workspace bytes.
+        """What playing this tape costs for one task: operations, FLOPs, memory.
 
         The workspace is what the numba machine allocates per thread, to the byte;
         nothing is run or compiled to know it.
@@ -180,8 +180,8 @@ class Tape:
 class Value:
     """A symbolic array on a tape: a shape, and the operations that arrays have.
 
-    `+`, `-`, `*` and `/` broadcast as NumPy does; `@` is the matrix product; numbers mix
-    with values. The functions behind the operators are in `functions.py`.
+    `+`, `-`, `*` and `/` broadcast as NumPy does; `@` is the matrix product; numbers
+    mix with values. The functions behind the operators are in `functions.py`.
     """
 
     __slots__ = ("tape", "index", "shape")

@@ -1,9 +1,9 @@
 """The kernels of the numba machine: plain Python loops over one flat workspace.
 
 Every kernel has the same two arguments: `w`, the workspace of one thread, and `a`, one
-row of the code, which lists offsets into `w` and sizes. The row's layout is the kernel's
-first line. So all kernels have one machine signature and can be called through a table
-of addresses, and each is compiled on its own, when a tape first needs it.
+row of the code, which lists offsets into `w` and sizes. The row's layout is the
+kernel's first line. So all kernels have one machine signature and can be called through
+a table of addresses, and each is compiled on its own, when a tape first needs it.
 
 Kernels never write where they read, except where a docstring says so; each then
 vectorises. Matrix products keep a *tile* of the result in vector registers: a few rows
@@ -29,7 +29,7 @@ FAST_MATH = {"contract", "reassoc", "nsz", "arcp"}
 VECTOR_BYTES = 32  # one AVX2 register: 8 float32 or 4 float64
 
 
-# --- tiles ------------------------------------------------------------------------------
+# --- tiles ----------------------------------------------------------------------------
 
 
 class TileType(types.Type):
@@ -260,14 +260,14 @@ tile_2x5, tile_2x4, tile_2x1 = (_tile_kernel(2, v) for v in (5, 4, 1))
 tile_1x5, tile_1x4, tile_1x1 = (_tile_kernel(1, v) for v in (5, 4, 1))
 
 
-# --- matrix products --------------------------------------------------------------------
+# --- matrix products ------------------------------------------------------------------
 
 
 def matmul(w, a):
     """C (+)= A B for C (m, n), B (k, n); A read by strides, so it may be transposed.
 
-    A width that is a multiple of five vectors (40 units in float32) is cut into tiles of
-    five, any other into tiles of four, then one, then single columns.
+    A width that is a multiple of five vectors (40 units in float32) is cut into tiles
+    of five, any other into tiles of four, then one, then single columns.
     """
     c, x, y, m, n, k, rs, cs, more = (
         a[0],
@@ -347,7 +347,7 @@ def transpose(w, a):
         i += 1
 
 
-# --- elementwise ------------------------------------------------------------------------
+# --- elementwise ----------------------------------------------------------------------
 
 
 def add(w, a):
@@ -447,7 +447,7 @@ def rsqrt(w, a):
         w[out + i] = one / np.sqrt(w[x + i])
 
 
-# --- broadcasts and sums: (outer, middle, inner), the middle axis repeated or summed ----
+# --- broadcasts and sums: (outer, middle, inner), the middle axis repeated or summed --
 
 
 def broadcast(w, a):

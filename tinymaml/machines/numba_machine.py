@@ -1,9 +1,10 @@
 """The fast CPU machine: one thread per task, the whole tape per thread.
 
-`NumbaMachine().prepare(tape, dtype)` plans the tape (`planner.py`), compiles the kernels
-it uses and writes the calls into an integer array, the *code*: one row a call, first the
-kernel's address, then its offsets and sizes. Playing a task is a loop over rows that
-calls each address. The code is data, so a new network or a new shape compiles nothing.
+`NumbaMachine().prepare(tape, dtype)` plans the tape (`planner.py`), compiles the
+kernels it uses and writes the calls into an integer array, the *code*: one row a call,
+first the kernel's address, then its offsets and sizes. Playing a task is a loop over
+rows that calls each address. The code is data, so a new network or a new shape compiles
+nothing.
 
 Each thread owns one workspace that stays in its cache, whatever the number of tasks.
 Tasks are cut into at most 32 blocks, each summed in task order and the blocks in block
@@ -19,7 +20,6 @@ from math import prod
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
 from numba import config, njit, prange, types
 from numba.extending import intrinsic
 
@@ -55,7 +55,7 @@ def kernel_address(name: str, dtype: str) -> int:
 
 @intrinsic
 def call_kernel(typing_context, address, w, row):
-    """Call the kernel at an address on the workspace at `w` and the code row at `row`."""
+    """Call the kernel at an address, on the workspace at w and the code row at row."""
     kernel_arguments = (types.CPointer(types.float32), types.CPointer(types.int64))
 
     def generate(context, builder, signature, arguments):
@@ -148,8 +148,8 @@ def sum_blocks(blocks, total):
 class NumbaMachine:
     """Plays tapes with compiled kernels, one task per thread at a time.
 
-    `threads` defaults to Numba's number of threads, one per core; more threads than that
-    share the cores. The same bits come out for any number.
+    `threads` defaults to Numba's number of threads, one per core; more threads than
+    that share the cores. The same bits come out for any number.
     """
 
     name = "numba"
@@ -163,7 +163,7 @@ class NumbaMachine:
 
 
 class Packing:
-    """Named arrays packed end to end into one row, and where each goes in a workspace."""
+    """Named arrays packed end to end in a row, and where each goes in a workspace."""
 
     def __init__(self, plan: Plan, places: Mapping[str, Any]) -> None:
         self.pieces: dict[str, tuple[slice, tuple[int, ...]]] = {}
@@ -172,8 +172,8 @@ class Packing:
         for name, place in places.items():
             size = prod(place.shape)
             self.pieces[name] = (slice(start, start + size), place.shape)
-            if plan.holds(place.index):
-                moves.append((start, plan.offset_of(place.index), size))
+            if plan.holds(place.entry):
+                moves.append((start, plan.offset_of(place.entry), size))
             start += size
         self.size = start
         self.moves = np.array(moves, dtype=np.int64).reshape(-1, 3)

@@ -45,7 +45,7 @@ class NumpyProgram:
         self.tape = tape
         self.dtype = dtype
         self._live = tape.live()
-        outputs = {output.index for output in tape.outputs.values()}
+        outputs = {output.entry for output in tape.outputs.values()}
         last = {i: t for t in self._live for i in tape.entries[t].arguments}
         self._forget: dict[int, list[int]] = {t: [] for t in self._live}
         for index, time in last.items():

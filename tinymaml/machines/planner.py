@@ -92,7 +92,7 @@ class Plan:
             for buffer, number in self.constants.items()
         ]
 
-    # --- select ---------------------------------------------------------------------
+    # --- select -----------------------------------------------------------------------
 
     def _name(self, index: int) -> str:
         return self.tape.entries[index].primitive.name
@@ -103,7 +103,7 @@ class Plan:
             for i in self.tape.entries[index].arguments:
                 uses[i] += 1
         for output in self.tape.outputs.values():
-            uses[output.index] += 2  # never overwritten, never fused away
+            uses[output.entry] += 2  # never overwritten, never fused away
         return uses
 
     def _claim(self) -> set[int]:
@@ -175,7 +175,7 @@ class Plan:
             for reader in self._live:
                 for i in set(self.tape.entries[reader].arguments):
                     self._reader_lists[i].append(reader)
-        if any(o.index == index for o in self.tape.outputs.values()):
+        if any(o.entry == index for o in self.tape.outputs.values()):
             return []
         return self._reader_lists[index]
 
@@ -327,8 +327,8 @@ class Plan:
     def _emit_matmul(self, out: int, product: int, accumulate: int) -> None:
         """The product in the one form the kernel has: rows of a times rows of b.
 
-        A column result is computed as its transpose, a row; a transposed right-hand side
-        is copied once and the copy shared by all products that want it.
+        A column result is computed as its transpose, a row; a transposed right-hand
+        side is copied once and the copy shared by all products that want it.
         """
         entry = self.tape.entries[product]
         attributes = dict(entry.attributes)
@@ -359,7 +359,7 @@ class Plan:
             self.instructions.append(call)
         return self._known[key]
 
-    # --- live ranges and places -----------------------------------------------------
+    # --- live ranges and places -------------------------------------------------------
 
     def _place_buffers(self) -> tuple[list[int], int]:
         first = np.full(len(self._sizes), len(self.instructions))
@@ -369,11 +369,11 @@ class Plan:
                 first[place.buffer] = min(first[place.buffer], time)
                 last[place.buffer] = time
         pinned = [
-            self._places[i.index].buffer
+            self._places[i.entry].buffer
             for i in self.tape.inputs.values()
-            if i.index in self._places
+            if i.entry in self._places
         ]
-        pinned += [self._places[o.index].buffer for o in self.tape.outputs.values()]
+        pinned += [self._places[o.entry].buffer for o in self.tape.outputs.values()]
         pinned += self.constants
         first[pinned] = 0
         last[pinned] = len(self.instructions)
