@@ -119,6 +119,9 @@ def test_loaded_arrays_can_be_written_to(tmp_path):
 
 def test_equal_contents_make_equal_files_and_plain_numpy_reads_them(tmp_path):
     assert saved_bytes(tmp_path) == saved_bytes(tmp_path)
+    with zipfile.ZipFile(tmp_path / "checkpoint.npz") as archive:
+        dates = {entry.date_time for entry in archive.infolist()}
+    assert dates == {(1980, 1, 1, 0, 0, 0)}
     with np.load(tmp_path / "checkpoint.npz", allow_pickle=False) as file:
         assert_same_arrays({name: file[name] for name in ARRAYS}, ARRAYS)
         assert json.loads(file["config"].tobytes()) == CONFIG
@@ -185,7 +188,7 @@ def test_a_member_rewritten_with_valid_zip_checksums_is_refused(tmp_path, member
         {"theta.npy": npy_of(np.arange(3, dtype=np.float32).view(np.int32))},  # dtype
         {"more.npy": npy_of(np.zeros(2))},  # one array more
         {"theta.npy": None},  # one array less
-        {"theta.npy": None, "phi.npy": npy_of(ARRAYS["theta"])},  # another name
+        {"theta.npy": None, "theta2.npy": npy_of(ARRAYS["theta"])},  # another name
         {"sha256.npy": npy_of(np.zeros(32, np.uint8))},
     ],
 )
@@ -252,6 +255,10 @@ def test_compressed_members_are_refused_before_they_are_unpacked(tmp_path):
     members = members_of(saved_bytes(tmp_path)) | {"theta.npy": bomb}
     content = npz_of(members, zipfile.ZIP_DEFLATED)
     assert len(content) < 1_000_000
+    assert "not stored as they are" in refusal(tmp_path, content)
+    noise = np.random.default_rng(0).bytes(10_000)  # grows under compression
+    members["theta.npy"] = npy_of(np.frombuffer(noise, np.uint8))
+    content = npz_of(members, zipfile.ZIP_DEFLATED)
     assert "not stored as they are" in refusal(tmp_path, content)
 
 

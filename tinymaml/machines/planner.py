@@ -276,20 +276,21 @@ class Plan:
             prod(entry.shape[stop:]),
         )
 
-    def _select_binary(self, index: int, entry: Entry, kernel: str = "") -> None:
-        kernel = kernel or entry.primitive.name
-        a, b = entry.arguments
+    def _select_binary(self, index: int, entry: Entry) -> None:
+        name = entry.primitive.name
         spread = self._broadcast_operand(index)
         if spread is not None:
-            other = a if spread == b else b
-            source = self.tape.entries[spread].arguments[0]
-            reads = (self._places[other], self._places[source])
-            self._emit(
-                f"{kernel}_broadcast", index, reads, self._broadcast_sizes(spread)
-            )
+            self._emit_spread(name, index, index, spread)
         else:
-            reads = (self._places[a], self._places[b])
-            self._emit(kernel, index, reads, (prod(entry.shape),))
+            reads = tuple(self._places[i] for i in entry.arguments)
+            self._emit(name, index, reads, (1, 1, prod(entry.shape)))
+
+    def _emit_spread(self, kernel: str, out: int, index: int, spread: int) -> None:
+        """Entry `index`, its argument `spread` read as what was broadcast."""
+        a, b = self.tape.entries[index].arguments
+        source = self.tape.entries[spread].arguments[0]
+        reads = (self._places[a if spread == b else b], self._places[source])
+        self._emit(kernel, out, reads, self._broadcast_sizes(spread))
 
     _select_sub = _select_mul = _select_binary
 
@@ -302,14 +303,9 @@ class Plan:
 
     def _select_relu(self, index: int, entry: Entry) -> None:
         (a,) = entry.arguments
-        if self._is_fused(a):
-            spread = self._broadcast_operand(a)
-            assert spread is not None
-            first, second = self.tape.entries[a].arguments
-            other = self._places[second if spread == first else first]
-            source = self._places[self.tape.entries[spread].arguments[0]]
-            sizes = self._broadcast_sizes(spread)
-            self._emit("add_broadcast_relu", index, (other, source), sizes)
+        spread = self._broadcast_operand(a) if self._is_fused(a) else None
+        if spread is not None:
+            self._emit_spread("add_relu", index, a, spread)
         else:
             self._emit("relu", index, (self._places[a],), (prod(entry.shape),))
 
