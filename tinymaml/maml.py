@@ -19,7 +19,7 @@ Left out: the optimiser and the loop of meta-training, which are in `optim.py` a
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from math import isfinite
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,8 +42,7 @@ class Tasks(NamedTuple):
     y_query: Array
 
 
-@dataclass(frozen=True)
-class Parts:
+class Parts(NamedTuple):
     """What a meta-gradient is made of: exact = query_gradient - corrections.sum(0)."""
 
     query_gradient: Array  # (P,) the first-order meta-gradient
@@ -55,8 +54,7 @@ class Parts:
     norm_ratio: float  # |first-order| / |exact|
 
 
-@dataclass(frozen=True)
-class MetaGradient:
+class MetaGradient(NamedTuple):
     """The result of one meta-gradient: for T tasks and P parameters."""
 
     gradient: Array  # (P,)
@@ -85,8 +83,7 @@ def record_inner_loop(
 # [/maml-inner-update]
 
 
-@dataclass(frozen=True)
-class Recorded:
+class Recorded(NamedTuple):
     """The values of one task's meta-gradient on its tape."""
 
     query_loss: Value
@@ -325,7 +322,9 @@ class MAML:
         if kind != "adapt":
             inputs |= {"x_query": tasks.x_query, "y_query": tasks.y_query}
         results = program(inputs)
-        if not all(np.isfinite(result).all() for result in results.values()):
+        # A sum of squares is finite unless something is not (or is huge): a cheap look
+        # at the results, and only then one at the inputs, to say where it came from.
+        if not all(isfinite(np.vdot(r, r)) for r in results.values()):
             for name, array in inputs.items():
                 if not np.isfinite(array).all():
                     raise ValueError(f"{name}: expected finite numbers, got NaN or inf")

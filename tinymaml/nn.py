@@ -133,8 +133,10 @@ class Network:
 
     def init(self, rng: np.random.Generator, dtype: str = "float32") -> Array:
         """Starting parameters theta, shape (size,)."""
+        # [alg2-line1]
         arrays = [array.ravel() for layer in self.layers for array in layer.init(rng)]
         return np.concatenate([np.zeros(0), *arrays]).astype(check_dtype(dtype))
+        # [/alg2-line1]
 
     def __call__(self, theta: Value, x: Value) -> Value:
         """f_theta(x), recorded: theta (size,), x (N, inputs) -> (N, outputs)."""

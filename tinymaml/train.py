@@ -182,13 +182,18 @@ def train(
     started = time.perf_counter() - run.seconds
     bar = ProgressBar(progress, description, run.iteration, iterations)
     with table, bar, Interrupt() as interrupt:
+        # [alg2-line2]
         while run.iteration < iterations and not interrupt.requested:
+            # [alg2-line3]
             batch = sample(rng)
+            # [/alg2-line3]
             result = gradient(run.theta, batch)
             loss = float(result.loss)
             if not (math.isfinite(loss) and np.isfinite(result.gradient).all()):
                 raise run.non_finite(loss, result.gradient)
+            # [alg2-line10]
             run.optimiser.update(run.theta, result.gradient)
+            # [/alg2-line10]
             run.iteration += 1
             run.loss_sum += loss
             run.loss_count += 1
@@ -199,6 +204,7 @@ def train(
             if run.iteration % checkpoint_every == 0:
                 run.seconds = time.perf_counter() - started
                 run.save(out)
+        # [/alg2-line2]
         run.seconds = time.perf_counter() - started
         run.save(out)
         # After saving: a resumed run continues this mean, and drops the row made of it.

@@ -85,61 +85,42 @@ def move(source, target, moves, into_target):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def play_tasks(
-    first, last, code, w, tasks, task_moves, each, each_moves, sums, sum_moves
-):
-    """Play the code for tasks first .. last - 1 in one workspace; add up their sums."""
-    sums[:] = 0
-    for task in range(first, last):
-        move(tasks[task], w, task_moves, True)
-        row = code.ctypes.data + 8
-        for i in range(len(code)):
-            call_kernel(code[i, 0], w.ctypes.data, row)
-            row += 8 * ROW
-        move(each[task], w, each_moves, False)
-        for i in range(len(sum_moves)):
-            start, offset, size = sum_moves[i, 0], sum_moves[i, 1], sum_moves[i, 2]
-            for j in range(size):
-                sums[start + j] += w[offset + j]
+def play_blocks(thread, threads, code, w, rows, moves):
+    """Play the code for every threads-th block of tasks in one workspace."""
+    shared, tasks, each, blocks = rows
+    shared_moves, task_moves, each_moves, sum_moves = moves
+    count, cuts = len(tasks), len(blocks)
+    move(shared[0], w, shared_moves, True)
+    for block in range(thread, cuts, threads):
+        sums = blocks[block]
+        sums[:] = 0
+        # [alg2-line4]
+        for task in range(block * count // cuts, (block + 1) * count // cuts):
+            move(tasks[task], w, task_moves, True)
+            row = code.ctypes.data + 8
+            for i in range(len(code)):
+                call_kernel(code[i, 0], w.ctypes.data, row)
+                row += 8 * ROW
+            move(each[task], w, each_moves, False)
+            for i in range(len(sum_moves)):
+                start, offset, size = sum_moves[i, 0], sum_moves[i, 1], sum_moves[i, 2]
+                for j in range(size):
+                    sums[start + j] += w[offset + j]
+        # [/alg2-line4]
 
 
 @njit(parallel=True, nogil=True, cache=True, error_model="numpy")
-def play(
-    code,
-    workspaces,
-    shared,
-    shared_moves,
-    tasks,
-    task_moves,
-    each,
-    each_moves,
-    blocks,
-    sum_moves,
-):
-    """Play the code for every task: each thread takes every threads-th block."""
-    threads, count, cuts = len(workspaces), len(tasks), len(blocks)
+def play_in_parallel(code, workspaces, rows, moves):
+    """Play all blocks, each thread its share in a workspace of its own."""
+    threads = len(workspaces)
     for thread in prange(threads):
-        w = workspaces[thread]
-        move(shared, w, shared_moves, True)
-        for block in range(thread, cuts, threads):
-            first, last = block * count // cuts, (block + 1) * count // cuts
-            play_tasks(
-                first,
-                last,
-                code,
-                w,
-                tasks,
-                task_moves,
-                each,
-                each_moves,
-                blocks[block],
-                sum_moves,
-            )
+        play_blocks(thread, threads, code, workspaces[thread], rows, moves)
 
 
-@njit(cache=True)
+@njit(nogil=True, cache=True)
 def sum_blocks(blocks, total):
     """The sum of all blocks, in block order."""
+    total[:] = 0
     for block in range(len(blocks)):
         for i in range(len(total)):
             total[i] += blocks[block, i]
@@ -162,10 +143,11 @@ class NumbaMachine:
         return NumbaProgram(tape, check_dtype(dtype), self.threads)
 
 
-class Packing:
-    """Named arrays packed end to end in a row, and where each goes in a workspace."""
+class Rows:
+    """Named arrays packed end to end, one row a task, and where each piece goes."""
 
-    def __init__(self, plan: Plan, places: Mapping[str, Any]) -> None:
+    def __init__(self, plan: Plan, places: Mapping[str, Any], dtype: Any) -> None:
+        self.dtype = dtype
         self.pieces: dict[str, tuple[slice, tuple[int, ...]]] = {}
         moves = []
         start = 0
@@ -177,6 +159,17 @@ class Packing:
             start += size
         self.size = start
         self.moves = np.array(moves, dtype=np.int64).reshape(-1, 3)
+
+    def new(self, count: int) -> Array:
+        """`count` rows, not yet filled."""
+        return np.empty((count, self.size), dtype=self.dtype)
+
+    def views(self, rows: Array) -> dict[str, Array]:
+        """The rows taken apart again: {name: (count, ...)}, sharing their memory."""
+        return {
+            name: rows[:, piece].reshape(len(rows), *shape)
+            for name, (piece, shape) in self.pieces.items()
+        }
 
 
 class NumbaProgram:
@@ -197,51 +190,47 @@ class NumbaProgram:
         # one row of aligned memory per thread
         memory = np.zeros(threads * plan.size + ALIGNMENT, dtype=dtype)
         shift = (-memory.ctypes.data // memory.itemsize) % ALIGNMENT
-        self.workspaces = memory[shift : shift + threads * plan.size].reshape(
-            threads, -1
-        )
+        memory = memory[shift : shift + threads * plan.size]
+        self.workspaces = memory.reshape(threads, plan.size)
         for offset, size, number in plan.constant_pieces():
             self.workspaces[:, offset : offset + size] = number
-        inputs, outputs = tape.inputs, tape.outputs
-        self._shared = Packing(
-            plan, {n: i for n, i in inputs.items() if not i.per_task}
+        inputs, outputs = tape.inputs.items(), tape.outputs.items()
+        self._shared, self._tasks, self._each, self._sums = (
+            Rows(plan, dict(places), dtype)
+            for places in (
+                [(name, i) for name, i in inputs if not i.per_task],
+                [(name, i) for name, i in inputs if i.per_task],
+                [(name, o) for name, o in outputs if o.reduction == "each"],
+                [(name, o) for name, o in outputs if o.reduction == "sum"],
+            )
         )
-        self._tasks = Packing(plan, {n: i for n, i in inputs.items() if i.per_task})
-        each = {n: o for n, o in outputs.items() if o.reduction == "each"}
-        self._each = Packing(plan, each)
-        self._sums = Packing(plan, {n: o for n, o in outputs.items() if n not in each})
-        self._shared_row = np.zeros(self._shared.size, dtype=dtype)
+        parts = (self._shared, self._tasks, self._each, self._sums)
+        self._moves = tuple(part.moves for part in parts)
+        self._shared_row = self._shared.new(1)
+        self._shared_views = self._shared.views(self._shared_row)
+        self._make_room(1)
+
+    def _make_room(self, count: int) -> None:
+        """Rows for the inputs of `count` tasks, kept from call to call."""
+        self._task_rows = self._tasks.new(count)
+        self._task_views = self._tasks.views(self._task_rows)
+        self._blocks = self._sums.new(min(count, BLOCKS))
 
     def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Play the tape for all tasks; sums run over tasks in task order."""
         count = check_inputs(self.tape, self.dtype, inputs)
-        for name, (piece, _) in self._shared.pieces.items():
-            self._shared_row[piece] = inputs[name].reshape(-1)
-        tasks = np.empty((count, self._tasks.size), dtype=self.dtype)
-        for name, (piece, _) in self._tasks.pieces.items():
-            tasks[:, piece] = inputs[name].reshape(count, -1)
-        each = np.empty((count, self._each.size), dtype=self.dtype)
-        blocks = np.empty((min(count, BLOCKS), self._sums.size), dtype=self.dtype)
-        play(
-            self.code,
-            self.workspaces,
-            self._shared_row,
-            self._shared.moves,
-            tasks,
-            self._tasks.moves,
-            each,
-            self._each.moves,
-            blocks,
-            self._sums.moves,
-        )
-        total = np.zeros(self._sums.size, dtype=self.dtype)
-        sum_blocks(blocks, total)
-        results = {}
-        for name, output in self.tape.outputs.items():
-            if output.reduction == "each":
-                piece, shape = self._each.pieces[name]
-                results[name] = each[:, piece].reshape(count, *shape)
-            else:
-                piece, shape = self._sums.pieces[name]
-                results[name] = total[piece].reshape(shape)
-        return results
+        if count != len(self._task_rows):
+            self._make_room(count)
+        for name, view in self._shared_views.items():
+            view[0] = inputs[name]
+        for name, view in self._task_views.items():
+            view[...] = inputs[name]
+        each, total = self._each.new(count), self._sums.new(1)
+        rows = (self._shared_row, self._task_rows, each, self._blocks)
+        if self.threads == 1:
+            play_blocks(0, 1, self.code, self.workspaces[0], rows, self._moves)
+        else:
+            play_in_parallel(self.code, self.workspaces, rows, self._moves)
+        sum_blocks(self._blocks, total[0])
+        sums = self._sums.views(total)
+        return self._each.views(each) | {name: sums[name][0] for name in sums}

@@ -182,7 +182,9 @@ class Plan:
     def _broadcast_operand(self, index: int) -> int | None:
         """The argument of a sum or product that is read as a broadcast, if one is."""
         a, b = self.tape.entries[index].arguments
-        if self._name(b) == "broadcast" and a != b:
+        if a == b:
+            return None  # it is read as the other operand too, so it must be stored
+        if self._name(b) == "broadcast":
             return b
         if self._name(a) == "broadcast" and self._name(index) != "sub":
             return a

@@ -56,7 +56,9 @@ def sample_tasks(
     for name, number in (("tasks", tasks), ("shots", shots), ("query", query)):
         if number < 1:
             raise ValueError(f"{name}: expected at least 1, got {number}")
+    # [alg2-line5]
     waves = sample_waves(rng, tasks)
     x = rng.uniform(*INPUTS, (tasks, shots + query, 1)).astype(dtype)
     y = waves(x)
     return Tasks(x[:, :shots], y[:, :shots], x[:, shots:], y[:, shots:])
+    # [/alg2-line5]
