@@ -1,11 +1,12 @@
 """The table of primitives under test: one case for each row of the package's table.
 
 A case says what the row computes in plain NumPy, how it is called at odd shapes (always
-tried) and at drawn ones (Hypothesis), and from where its arguments are drawn: how far
-from kinks and poles.
+tried) and at drawn ones (by Hypothesis), and from where its arguments are drawn: how
+far from kinks and poles.
 """
 
 from collections.abc import Callable
+from itertools import product
 from math import prod
 from typing import Any, NamedTuple
 
@@ -26,31 +27,189 @@ class Case(NamedTuple):
     nearest: float = 0.1  # to zero, where the kinks and the poles are
 
 
-def alike(number, **attributes):
-    """Calls with `number` arguments of one shape; attributes are strategies."""
-    shapes = [(1,), (7,), (41,), (2, 3, 5), (1, 1), (13, 1), (1, 8), ()]
-    drawn = st.tuples(
-        st.lists(st.integers(1, 5), max_size=3).map(lambda shape: (tuple(shape),) * number),
-        st.fixed_dictionaries(attributes),
-    )
-    first = {name: strategy.examples[0] for name, strategy in attributes.items()}
-    return [((shape,) * number, first) for shape in shapes], drawn
+def arguments_of(row, shapes, seed, tasks=None):
+    """Numbers between `nearest` and 1.5 in size, of either sign unless positive."""
+    case, rng = CASES[row], np.random.default_rng(seed)
+    arrays = []
+    for shape in shapes:
+        shape = shape if tasks is None else (tasks, *shape)
+        signs = 1.0 if case.positive else rng.choice([-1.0, 1.0], shape)
+        arrays.append(rng.uniform(case.nearest, 1.5, shape) * signs)
+    return arrays
 
 
-class Drawn(NamedTuple):
-    examples: list[Any]
+# --- how rows are called --------------------------------------------------------------
+
+small = st.integers(1, 6)
+shapes_of_any_rank = st.lists(st.integers(1, 5), max_size=3).map(tuple)
+numbers = st.floats(-3, 3, allow_subnormal=False)
 
 
-NUMBERS = st.floats(-3, 3, allow_subnormal=False)
-
-
-# --- calls of each kind of row --------------------------------------------------------
-
-
-def elementwise(number):
-    shapes = [(1,), (7,), (41,), (2, 3, 5), (1, 1), (13, 1), (1, 8), ()]
-    drawn = st.lists(st.integers(1, 5), max_size=3).map(tuple)
+def alike(arguments, **attributes):
+    """Some arguments of one shape, with attributes drawn from strategies."""
+    shapes = [(1,), (7,), (8,), (41,), (2, 3, 5), (1, 1), (13, 1), (1, 8), ()]
+    first = {"number": -1.5} if attributes else {}
+    drawn = st.fixed_dictionaries(attributes)
     return (
-        [((shape,) * number, {}) for shape in shapes],
-        drawn.map(lambda shape: ((shape,) * number, {})),
+        [((shape,) * arguments, first) for shape in shapes],
+        st.builds(lambda a, b: ((a,) * arguments, b), shapes_of_any_rank, drawn),
     )
+
+
+def rows_of_logits():
+    shapes = [(1,), (7,), (1, 1), (3, 1), (1, 5), (13, 2), (2, 3, 5)]
+    drawn = st.lists(st.integers(1, 5), min_size=1, max_size=3)
+    return (
+        [((shape,), {}) for shape in shapes],
+        drawn.map(lambda shape: ((tuple(shape),), {})),
+    )
+
+
+def product_call(m, n, k, ta, tb):
+    return ((k, m) if ta else (m, k), (n, k) if tb else (k, n)), {"ta": ta, "tb": tb}
+
+
+def products():
+    """Widths that are whole tiles of 40, 32, 16 and 8 and their tails, m even and odd,
+    and every size 1; all four pairs of flags."""
+    sizes = [(1, 1, 1), (1, 40, 1), (1, 1, 7), (5, 1, 3), (2, 40, 40), (3, 80, 2)]
+    sizes += [(3, 41, 5), (7, 32, 4), (2, 39, 3), (1, 33, 8), (4, 8, 1), (5, 17, 9)]
+    sizes += [(2, 7, 2), (1, 20, 3), (3, 16, 1), (2, 24, 11), (13, 1, 1), (1, 5, 17)]
+    flags = list(product([False, True], repeat=2))
+    drawn = st.builds(
+        product_call, small, st.integers(1, 12), small, *[st.booleans()] * 2
+    )
+    return [product_call(*s, *f) for s, f in product(sizes, flags)], drawn
+
+
+@st.composite
+def runs_of_axes(draw):
+    """A shape and a run of its axes."""
+    shape = tuple(draw(st.lists(st.integers(1, 5), min_size=1, max_size=4)))
+    start = draw(st.integers(0, len(shape) - 1))
+    return shape, start, draw(st.integers(start + 1, len(shape)))
+
+
+def sum_call(shape, start, stop):
+    return (shape,), {"start": start, "stop": stop}
+
+
+def broadcast_call(shape, start, stop):
+    ones = (*shape[:start], *(1,) * (stop - start), *shape[stop:])
+    return (ones,), {"start": start, "sizes": shape[start:stop]}
+
+
+AXES = [
+    ((1,), 0, 1),
+    ((7,), 0, 1),
+    ((5, 1), 0, 1),
+    ((5, 1), 1, 2),
+    ((3, 7), 0, 1),
+    ((3, 7), 1, 2),
+    ((3, 7), 0, 2),
+    ((2, 3, 5), 1, 2),
+    ((2, 1, 5), 1, 3),
+]
+
+
+def with_axes(call):
+    return [call(*axes) for axes in AXES], runs_of_axes().map(lambda axes: call(*axes))
+
+
+@st.composite
+def windows(draw):
+    """A size and a window start .. stop - 1 in it."""
+    size = draw(st.integers(1, 12))
+    start = draw(st.integers(0, size - 1))
+    return size, start, draw(st.integers(start + 1, size))
+
+
+WINDOWS = [(1, 0, 1), (7, 0, 7), (7, 0, 3), (7, 6, 7), (41, 3, 40)]
+
+
+def with_windows(call):
+    return [call(*w) for w in WINDOWS], windows().map(lambda w: call(*w))
+
+
+def slice_call(size, start, stop):
+    return ((size,),), {"start": start, "stop": stop}
+
+
+def pad_call(size, start, stop):
+    return ((stop - start,),), {"start": start, "size": size}
+
+
+def vectors_end_to_end():
+    lengths = [(1,), (7,), (1, 1), (3, 5, 1), (40, 1, 8)]
+    drawn = st.lists(small, min_size=1, max_size=4)
+    return (
+        [(tuple((n,) for n in ns), {}) for ns in lengths],
+        drawn.map(lambda ns: (tuple((n,) for n in ns), {})),
+    )
+
+
+def reshapes():
+    calls = [((), (1,)), ((1,), ()), ((6,), (2, 3)), ((2, 3), (3, 2)), ((4, 1), (4,))]
+    drawn = shapes_of_any_rank.map(lambda shape: ((shape,), {"shape": (prod(shape),)}))
+    return [((old,), {"shape": new}) for old, new in calls], drawn
+
+
+def leaves(**attributes):
+    """No arguments: the shape is an attribute."""
+    shapes = [(1,), (7,), (2, 3), ()]
+    drawn = shapes_of_any_rank.map(lambda shape: ((), {"shape": shape, **attributes}))
+    return [((), {"shape": shape, **attributes}) for shape in shapes], drawn
+
+
+# --- what rows compute ----------------------------------------------------------------
+
+
+def plain_product(a, b, ta, tb):
+    return np.einsum("km,kn->mn" if ta else "mk,kn->mn", a, b.T if tb else b)
+
+
+def plain_sum(a, start, stop):
+    for axis in range(start, stop):
+        a = np.add.reduce(a, axis=axis, keepdims=True)
+    return a
+
+
+def plain_broadcast(a, start, sizes):
+    for axis, size in enumerate(sizes, start):
+        a = np.repeat(a, size, axis=axis)
+    return a
+
+
+def plain_pad(a, start, size):
+    out = np.zeros(size)
+    out[start : start + len(a)] = a
+    return out
+
+
+CASES = {
+    "input": Case(lambda shape, number: np.full(shape, number), *leaves(number=0.5)),
+    "full": Case(lambda shape, number: np.full(shape, number), *leaves(number=-2.5)),
+    "add": Case(np.add, *alike(2)),
+    "sub": Case(np.subtract, *alike(2)),
+    "mul": Case(np.multiply, *alike(2)),
+    "scale": Case(lambda a, number: np.multiply(number, a), *alike(1, number=numbers)),
+    "gate": Case(lambda a, x: a * (x > 0), *alike(2)),
+    "relu": Case(lambda a: np.maximum(a, 0), *alike(1)),
+    "exp": Case(np.exp, *alike(1)),
+    "log": Case(np.log, *alike(1), positive=True, nearest=0.3),
+    "tanh": Case(np.tanh, *alike(1)),
+    "reciprocal": Case(lambda a: a**-1.0, *alike(1), nearest=0.3),
+    "rsqrt": Case(lambda a: a**-0.5, *alike(1), positive=True, nearest=0.3),
+    "logsumexp": Case(
+        lambda a: special.logsumexp(a, axis=-1, keepdims=True), *rows_of_logits()
+    ),
+    "softmax": Case(lambda a: special.softmax(a, axis=-1), *rows_of_logits()),
+    "matmul": Case(plain_product, *products()),
+    "sum": Case(plain_sum, *with_axes(sum_call)),
+    "broadcast": Case(plain_broadcast, *with_axes(broadcast_call)),
+    "reshape": Case(lambda a, shape: np.array([*a.flat]).reshape(shape), *reshapes()),
+    "again": Case(lambda a, number: a, *alike(1, number=st.integers(0, 9))),
+    "slice": Case(lambda a, start, stop: a[start:stop], *with_windows(slice_call)),
+    "pad": Case(plain_pad, *with_windows(pad_call)),
+    "concat": Case(lambda *a: np.concatenate(a), *vectors_end_to_end()),
+}

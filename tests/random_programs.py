@@ -38,7 +38,9 @@ STEPS = (
 @st.composite
 def programs(draw, sizes=(1, 2, 3, 5), most=14):
     """A random program: (shapes of the inputs, steps)."""
-    size = st.sampled_from(draw(st.lists(st.sampled_from(sizes), min_size=1, max_size=2)))
+    size = st.sampled_from(
+        draw(st.lists(st.sampled_from(sizes), min_size=1, max_size=2))
+    )
     shape = st.tuples(size, size) | st.tuples(size)
     shapes = draw(st.lists(shape, min_size=1, max_size=4))
     pick = st.integers(0, 30)
@@ -51,7 +53,8 @@ def build(program):
     shapes, steps = program
     tape = Tape()
     values = [
-        tape.input(f"x{i}", shape, per_task=i % 2 == 0) for i, shape in enumerate(shapes)
+        tape.input(f"x{i}", shape, per_task=i % 2 == 0)
+        for i, shape in enumerate(shapes)
     ]
     for name, first, second, number in steps:
         value = take(tape, values, name, first, second, number)
@@ -85,7 +88,9 @@ def take(tape, values, name, first, second, number):
             return tape.record(name, a, b)  # as it stands, even x + x
         return {"add": a.__add__, "sub": a.__sub__, "mul": a.__mul__}[name](b)
     if name == "gate":
-        return tape.record("gate", a, pick_of(values, second, lambda v: v.shape == a.shape))
+        return tape.record(
+            "gate", a, pick_of(values, second, lambda v: v.shape == a.shape)
+        )
     if name == "constant":
         return tape.constant(0.5 * number, a.shape)
     if name == "sum_axis":
@@ -131,7 +136,9 @@ def joins(tape, values, name, vector, second, number):
     size = n + other.shape[0] + 2
     parts = [  # pads that touch, overlap or leave gaps, and a whole vector
         tape.record("pad", vector, start=number % 3, size=size),
-        tape.record("pad", other, start=min(n + second % 3, size - other.size), size=size),
+        tape.record(
+            "pad", other, start=min(n + second % 3, size - other.size), size=size
+        ),
         tape.record("pad", vector, start=number % 2, size=size),
         tape.constant(2.0, (size,)),
     ]
@@ -145,7 +152,9 @@ def products(tape, values, name, first, second, number):
         return None
     ta, tb = bool(number & 1), bool(number & 2)
     if name == "transposed":
-        eye = pick_of(values, second, lambda v: is_matrix(v) and v.shape[0] == a.shape[0])
+        eye = pick_of(
+            values, second, lambda v: is_matrix(v) and v.shape[0] == a.shape[0]
+        )
         return tape.record("matmul", a, eye, ta=True, tb=False)
     k = a.shape[0] if ta else a.shape[1]
     b = pick_of(values, second, lambda v: is_matrix(v) and v.shape[tb] == k)

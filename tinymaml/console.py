@@ -30,23 +30,39 @@ class Table:
 
     Args:
         path: file to write or overwrite; None for no log.
-        rows: rows that stand in it already.
+        label: name of this training in a log of several, which then has one column more.
+        before: the rows of earlier trainings, each behind its own label.
     """
 
     def __init__(
-        self, path: str | os.PathLike[str] | None, rows: Iterable[LogRow]
+        self,
+        path: str | os.PathLike[str] | None,
+        label: str | None = None,
+        before: Iterable[tuple[str, LogRow]] = (),
     ) -> None:
-        path = os.devnull if path is None else path
+        self.path = path
+        self._label = [] if label is None else [label]
+        self._before = list(before)
+
+    def begin(self, rows: Iterable[LogRow]) -> None:
+        """Open the file and write the rows that stand in it already."""
+        path = os.devnull if self.path is None else self.path
         self._file = open(path, "w", newline="", encoding="utf-8")
         self._writer = csv.writer(self._file, lineterminator="\n")
-        self._writer.writerow(LogRow._fields)
+        heading = ["training"] if self._label else []
+        self._writer.writerow([*heading, *LogRow._fields])
+        for label, row in self._before:
+            self._write([label], row)
         for row in rows:
             self.write(row)
 
     def write(self, row: LogRow) -> None:
         """Append a row; the loss in as many digits as give the same number back."""
-        self._writer.writerow([row.iteration, row.loss, f"{row.seconds:.3f}"])
+        self._write(self._label, row)
         self._file.flush()
+
+    def _write(self, label: list[str], row: LogRow) -> None:
+        self._writer.writerow([*label, row.iteration, row.loss, f"{row.seconds:.3f}"])
 
     def __enter__(self) -> "Table":
         return self

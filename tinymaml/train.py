@@ -24,9 +24,8 @@ import numpy as np
 
 from tinymaml.checkpoint import (
     CheckpointError,
+    CheckpointFile,
     check_writable,
-    load_checkpoint,
-    save_checkpoint,
     to_json,
 )
 from tinymaml.console import Interrupt, LogRow, ProgressBar, Table
@@ -90,7 +89,7 @@ def train(
     optimiser: Optimiser,
     rng: np.random.Generator,
     out: FilePath | None = None,
-    log: FilePath | None = None,
+    log: FilePath | Table | None = None,
     config: Mapping[str, Any] | None = None,
     checkpoint_every: int = 5000,
     log_every: int = 100,
@@ -118,7 +117,7 @@ def train(
             iterations and at the end.
         log: CSV file to write (an older one is replaced), a row every `log_every`
             iterations and at the end: iteration, loss (mean since the row before),
-            seconds.
+            seconds. A `Table` when several trainings write one log.
         config: JSON values that describe the run. `resume` refuses a checkpoint with
             another configuration; only "iterations" may differ.
         checkpoint_every: iterations between checkpoints.
@@ -163,9 +162,12 @@ def train(
     _check_theta(theta)
     if not isinstance(rng, np.random.Generator):
         raise TypeError(f"rng: expected a numpy.random.Generator, got {type(rng)}")
+    table = log if isinstance(log, Table) else Table(log)
     others = {os.path.realpath(path) for path in (out, resume) if path is not None}
-    if log is not None and os.path.realpath(log) in others:
-        raise ValueError(f"log: expected a file of its own, got the checkpoint {log}")
+    if table.path is not None and os.path.realpath(table.path) in others:
+        raise ValueError(
+            f"log: expected a file of its own, got the checkpoint {table.path}"
+        )
     plain_config = json.loads(to_json("config", config or {}))
 
     run = _Run(theta.copy(), copy.deepcopy(optimiser), rng, plain_config)
@@ -175,7 +177,7 @@ def train(
         if out is not None:
             check_writable(out)
     with _naming("log"):
-        table = Table(log, run.rows)
+        table.begin(run.rows)
     if rng_state is not None:
         rng.bit_generator.state = rng_state
 
@@ -261,12 +263,12 @@ class _Run:
             "rng": _rng_state(self.rng),
             "optimiser": self.optimiser.config(),
         }
-        save_checkpoint(out, arrays, self.config, state)
+        _checkpoint_file(out).save(arrays, self.config, state)
         self.saved = (os.path.realpath(out), self.iteration)
 
     def restore(self, path: FilePath) -> dict[str, Any]:
         """Continue from a checkpoint; return the state that the rng must be set to."""
-        checkpoint = load_checkpoint(path)
+        checkpoint = _checkpoint_file(path).load()
         arrays, state = checkpoint.arrays, checkpoint.state
         try:
             theta, log = arrays.pop("theta"), arrays.pop("log")
@@ -317,6 +319,10 @@ class _Run:
             f"smaller learning rate; {kept}"
         )
         return NonFiniteLossError(message, iteration, self.theta)
+
+
+def _checkpoint_file(path: FilePath) -> CheckpointFile:
+    return path if isinstance(path, CheckpointFile) else CheckpointFile(path)
 
 
 def _identity(

@@ -56,9 +56,19 @@ def sample_tasks(
     for name, number in (("tasks", tasks), ("shots", shots), ("query", query)):
         if number < 1:
             raise ValueError(f"{name}: expected at least 1, got {number}")
+    return sample_points(rng, sample_waves(rng, tasks), shots, query, dtype)
+
+
+def sample_points(
+    rng: np.random.Generator,
+    waves: Waves,
+    shots: int,
+    query: int,
+    dtype: str = "float32",
+) -> Tasks:
+    """New points on given waves: K support and `query` query points for each."""
     # [alg2-line5]
-    waves = sample_waves(rng, tasks)
-    x = rng.uniform(*INPUTS, (tasks, shots + query, 1)).astype(dtype)
+    x = rng.uniform(*INPUTS, (len(waves.phase), shots + query, 1)).astype(dtype)
     y = waves(x)
     return Tasks(x[:, :shots], y[:, :shots], x[:, shots:], y[:, shots:])
     # [/alg2-line5]

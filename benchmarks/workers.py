@@ -1,0 +1,251 @@
+"""How a time is taken: each implementation in a process of its own, one at a time.
+
+    with Worker(script, threads=2) as worker:         # a fresh process of the benchmark
+        reply = worker.ask("prepare", order=2, ...)   # first call: reply["result"]
+        worker.ask("time", seconds=0.02)["seconds"]   # mean time of one call in a batch
+
+Libraries that share a process share its memory allocator, and their thread pools spin
+(OpenMP, BLAS and XLA all busy-wait for milliseconds after work) into each other's
+measurements. So every implementation lives in its own process and owns the machine
+while its batch runs: the others are blocked on a pipe, and a worker answers only once
+its threads have stopped using the processor (`settle`). `time_interleaved` takes one
+batch of every worker, in a new order each round, so that a slow minute of the machine
+slows all of them.
+
+Left out: pinning to cores and fixing the clock, which need privileges.
+"""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+# Each library reads its own; OpenMP's pools are created at these sizes.
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+    "NPROC",  # the pool of JAX's CPU client
+    "PJRT_NPROC",
+)
+WARM_UP = 0.005  # seconds of untimed calls before a batch: threads wake, caches fill
+
+
+class Prepared(NamedTuple):
+    """What an implementation makes of a request: what to time, and how to read it."""
+
+    call: Callable[[], Any]
+    read: Callable[[Any], Array]
+
+
+Build = Callable[[dict[str, Any]], Prepared]
+
+
+# --- inside a worker --------------------------------------------------------------------
+
+
+def settle(slice_seconds: float = 0.01, limit: float = 1.0) -> None:
+    """Sleep until no thread of this process uses the processor any more."""
+    end = time.perf_counter() + limit
+    while time.perf_counter() < end:
+        before = time.process_time()
+        time.sleep(slice_seconds)
+        if time.process_time() - before < 0.1 * slice_seconds:
+            return
+
+
+def time_batch(call: Callable[[], Any], seconds: float) -> tuple[float, int]:
+    """The mean time of one call in a batch about `seconds` long, and its calls."""
+    start = now = time.perf_counter()
+    warm = 0
+    while now - start < WARM_UP:
+        call()
+        warm += 1
+        now = time.perf_counter()
+    count = max(1, math.ceil(seconds * warm / (now - start)))
+    start = time.perf_counter()
+    for _ in range(count):
+        call()
+    return (time.perf_counter() - start) / count, count
+
+
+def peak_bytes() -> int | None:
+    """The peak resident memory of this process, None where the system does not tell.
+
+    On Linux from /proc: getrusage would report the parent's peak if that was higher,
+    because the counter outlives the exec that starts a child.
+    """
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def reset_peak() -> bool:
+    """Let the peak start again from the memory resident now, where Linux allows it."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def serve(build: Build) -> None:
+    """Answer requests from stdin, one JSON object a line, until it is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a library prints must not get between the replies
+    prepared: Prepared | None = None
+    for line in sys.stdin:
+        request = json.loads(line)
+        kind = request.pop("kind")
+        reply: dict[str, Any] = {}
+        try:
+            if kind == "prepare":
+                prepared = build(request)
+                reply["result"] = prepared.read(prepared.call()).ravel().tolist()
+            elif kind == "time" and prepared is not None:
+                seconds = time_batch(prepared.call, request["seconds"])
+                reply["seconds"], reply["calls"] = seconds
+            elif kind == "reset peak":
+                reply["done"] = reset_peak()
+            else:
+                raise ValueError(f"kind: {kind!r} is unknown, or nothing is prepared")
+            settle()
+            reply["peak_bytes"] = peak_bytes()
+        except Exception as error:  # a peer may raise anything; the parent decides
+            text = str(error).strip() or type(error).__name__
+            reply = {"error": f"{type(error).__name__}: {text.splitlines()[0]}"}
+        print(json.dumps(reply), file=replies, flush=True)
+
+
+# --- outside ----------------------------------------------------------------------------
+
+
+class WorkerError(Exception):
+    """A worker could not do what it was asked, and why."""
+
+
+class Worker:
+    """A fresh process of a benchmark script, run as `script --serve`.
+
+    threads: what every library in it is told to use. environment: more variables.
+    """
+
+    def __init__(
+        self,
+        script: Path,
+        threads: int,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        variables = dict.fromkeys(THREAD_VARIABLES, str(threads))
+        variables["JAX_PLATFORMS"] = "cpu"
+        # The log is a file: nobody reads a pipe while the worker works.
+        self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
+        self._process = subprocess.Popen(
+            [sys.executable, str(script), "--serve"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+            env={**os.environ, **variables, **(environment or {})},
+        )
+
+    def send(self, kind: str, **request: Any) -> None:
+        """Ask for something; `receive` waits for it."""
+        assert self._process.stdin is not None
+        try:
+            print(
+                json.dumps({"kind": kind, **request}),
+                file=self._process.stdin,
+                flush=True,
+            )
+        except OSError:
+            pass  # it has ended: `receive` says so, with its last words
+
+    def receive(self) -> dict[str, Any]:
+        """The reply to the oldest open request; raises WorkerError if it failed."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            self._log.seek(0)
+            words = self._log.read().strip().splitlines() or ["it said nothing"]
+            raise WorkerError(f"its process ended: {words[-1]}")
+        reply: dict[str, Any] = json.loads(line)
+        if "error" in reply:
+            raise WorkerError(reply["error"])
+        return reply
+
+    def ask(self, kind: str, **request: Any) -> dict[str, Any]:
+        """Send a request and wait for its reply."""
+        self.send(kind, **request)
+        return self.receive()
+
+    def close(self) -> None:
+        """End the process, by force if it is busy."""
+        process = self._process
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            process.stdin.close()
+        except OSError:
+            pass
+        try:
+            process.wait(timeout=3)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        process.stdout.close()
+        self._log.close()
+
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def interleaved(count: int, rounds: int, seed: int = 0) -> Iterator[list[int]]:
+    """For each round an order of 0 .. count - 1: everybody once, never a fixed follower.
+
+    >>> all(sorted(order) == [0, 1, 2] for order in interleaved(3, rounds=10))
+    True
+    """
+    rng = np.random.default_rng(seed)
+    for _ in range(rounds):
+        yield rng.permutation(count).tolist()
+
+
+def time_interleaved(
+    workers: Sequence[Worker], rounds: int, seconds: float
+) -> list[list[float]]:
+    """For each worker the mean time of a call, one sample a round, batches in turn."""
+    samples: list[list[float]] = [[] for _ in workers]
+    for order in interleaved(len(workers), rounds):
+        for i in order:
+            samples[i].append(workers[i].ask("time", seconds=seconds)["seconds"])
+    return samples

@@ -1,0 +1,147 @@
+"""What is checked of a primitive: its value, and its derivatives of orders 1, 2, 3.
+
+Each check raises AssertionError; the same checks are what the mutants of
+test_mutants.py must not survive.
+
+All arguments of a primitive are pieces of one vector theta, so that second derivatives
+include the mixed ones. Derivatives are taken of
+
+    straight = sum(w out)          whose gradient is the vjp of w, and of
+    curved = sum(w out^2)          which is curved even where the primitive is linear
+"""
+
+import numpy as np
+from playing import assert_close, assert_machines_agree, difference, play
+from primitive_cases import CASES, arguments_of
+
+from tinymaml.machines import get_machine
+from tinymaml.primitives import PRIMITIVES
+from tinymaml.sweeps import grad, hvp, jvp
+from tinymaml.tape import Tape
+
+
+def record(tape, row, arguments, attributes):
+    """The primitive's value; an input's number comes when the tape is played."""
+    if row == "input":
+        return tape.input("leaf", attributes["shape"])
+    return tape.record(row, *arguments, **attributes)
+
+
+def derivative_tape(row, shapes, attributes):
+    """A tape of one primitive and its derivatives along v, up to order 3."""
+    tape, start, arguments = Tape(), 0, []
+    sizes = [int(np.prod(shape)) for shape in shapes]
+    theta = tape.input("theta", (max(sum(sizes), 1),))
+    v, u = tape.input("v", theta.shape), tape.input("u", theta.shape)
+    for shape, size in zip(shapes, sizes, strict=True):
+        arguments.append(theta[start : start + size].reshape(*shape))
+        start += size
+    out = record(tape, row, arguments, attributes)
+    w = tape.input("w", out.shape)
+    straight, curved = (w * out).sum(), (w * (out * out)).sum()
+    curved_hvp = hvp(curved, theta, v)
+    tape.output("out", out)
+    tape.output("straight", straight)
+    tape.output("jvp", jvp(out, theta, v))
+    tape.output("vjp", grad(straight, theta))
+    tape.output("gradient", grad(curved, theta))
+    tape.output("hvp", curved_hvp)
+    tape.output("u hvp", (u * curved_hvp).sum())
+    tape.output("third", grad((u * curved_hvp).sum(), theta))
+    return tape
+
+
+def derivative_inputs(tape, row, shapes, attributes, seed):
+    rng = np.random.default_rng([seed, 1])
+    inputs = {name: rng.standard_normal(i.shape) for name, i in tape.inputs.items()}
+    arrays = arguments_of(row, shapes, seed)
+    if arrays:
+        inputs["theta"] = np.concatenate([array.ravel() for array in arrays])
+    if row == "input":
+        inputs["leaf"] = np.full(attributes["shape"], attributes["number"])
+    return inputs
+
+
+class Derivatives:
+    """All derivatives of a primitive at one point, and their finite differences."""
+
+    def __init__(self, row, shapes, attributes, seed, machine):
+        self.tape = derivative_tape(row, shapes, attributes)
+        inputs = derivative_inputs(self.tape, row, shapes, attributes, seed)
+        program = get_machine(machine, 1).prepare(self.tape, "float64")
+
+        def at(theta):
+            results = program({**inputs, "theta": theta})
+            return np.concatenate([array.ravel() for array in results.values()])
+
+        self.v = inputs["v"]
+        self.here = self._parts(at(inputs["theta"]))
+        self.slopes = self._parts(difference(at, inputs["theta"], self.v))
+
+    def _parts(self, row):
+        parts = {}
+        for name, output in self.tape.outputs.items():
+            size = int(np.prod(output.shape))
+            parts[name], row = row[:size], row[size:]
+        return parts
+
+
+def check_values(row, shapes, attributes, seed, machine):
+    """The value is that of the plain expression, for shared and per-task arguments."""
+    arrays = arguments_of(row, shapes, seed, tasks=3)
+    for shared in range(len(shapes) + 1):  # so many arguments are shared by all tasks
+        tape, inputs = Tape(), {}
+        for i, (shape, array) in enumerate(zip(shapes, arrays, strict=True)):
+            tape.input(f"x{i}", shape, per_task=i >= shared)
+            inputs[f"x{i}"] = array[0] if i < shared else array
+        values = [tape.value(i.entry) for i in tape.inputs.values()]
+        tape.output("out", record(tape, row, values, attributes))
+        if row == "input":
+            inputs["leaf"] = np.full(attributes["shape"], attributes["number"])
+        for dtype, tolerance in (("float64", 1e-13), ("float32", 1e-6)):
+            out = play(tape, inputs, machine, dtype)["out"]
+            for task in range(len(out)):
+                reads = [a[0 if i < shared else task] for i, a in enumerate(arrays)]
+                expected = CASES[row].reference(*reads, **attributes)
+                size = max([np.linalg.norm(a) for a in reads], default=0.0)
+                assert_close(out[task], expected, tolerance, f"{row}", floor=size)
+
+
+def check_first_order(at):
+    """jvp along v is the difference of the value; vjp of w is its adjoint."""
+    assert_close(at.here["jvp"], at.slopes["out"], 1e-8, "jvp")
+    assert_adjoint(at, "vjp", "straight", 1e-8)
+
+
+def check_second_order(at):
+    """hvp along v is the difference of the exact gradient."""
+    assert_close(at.here["hvp"], at.slopes["gradient"], 1e-8, "hvp")
+
+
+def check_third_order(at):
+    """The gradient of u H v exists, in rows of the table, and is its difference."""
+    rows = set(PRIMITIVES.values())
+    assert all(entry.primitive in rows for entry in at.tape.entries)
+    assert_adjoint(at, "third", "u hvp", 1e-7)
+
+
+def assert_adjoint(at, gradient, output, tolerance):
+    """gradient v is the slope of an output, relative to |gradient| |v|."""
+    size = np.linalg.norm(at.here[gradient]) * np.linalg.norm(at.v)
+    slope = [at.here[gradient] @ at.v]
+    assert_close(slope, at.slopes[output], tolerance, gradient, floor=size)
+
+
+def check_derivatives(row, shapes, attributes, seed, machine):
+    """All three orders."""
+    at = Derivatives(row, shapes, attributes, seed, machine)
+    check_first_order(at)
+    check_second_order(at)
+    check_third_order(at)
+
+
+def check_agreement(row, shapes, attributes, seed, dtype):
+    """Value and derivatives of all orders are the same on both machines."""
+    tape = derivative_tape(row, shapes, attributes)
+    inputs = derivative_inputs(tape, row, shapes, attributes, seed)
+    assert_machines_agree(tape, inputs, dtype)
