@@ -89,9 +89,7 @@ def with_ratios(rows: Sequence[Row]) -> list[Row]:
     return filled
 
 
-def write_json(
-    path: str | Path, machine: dict[str, Any], rows: Sequence[Row]
-) -> None:
+def write_json(path: str | Path, machine: dict[str, Any], rows: Sequence[Row]) -> None:
     """Write {"machine": ..., "rows": [...]}, all of it or nothing."""
     path = Path(path)
     content = {"machine": machine, "rows": [asdict(row) for row in rows]}

@@ -24,7 +24,12 @@ AXES = (None, 0, 0, 0, 0)  # parameters are shared, the four tensors have a task
 
 
 def torch_loop(
-    loss: Loss, parameters: Tensors, tasks: Tensors, alpha: float, steps: int, order: int
+    loss: Loss,
+    parameters: Tensors,
+    tasks: Tensors,
+    alpha: float,
+    steps: int,
+    order: int,
 ) -> Call:
     """A loop over tasks with torch.autograd.grad(create_graph=True): the usual way."""
     import torch
@@ -39,9 +44,7 @@ def torch_loop(
             for _ in range(steps):
                 inner = loss(adapted, x, y)
                 slopes = torch.autograd.grad(inner, adapted, create_graph=second)
-                adapted = [
-                    p - alpha * g for p, g in zip(adapted, slopes, strict=True)
-                ]
+                adapted = [p - alpha * g for p, g in zip(adapted, slopes, strict=True)]
             total = total + loss(adapted, x_query, y_query)
         return torch.autograd.grad(total / len(tasks[0]), parameters)
 

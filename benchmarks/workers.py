@@ -241,11 +241,15 @@ def interleaved(count: int, rounds: int, seed: int = 0) -> Iterator[list[int]]:
 
 
 def time_interleaved(
-    workers: Sequence[Worker], rounds: int, seconds: float
+    workers: Sequence[Worker],
+    rounds: int,
+    seconds: float,
+    after_round: Callable[[], Any] = lambda: None,
 ) -> list[list[float]]:
     """For each worker the mean time of a call, one sample a round, batches in turn."""
     samples: list[list[float]] = [[] for _ in workers]
     for order in interleaved(len(workers), rounds):
         for i in order:
             samples[i].append(workers[i].ask("time", seconds=seconds)["seconds"])
+        after_round()
     return samples

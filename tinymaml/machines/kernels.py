@@ -54,26 +54,18 @@ def _tile_kernel(rows: int, vectors: int) -> Callable[..., None]:
 
 
 tile_2x5, tile_2x4, tile_2x1 = (_tile_kernel(2, v) for v in (5, 4, 1))
-tile_1x5, tile_1x4, tile_1x1 = (_tile_kernel(1, v) for v in (5, 4, 1))
+tile_1x1 = _tile_kernel(1, 1)
 
 
 def matmul(w, a):
     """C (+)= A B for C (m, n), B (k, n); A read by strides, so it may be transposed.
 
     A width that is a multiple of five vectors (40 units in float32) is cut into tiles
-    of five, any other into tiles of four, then one, then single columns.
+    of five, any other into tiles of four, then one, then single columns. A last odd row
+    has tiles of one vector.
     """
-    c, x, y, m, n, k, rs, cs, more = (
-        a[0],
-        a[1],
-        a[2],
-        a[3],
-        a[4],
-        a[5],
-        a[6],
-        a[7],
-        a[8],
-    )
+    c, x, y, m, n, k = a[0], a[1], a[2], a[3], a[4], a[5]
+    rs, cs, more = a[6], a[7], a[8]
     width = lanes(w)
     fives = n // (5 * width) if n % (5 * width) == 0 else 0
     i = 0
@@ -91,12 +83,6 @@ def matmul(w, a):
                 tile_2x1(w, o + j, q, y + j, n, k, rs, cs, more)
                 j += width
         else:
-            for _ in range(fives):
-                tile_1x5(w, o + j, q, y + j, n, k, rs, cs, more)
-                j += 5 * width
-            while j + 4 * width <= n:
-                tile_1x4(w, o + j, q, y + j, n, k, rs, cs, more)
-                j += 4 * width
             while j + width <= n:
                 tile_1x1(w, o + j, q, y + j, n, k, rs, cs, more)
                 j += width
