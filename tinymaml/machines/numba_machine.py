@@ -72,24 +72,28 @@ def call_kernel(typing_context, address, w, row):
     return types.void(types.int64, types.int64, types.int64), generate
 
 
-@njit(cache=True)
-def move_pieces(source, target, moves, back, add):
-    """Copy pieces of one row to another, or add them; from target's side if `back`.
+# Loops run over slices, not over `row[start + i]`: only then does the compiler know
+# that no index is negative, and vectorises (measured: 6 times faster).
 
-    Loops run over slices, not over `row[start + i]`: only then does the compiler know
-    that no index is negative, and vectorises (measured: 6 times faster).
-    """
+
+@njit(cache=True)
+def copy_pieces(source, target, moves):
+    """Copy pieces of one row to another: (start in source, start in target, size)."""
     for k in range(len(moves)):
-        start, offset, size = moves[k, 0], moves[k, 1], moves[k, 2]
-        if back:
-            start, offset = offset, start
-        x, out = source[start : start + size], target[offset : offset + size]
-        if add:
-            for i in range(size):
-                out[i] += x[i]
-        else:
-            for i in range(size):
-                out[i] = x[i]
+        start, to, size = moves[k, 0], moves[k, 1], moves[k, 2]
+        x, out = source[start : start + size], target[to : to + size]
+        for i in range(size):
+            out[i] = x[i]
+
+
+@njit(cache=True)
+def add_pieces(source, target, moves):
+    """Add pieces of one row to another: (start in source, start in target, size)."""
+    for k in range(len(moves)):
+        start, to, size = moves[k, 0], moves[k, 1], moves[k, 2]
+        x, out = source[start : start + size], target[to : to + size]
+        for i in range(size):
+            out[i] += x[i]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -98,18 +102,18 @@ def play_blocks(thread, threads, code, w, rows, moves):
     shared, tasks, each, blocks = rows
     shared_moves, task_moves, each_moves, sum_moves = moves
     count, cuts = len(tasks), len(blocks)
-    move_pieces(shared[0], w, shared_moves, False, False)
+    copy_pieces(shared[0], w, shared_moves)
     for block in range(thread, cuts, threads):
-        first, last = block * count // cuts, (block + 1) * count // cuts
+        blocks[block, :] = 0
         # [alg2-line4]
-        for task in range(first, last):
-            move_pieces(tasks[task], w, task_moves, False, False)
+        for task in range(block * count // cuts, (block + 1) * count // cuts):
+            copy_pieces(tasks[task], w, task_moves)
             row = code.ctypes.data + 8
             for i in range(len(code)):
                 call_kernel(code[i, 0], w.ctypes.data, row)
                 row += 8 * ROW
-            move_pieces(w, each[task], each_moves, True, False)
-            move_pieces(w, blocks[block], sum_moves, True, task > first)
+            copy_pieces(w, each[task], each_moves)
+            add_pieces(w, blocks[block], sum_moves)
         # [/alg2-line4]
 
 
@@ -117,7 +121,8 @@ def play_blocks(thread, threads, code, w, rows, moves):
 def play_in_parallel(code, workspaces, rows, moves):
     """Play all blocks, each thread its share in a workspace of its own."""
     threads = len(workspaces)
-    for thread in prange(threads):
+    for i in prange(threads):
+        thread = np.int64(i)  # an unsigned number would compile play_blocks once more
         play_blocks(thread, threads, code, workspaces[thread], rows, moves)
 
 
@@ -148,7 +153,7 @@ class NumbaMachine:
 
 
 class Rows:
-    """Named arrays packed end to end, one row a task, and where each piece goes."""
+    """Named arrays packed end to end, one row a task, and their workspace places."""
 
     def __init__(self, plan: Plan, places: Mapping[str, Any], dtype: Any) -> None:
         self.dtype = dtype
@@ -162,7 +167,8 @@ class Rows:
                 moves.append((start, plan.offset_of(place.entry), size))
             start += size
         self.size = start
-        self.moves = np.array(moves, dtype=np.int64).reshape(-1, 3)
+        self.into = np.array(moves, dtype=np.int64).reshape(-1, 3)
+        self.out_of = self.into[:, [1, 0, 2]].copy()
 
     def new(self, count: int) -> Array:
         """`count` rows, not yet filled."""
@@ -208,8 +214,12 @@ class NumbaProgram:
                 [(name, o) for name, o in outputs if o.reduction == "sum"],
             )
         )
-        parts = (self._shared, self._tasks, self._each, self._sums)
-        self._moves = tuple(part.moves for part in parts)
+        self._moves = (
+            self._shared.into,
+            self._tasks.into,
+            self._each.out_of,
+            self._sums.out_of,
+        )
         self._shared_row = self._shared.new(1)
         self._shared_views = self._shared.views(self._shared_row)
         self._make_room(1)
