@@ -1,8 +1,8 @@
 """What every benchmark shares: rows, ratios, JSON, tables, agreement, the machine.
 
-A benchmark is a list of `Row`s: one implementation doing one piece of work. `write_json`
-stores them, `format_table` prints them, and `check_agreement` has the first word: what
-computes something else is not timed.
+A benchmark is a list of `Row`s: one implementation doing one piece of work.
+`write_json` stores them, `format_table` prints them, and `check_agreement` has the
+first word: what computes something else is not timed.
 
 Left out: how a time is taken (`workers.py`) and what is compared (`measure.py`).
 """
@@ -33,7 +33,7 @@ class DisagreementError(Exception):
     """An implementation computes another gradient, so its time means nothing."""
 
 
-# --- rows and their ratios --------------------------------------------------------------
+# --- rows and their ratios ------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,9 @@ def with_ratios(rows: Sequence[Row]) -> list[Row]:
     filled = []
     for row in rows:
         reference = references.get((row.work, row.order))
-        ratio = reference and row.median_seconds / reference.median_seconds
-        filled.append(replace(row, ratio=ratio))
+        if reference is not None:
+            row = replace(row, ratio=row.median_seconds / reference.median_seconds)
+        filled.append(row)
     return filled
 
 
@@ -105,7 +106,7 @@ def write_json(path: str | Path, machine: dict[str, Any], rows: Sequence[Row]) -
         raise
 
 
-# --- agreement --------------------------------------------------------------------------
+# --- agreement ------------------------------------------------------------------------
 
 
 def relative_error(gradient: Array, reference: Array) -> float:
@@ -135,7 +136,7 @@ def check_agreement(
     return error
 
 
-# --- the machine ------------------------------------------------------------------------
+# --- the machine ----------------------------------------------------------------------
 
 
 def usable_cores() -> int:
@@ -189,7 +190,7 @@ def print_machine(machine: dict[str, Any]) -> None:
         print(f"WARNING: the machine is busy (load {load:.1f}): do not trust the times")
 
 
-# --- tables -----------------------------------------------------------------------------
+# --- tables ---------------------------------------------------------------------------
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -230,7 +231,7 @@ def times_of(row: Row) -> list[str]:
 TIMES = ["median ms", "min", "max", "ratio"]
 
 
-# --- options ----------------------------------------------------------------------------
+# --- options --------------------------------------------------------------------------
 
 
 def output_file(text: str) -> Path:

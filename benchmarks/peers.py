@@ -84,6 +84,7 @@ def torch_vmap(
 
     function = grad(mean_query_loss) if form == FORMS[1] else vmap_of_grad
     if compiled:
+        # mode="max-autotune" compiles twice as long and is no faster for these sizes.
         function = torch.compile(function, fullgraph=True, dynamic=False)
     parameters = list(parameters)
     return lambda: function(parameters, *tasks)

@@ -53,7 +53,7 @@ class Prepared(NamedTuple):
 Build = Callable[[dict[str, Any]], Prepared]
 
 
-# --- inside a worker --------------------------------------------------------------------
+# --- inside a worker ------------------------------------------------------------------
 
 
 def settle(slice_seconds: float = 0.01, limit: float = 1.0) -> None:
@@ -129,7 +129,7 @@ def serve(build: Build) -> None:
                 reply["seconds"], reply["calls"] = seconds
             elif kind == "reset peak":
                 reply["done"] = reset_peak()
-            else:
+            elif kind != "memory":
                 raise ValueError(f"kind: {kind!r} is unknown, or nothing is prepared")
             settle()
             reply["peak_bytes"] = peak_bytes()
@@ -139,7 +139,7 @@ def serve(build: Build) -> None:
         print(json.dumps(reply), file=replies, flush=True)
 
 
-# --- outside ----------------------------------------------------------------------------
+# --- outside --------------------------------------------------------------------------
 
 
 class WorkerError(Exception):
@@ -226,11 +226,13 @@ class Worker:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if error is not None:
+            self._process.kill()
         self.close()
 
 
 def interleaved(count: int, rounds: int, seed: int = 0) -> Iterator[list[int]]:
-    """For each round an order of 0 .. count - 1: everybody once, never a fixed follower.
+    """For each round an order of 0 .. count - 1: everybody once, by the dice.
 
     >>> all(sorted(order) == [0, 1, 2] for order in interleaved(3, rounds=10))
     True

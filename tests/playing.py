@@ -14,8 +14,18 @@ AGREE = {"float32": 1e-5, "float64": 1e-12}  # what two machines may differ by
 
 def play(tape, inputs, machine="numpy", dtype="float64", threads=1):
     """Play a tape once, on inputs cast to the dtype."""
-    program = get_machine(machine, threads).prepare(tape, dtype)
+    program = prepare(tape, machine, dtype, threads)
     return program({name: np.array(a, dtype) for name, a in inputs.items()})
+
+
+def prepare(tape, machine="numpy", dtype="float64", threads=1):
+    """A program; whatever the numba machine reads before it is written is NaN."""
+    program = get_machine(machine, threads).prepare(tape, dtype)
+    if machine == "numba":
+        program.workspaces[...] = np.nan
+        for start, size, number in program.plan.constant_pieces():
+            program.workspaces[:, start : start + size] = number
+    return program
 
 
 def relative_error(actual, expected, floor=0.0):

@@ -11,10 +11,9 @@ include the mixed ones. Derivatives are taken of
 """
 
 import numpy as np
-from playing import assert_close, assert_machines_agree, difference, play
+from playing import assert_close, assert_machines_agree, difference, play, prepare
 from primitive_cases import CASES, arguments_of
 
-from tinymaml.machines import get_machine
 from tinymaml.primitives import PRIMITIVES
 from tinymaml.sweeps import grad, hvp, jvp
 from tinymaml.tape import Tape
@@ -38,7 +37,7 @@ def derivative_tape(row, shapes, attributes):
         start += size
     out = record(tape, row, arguments, attributes)
     w = tape.input("w", out.shape)
-    straight, curved = (w * out).sum(), (w * (out * out)).sum()
+    straight, curved = total(row, w * out), total(row, w * (out * out))
     curved_hvp = hvp(curved, theta, v)
     tape.output("out", out)
     tape.output("straight", straight)
@@ -51,9 +50,21 @@ def derivative_tape(row, shapes, attributes):
     return tape
 
 
+def total(row, a):
+    """The sum of all elements; of the row sum itself, by a matrix product, so that a
+    wrong sign in it does not meet itself and vanish."""
+    if row != "sum":
+        return a.sum()
+    ones = a.tape.constant(1.0, (1, a.size))
+    return (ones @ a.reshape(-1, 1)).reshape()
+
+
 def derivative_inputs(tape, row, shapes, attributes, seed):
     rng = np.random.default_rng([seed, 1])
-    inputs = {name: rng.standard_normal(i.shape) for name, i in tape.inputs.items()}
+    inputs = {
+        name: np.array(rng.uniform(0.5, 1.5, i.shape) * rng.choice([-1, 1], i.shape))
+        for name, i in tape.inputs.items()
+    }
     arrays = arguments_of(row, shapes, seed)
     if arrays:
         inputs["theta"] = np.concatenate([array.ravel() for array in arrays])
@@ -68,7 +79,7 @@ class Derivatives:
     def __init__(self, row, shapes, attributes, seed, machine):
         self.tape = derivative_tape(row, shapes, attributes)
         inputs = derivative_inputs(self.tape, row, shapes, attributes, seed)
-        program = get_machine(machine, 1).prepare(self.tape, "float64")
+        program = prepare(self.tape, machine)
 
         def at(theta):
             results = program({**inputs, "theta": theta})
@@ -109,13 +120,13 @@ def check_values(row, shapes, attributes, seed, machine):
 
 def check_first_order(at):
     """jvp along v is the difference of the value; vjp of w is its adjoint."""
-    assert_close(at.here["jvp"], at.slopes["out"], 1e-8, "jvp")
+    assert_tangent(at, "jvp", "out", 1e-8)
     assert_adjoint(at, "vjp", "straight", 1e-8)
 
 
 def check_second_order(at):
     """hvp along v is the difference of the exact gradient."""
-    assert_close(at.here["hvp"], at.slopes["gradient"], 1e-8, "hvp")
+    assert_tangent(at, "hvp", "gradient", 1e-8)
 
 
 def check_third_order(at):
@@ -125,9 +136,16 @@ def check_third_order(at):
     assert_adjoint(at, "third", "u hvp", 1e-7)
 
 
+def assert_tangent(at, tangent, output, tolerance):
+    """A tangent is the slope of an output; where the terms of a sum cancel, rounding of
+    the quotient is relative to them, so to |v|."""
+    size = 0.1 * np.linalg.norm(at.v)
+    assert_close(at.here[tangent], at.slopes[output], tolerance, tangent, floor=size)
+
+
 def assert_adjoint(at, gradient, output, tolerance):
     """gradient v is the slope of an output, relative to |gradient| |v|."""
-    size = np.linalg.norm(at.here[gradient]) * np.linalg.norm(at.v)
+    size = max(np.linalg.norm(at.here[gradient]), 0.1) * np.linalg.norm(at.v)
     slope = [at.here[gradient] @ at.v]
     assert_close(slope, at.slopes[output], tolerance, gradient, floor=size)
 

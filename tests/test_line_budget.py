@@ -15,7 +15,14 @@ FILES = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.
 FILE_LIMIT = 300
 PACKAGE_LIMIT = 2_800
 ENGINE_LIMIT = 2_000
-ENGINE = ("tape.py", "primitives.py", "functions.py", "sweeps.py", "maml.py", "machines")
+ENGINE = (
+    "tape.py",
+    "primitives.py",
+    "functions.py",
+    "sweeps.py",
+    "maml.py",
+    "machines",
+)
 WITH_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 NO_CODE = {
     tokenize.COMMENT,

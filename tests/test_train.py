@@ -37,7 +37,7 @@ shared_folder = settings(
 )
 
 
-def test_three_steps_are_the_hand_computed_ones():
+def test_alg2_line10_steps_are_the_hand_computed_ones():
     # theta <- theta - 1/4 * 2 (theta - target) halves the distance to the target.
     targets = iter([0.0, 8.0, 4.0])
     result = run(
@@ -53,7 +53,7 @@ def test_three_steps_are_the_hand_computed_ones():
     assert not result.interrupted
 
 
-def test_the_arguments_are_left_alone_but_for_the_generator():
+def test_alg2_line3_draws_once_an_iteration_and_leaves_other_arguments_alone():
     theta, optimiser, rng = START.copy(), Adam(), np.random.default_rng(3)
     optimiser.update(np.zeros(3, np.float32), np.ones(3, np.float32))
     before = copy.deepcopy(optimiser.state())
@@ -69,7 +69,7 @@ def test_the_arguments_are_left_alone_but_for_the_generator():
     assert rng.bit_generator.state == expected.bit_generator.state
 
 
-def test_no_iterations_return_the_start():
+def test_alg2_line2_repeats_not_even_once_if_not_asked():
     result = run(0)
     assert result.theta.tobytes() == START.tobytes()
     assert (result.iteration, result.losses, result.interrupted) == (0, [], False)

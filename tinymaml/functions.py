@@ -6,10 +6,15 @@ out on the tape, so that its transpose, a sum, is what the gradient finds there.
 """
 
 from collections.abc import Sequence
+from math import prod
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 if TYPE_CHECKING:
     from tinymaml.tape import Value
+
+NUMBERS = (int, float, np.integer, np.floating)
 
 
 def broadcast_to(a: "Value", shape: Sequence[int]) -> "Value":
@@ -37,7 +42,7 @@ def _at(flags: Sequence[bool], i: int) -> bool:
 
 def _together(a: "Value", b: "Value | float") -> tuple["Value", "Value"]:
     """Both operands at their common shape; a number becomes a constant."""
-    if isinstance(b, int | float):
+    if isinstance(b, NUMBERS):
         return a, a.tape.constant(b, a.shape)
     if not hasattr(b, "tape"):
         raise TypeError(f"expected a Value or a number, got {type(b).__name__}")
@@ -56,7 +61,8 @@ def constant_number(a: "Value") -> float | None:
 def add(a: "Value", b: "Value | float") -> "Value":
     """a + b."""
     a, b = _together(a, b)
-    return scale(a, 2.0) if a.index == b.index else a.tape.record("add", a, b)
+    same = a.tape is b.tape and a.index == b.index
+    return scale(a, 2.0) if same else a.tape.record("add", a, b)
 
 
 def subtract(a: "Value", b: "Value | float") -> "Value":
@@ -66,7 +72,7 @@ def subtract(a: "Value", b: "Value | float") -> "Value":
 
 def multiply(a: "Value", b: "Value | float") -> "Value":
     """a * b, element by element."""
-    if isinstance(b, int | float):
+    if isinstance(b, NUMBERS):
         return scale(a, b)
     a, b = _together(a, b)
     for constant, other in ((a, b), (b, a)):
@@ -78,7 +84,7 @@ def multiply(a: "Value", b: "Value | float") -> "Value":
 
 def divide(a: "Value", b: "Value | float") -> "Value":
     """a / b, element by element."""
-    return multiply(a, 1 / b if isinstance(b, int | float) else reciprocal(b))
+    return multiply(a, 1 / b if isinstance(b, NUMBERS) else reciprocal(b))
 
 
 def scale(a: "Value", number: float) -> "Value":
@@ -96,11 +102,12 @@ def matmul(a: "Value", b: "Value") -> "Value":
 
 
 def reshape(a: "Value", shape: Sequence[int]) -> "Value":
-    """The same elements in another shape."""
+    """The same elements in another shape; one size may be -1, for what is left."""
     entry = a.tape.entries[a.index]
     if entry.primitive.name == "reshape":
         a = a.tape.value(entry.arguments[0])
-    shape = tuple(shape)
+    rest = a.size // max(-prod(shape), 1)
+    shape = tuple(rest if n == -1 else n for n in shape)
     return a if a.shape == shape else a.tape.record("reshape", a, shape=shape)
 
 

@@ -26,6 +26,7 @@ import numpy as np
 
 from tinymaml.functions import again, concatenate
 from tinymaml.machines import Machine, Program, get_machine
+from tinymaml.machines.checks import DTYPES
 from tinymaml.sweeps import grad, hvp
 from tinymaml.tape import Tape, Value
 
@@ -324,7 +325,9 @@ class MAML:
         results = program(inputs)
         # A sum of squares is finite unless something is not (or is huge): a cheap look
         # at the results, and only then one at the inputs, to say where it came from.
-        if not all(isfinite(np.vdot(r, r)) for r in results.values()):
+        # A loss alone may hide infinite data, as tanh does; its gradient does not.
+        finite = all(isfinite(np.vdot(r, r)) for r in results.values())
+        if kind == "evaluate" or not finite:
             for name, array in inputs.items():
                 if not np.isfinite(array).all():
                     raise ValueError(f"{name}: expected finite numbers, got NaN or inf")
@@ -370,6 +373,8 @@ def _check_tasks(theta: Array, tasks: Tasks) -> int:
     if not isinstance(theta, np.ndarray) or theta.ndim != 1:
         came = getattr(theta, "shape", type(theta).__name__)
         raise ValueError(f"theta: expected a flat vector (P,), got {came}")
+    if theta.dtype not in DTYPES:
+        raise TypeError(f"theta: expected float32 or float64, got {theta.dtype}")
     if len(tasks) != 4:
         raise ValueError(
             f"tasks: expected (x, y) for support and query, got {len(tasks)}"

@@ -90,6 +90,11 @@ class Linear(Layer):
     def __call__(self, parameters: Sequence[Value], x: Value) -> Value:
         """x W + b."""
         weight, bias = parameters
+        if len(x.shape) != 2 or x.shape[1] != weight.shape[0]:
+            raise ValueError(
+                f"x: expected shape (N, inputs) with {weight.shape[0]} inputs, "
+                f"got {x.shape}"
+            )
         return x @ weight + bias
 
 

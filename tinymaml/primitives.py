@@ -411,7 +411,8 @@ class Reshape(Linear):
     name = "reshape"
 
     def shape(a, *, shape):
-        expect(prod(a) == prod(shape), f"reshape: {a} has other size than {shape}")
+        same = prod(a) == prod(shape) and all(n > 0 for n in shape)
+        expect(same, f"reshape: {a} has other size than {shape}")
         return shape
 
     def evaluate(a, *, shape):

@@ -32,8 +32,9 @@ def grad(loss: Value, theta: Value) -> Value:
     >>> grad((theta * theta).sum(), theta)
     Value(add, shape=(3,))
     """
-    if loss.size != 1:
-        raise ValueError(f"loss: expected a single number, got shape {loss.shape}")
+    if not isinstance(loss, Value) or loss.size != 1:
+        came = getattr(loss, "shape", type(loss).__name__)
+        raise ValueError(f"loss: expected one number on a tape, got {came}")
     tape = loss.tape
     active = _depends_on(theta, loss)
     cotangents: dict[int, list[Value]] = {loss.index: [tape.constant(1.0, loss.shape)]}
@@ -68,6 +69,7 @@ def jvp(output: Value, theta: Value, v: Value) -> Value:
             f"v: expected the shape of theta, {theta.shape}, got {v.shape}"
         )
     tape = output.tape
+    tape.check(v)
     active = _depends_on(theta, output)
     tangents: dict[int, Value] = {theta.index: v}
     for index in range(theta.index + 1, output.index + 1):

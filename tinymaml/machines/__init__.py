@@ -40,7 +40,7 @@ def get_machine(name: "str | Machine" = "auto", threads: int | None = None) -> M
     fewer than one thread, ImportError for "numba" where Numba is missing.
     """
     global _noticed
-    if not isinstance(name, str):
+    if not isinstance(name, str) and hasattr(name, "prepare"):
         return name
     if name not in MACHINES:
         raise ValueError(

@@ -1,0 +1,390 @@
+"""What is compared and how: choose, check, time, start up, scale.
+
+A benchmark gives a script (its workers run it), a folder of data and a list of
+`Implementation`s; it gets back rows. In this order:
+
+1. `check_float64`: every implementation against the reference, to 1e-10.
+2. `measure`: per implementation, each way to write it and each number of threads is
+   started, checked to 1e-5 in float32 and tried; the fastest stays. Then all that
+   stayed are timed in turn, together with a large matrix product, the machine's peak.
+3. `measure_start`: fresh processes with empty and with filled compile caches.
+4. `measure_scaling`: more and more tasks, a fresh process for each number.
+
+A peer that is missing or fails is skipped with one line that says why; one that
+computes another gradient ends the benchmark.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from benchmarks.common import (
+    TOLERANCES,
+    Array,
+    Row,
+    check_agreement,
+    milliseconds,
+    row_of,
+)
+from benchmarks.workers import Prepared, Worker, WorkerError, time_interleaved
+
+BATCH = 0.03  # seconds of calls in one sample
+PEAK = "matmul peak"
+PEAK_SIZE = 1024
+OURS = ("tinymaml", "numpy")  # modules that must not fail
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """Something to measure. `forms` are ways to write it, `threads` numbers to try."""
+
+    name: str
+    module: str
+    threads: tuple[int, ...]
+    forms: tuple[str, ...] = ("",)
+    slow_to_compile: bool = False
+
+
+class Variant(NamedTuple):
+    """An implementation written in one way, on one number of threads."""
+
+    implementation: Implementation
+    form: str
+    threads: int
+
+    def __str__(self) -> str:
+        threads = f"{self.threads} thread{'s' * (self.threads > 1)}"
+        return f"{self.form}, {threads}" if self.form else threads
+
+
+@dataclass
+class Bench:
+    """A running benchmark: its script, its data, what it has chosen and checked."""
+
+    script: Path
+    folder: Path
+    quick: bool
+    references: dict[int, Array]  # order -> the reference meta-gradient, float64
+    tasks: int
+    chosen: dict[str, Variant] = field(default_factory=dict)
+    errors: list[float] = field(default_factory=list)
+
+    def start(
+        self, threads: int, environment: Mapping[str, str] | None = None
+    ) -> Worker:
+        """A fresh worker."""
+        return Worker(self.script, threads, environment)
+
+    def rounds(self, quick: int, full: int) -> int:
+        """How often to measure."""
+        return quick if self.quick else full
+
+    def request(self, variant: Variant, order: int, **changes: Any) -> dict[str, Any]:
+        """What a worker needs to know to prepare a variant."""
+        return {
+            "implementation": variant.implementation.name,
+            "form": variant.form,
+            "threads": variant.threads,
+            "order": order,
+            "dtype": "float32",
+            "tasks": self.tasks,
+            "folder": str(self.folder),
+            **changes,
+        }
+
+
+class Chosen(NamedTuple):
+    """The fastest variant of an implementation, in a worker that holds it prepared."""
+
+    variant: Variant
+    worker: Worker
+
+
+def available(implementations: Sequence[Implementation]) -> list[Implementation]:
+    """Those whose module is installed; a line for each of the others."""
+    kept = []
+    for implementation in implementations:
+        if implementation.module in OURS or find_spec(implementation.module):
+            kept.append(implementation)
+        else:
+            print(
+                f"skipped: {implementation.name}: {implementation.module} is not "
+                'installed (pip install -e ".[bench]")'
+            )
+    return kept
+
+
+def matmul_peak() -> Prepared:
+    """A large float32 matrix product by NumPy's BLAS: what the machine can do."""
+    a, b = np.random.default_rng(0).random((2, PEAK_SIZE, PEAK_SIZE), np.float32)
+    out = np.empty_like(a)
+    return Prepared(lambda: np.matmul(a, b, out=out), lambda product: product[0, :1])
+
+
+def check_float64(bench: Bench, implementations: Sequence[Implementation]) -> None:
+    """Every implementation's gradients, orders 1 and 2, in float64.
+
+    One worker per library. With `--quick` tinymaml only: the peers take too long.
+    """
+    for module in dict.fromkeys(i.module for i in implementations):
+        if bench.quick and module not in OURS:
+            print(f"{module}: its float64 gradients are left out by --quick")
+            continue
+        with bench.start(1, {"JAX_ENABLE_X64": "1"}) as worker:
+            for implementation in implementations:
+                if implementation.module != module:
+                    continue
+                variant = Variant(implementation, implementation.forms[0], 1)
+                for order in bench.references:
+                    request = bench.request(variant, order, dtype="float64")
+                    worker.send("prepare", **request)
+                    agrees(bench, variant, worker, order, "float64")
+    print_agreement(bench, "float64")
+
+
+def agrees(
+    bench: Bench, variant: Variant, worker: Worker, order: int, dtype: str
+) -> bool:
+    """Whether the worker could prepare the variant; if so its gradient must agree."""
+    name, module = variant.implementation.name, variant.implementation.module
+    try:
+        reply = worker.receive()
+    except WorkerError as error:
+        if module in OURS:
+            raise
+        print(f"skipped: {name} ({variant}, order {order}, {dtype}): {error}")
+        return False
+    if name != PEAK:
+        label = f"{name} ({variant}, order {order}, {dtype})"
+        gradient = np.array(reply["result"])
+        reference = bench.references[order]
+        bench.errors.append(
+            check_agreement(label, gradient, reference, TOLERANCES[dtype])
+        )
+    return True
+
+
+def print_agreement(bench: Bench, what: str) -> None:
+    """How many gradients have been checked since the last such line, and the worst."""
+    count = len(bench.errors)
+    print(f"{what}: {count} gradients agree, largest error {max(bench.errors):.0e}")
+    bench.errors.clear()
+
+
+def variants_of(
+    bench: Bench, implementation: Implementation, order: int
+) -> list[Variant]:
+    """What to try. `--quick` tries threads, once for both orders, and not forms.
+
+    Where compiling is slow it tries nothing, and order 2 only.
+    """
+    forms, threads = implementation.forms, implementation.threads
+    if bench.quick:
+        forms = forms[:1]
+        if implementation.slow_to_compile:
+            if order == 1:
+                print(f"skipped: {implementation.name}: order 1 left out by --quick")
+                return []
+            threads = threads[:1]
+        elif implementation.name in bench.chosen and len(threads) > 1:
+            return [bench.chosen[implementation.name]]
+    return [Variant(implementation, f, t) for f in forms for t in threads]
+
+
+def start_all(
+    bench: Bench,
+    implementations: Sequence[Implementation],
+    order: int,
+    stack: ExitStack,
+) -> list[Chosen]:
+    """Every variant, each in its worker, prepared at the same time and checked."""
+    started = []
+    for implementation in implementations:
+        for variant in variants_of(bench, implementation, order):
+            worker = stack.enter_context(bench.start(variant.threads))
+            worker.send("prepare", **bench.request(variant, order))
+            started.append(Chosen(variant, worker))
+    return [one for one in started if agrees(bench, *one, order, "float32")]
+
+
+def choose(bench: Bench, tried: Sequence[Chosen]) -> Chosen:
+    """The fastest variant of one implementation, timed in turn; the others close."""
+    best = 0
+    name = tried[0].variant.implementation.name
+    if len(tried) > 1:
+        samples = time_interleaved([one.worker for one in tried], 5, BATCH)
+        medians = [median(times) for times in samples]
+        best = int(np.argmin(medians))
+        texts = [
+            f"{one.variant} {milliseconds(seconds)} ms"
+            for one, seconds in zip(tried, medians, strict=True)
+        ]
+        print(f"{name}: {tried[best].variant} (tried: {'; '.join(texts)})")
+    for one in tried:
+        if one is not tried[best]:
+            one.worker.close()
+    bench.chosen[name] = tried[best].variant
+    return tried[best]
+
+
+def measure(
+    bench: Bench, implementations: Sequence[Implementation], work: str, order: int
+) -> tuple[list[Row], dict[int, float]]:
+    """Rows of one piece of work, and the peak FLOP/s by number of threads."""
+    peaks = [
+        Implementation(PEAK, "numpy", (threads,))
+        for threads in sorted({t for i in implementations for t in i.threads})
+    ]
+    with ExitStack() as stack:
+        everything = [*implementations, *peaks]
+        # One after the other needs less memory, all at the same time less patience.
+        groups = [everything] if bench.quick else [[one] for one in everything]
+        runners = []
+        for group in groups:
+            started = start_all(bench, group, order, stack)
+            for implementation in group:
+                tried = [
+                    s for s in started if s.variant.implementation == implementation
+                ]
+                if tried:
+                    runners.append(choose(bench, tried))
+        print_agreement(bench, f"float32, order {order}")
+        samples = interleave_with_progress(
+            [runner.worker for runner in runners],
+            bench.rounds(7, 40),
+            f"order {order}",
+        )
+        rows, speeds = [], {}
+        for (variant, worker), times in zip(runners, samples, strict=True):
+            name = variant.implementation.name
+            if name == PEAK:
+                speeds[variant.threads] = 2 * PEAK_SIZE**3 / min(times)
+                continue
+            # The peak of a process that did this work and nothing else.
+            peak = worker.ask("memory")["peak_bytes"]
+            rows.append(row_of(times, work, name, order, variant.threads, peak))
+    return rows, speeds
+
+
+def interleave_with_progress(
+    workers: Sequence[Worker], rounds: int, description: str
+) -> list[list[float]]:
+    """`time_interleaved` with a progress bar, on a terminal, that leaves no trace."""
+    with tqdm(total=rounds, desc=description, leave=False, disable=None) as bar:
+        return time_interleaved(workers, rounds, BATCH, lambda: bar.update())
+
+
+# --- start-up -------------------------------------------------------------------------
+
+
+def import_seconds(module: str) -> float:
+    """The time that `import module` takes in a fresh interpreter."""
+    code = (
+        "import time; start = time.perf_counter()\n"
+        f"import {module}\n"
+        "import json; print(json.dumps(time.perf_counter() - start))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).resolve().parents[1],  # where `import tinymaml` finds it
+    )
+    return float(json.loads(result.stdout.splitlines()[-1]))
+
+
+def measure_imports(bench: Bench, modules: Mapping[str, tuple[str, int]]) -> list[Row]:
+    """Rows of import times; modules: implementation -> (module, threads)."""
+    samples: dict[str, list[float]] = {name: [] for name in modules}
+    for _ in range(bench.rounds(3, 7)):
+        for name, (module, _) in modules.items():
+            samples[name].append(import_seconds(module))
+    return [
+        row_of(samples[name], "import", name, 2, threads, None)
+        for name, (_, threads) in modules.items()
+    ]
+
+
+def measure_start(
+    bench: Bench, variants: Sequence[Variant], work: str, order: int
+) -> list[Row]:
+    """Rows of cold and warm starts: from starting Python to the first meta-gradient.
+
+    Cold: every library's compile cache is an empty folder. Warm: the one it has filled.
+    """
+    rows = []
+    colds, warms = bench.rounds(1, 3), bench.rounds(2, 5)
+    for variant in variants:
+        name = variant.implementation.name
+        samples: dict[str, list[float]] = {"cold": [], "warm": []}
+        peaks: list[int | None] = []
+        for cold in range(colds):
+            with tempfile.TemporaryDirectory() as folder:
+                caches = {
+                    "NUMBA_CACHE_DIR": f"{folder}/numba",
+                    "TORCHINDUCTOR_CACHE_DIR": f"{folder}/inductor",
+                    "JAX_COMPILATION_CACHE_DIR": f"{folder}/jax",
+                    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+                }
+                for kind in ["cold"] + ["warm"] * (warms if cold == colds - 1 else 0):
+                    start = time.perf_counter()
+                    with bench.start(variant.threads, caches) as worker:
+                        reply = worker.ask("prepare", **bench.request(variant, order))
+                        samples[kind].append(time.perf_counter() - start)
+                        peaks.append(reply["peak_bytes"])
+        for kind, times in samples.items():
+            peak = None if None in peaks else max(p for p in peaks if p is not None)
+            rows.append(
+                row_of(
+                    times, f"{work}, {kind} start", name, order, variant.threads, peak
+                )
+            )
+    return rows
+
+
+# --- scaling --------------------------------------------------------------------------
+
+
+def measure_scaling(
+    bench: Bench,
+    variants: Sequence[Variant],
+    sizes: Sequence[int],
+    work: Callable[[int], str],
+    order: int,
+) -> list[Row]:
+    """Rows for more and more tasks, each in a fresh process.
+
+    peak_bytes is the peak while it steps: the counter starts again after the first
+    call, where the system allows it, so that compiling is left out.
+    """
+    rows = []
+    for size in sizes:
+        with ExitStack() as stack:
+            workers = []
+            for variant in variants:
+                worker = stack.enter_context(bench.start(variant.threads))
+                worker.ask("prepare", **bench.request(variant, order, tasks=size))
+                worker.ask("reset peak")
+                workers.append(worker)
+            rounds = bench.rounds(5, 15)
+            samples = interleave_with_progress(workers, rounds, f"{size} tasks")
+            for variant, worker, times in zip(variants, workers, samples, strict=True):
+                name = variant.implementation.name
+                peak = worker.ask("memory")["peak_bytes"]
+                rows.append(
+                    row_of(times, work(size), name, order, variant.threads, peak)
+                )
+    return rows

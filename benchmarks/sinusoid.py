@@ -1,0 +1,328 @@
+"""The sinusoid's meta-gradient in tinymaml, PyTorch and JAX: checked, then timed.
+
+    python benchmarks/sinusoid.py --quick             # under a minute
+    python benchmarks/sinusoid.py --json results.json # some ten minutes
+
+The work is one step of the paper's regression experiment (section 5.1): 25 tasks, 10
+support and 10 query points each, a 1-40-40-1 relu net, one inner step, float32, exact
+(order 2) and first-order (order 1). First every implementation's gradient is compared
+with the numpy machine's in float64; then come the times, the start-up, and 1 to 2,500
+tasks. README.md, beside this file, says how it is measured.
+
+Left out: the optimiser and the sampling of tasks, which cost all of them the same.
+"""
+
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+# Run as a script, Python looks for modules beside the script and not in the root.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import common, measure, peers, workers
+from benchmarks.common import Array, Row, times_of
+from benchmarks.measure import Bench, Implementation, Variant
+from benchmarks.workers import Prepared
+
+SIZES = [1, 40, 40, 1]
+SHOTS, ALPHA, STEPS = 10, 0.01, 1
+TASKS = 25
+SCALING = [1, 25, 250, 2_500]
+OURS, READABLE = "tinymaml numba", "tinymaml numpy"
+LOOP, VMAP, COMPILED = "PyTorch loop", "PyTorch vmap", "PyTorch vmap + compile"
+JAX_VMAP, JAX_MAP = "JAX jit + vmap", "JAX jit + map"
+
+
+# --- inside a worker ------------------------------------------------------------------
+
+
+def pieces(theta: Array) -> list[Array]:
+    """theta cut into weights (inputs, outputs) and biases, layer by layer."""
+    arrays, start = [], 0
+    for inputs, outputs in zip(SIZES[:-1], SIZES[1:], strict=True):
+        for shape in ((inputs, outputs), (outputs,)):
+            stop = start + int(np.prod(shape))
+            arrays.append(theta[start:stop].reshape(shape))
+            start = stop
+    return arrays
+
+
+def torch_loss(parameters: Sequence[Any], x: Any, y: Any) -> Any:
+    """Mean squared error of the net, in PyTorch."""
+    import torch
+
+    # addmm and mse_loss: at most 6 % from the fastest of other spellings, everywhere.
+    *hidden, weight, bias = parameters
+    for w, b in zip(hidden[::2], hidden[1::2], strict=True):
+        x = torch.relu(torch.addmm(b, x, w))
+    return torch.nn.functional.mse_loss(torch.addmm(bias, x, weight), y)
+
+
+def jax_loss(parameters: Sequence[Any], x: Any, y: Any) -> Any:
+    """Mean squared error of the net, in JAX."""
+    import jax
+    import jax.numpy as jnp
+
+    *hidden, weight, bias = parameters
+    for w, b in zip(hidden[::2], hidden[1::2], strict=True):
+        x = jax.nn.relu(x @ w + b)
+    return jnp.mean((x @ weight + bias - y) ** 2)
+
+
+def tinymaml_of(machine: str, order: int, threads: int | None) -> Any:
+    """tinymaml's MAML for this work."""
+    import tinymaml as tm
+
+    network = tm.MLP(SIZES)
+
+    def loss(theta: tm.Value, x: tm.Value, y: tm.Value) -> tm.Value:
+        return tm.squared_error(network(theta, x), y)
+
+    return tm.MAML(loss, ALPHA, STEPS, order, machine=machine, threads=threads)
+
+
+def build(request: dict[str, Any]) -> Prepared:
+    """What a worker is to time: imports the library asked for, and no other."""
+    name, order, form = request["implementation"], request["order"], request["form"]
+    if name == measure.PEAK:
+        return measure.matmul_peak()
+    with np.load(Path(request["folder"]) / f"{request['tasks']}.npz") as data:
+        theta, *arrays = (data[key].astype(request["dtype"]) for key in data.files)
+    if name in (OURS, READABLE):
+        from tinymaml import Tasks
+
+        maml = tinymaml_of(name.split()[1], order, request["threads"])
+        tasks = Tasks(*arrays)
+        return Prepared(
+            lambda: maml.meta_gradient(theta, tasks), lambda result: result.gradient
+        )
+    settings = (ALPHA, STEPS, order)
+    if name in (LOOP, VMAP, COMPILED):
+        import torch
+
+        torch.set_num_threads(request["threads"])
+        parameters = [torch.tensor(piece) for piece in pieces(theta)]
+        tensors = [torch.tensor(array) for array in arrays]
+        if name == LOOP:
+            call = peers.torch_loop(torch_loss, parameters, tensors, *settings)
+        else:
+            call = peers.torch_vmap(
+                torch_loss, parameters, tensors, *settings, form, name == COMPILED
+            )
+    else:
+        import jax.numpy as jnp
+
+        parameters = [jnp.asarray(piece) for piece in pieces(theta)]
+        tensors = [jnp.asarray(array) for array in arrays]
+        call = peers.jax_jit(jax_loss, parameters, tensors, *settings, form)
+    return Prepared(
+        call, lambda result: np.concatenate([np.asarray(g).ravel() for g in result])
+    )
+
+
+# --- the data and the reference -------------------------------------------------------
+
+
+def save_data(folder: Path, sizes: Sequence[int]) -> None:
+    """One file per number of tasks: theta, then the tasks' arrays."""
+    from tinymaml import MLP
+    from tinymaml.tasks.sinusoid import sample_tasks
+
+    for size in sizes:
+        rng = np.random.default_rng(0)
+        theta = MLP(SIZES).init(rng)  # He's: with the authors' small weights no peer
+        tasks = sample_tasks(rng, size, SHOTS)  # could be seen to drop the Hessian
+        np.savez(folder / f"{size}.npz", theta, *tasks)
+
+
+def references(folder: Path) -> dict[int, Array]:
+    """The numpy machine's float64 gradients; that the orders differ is checked."""
+    found = {}
+    for order in (2, 1):
+        request = {"implementation": READABLE, "order": order, "form": "", "threads": 1}
+        request |= {"dtype": "float64", "tasks": TASKS, "folder": str(folder)}
+        prepared = build(request)
+        found[order] = prepared.read(prepared.call())
+    difference = common.relative_error(found[1], found[2])
+    if difference < 100 * max(common.TOLERANCES.values()):
+        raise common.DisagreementError(
+            f"orders 1 and 2 differ by {difference:.1e} only: the check could not tell"
+        )
+    return found
+
+
+def cost(folder: Path, order: int, tasks: int) -> tuple[int, int]:
+    """FLOPs of one step of so many tasks, and workspace bytes of one thread."""
+    from tinymaml import Tasks
+    from tinymaml.machines.planner import Plan
+
+    with np.load(folder / f"{TASKS}.npz") as data:
+        theta, *arrays = (data[key] for key in data.files)
+    tape = tinymaml_of("numpy", order, 1).tape(theta, Tasks(*arrays))
+    return tape.flops() * tasks, Plan(tape).bytes("float32")
+
+
+# --- the benchmark --------------------------------------------------------------------
+
+
+def implementations(threads: int, chosen_peers: Sequence[str]) -> list[Implementation]:
+    """What is compared, tinymaml first."""
+    both = tuple(sorted({1, threads}))
+    forms = peers.FORMS
+    everything = [
+        *(Implementation(OURS, "tinymaml", (n,)) for n in reversed(both)),
+        Implementation(READABLE, "tinymaml", (1,)),
+        Implementation(LOOP, "torch", both),
+        Implementation(VMAP, "torch", both, forms),
+        Implementation(COMPILED, "torch", both, forms, slow_to_compile=True),
+        Implementation(JAX_VMAP, "jax", both, forms),
+        Implementation(JAX_MAP, "jax", both, ("map", "scan")),
+    ]
+    kept = []
+    for one in everything:
+        if one.module == "tinymaml" or one.module in chosen_peers:
+            kept.append(one)
+        else:
+            print(f"skipped: {one.name}: left out by --peers")
+    return measure.available(kept)
+
+
+def print_times(
+    rows: Sequence[Row], speeds: dict[int, float], flops: dict[int, int]
+) -> None:
+    """Median, spread, ratio and fraction of the matmul peak."""
+    header = ["implementation", "order", "threads", *common.TIMES]
+    header += ["GFLOP/s", "of peak", "peak MB"]
+    cells = []
+    for row in rows:
+        speed = flops[row.order] / row.median_seconds
+        cells.append(
+            [row.implementation, str(row.order), str(row.threads), *times_of(row)]
+            + [f"{speed / 1e9:.3g}", f"{speed / speeds[row.threads]:.1%}"]
+            + [common.megabytes(row.peak_bytes)]
+        )
+    print("\n" + common.format_table(header, cells))
+    for threads, speed in sorted(speeds.items()):
+        print(f"matmul peak on {threads}: {speed / 1e9:.0f} GFLOP/s (float32)")
+
+
+def print_scaling(rows: Sequence[Row], workspace: int, threads: int) -> None:
+    """Time per task, and how memory grows from one task on."""
+    header = ["implementation", "tasks", "threads", *common.TIMES]
+    header += ["us/task", "peak MB", "growth MB", "inputs MB"]
+    smallest: dict[str, int | None] = {}
+    cells = []
+    for row in rows:
+        tasks = int(row.work.split()[1].replace(",", ""))  # as `run` has written it
+        first = smallest.setdefault(row.implementation, row.peak_bytes)
+        growth = None
+        if row.peak_bytes is not None and first is not None:
+            growth = row.peak_bytes - first
+        cells.append(
+            [row.implementation, f"{tasks:,}", str(row.threads), *times_of(row)]
+            + [f"{row.median_seconds / tasks * 1e6:.3g}"]
+            + [common.megabytes(n) for n in (row.peak_bytes, growth)]
+            + [common.megabytes(tasks * 4 * SHOTS * 4)]
+        )
+    print("\n" + common.format_table(header, cells))
+    print(
+        f"tinymaml's workspace: {workspace:,} bytes a thread, {threads} threads, for "
+        "any number of tasks"
+    )
+
+
+def print_start(rows: Sequence[Row]) -> None:
+    """Seconds until something comes back."""
+    cells = [
+        [row.work, row.implementation, str(row.threads)]
+        + [f"{s:.2f}" for s in (row.median_seconds, row.min_seconds, row.max_seconds)]
+        for row in rows
+    ]
+    header = ["start-up", "implementation", "threads", "median s", "min", "max"]
+    print("\n" + common.format_table(header, cells))
+
+
+def chosen_of(bench: Bench, names: Sequence[str]) -> list[Variant]:
+    """The peers' fastest variants, for the parts that `--quick` leaves them out of."""
+    known = [bench.chosen[name] for name in names if name in bench.chosen]
+    return [] if bench.quick else known
+
+
+def scaling_work(size: int) -> str:
+    """The name of the work of so many tasks."""
+    return f"scaling, {size:,} task{'s' * (size > 1)}"
+
+
+def run(
+    bench: Bench, threads: int, chosen_peers: Sequence[str], machine: dict[str, Any]
+) -> list[Row]:
+    """All parts, printed one after the other."""
+    compared = implementations(threads, chosen_peers)
+    measure.check_float64(bench, compared)
+    work = f"sinusoid, {TASKS} tasks"
+    rows: list[Row] = []
+    speeds: dict[int, float] = {}
+    for order in bench.references:
+        found, peaks = measure.measure(bench, compared, work, order)
+        rows += found
+        speeds = {n: max(peaks[n], speeds.get(n, 0.0)) for n in peaks}
+    rows = common.with_ratios(rows)
+    flops = {order: cost(bench.folder, order, TASKS)[0] for order in bench.references}
+    print_times(rows, speeds, flops)
+    ours = Variant(compared[0], "", threads)
+    if bench.quick:
+        print("peers: start-up and more tasks are left out by --quick")
+    machine["matmul_gflops"] = {str(n): speed / 1e9 for n, speed in speeds.items()}
+
+    libraries = [] if bench.quick else ["torch", "jax"]
+    modules = {OURS: ("tinymaml", threads)}
+    modules |= {m: (m, 1) for m in libraries if any(i.module == m for i in compared)}
+    starting = [ours, *chosen_of(bench, [VMAP, COMPILED, JAX_VMAP])]
+    started = measure.measure_imports(bench, modules)
+    started += measure.measure_start(bench, starting, work, order=2)
+    started = common.with_ratios(started)
+    print_start(started)
+
+    scaling = [ours, *chosen_of(bench, [VMAP, JAX_VMAP])]
+    scaled = common.with_ratios(
+        measure.measure_scaling(bench, scaling, SCALING, scaling_work, order=2)
+    )
+    print_scaling(scaled, cost(bench.folder, 2, 1)[1], threads)
+    return rows + started + scaled
+
+
+def main() -> int:
+    """Run the benchmark from the command line."""
+    parser = common.parser_of(__doc__.splitlines()[0])
+    options = parser.parse_args()
+    if options.serve:
+        workers.serve(build)
+        return 0
+    machine = common.describe_machine()
+    common.print_machine(machine)
+    try:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            save_data(folder, SCALING)
+            bench = Bench(
+                Path(__file__), folder, options.quick, references(folder), TASKS
+            )
+            rows = run(bench, options.threads, options.peers, machine)
+    except (common.DisagreementError, workers.WorkerError) as error:
+        print(f"STOPPED: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted: nothing is written", file=sys.stderr)
+        return 130
+    if options.json is not None:
+        common.write_json(options.json, machine, rows)
+        print(f"wrote {options.json}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

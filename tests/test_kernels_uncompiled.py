@@ -1,0 +1,21 @@
+"""The bodies of the kernels run as plain Python too, with the compiler off."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+TESTS = Path(__file__).parent
+
+
+def test_kernels_run_uncompiled():
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
+        + [str(TESTS / "uncompiled_kernels.py")],
+        env={**os.environ, "NUMBA_DISABLE_JIT": "1"},
+        cwd=TESTS.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,164 @@
+"""The bodies of the kernels as plain Python: run by test_kernels_uncompiled.py.
+
+    NUMBA_DISABLE_JIT=1 pytest tests/uncompiled_kernels.py
+
+A plan is played call by call on a NumPy array, so that a debugger can step through a
+kernel and coverage can see it, and the kernels' own mistakes are found in a moment.
+"""
+
+import numpy as np
+import pytest
+from mutants import put, survives
+from numba import config
+from plan_recipes import RECIPES
+from playing import AGREE, DTYPES, all_values, assert_close, play
+from primitive_cases import CASES
+from primitive_checks import derivative_inputs, derivative_tape
+from random_programs import random_inputs
+from test_planner import tape_of
+
+from tinymaml.machines import kernels
+from tinymaml.machines.planner import Plan
+from tinymaml.tape import Tape
+
+every_dtype = pytest.mark.parametrize("dtype", DTYPES)
+SLACK = 64  # so that a mutant that goes too far hits no wall
+PLAYED = set()
+
+
+def is_kernel(function):
+    code = getattr(function, "__code__", None)
+    return code is not None and code.co_varnames[: code.co_argcount] == ("w", "a")
+
+
+KERNELS = {name for name, f in vars(kernels).items() if is_kernel(f)}
+
+
+def play_uncompiled(tape, inputs, dtype):
+    """The outputs for one task; memory that nobody wrote is NaN."""
+    plan = Plan(tape)
+    w = np.full(plan.size + SLACK, np.nan, dtype)
+    for start, size, number in plan.constant_pieces():
+        w[start : start + size] = number
+    for name, place in tape.inputs.items():
+        if plan.holds(place.entry):
+            start = plan.offset_of(place.entry)
+            array = np.ravel(inputs[name][0] if place.per_task else inputs[name])
+            w[start : start + array.size] = array
+    for call in plan.instructions:
+        places = [plan.offset(place) for place in (call.out, *call.reads)]
+        getattr(kernels, call.kernel)(w, np.array([*places, *call.sizes]))
+        PLAYED.add(call.kernel)
+    outputs = {}
+    for name, output in tape.outputs.items():
+        start = plan.offset_of(output.entry)
+        array = w[start : start + int(np.prod(output.shape))]
+        outputs[name] = array.reshape(output.shape)
+    return outputs
+
+
+def check(tape, inputs, dtype="float64"):
+    inputs = {name: np.array(a, dtype) for name, a in inputs.items()}
+    expected = play(tape, inputs, "numpy", dtype)
+    floor = max(np.abs(array).max() for array in all_values(tape, inputs).values())
+    for name, actual in play_uncompiled(tape, inputs, dtype).items():
+        each = tape.outputs[name].reduction == "each"
+        array = expected[name][0] if each else expected[name]
+        assert actual.dtype == dtype
+        assert_close(actual, array, AGREE[dtype], name, floor)
+
+
+def check_row(row, dtype="float64"):
+    for seed, (shapes, attributes) in enumerate(CASES[row].odd):
+        tape = derivative_tape(row, shapes, attributes)
+        check(tape, derivative_inputs(tape, row, shapes, attributes, seed), dtype)
+
+
+def check_recipe(recipe, dtype="float64"):
+    tape = tape_of(recipe)
+    check(tape, random_inputs(tape, seed=0, tasks=1), dtype)
+
+
+def check_extremes():
+    """No overflow in rows of logits, and NaN stays NaN."""
+    tape = Tape()
+    x = tape.input("x", (2, 3))
+    for row in ("softmax", "logsumexp"):
+        tape.output(row, tape.record(row, x))
+    check(tape, {"x": np.array([[1e3, -1e3, 999.0], [-1e4, -1e4, -1e4]])})
+    tape = Tape()
+    x = tape.input("x", (3,))
+    tape.output("relu", tape.record("relu", x))
+    tape.output("gate", tape.record("gate", tape.constant(2.0, (3,)), x))
+    results = play_uncompiled(tape, {"x": np.array([np.nan, -1.0, 1.0])}, "float64")
+    assert np.array_equal(results["relu"], [np.nan, 0.0, 1.0], equal_nan=True)
+    assert results["gate"].tolist() == [2.0, 0.0, 2.0]
+
+
+def test_compiler_is_off():
+    assert config.DISABLE_JIT
+
+
+@every_dtype
+@pytest.mark.parametrize("row", CASES)
+def test_kernels_play_the_derivatives_of_every_row(row, dtype):
+    check_row(row, dtype)
+
+
+@every_dtype
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_kernels_play_every_recipe(recipe, dtype):
+    check_recipe(recipe, dtype)
+
+
+def test_kernels_survive_extremes():
+    check_extremes()
+
+
+def test_every_kernel_was_played():
+    for row in CASES:
+        check_row(row)
+    for recipe in RECIPES:
+        check_recipe(recipe)
+    assert PLAYED == KERNELS
+
+
+@pytest.mark.parametrize(
+    ("kernel", "old", "new"),
+    [
+        ("matmul", "while i < m:", "while i < m - 1:"),
+        ("matmul", "if i + 1 < m:", "if True:"),
+        ("matmul", "min(i + 2, m)", "i + 1"),
+        ("matmul", "if more else", "if False else"),
+        ("matmul", "r * rs + p * cs", "r * cs + p * rs"),
+        ("matmul", "for p in range(k)", "for p in range(k - 1)"),
+        ("matvec", "if more else", "if not more else"),
+        ("matvec", "for p in range(k)", "for p in range(k - 1)"),
+        ("transpose", "while i < m:", "while i < m - 1:"),
+        ("transpose", "while j < n:", "while j < n - 1:"),
+        ("gate", "w[y + i] <= zero", "w[y + i] >= zero"),
+        ("gate", "w[y + i] <= zero", "not w[y + i] > zero"),
+        ("relu", "for i in range(n)", "for i in range(n - 1)"),
+        ("relu", "w[x + i] <= zero", "not w[x + i] > zero"),
+        ("add_relu", "total <= zero", "total <= 1"),
+        ("scale", "for i in range(n)", "for i in range(1, n)"),
+        ("pad", "for i in range(n)", "for i in range(n - 1)"),
+        ("sum", "range(1, middle)", "range(middle)"),
+        ("softmax", "w[x + r * n + i] - top", "w[x + r * n + i]"),
+        ("logsumexp", "top + np.log(total)", "np.log(total)"),
+        ("logsumexp", "w[x + r * n + i] - top", "w[x + r * n + i]"),
+        ("rsqrt", "np.sqrt", ""),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_broken_kernel_is_caught(monkeypatch, kernel, old, new):
+    put(monkeypatch, kernels, kernel, old, new)
+    row = {"matvec": "matmul", "transpose": "matmul", "add_relu": "add"}.get(
+        kernel, kernel
+    )
+
+    def recipes():
+        for recipe in RECIPES:
+            check_recipe(recipe)
+
+    assert not survives(lambda: check_row(row), recipes, check_extremes)
