@@ -246,12 +246,6 @@ def print_start(rows: Sequence[Row]) -> None:
     print("\n" + common.format_table(header, cells))
 
 
-def chosen_of(bench: Bench, names: Sequence[str]) -> list[Variant]:
-    """The peers' fastest variants, for the parts that `--quick` leaves them out of."""
-    known = [bench.chosen[name] for name in names if name in bench.chosen]
-    return [] if bench.quick else known
-
-
 def scaling_work(size: int) -> str:
     """The name of the work of so many tasks."""
     return f"scaling, {size:,} task{'s' * (size > 1)}"
@@ -281,13 +275,15 @@ def run(
     libraries = [] if bench.quick else ["torch", "jax"]
     modules = {OURS: ("tinymaml", threads)}
     modules |= {m: (m, 1) for m in libraries if any(i.module == m for i in compared)}
-    starting = [ours, *chosen_of(bench, [VMAP, COMPILED, JAX_VMAP])]
+    known = [] if bench.quick else [VMAP, COMPILED, JAX_VMAP]
+    starting = [ours, *(bench.chosen[name] for name in known if name in bench.chosen)]
     started = measure.measure_imports(bench, modules)
     started += measure.measure_start(bench, starting, work, order=2)
     started = common.with_ratios(started)
     print_start(started)
 
-    scaling = [ours, *chosen_of(bench, [VMAP, JAX_VMAP])]
+    known = [] if bench.quick else [VMAP, JAX_VMAP]
+    scaling = [i for i in compared if i.name in known and i.name in bench.chosen]
     scaled = common.with_ratios(
         measure.measure_scaling(bench, scaling, SCALING, scaling_work, order=2)
     )

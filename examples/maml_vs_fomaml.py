@@ -39,6 +39,7 @@ from tinymaml.experiment import (
     experiment_parser,
     open_folder,
     read_options,
+    run_to_the_end,
     save_figure,
     text_table,
     write_results,
@@ -143,7 +144,7 @@ def train_and_probe(options: argparse.Namespace, machine: Machine) -> list[Row]:
 # the computer did.
 
 
-def measure_cost(machine: Machine, rounds: int) -> list[Row]:
+def measure_cost(machine: Machine) -> list[Row]:
     """Shortest time, FLOPs, and what first order saves of them, by inner steps."""
     theta = NETWORK.init(np.random.default_rng(0))
     tasks = sinusoid.sample_tasks(np.random.default_rng(0), tasks=25)
@@ -154,7 +155,7 @@ def measure_cost(machine: Machine, rounds: int) -> list[Row]:
             for order in LABELS
         }
         seconds = dict.fromkeys(LABELS, math.inf)
-        for turn in range(rounds + 1):
+        for turn in range(ROUNDS + 1):
             for order, maml in mamls.items():
                 started = time.perf_counter()
                 maml.meta_gradient(theta, tasks)
@@ -301,41 +302,34 @@ def make_parser() -> Parser:
     )
 
 
+def run(options: argparse.Namespace, machine: Machine, command: str) -> None:
+    """Train, measure, draw, print."""
+    started = time.perf_counter()
+    rows = train_and_probe(options, machine)
+    seconds = {"training": time.perf_counter() - started}
+
+    started = time.perf_counter()
+    rows += measure_cost(machine) + count_memory(machine)
+    draw(rows, options.out / "maml_vs_fomaml.png")
+    seconds["measurements"] = time.perf_counter() - started
+    seconds["total"] = sum(seconds.values())
+    write_results("maml_vs_fomaml", command, options, machine, seconds, rows)
+    print(summary(rows))
+    print(f"{seconds['total']:.0f} seconds; files are in {options.out}")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run with command-line arguments; return the exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = make_parser()
     options, machine = read_options(parser, arguments)
     open_folder(parser, options, FILES)
-    try:
-        started = time.perf_counter()
-        rows = train_and_probe(options, machine)
-        trained = time.perf_counter()
-        rows += measure_cost(machine, rounds=ROUNDS)
-        rows += count_memory(machine)
-        measured = time.perf_counter()
-        draw(rows, options.out / "maml_vs_fomaml.png")
-    except KeyboardInterrupt:
-        print("Stopped; there are no results.")
-        return 130
-    except (FloatingPointError, OSError) as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
-        return 1
-    seconds = {"training": trained - started, "measurements": measured - trained}
-    results = {
-        "experiment": "maml_vs_fomaml",
-        "command": command_line("examples/maml_vs_fomaml.py", arguments),
-        "version": tm.__version__,
-        "seed": options.seed,
-        "iterations": options.iterations,
-        "machine": machine.name,
-        "seconds": {**seconds, "total": time.perf_counter() - started},
-        "rows": rows,
-    }
-    write_results(options.out / "results.json", results)
-    print(summary(rows))
-    print(f"{results['seconds']['total']:.0f} seconds; files are in {options.out}")
-    return 0
+    command = command_line("examples/maml_vs_fomaml.py", arguments)
+    return run_to_the_end(
+        parser,
+        lambda: run(options, machine, command),
+        stopped="There are no results.",
+    )
 
 
 if __name__ == "__main__":

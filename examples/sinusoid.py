@@ -10,21 +10,17 @@ at once and with an oracle that is told amplitude and phase.
 
 The recipe is the paper's and, where the paper is silent, that of the authors' code: net
 1-40-40-1 with relu, weights from a normal distribution of deviation 0.01 cut off at two
-deviations, mean squared error, one inner step on K = 10 points with alpha = 0.01; Adam
+deviations, mean squared error, one inner step on K = 10 points with alpha = 0.001; Adam
 with step size 0.001, 25 tasks a step, 70,000 steps. Test: 600 tasks, the same for all
 methods and seeds, with K = 5, 10, 20 support points and K query points (the error is
 taken on these), up to 10 gradient steps on the same support points, 95 % intervals of
 1.96 deviations / sqrt(600). The pretrained net takes steps of the size that is best for
 it on 600 other tasks, for each K, in the mean over 1 to 10 steps.
 
-Deviations: the authors' code has alpha = 0.001 where the paper has 0.01 (try
---alpha 0.001). Steps of 0.01 on 5 points that happen to lie together diverge for about
-one task in a thousand, and one such task would be the whole mean; tasks with an error
-above 100 are left out of a mean and counted beside it ("diverged"). --multitask
-averages 500 networks that were trained on one task each, as the paper does, but trains
-them in 20 groups of 25 at once and not one by one: "the mean thus far" is that of the
-groups before. How long, on how many points and how strongly regularised the paper does
-not say; see REGRESSORS below.
+Deviations: alpha is the 0.001 of the authors' code, not the 0.01 of the paper's text,
+because only the former gives the paper's numbers. Exact MAML that is trained for one
+step of 0.01 diverges on some tasks when it takes ten of them on 5 points (try
+--alpha 0.01). --multitask has deviations of its own, which multitask.py names.
 
 Written into the folder of --out: figure2.png (fits, all points in one half of the
 range), figure3.png (error against gradient steps), results.json, log.csv and
@@ -35,11 +31,14 @@ import argparse
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
 import tinymaml as tm
+from multitask import train_multitask
+from sinusoid_figures import Curve, Fits, draw_errors, draw_fits
 from tinymaml.experiment import (
     Parser,
     command_line,
@@ -48,19 +47,18 @@ from tinymaml.experiment import (
     open_stages,
     positive_number,
     read_options,
-    save_figure,
+    run_to_the_end,
     text_table,
     write_results,
 )
 from tinymaml.machines import Machine
-from tinymaml.nn import truncated_normal
+from tinymaml.nn import he_normal, truncated_normal
 from tinymaml.stages import Stages
 from tinymaml.tasks import sinusoid
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 Array = np.ndarray[Any, Any]
+Row = dict[str, Any]  # of results.json
+Sizes = Mapping[tuple[str, int], float]  # of gradient steps, by method and K
 FILES = ("figure2.png", "figure3.png", "results.json", "log.csv", "checkpoint.npz")
 
 # %% What is compared
@@ -102,7 +100,7 @@ STEP_SIZES = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 
 # Each use of random numbers has a stream of its own, so none disturbs another. The mean
 # squared amplitude of the test waves is 8.4; over all waves it is 8.5.
-INITIAL, TRAINING, FITS, TEST, VALIDATION = 1, 2, 3, 1000, 2000
+INITIAL, TRAINING, FITS, TEST, VALIDATION = 1, 2, 5, 1000, 2000
 
 
 def random(purpose: int, number: int) -> np.random.Generator:
@@ -114,8 +112,10 @@ def random(purpose: int, number: int) -> np.random.Generator:
 # Both are written once, on symbolic values; everything below is derived from them.
 
 SIZES = [1, 40, 40, 1]
-NETWORK = tm.MLP(SIZES, initialiser=truncated_normal(0.01))
-ORACLE = tm.MLP([3, *SIZES[1:]], initialiser=truncated_normal(0.01))
+ORACLE_SIZES = [3, *SIZES[1:]]
+INITIALISERS = {"recipe": truncated_normal(0.01), "he": he_normal()}
+NETWORK = tm.MLP(SIZES, initialiser=INITIALISERS["recipe"])
+ORACLE = tm.MLP(ORACLE_SIZES, initialiser=INITIALISERS["recipe"])
 
 
 def loss(theta: tm.Value, x: tm.Value, y: tm.Value) -> tm.Value:
@@ -163,151 +163,27 @@ def train_methods(
     stages: Stages, options: argparse.Namespace, machine: Machine
 ) -> dict[str, Array]:
     """Train what the options ask for, one after the other; return theta by name."""
-    trainings: dict[str, tuple[tm.MAML, tm.Network, Any]] = {}
+    trainings: dict[str, tuple[tm.MAML, list[int], Any]] = {}
     for name, order in (("exact", 2), ("first-order", 1)):
         if options.order in (str(order), "both"):
             maml = tm.MAML(loss, options.alpha, order=order, machine=machine)
-            trainings[name] = maml, NETWORK, sinusoid.sample_tasks
+            trainings[name] = maml, SIZES, sinusoid.sample_tasks
     plain = tm.MAML(loss, steps=0, machine=machine)
-    trainings["pretrained"] = plain, NETWORK, sample_pooled
+    trainings["pretrained"] = plain, SIZES, sample_pooled
     plain = tm.MAML(oracle_loss, steps=0, machine=machine)
-    trainings["oracle"] = plain, ORACLE, sample_told
+    trainings["oracle"] = plain, ORACLE_SIZES, sample_told
+    initialiser = INITIALISERS[options.initial]
     return {
         name: stages.train(
             name,
             maml.meta_gradient,
-            network.init(random(INITIAL, options.seed)),
+            tm.MLP(sizes, initialiser=initialiser).init(random(INITIAL, options.seed)),
             sample,
             iterations=options.iterations,
             optimiser=tm.Adam(0.001),
             rng=random(TRAINING, options.seed),
         ).theta
-        for name, (maml, network, sample) in trainings.items()
-    }
-
-
-# %% Multi-task learning, for table 2
-# 500 regressors learn one wave each; the mean of their parameters is where a new task
-# starts. A group of them trains at once, one per task of a tape, on new points in every
-# step. With the running mean as theta and a whole group as one "iteration", `train` can
-# do the rest.
-
-
-class Regressors(NamedTuple):
-    """How the regressors are trained, in each variant until they err by under 0.02.
-
-    Strengths are the largest of 0.001, 0.003, 0.01, 0.03 for which they do.
-    """
-
-    groups: int = 20
-    size: int = 25
-    points: int = 40
-    steps: int = 5_000
-    step_size: float = 0.01
-    strengths: tuple[tuple[str, float, bool], ...] = (
-        ("multitask", 0.0, False),
-        ("multitask-l2", 0.01, False),
-        ("multitask-mean", 0.01, True),
-    )
-
-
-REGRESSORS = Regressors()
-
-
-class GroupResult(NamedTuple):
-    """What `train` asks for: the group's own error, and mean - (mean of the group)."""
-
-    loss: float
-    gradient: Array
-
-
-class Group:
-    """Trains a group of regressors, each on a wave of its own."""
-
-    def __init__(
-        self, machine: Machine, steps: int, strength: float, to_mean: bool
-    ) -> None:
-        size, points = REGRESSORS.size, REGRESSORS.points
-        tape = tm.Tape()
-        theta = tape.input("theta", (NETWORK.size,), per_task=True)
-        x = tape.input("x", (points, 1), per_task=True)
-        y = tape.input("y", (points, 1), per_task=True)
-        centre = tape.input("centre", (NETWORK.size,))
-        error = loss(theta, x, y)
-        offset = theta - centre
-        penalty = strength * (offset * offset).sum()
-        tape.output("error", error)
-        tape.output("gradient", tm.grad(error + penalty, theta))
-        self.play = machine.prepare(tape, "float32")
-        self.steps, self.to_mean = steps, to_mean
-        self.shape = (size, points, 1)
-
-    def __call__(self, mean: Array, rng: np.random.Generator) -> GroupResult:
-        """Train a group from random weights; the first has no mean yet, but zeros."""
-        thetas = np.stack([NETWORK.init(rng) for _ in range(self.shape[0])])
-        waves = sinusoid.sample_waves(rng, len(thetas))
-        # Adam works entry by entry: one vector of all parameters is many optimisers.
-        adam = tm.Adam(REGRESSORS.step_size)
-        centre = mean if self.to_mean else np.zeros_like(mean)
-        for _ in range(self.steps):
-            x = rng.uniform(*sinusoid.INPUTS, self.shape).astype(np.float32)
-            results = self.play(
-                {"theta": thetas, "x": x, "y": waves(x), "centre": centre}
-            )
-            error = results["error"]
-            adam.update(thetas.reshape(-1), results["gradient"].reshape(-1))
-        return GroupResult(float(error.mean()), mean - thetas.mean(0))
-
-
-class RunningMean:
-    """An optimiser whose n-th step goes 1/n of the way: theta is the targets' mean."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def update(self, theta: Array, gradient: Array) -> None:
-        """Step number `count` + 1."""
-        self.count += 1
-        theta -= gradient / self.count
-
-    def state(self) -> dict[str, Array]:
-        """The number of steps."""
-        return {"count": np.array(self.count)}
-
-    def load_state(self, state: Mapping[str, Array]) -> None:
-        """Go on from there."""
-        self.count = int(state["count"])
-
-    def config(self) -> dict[str, Any]:
-        """Its name."""
-        return {"name": type(self).__name__}
-
-
-def sample_generator(rng: np.random.Generator) -> np.random.Generator:
-    """The random numbers of one group."""
-    return np.random.default_rng(rng.integers(2**63, size=2))
-
-
-def train_multitask(
-    stages: Stages, options: argparse.Namespace, machine: Machine
-) -> dict[str, Array]:
-    """The mean parameters of the regressors, for each of the three variants."""
-    steps = min(REGRESSORS.steps, options.iterations)
-    groups = min(REGRESSORS.groups, -(-options.iterations // 500))
-    return {
-        name: stages.train(
-            name,
-            Group(machine, steps, strength, to_mean),
-            np.zeros(NETWORK.size, np.float32),
-            sample_generator,
-            iterations=groups,
-            optimiser=RunningMean(),
-            rng=random(TRAINING, options.seed),
-            config={"regressor_steps": steps, "strength": strength},
-            checkpoint_every=1,
-            log_every=1,
-        ).theta
-        for name, strength, to_mean in REGRESSORS.strengths
+        for name, (maml, sizes, sample) in trainings.items()
     }
 
 
@@ -329,16 +205,14 @@ def tuned_step_size(theta: Array, shots: int, machine: Machine) -> float:
     def error(alpha: float) -> float:
         maml = tm.MAML(loss, alpha, machine=machine)
         errors = maml.evaluate(theta, tasks, TEST_STEPS)[:, 1:]
-        return float(np.nan_to_num(errors, nan=DIVERGED).clip(max=DIVERGED).mean())
+        return float(np.nan_to_num(errors, nan=np.inf).mean(dtype=np.float64))
 
     return min(STEP_SIZES, key=error)
 
 
-def step_sizes(
-    thetas: Mapping[str, Array], alpha: float, machine: Machine
-) -> dict[tuple[str, int], float]:
+def step_sizes(thetas: Mapping[str, Array], alpha: float, machine: Machine) -> Sizes:
     """The size of the gradient steps, by method and K: 0 for the oracle takes none."""
-    sizes = {}
+    sizes: dict[tuple[str, int], float] = {}
     for name, theta in thetas.items():
         for shots in TEST_SHOTS:
             if METHODS[name].name == "maml":
@@ -350,11 +224,7 @@ def step_sizes(
     return sizes
 
 
-def test(
-    thetas: Mapping[str, Array],
-    sizes: Mapping[tuple[str, int], float],
-    machine: Machine,
-) -> list[dict[str, Any]]:
+def test(thetas: Mapping[str, Array], sizes: Sizes, machine: Machine) -> list[Row]:
     """The rows of `results.json`: mean and interval for each method, K and step."""
     rows = []
     for (name, shots), alpha in sizes.items():
@@ -367,8 +237,7 @@ def test(
         method = METHODS[name]
         errors = maml.evaluate(thetas[name], tasks, TEST_STEPS)
         for steps in range(TEST_STEPS + 1):
-            kept = errors[errors[:, steps] < DIVERGED, steps]
-            mse, interval = mean_and_interval(kept)
+            mse, interval = mean_and_interval(errors[:, steps])
             rows.append(
                 {
                     "method": method.name,
@@ -378,38 +247,30 @@ def test(
                     "mse": mse,
                     "ci95": interval,
                     "paper": method.paper.get(steps) if shots == 5 else None,
-                    "diverged": TEST_TASKS - len(kept),
                 }
             )
     return rows
 
 
-def curve(
-    rows: Sequence[dict[str, Any]], method: Method, shots: int
-) -> list[dict[str, Any]]:
+def select(rows: Sequence[Row], method: Method, shots: int) -> list[Row]:
     """The rows for 0 .. 10 steps of one method and K."""
     key = (method.name, method.order, shots)
     return [r for r in rows if (r["method"], r["order"], r["shots"]) == key]
 
 
-def table_2(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
+def table_2(rows: Sequence[Row], names: Sequence[str]) -> str:
     """Table 2 of the paper, its numbers beside ours."""
-    lines, diverged = [], False
+    lines = []
     for name in names:
         line = [METHODS[name].label]
-        points = curve(rows, METHODS[name], shots=5)
+        points = select(rows, METHODS[name], shots=5)
         for row in (points[1], points[5], points[10]):
-            mark = (
-                "*" * row["diverged"] if row["diverged"] < 4 else f"*{row['diverged']}"
-            )
-            line.append(f"{mark}{row['mse']:.2f} ± {row['ci95']:.2f}")
+            ours = f"{row['mse']:.2f} ± {row['ci95']:.2f}"
+            line.append(ours if row["mse"] < DIVERGED else "diverges")
             line.append("-" if row["paper"] is None else f"{row['paper']:.2f}")
-            diverged |= row["diverged"] > 0
         lines.append(line)
     header = ["MSE on 5 shots after", "1 step", "paper", "5 steps", "paper"]
-    table = text_table([*header, "10 steps", "paper"], lines)
-    note = f"\n* a task diverged (error above {DIVERGED:g}) and is not in the mean"
-    return table + note if diverged else table
+    return text_table([*header, "10 steps", "paper"], lines)
 
 
 # %% Figure 3: error against the number of gradient steps
@@ -417,42 +278,20 @@ def table_2(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
 # would share the bottom of the figure.
 
 
-def draw_figure_3(
-    rows: Sequence[dict[str, Any]], names: Sequence[str], out: Any
-) -> None:
+def draw_figure_3(rows: Sequence[Row], names: Sequence[str], out: Path) -> None:
     """Mean squared error after 0 to 10 steps, for K = 5, 10, 20."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator
-
-    figure = Figure(figsize=(11, 4.6), layout="constrained")
-    panels = figure.subplots(1, len(TEST_SHOTS), sharey=True)
-    for panel, shots in zip(panels, TEST_SHOTS, strict=True):
+    panels: dict[str, list[Curve]] = {}
+    for shots in TEST_SHOTS:
         for name in names:
             method = METHODS[name]
-            points = curve(rows, method, shots)
-            steps = range(len(points))
-            mse = np.array([row["mse"] for row in points])
-            interval = np.array([row["ci95"] for row in points])
-            low = np.maximum(mse - interval, mse / 2)  # a log scale has no zero
-            band = {"color": method.colour, "alpha": 0.2, "linewidth": 0}
-            panel.fill_between(steps, low, mse + interval, **band)
-            line = {"color": method.colour, "marker": method.marker, "markersize": 5}
-            panel.plot(steps, mse, label=method.label, **line)
-        panel.set_title(f"K = {shots}")
-        panel.set_xlabel("gradient steps")
-        panel.set_xticks(range(0, TEST_STEPS + 1, 2))
-        panel.set_yscale("log")
-        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        panel.yaxis.set_major_formatter("{x:g}")
-        panel.yaxis.set_minor_formatter("")
-        panel.grid(which="major", color="0.9")
-    panels[0].set_ylabel("mean squared error on query points")
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="outside lower center", ncols=len(labels), frameon=False
-    )
-    figure.suptitle(f"Mean of {TEST_TASKS} new tasks, with 95 % intervals")
-    save_figure(figure, out)
+            chosen = select(rows, method, shots)
+            mse, interval = (
+                np.array([r[key] for r in chosen]) for key in ("mse", "ci95")
+            )
+            line = Curve(method.label, method.colour, method.marker, mse, interval)
+            panels.setdefault(f"K = {shots}", []).append(line)
+    title = f"Mean of {TEST_TASKS} new tasks, with 95 % intervals"
+    draw_errors(panels, title, out)
 
 
 # %% Figure 2: fits with all points in one half of the range
@@ -461,63 +300,31 @@ def draw_figure_3(
 
 
 def draw_figure_2(
-    thetas: Mapping[str, Array],
-    sizes: Mapping[tuple[str, int], float],
-    machine: Machine,
-    out: Any,
+    thetas: Mapping[str, Array], sizes: Sizes, machine: Machine, out: Path
 ) -> None:
     """Fits before the update, after 1 and after 10 steps: MAML beside pretrained."""
-    from matplotlib.figure import Figure
-
     waves = sinusoid.sample_waves(random(FITS, 0), 3)
-    maml_name = "exact" if "exact" in thetas else "first-order"
-    columns = [(k, name) for k in (5, 10) for name in (maml_name, "pretrained")]
     grid = np.linspace(*sinusoid.INPUTS, 201, dtype=np.float32)[:, None]
-    figure = Figure(figsize=(12, 8), layout="constrained")
-    panels = figure.subplots(3, len(columns), sharex=True, sharey="row")
-    for column, (shots, name) in zip(panels.T, columns, strict=True):
-        alpha = sizes[name, shots]
+    columns = []
+    for shots in (5, 10):
         x = random(FITS, shots).uniform(0, 5, (3, shots, 1)).astype(np.float32)
         x[1] -= 5  # the second wave has its points in the left half
-        maml = tm.MAML(loss, alpha, machine=machine)
-        fits = maml.adapt(thetas[name], x, waves(x), TEST_STEPS)
-        label, colour = METHODS[name].label, METHODS[name].colour
-        column[0].set_title(
-            f"{label}, K = {shots}\n(step size {alpha:g})", color=colour
-        )
-        for task, panel in enumerate(column):
-            wave = sinusoid.Waves(waves.amplitude[task], waves.phase[task])
-            draw_fits(panel, colour, grid, wave, x[task], fits[task])
-    for panel in panels[-1]:
-        panel.set_xlabel("x")
-    for panel in panels[:, 0]:
-        panel.set_ylabel("y")
-    handles, labels = panels[0, 0].get_legend_handles_labels()
-    legend = figure.legend(
-        handles, labels, loc="outside lower center", ncols=len(labels), frameon=False
-    )
-    for line in legend.get_lines()[2:4]:  # the colour says the method, not the step
-        line.set_color("0.3")
-    save_figure(figure, out)
-
-
-def draw_fits(
-    panel: "Axes", colour: str, grid: Array, wave: sinusoid.Waves, x: Array, fits: Array
-) -> None:
-    """One panel: a wave, its support points x (K, 1), and f_theta for theta in fits."""
-    half = (0, 5) if x[0, 0] > 0 else (-5, 0)
-    panel.axvspan(*half, color="0.94", linewidth=0, label="half with all points")
-    panel.plot(grid, wave(grid), color="black", linewidth=1, label="true wave")
-    for step, line, width, label in (
-        (0, ":", 1.5, "before any step"),
-        (1, "--", 1.5, "after 1 step"),
-        (TEST_STEPS, "-", 2.5, f"after {TEST_STEPS} steps"),
-    ):
-        y = NETWORK.predict(fits[step], grid)
-        shade = colour if step else "0.4"
-        panel.plot(grid, y, color=shade, linestyle=line, linewidth=width, label=label)
-    panel.plot(x, wave(x), "^k", ms=7, mfc="#F0E442", label="support points")
-    panel.set_ylim(-1.3 * wave.amplitude.item(), 1.3 * wave.amplitude.item())
+        for name in ("exact" if "exact" in thetas else "first-order", "pretrained"):
+            alpha = sizes[name, shots]
+            maml = tm.MAML(loss, alpha, machine=machine)
+            adapted = maml.adapt(thetas[name], x, waves(x), TEST_STEPS)
+            predictions = [
+                [
+                    NETWORK.predict(theta, grid)[:, 0]
+                    for theta in task[[0, 1, TEST_STEPS]]
+                ]
+                for task in adapted
+            ]
+            method = METHODS[name]
+            title = f"{method.label}, K = {shots}\n(step size {alpha:g})"
+            fits = Fits(title, method.colour, x, waves(x), np.array(predictions))
+            columns.append(fits)
+    draw_fits(columns, grid, waves(grid[None])[..., 0], TEST_STEPS, out)
 
 
 # %% Everything
@@ -537,9 +344,15 @@ def make_parser() -> Parser:
     parser.add_argument(
         "--alpha",
         type=positive_number,
-        default=0.01,
+        default=0.001,
         metavar="SIZE",
         help="MAML's inner step size, in training and at test (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--initial",
+        choices=("recipe", "he"),
+        default="recipe",
+        help="first weights: of deviation 0.01 as in the recipe (default), or He's",
     )
     parser.add_argument(
         "--multitask",
@@ -549,8 +362,8 @@ def make_parser() -> Parser:
     parser.add_argument(
         "--resume",
         metavar="FILE",
-        help="checkpoint.npz to continue from, with the same --seed and --alpha; "
-        "--iterations may be more",
+        help="checkpoint.npz to continue from, with the same --seed, --alpha and "
+        "--initial; --iterations may be more",
     )
     return parser
 
@@ -562,7 +375,14 @@ def run(
     thetas = train_methods(stages, options, machine)
     drawn = list(thetas)
     if options.multitask:
-        thetas |= train_multitask(stages, options, machine)
+        thetas |= train_multitask(
+            stages,
+            NETWORK,
+            loss,
+            options.iterations,
+            lambda: random(TRAINING, options.seed),
+            machine,
+        )
     seconds = {name: result.seconds for name, result in stages.results.items()}
 
     started = time.perf_counter()
@@ -575,17 +395,7 @@ def run(
     draw_figure_2(thetas, sizes, machine, options.out / "figure2.png")
     seconds["figures"] = time.perf_counter() - started
     seconds["total"] = sum(seconds.values())
-    results = {
-        "experiment": "sinusoid",
-        "command": command,
-        "version": tm.__version__,
-        "seed": options.seed,
-        "iterations": options.iterations,
-        "machine": machine.name,
-        "seconds": seconds,
-        "rows": rows,
-    }
-    write_results(options.out / "results.json", results)
+    write_results("sinusoid", command, options, machine, seconds, rows)
 
     print(table_2(rows, list(thetas)))
     for name in thetas:
@@ -605,18 +415,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "network": SIZES,
         "seed": options.seed,
         "alpha": options.alpha,
+        "initial": options.initial,
     }
     stages = open_stages(parser, options, config, FILES)
     command = command_line("examples/sinusoid.py", arguments)
-    try:
-        run(stages, options, machine, command)
-    except KeyboardInterrupt:
-        print(f"Stopped. Continue with\n  {command} --resume {stages.checkpoint}")
-        return 130
-    except (FloatingPointError, OSError) as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return run_to_the_end(
+        parser,
+        lambda: run(stages, options, machine, command),
+        stopped=f"Continue with\n  {command} --resume {stages.checkpoint}",
+    )
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).resolve().parents[1] / "examples"
+sys.path.append(str(FOLDER))  # an example may import its neighbours, as when it is run
 
 
 def load_example(name):

@@ -298,9 +298,13 @@ def test_peer_with_a_wrong_gradient_ends_the_benchmark_before_any_time(bench):
 
 def test_scaling_has_a_row_for_every_number_of_tasks(bench):
     rows = measure.measure_scaling(
-        bench, [measure.Variant(one("right"), "", 1)], [1, 2], "{} tasks".format, 2
+        bench, [one("right")], [1, 2], "{} tasks".format, order=2
     )
     assert [made.work for made in rows] == ["1 tasks", "2 tasks"]
+    with pytest.raises(DisagreementError, match="wrong .1 thread, 1 tasks."):
+        measure.measure_scaling(
+            bench, [one("right"), one("wrong")], [1], "{} tasks".format, order=2
+        )
 
 
 def test_start_up_has_a_cold_and_a_warm_row(bench):

@@ -136,7 +136,7 @@ def test_recomputation_keeps_memory_from_growing_with_activations(example):
 
 
 def test_cost_rows_say_what_first_order_saves(example):
-    rows = example.measure_cost(tm.get_machine("numpy"), rounds=2)
+    rows = example.measure_cost(tm.get_machine("numpy"))
     for steps in example.STEPS:
         for quantity in ("seconds", "flops"):
             exact, first = (
@@ -152,7 +152,7 @@ def test_ctrl_c_stops_with_one_line(example, folder, monkeypatch, capsys):
     monkeypatch.setattr(sinusoid, "sample_tasks", sample)
     assert example.main(["--iterations", "20", "--threads", "1", "--out", "out"]) == 130
     out, err = capsys.readouterr()
-    assert out == "Stopped; there are no results.\n"
+    assert out == "Stopped. There are no results.\n"
     assert "Traceback" not in err
     assert not (folder / "out/results.json").exists()
 

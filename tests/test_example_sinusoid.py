@@ -149,9 +149,8 @@ def test_help_names_every_option(example, capsys):
     out, _ = capsys.readouterr()
     assert stop.value.code == 0
     assert "figures 2, 3, 6, 7 and table 2" in out
-    for option in (
-        "iterations order alpha machine threads seed out resume fast multitask".split()
-    ):
+    options = "iterations order alpha initial machine threads seed out resume fast"
+    for option in [*options.split(), "multitask"]:
         assert f"--{option} " in out
 
 
@@ -220,41 +219,12 @@ def test_tuning_picks_the_step_size_with_the_smallest_validation_error(small):
     assert small.tuned_step_size(theta, 10, tm.get_machine("numpy")) == 0.005
 
 
-def test_diverged_tasks_are_counted_and_left_out_of_the_mean(small, capsys):
+def test_divergence_is_shown_and_not_left_out_of_the_mean(small, capsys):
     results = run(small, "--iterations", 0, "--alpha", 30)
     rows = select(results, "maml", order=2)
-    assert rows[0]["diverged"] == 0 and rows[0]["mse"] is not None
-    assert rows[10]["diverged"] == small.TEST_TASKS
+    assert rows[0]["mse"] is not None
     assert rows[10]["mse"] is None and rows[10]["ci95"] is None
-    assert "diverged" in capsys.readouterr().out
-
-
-def test_the_running_mean_is_the_mean_of_its_targets(small):
-    targets = np.random.default_rng(0).normal(size=(5, 3))
-    theta, mean = np.zeros(3), small.RunningMean()
-    for target in targets:
-        mean.update(theta, theta - target)
-    np.testing.assert_allclose(theta, targets.mean(0))
-    other = small.RunningMean()
-    other.load_state(mean.state())
-    assert other.count == 5
-
-
-def test_regressors_learn_their_waves_and_a_penalty_holds_them_back(small):
-    centre = small.NETWORK.init(np.random.default_rng(9))
-    machine = tm.get_machine("numba", 1)
-    results = {}
-    for name, steps, strength in (
-        ("no", 1, 0.0),
-        ("free", 150, 0.0),
-        ("held", 150, 1.0),
-    ):
-        group = small.Group(machine, steps, strength, to_mean=True)
-        results[name] = group(centre, np.random.default_rng(0))
-    assert results["free"].loss < 0.6 * results["no"].loss
-    # The gradient is the way from the group's mean back to the centre.
-    ways = {name: np.linalg.norm(result.gradient) for name, result in results.items()}
-    assert ways["held"] < 0.2 * ways["free"]
+    assert "diverges" in capsys.readouterr().out
 
 
 # --- stopping and resuming ------------------------------------------------------------

@@ -25,7 +25,7 @@ def test_results_are_strict_json_with_null_for_what_is_not_finite(tmp_path):
         "b": {"c": np.float32(0.5)},
         "d": "±",
     }
-    experiment.write_results(path, results)
+    experiment.write_json(path, results)
     assert read_strict_json(path) == {
         "a": [None, 1, None, True],
         "b": {"c": 0.5},
@@ -37,7 +37,7 @@ def test_results_that_cannot_be_written_leave_the_old_ones(tmp_path):
     path = tmp_path / "results.json"
     path.write_text("old")
     with pytest.raises(TypeError):
-        experiment.write_results(path, {"a": object()})
+        experiment.write_json(path, {"a": object()})
     assert path.read_text() == "old"
     assert len(list(tmp_path.iterdir())) == 1
 

@@ -30,7 +30,7 @@ class Table:
 
     Args:
         path: file to write or overwrite; None for no log.
-        label: name of this training in a log of several, which then has one column more.
+        label: name of this training in a log of several, which has one column more.
         before: the rows of earlier trainings, each behind its own label.
     """
 

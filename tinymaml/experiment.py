@@ -13,6 +13,7 @@ import json
 import math
 import os
 import shlex
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -182,6 +183,22 @@ def reason(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
+def run_to_the_end(parser: Parser, run: Callable[[], None], stopped: str) -> int:
+    """Run; return the exit status: 0, 130 after Ctrl-C, 1 after a fault in the run.
+
+    `stopped` is what to tell who pressed Ctrl-C.
+    """
+    try:
+        run()
+    except KeyboardInterrupt:
+        print(f"Stopped. {stopped}")
+        return 130
+    except (FloatingPointError, OSError) as error:
+        print(f"{parser.prog}: error: {reason(error)}", file=sys.stderr)
+        return 1
+    return 0
+
+
 def command_line(program: str, arguments: Sequence[str]) -> str:
     """The command that was given, ready to be pasted into a shell.
 
@@ -206,7 +223,9 @@ def mean_and_interval(values: np.ndarray) -> tuple[float, float]:
     values = np.asarray(values, np.float64)
     if len(values) == 0:
         return math.nan, math.nan
-    return float(values.mean()), float(1.96 * values.std() / math.sqrt(len(values)))
+    with np.errstate(all="ignore"):  # infinite values have no interval: NaN
+        interval = 1.96 * values.std() / math.sqrt(len(values))
+    return float(values.mean()), float(interval)
 
 
 def text_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -230,8 +249,32 @@ def text_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 # --- files ----------------------------------------------------------------------------
 
 
-def write_results(path: str | os.PathLike[str], results: Mapping[str, Any]) -> None:
-    """Write results as JSON, whole or not at all; NaN and infinity become null."""
+def write_results(
+    experiment: str,
+    command: str,
+    options: argparse.Namespace,
+    machine: Machine,
+    seconds: Mapping[str, float],
+    rows: Sequence[Mapping[str, Any]],
+) -> None:
+    """Write `results.json` into `options.out`, as `write_json` does."""
+    from tinymaml import __version__
+
+    results = {
+        "experiment": experiment,
+        "command": command,
+        "version": __version__,
+        "seed": options.seed,
+        "iterations": options.iterations,
+        "machine": machine.name,
+        "seconds": seconds,
+        "rows": rows,
+    }
+    write_json(options.out / "results.json", results)
+
+
+def write_json(path: str | os.PathLike[str], results: Mapping[str, Any]) -> None:
+    """Write JSON, whole or not at all; NaN and infinity become null."""
     text = json.dumps(_finite(results), indent=1, allow_nan=False, ensure_ascii=False)
     with write_atomically(path) as file:
         file.write(text.encode() + b"\n")
