@@ -23,7 +23,7 @@ import numpy as np
 # Run as a script, Python looks for modules beside the script and not in the root.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import common, measure, peers, workers
+from benchmarks import common, measure, peers, startup, workers
 from benchmarks.common import Array, Row, times_of
 from benchmarks.measure import Bench, Implementation, Variant
 from benchmarks.workers import Prepared
@@ -169,7 +169,9 @@ def cost(folder: Path, order: int, tasks: int) -> tuple[int, int]:
 # --- the benchmark --------------------------------------------------------------------
 
 
-def implementations(threads: int, chosen_peers: Sequence[str]) -> list[Implementation]:
+def implementations(
+    threads: int, chosen_peers: Sequence[str], quick: bool
+) -> list[Implementation]:
     """What is compared, tinymaml first."""
     both = tuple(sorted({1, threads}))
     forms = peers.FORMS
@@ -184,10 +186,12 @@ def implementations(threads: int, chosen_peers: Sequence[str]) -> list[Implement
     ]
     kept = []
     for one in everything:
-        if one.module == "tinymaml" or one.module in chosen_peers:
-            kept.append(one)
-        else:
+        if one.module not in ("tinymaml", *chosen_peers):
             print(f"skipped: {one.name}: left out by --peers")
+        elif quick and one.name == JAX_MAP:
+            print(f"skipped: {one.name}: left out by --quick, it is not JAX's best")
+        else:
+            kept.append(one)
     return measure.available(kept)
 
 
@@ -255,7 +259,7 @@ def run(
     bench: Bench, threads: int, chosen_peers: Sequence[str], machine: dict[str, Any]
 ) -> list[Row]:
     """All parts, printed one after the other."""
-    compared = implementations(threads, chosen_peers)
+    compared = implementations(threads, chosen_peers, bench.quick)
     measure.check_float64(bench, compared)
     work = f"sinusoid, {TASKS} tasks"
     rows: list[Row] = []
@@ -267,23 +271,24 @@ def run(
     rows = common.with_ratios(rows)
     flops = {order: cost(bench.folder, order, TASKS)[0] for order in bench.references}
     print_times(rows, speeds, flops)
+    machine["matmul_gflops"] = {str(n): speed / 1e9 for n, speed in speeds.items()}
+
     ours = Variant(compared[0], "", threads)
     if bench.quick:
         print("peers: start-up and more tasks are left out by --quick")
-    machine["matmul_gflops"] = {str(n): speed / 1e9 for n, speed in speeds.items()}
-
     libraries = [] if bench.quick else ["torch", "jax"]
     modules = {OURS: ("tinymaml", threads)}
     modules |= {m: (m, 1) for m in libraries if any(i.module == m for i in compared)}
     known = [] if bench.quick else [VMAP, COMPILED, JAX_VMAP]
     starting = [ours, *(bench.chosen[name] for name in known if name in bench.chosen)]
-    started = measure.measure_imports(bench, modules)
-    started += measure.measure_start(bench, starting, work, order=2)
+    started = startup.measure_imports(bench, modules)
+    started += startup.measure_start(bench, starting, work, order=2)
     started = common.with_ratios(started)
     print_start(started)
 
     known = [] if bench.quick else [VMAP, JAX_VMAP]
-    scaling = [i for i in compared if i.name in known and i.name in bench.chosen]
+    scaling = [compared[0]]
+    scaling += [i for i in compared if i.name in known and i.name in bench.chosen]
     scaled = common.with_ratios(
         measure.measure_scaling(bench, scaling, SCALING, scaling_work, order=2)
     )

@@ -2,7 +2,7 @@
 
     python examples/sinusoid.py               # under 3 minutes on two cores
     python examples/sinusoid.py --fast        # 15 seconds, compilation included
-    python examples/sinusoid.py --multitask   # 5 minutes more: all of table 2
+    python examples/sinusoid.py --multitask   # 3 minutes more: all of table 2
 
 A task is one sine wave, of which the network sees K points. Meta-learned parameters
 (exact MAML and first-order MAML) are compared with parameters pretrained on all tasks

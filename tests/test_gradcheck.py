@@ -26,7 +26,9 @@ LOSSES = {
     "cubic": lambda theta, x: (theta * theta * theta).sum(),
     "entropy": lambda theta, x: (tm.softmax(theta) * tm.log(theta * theta + 1)).sum(),
     "norm": lambda theta, x: reciprocal(tm.rsqrt((theta * theta).sum())),
-    "exponential": lambda theta, x: tm.exp(theta * 0.5).mean() / 3 - 2 / theta.sum(),
+    "exponential": lambda theta, x: (
+        tm.exp(theta * 0.5).mean() / 3 - 2 / (theta * theta).sum()
+    ),
     "kinked": lambda theta, x: (tm.relu(theta) * theta * theta).sum(),
 }
 

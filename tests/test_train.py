@@ -22,7 +22,6 @@ from training import (
 
 from tinymaml.checkpoint import load_checkpoint
 from tinymaml.optim import SGD, Adam
-from tinymaml.train import train
 
 BIT_GENERATORS = [
     np.random.PCG64,

@@ -1,0 +1,82 @@
+"""How long until something comes back: imports, cold starts, warm starts.
+
+Every sample is a fresh process. A start runs from starting Python to the first
+meta-gradient in hand; it is cold if every library's compile cache is an empty folder,
+and warm with the caches that the cold start has filled.
+
+Left out: the disk's own cache. Files of the libraries have been read before.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from benchmarks.common import Row, row_of
+from benchmarks.measure import Bench, Variant
+
+
+def import_seconds(module: str) -> float:
+    """The time that `import module` takes in a fresh interpreter."""
+    code = (
+        "import time; start = time.perf_counter()\n"
+        f"import {module}\n"
+        "import json; print(json.dumps(time.perf_counter() - start))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).resolve().parents[1],  # where `import tinymaml` finds it
+    )
+    return float(json.loads(result.stdout.splitlines()[-1]))
+
+
+def measure_imports(bench: Bench, modules: Mapping[str, tuple[str, int]]) -> list[Row]:
+    """Rows of import times; modules: implementation -> (module, threads)."""
+    samples: dict[str, list[float]] = {name: [] for name in modules}
+    for _ in range(bench.rounds(3, 7)):
+        for name, (module, _) in modules.items():
+            samples[name].append(import_seconds(module))
+    return [
+        row_of(samples[name], "import", name, 2, threads, None)
+        for name, (_, threads) in modules.items()
+    ]
+
+
+def measure_start(
+    bench: Bench, variants: Sequence[Variant], work: str, order: int
+) -> list[Row]:
+    """Rows of cold and warm starts of each variant."""
+    rows = []
+    colds, warms = bench.rounds(1, 3), bench.rounds(2, 5)
+    for variant in variants:
+        name = variant.implementation.name
+        samples: dict[str, list[float]] = {"cold": [], "warm": []}
+        peaks: list[int | None] = []
+        for cold in range(colds):
+            with tempfile.TemporaryDirectory() as folder:
+                caches = {
+                    "NUMBA_CACHE_DIR": f"{folder}/numba",
+                    "TORCHINDUCTOR_CACHE_DIR": f"{folder}/inductor",
+                    "JAX_COMPILATION_CACHE_DIR": f"{folder}/jax",
+                    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+                }
+                for kind in ["cold"] + ["warm"] * (warms if cold == colds - 1 else 0):
+                    start = time.perf_counter()
+                    with bench.start(variant.threads, caches) as worker:
+                        reply = worker.ask("prepare", **bench.request(variant, order))
+                        samples[kind].append(time.perf_counter() - start)
+                        peaks.append(reply["peak_bytes"])
+        for kind, times in samples.items():
+            peak = None if None in peaks else max(p for p in peaks if p is not None)
+            rows.append(
+                row_of(
+                    times, f"{work}, {kind} start", name, order, variant.threads, peak
+                )
+            )
+    return rows
