@@ -20,9 +20,7 @@ METRICS = ("mse", "accuracy", "return")
 
 
 def interval(values: Sequence[float]) -> float:
-    """Half-width of the 95 % interval of a mean; NaN for a single value."""
-    if len(values) < 2:
-        return float("nan")
+    """Half-width of the 95 % interval of a mean of at least two values."""
     width = student.ppf(0.975, len(values) - 1) * stdev(values) / len(values) ** 0.5
     return float(width)
 
@@ -57,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             steps,
             papers[method, order, steps] or "",
             f"{mean(finite):.3g}" if whole else "not finite",
-            f"{interval(finite):.2g}" if whole else "",
+            f"{interval(finite):.2g}" if whole and len(finite) > 1 else "",
             ", ".join("inf" if v is None else f"{v:.3g}" for v in found),
         )
         print("| " + " | ".join(str(cell) for cell in cells) + " |")

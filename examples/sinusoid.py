@@ -18,9 +18,9 @@ taken on these), up to 10 gradient steps on the same support points, 95 % interv
 it on 600 other tasks, for each K, in the mean over 1 to 10 steps.
 
 Deviations: alpha is the 0.001 of the authors' code, not the 0.01 of the paper's text,
-because only the former gives the paper's numbers. Exact MAML that is trained for one
-step of 0.01 diverges on some tasks when it takes ten of them on 5 points (try
---alpha 0.01). --multitask has deviations of its own, which multitask.py names.
+because the former gives the paper's numbers with every seed tried. Exact MAML that is
+trained for one step of 0.01 may diverge on some tasks when it takes ten of them on 5
+points (try --alpha 0.01). --multitask has deviations of its own: see multitask.py.
 
 Written into the folder of --out: figure2.png (fits, all points in one half of the
 range), figure3.png (error against gradient steps), results.json, log.csv and

@@ -1,7 +1,7 @@
 """Every row of the table of primitives, on every machine, at orders 0 to 3."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from playing import DTYPES, MACHINES
 from primitive_cases import CASES
@@ -10,6 +10,7 @@ from primitive_checks import check_agreement, check_derivatives, check_values
 from tinymaml.primitives import PRIMITIVES
 from tinymaml.tape import Tape
 
+fewer = settings(max_examples=settings().max_examples // 2)  # the odd shapes are there
 seeds = st.integers(0, 2**16)
 every_row = pytest.mark.parametrize("row", CASES)
 every_machine = pytest.mark.parametrize("machine", MACHINES)
@@ -29,6 +30,7 @@ def test_primitive_values_are_those_of_plain_numpy_at_odd_shapes(row, machine):
 
 @every_row
 @every_machine
+@fewer
 @given(data=st.data(), seed=seeds)
 def test_primitive_values_are_those_of_plain_numpy(row, machine, data, seed):
     check_values(row, *data.draw(CASES[row].drawn), seed, machine)
@@ -43,6 +45,7 @@ def test_primitive_derivatives_are_finite_differences_at_odd_shapes(row, machine
 
 @every_row
 @every_machine
+@fewer
 @given(data=st.data(), seed=seeds)
 def test_primitive_derivatives_are_finite_differences(row, machine, data, seed):
     check_derivatives(row, *data.draw(CASES[row].drawn), seed, machine)
@@ -57,6 +60,7 @@ def test_machines_agree_on_primitive_at_odd_shapes(row, dtype):
 
 @every_row
 @every_dtype
+@fewer
 @given(data=st.data(), seed=seeds)
 def test_machines_agree_on_primitive(row, dtype, data, seed):
     check_agreement(row, *data.draw(CASES[row].drawn), seed, dtype)
