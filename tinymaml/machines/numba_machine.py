@@ -104,14 +104,31 @@ def add_pieces(source, target, moves):
             out[i] += x[i]
 
 
+@intrinsic
+def take_number(typing_context, counter):
+    """The next of 0, 1, 2, ...: no two threads get the same."""
+
+    def generate(context, builder, signature, arguments):
+        place = context.make_array(signature.args[0])(context, builder, arguments[0])
+        one = context.get_constant(types.int64, 1)
+        return builder.atomic_rmw("add", place.data, one, "monotonic")
+
+    return types.int64(counter), generate
+
+
 @njit(nogil=True, cache=True, error_model="numpy")
-def play_blocks(thread, threads, code, w, rows, moves):
-    """Play the code for every threads-th block of tasks in one workspace."""
+def play_blocks(counter, code, w, rows, moves):
+    """Play the code for one block of tasks after another, until none is left.
+
+    Threads take blocks as they come, so one that starts late, or that another program
+    disturbs, takes fewer. Who takes a block does not matter to its sum.
+    """
     shared, tasks, each, blocks = rows
     shared_moves, task_moves, each_moves, sum_moves = moves
     count, cuts = len(tasks), len(blocks)
     copy_pieces(shared[0], w, shared_moves)
-    for block in range(thread, cuts, threads):
+    block = take_number(counter)
+    while block < cuts:
         blocks[block, :] = 0
         # [alg2-line4]
         for task in range(block * count // cuts, (block + 1) * count // cuts):
@@ -123,15 +140,14 @@ def play_blocks(thread, threads, code, w, rows, moves):
             copy_pieces(w, each[task], each_moves)
             add_pieces(w, blocks[block], sum_moves)
         # [/alg2-line4]
+        block = take_number(counter)
 
 
 @njit(parallel=True, nogil=True, cache=True, error_model="numpy")
-def play_in_parallel(code, workspaces, rows, moves):
-    """Play all blocks, each thread its share in a workspace of its own."""
-    threads = len(workspaces)
-    for i in prange(threads):
-        thread = np.int64(i)  # an unsigned number would compile play_blocks once more
-        play_blocks(thread, threads, code, workspaces[thread], rows, moves)
+def play_in_parallel(counter, code, workspaces, rows, moves):
+    """Play all blocks, each thread in a workspace of its own."""
+    for thread in prange(len(workspaces)):
+        play_blocks(counter, code, workspaces[thread], rows, moves)
 
 
 @njit(nogil=True, cache=True)
@@ -230,6 +246,7 @@ class NumbaProgram:
         )
         self._shared_row = self._shared.new(1)
         self._shared_views = self._shared.views(self._shared_row)
+        self._counter = np.zeros(1, dtype=np.int64)
         self._make_room(1)
 
     def _make_room(self, count: int) -> None:
@@ -249,10 +266,13 @@ class NumbaProgram:
             view[...] = inputs[name]
         each, total = self._each.new(count), self._sums.new(1)
         rows = (self._shared_row, self._task_rows, each, self._blocks)
+        self._counter[0] = 0
         if self.threads == 1:
-            play_blocks(0, 1, self.code, self.workspaces[0], rows, self._moves)
+            play_blocks(self._counter, self.code, self.workspaces[0], rows, self._moves)
         else:
-            play_in_parallel(self.code, self.workspaces, rows, self._moves)
+            play_in_parallel(
+                self._counter, self.code, self.workspaces, rows, self._moves
+            )
         sum_blocks(self._blocks, total[0])
         sums = self._sums.views(total)
         return self._each.views(each) | {name: sums[name][0] for name in sums}
