@@ -30,7 +30,7 @@ def grad(loss: Value, theta: Value) -> Value:
     >>> from tinymaml.tape import Tape
     >>> theta = Tape().input("theta", (3,))
     >>> grad((theta * theta).sum(), theta)
-    Value(add, shape=(3,))
+    Value(scale, shape=(3,))
     """
     if not isinstance(loss, Value) or loss.size != 1:
         came = getattr(loss, "shape", type(loss).__name__)
