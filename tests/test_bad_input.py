@@ -42,6 +42,7 @@ SIZE = P.theta.size
             ValueError,
             r"step_weights: expected 1 finite w.*2\]",
         ),
+        ({"step_weights": 1.0}, ValueError, "step_weights: expected 1 finite weights"),
         ({"step_weights": [np.nan]}, ValueError, "step_weights: expected 1 finite wei"),
         ({"machine": "cuda"}, ValueError, "machine: expected one of .*, got 'cuda'"),
         ({"threads": 0}, ValueError, "threads: expected at least 1, got 0"),
@@ -262,3 +263,20 @@ def test_maml_works_on_after_a_refusal(machine):
     with pytest.raises(ValueError, match="x_support: expected finite"):
         maml.meta_gradient(P.theta, with_number("x_support", np.nan))
     assert np.array_equal(maml.meta_gradient(P.theta, P.tasks).gradient, before)
+
+
+# --- options changed after construction -----------------------------------------------
+
+
+def test_a_changed_order_or_alpha_is_not_answered_from_the_cache():
+    theta, tasks = P.theta, tuple(P.tasks)
+    maml = P.maml(alpha=0.1, machine="numpy")
+    exact = maml.meta_gradient(theta, tasks).gradient
+    maml.order = 1
+    first = maml.meta_gradient(theta, tasks).gradient
+    assert np.abs(exact - first).max() > 1e-6
+    maml.order, maml.alpha = 2, 0.0
+    plain = P.maml(alpha=0.0, machine="numpy").meta_gradient(theta, tasks).gradient
+    np.testing.assert_array_equal(maml.meta_gradient(theta, tasks).gradient, plain)
+    with pytest.raises(ValueError, match="alpha: expected finite numbers"):
+        maml.alpha = float("nan")

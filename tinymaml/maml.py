@@ -187,21 +187,26 @@ class MAML:
             raise ValueError(f"order: expected 1 or 2, got {order!r}")
         if reduction not in ("mean", "sum"):
             raise ValueError(f"reduction: expected 'mean' or 'sum', got {reduction!r}")
-        if step_weights is not None:
-            wrong = len(step_weights) != steps or not np.isfinite(step_weights).all()
-            if wrong:
-                raise ValueError(
-                    f"step_weights: expected {steps} finite weights, got {step_weights}"
-                )
         self.loss = loss
-        self.alpha = _check_alpha(alpha)
+        self.alpha = alpha
         self.steps = _check_steps(steps)
+        if step_weights is not None:
+            step_weights = _check_step_weights(step_weights, self.steps)
         self.order = order
         self.reduction = reduction
         self.recompute = recompute
         self.step_weights = step_weights
         self.machine = get_machine(machine, threads)
         self._programs: dict[Any, Program] = {}
+
+    @property
+    def alpha(self) -> Array:
+        """The inner step size, an array of shape () or (P,)."""
+        return self._alpha
+
+    @alpha.setter
+    def alpha(self, alpha: float | Array) -> None:
+        self._alpha = _check_alpha(alpha)
 
     def meta_gradient(
         self, theta: Array, tasks: Tasks, parts: bool = False
@@ -216,7 +221,7 @@ class MAML:
         """
         if parts and self.order == 1:
             raise ValueError("parts: order=1 leaves out the corrections; use order=2")
-        count = _check_tasks(theta, tasks)
+        count = _check_tasks(theta, tasks := _as_tasks(tasks))
         results = self._play("meta-gradient", theta, tasks, self.steps, parts)
         scale = 1.0 / count if self.reduction == "mean" else 1.0
         losses = results["losses"]
@@ -239,7 +244,7 @@ class MAML:
     def evaluate(self, theta: Array, tasks: Tasks, steps: int | None = None) -> Array:
         """The query loss of each task after 0 .. steps inner steps: (T, steps + 1)."""
         steps = self.steps if steps is None else _check_steps(steps)
-        _check_tasks(theta, tasks)
+        _check_tasks(theta, tasks := _as_tasks(tasks))
         results = self._play("evaluate", theta, tasks, steps)
         return np.stack([results[f"loss{k}"] for k in range(steps + 1)], axis=1)
 
@@ -254,11 +259,20 @@ class MAML:
 
         kind: "meta-gradient", "adapt" or "evaluate".
         """
+        kinds = ("meta-gradient", "adapt", "evaluate")
+        if kind not in kinds:
+            raise ValueError(f"kind: expected one of {', '.join(kinds)}, got {kind!r}")
+        _check_tasks(theta, tasks := _as_tasks(tasks))
         return self._record(kind, theta, tasks, self.steps, parts)
 
     def _record(
         self, kind: str, theta: Array, tasks: Tasks, steps: int, parts: bool
     ) -> Tape:
+        if self.alpha.ndim and self.alpha.shape != theta.shape:
+            raise ValueError(
+                f"alpha: expected a number or one per parameter, shape {theta.shape}, "
+                f"got shape {self.alpha.shape}"
+            )
         tape = Tape()
         theta_0 = tape.input("theta", theta.shape)
         alpha = tape.input("alpha", self.alpha.shape)
@@ -303,13 +317,9 @@ class MAML:
         self, kind: str, theta: Array, tasks: Tasks, steps: int, parts: bool = False
     ) -> dict[str, Array]:
         """Play the program for these shapes, recorded and prepared at its first use."""
-        if self.alpha.ndim and self.alpha.shape != theta.shape:
-            raise ValueError(
-                f"alpha: expected a number or one per parameter, shape {theta.shape}, "
-                f"got shape {self.alpha.shape}"
-            )
         shapes = tuple(array.shape[1:] for array in tasks)
-        key = (kind, theta.size, theta.dtype, shapes, steps, parts)
+        options = (self.order, self.recompute, self.step_weights, self.alpha.shape)
+        key = (kind, theta.size, theta.dtype, shapes, steps, parts, options)
         program = self._programs.get(key)
         if program is None:
             tape = self._record(kind, theta, tasks, steps, parts)
@@ -325,9 +335,10 @@ class MAML:
         results = program(inputs)
         # A sum of squares is finite unless something is not (or is huge): a cheap look
         # at the results, and only then one at the inputs, to say where it came from.
-        # A loss alone may hide infinite data, as tanh does; its gradient does not.
+        # A loss alone may hide infinite data, as tanh does; its gradient does not. And
+        # without inner steps nothing may have read the support data.
         finite = all(isfinite(np.vdot(r, r)) for r in results.values())
-        if kind == "evaluate" or not finite:
+        if steps == 0 or kind == "evaluate" or not finite:
             for name, array in inputs.items():
                 if not np.isfinite(array).all():
                     raise ValueError(f"{name}: expected finite numbers, got NaN or inf")
@@ -357,8 +368,33 @@ def _check_steps(steps: int) -> int:
     return int(steps)
 
 
+def _check_step_weights(weights: Sequence[float], steps: int) -> tuple[float, ...]:
+    try:
+        array = np.asarray(weights, dtype=float)
+    except (TypeError, ValueError):
+        array = np.array(float("nan"))
+    if array.shape != (steps,) or not np.isfinite(array).all():
+        raise ValueError(
+            f"step_weights: expected {steps} finite weights, got {weights!r}"
+        )
+    return tuple(array.tolist())
+
+
+def _as_tasks(tasks: Any) -> Tasks:
+    """Four arrays in a tuple or list, by name."""
+    came = len(tasks) if isinstance(tasks, tuple | list) else type(tasks).__name__
+    if came != 4:
+        raise ValueError(f"tasks: expected (x, y) for support and query, got {came}")
+    return Tasks(*tasks)
+
+
 def _check_alpha(alpha: float | Array) -> Array:
-    array = np.asarray(alpha)
+    try:
+        array = np.asarray(alpha)
+    except ValueError:
+        raise TypeError(
+            f"alpha: expected a number or a vector, got {alpha!r}"
+        ) from None
     if array.dtype.kind not in "fiu" or array.ndim > 1:
         raise TypeError(
             f"alpha: expected a number or a vector of numbers, got {alpha!r}"
@@ -375,10 +411,6 @@ def _check_tasks(theta: Array, tasks: Tasks) -> int:
         raise ValueError(f"theta: expected a flat vector (P,), got {came}")
     if theta.dtype not in DTYPES:
         raise TypeError(f"theta: expected float32 or float64, got {theta.dtype}")
-    if len(tasks) != 4:
-        raise ValueError(
-            f"tasks: expected (x, y) for support and query, got {len(tasks)}"
-        )
     for name, array in zip(Tasks._fields, tasks, strict=True):
         if not isinstance(array, np.ndarray) or array.dtype != theta.dtype:
             came = getattr(array, "dtype", type(array).__name__)
