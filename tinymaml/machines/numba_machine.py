@@ -38,7 +38,6 @@ from tinymaml.tape import Tape
 
 BLOCKS = 32
 ROW = 12  # integers in one row of the code: an address and up to 11 arguments
-EACH, SUM = 0, 1
 Array = np.ndarray[Any, Any]
 
 

@@ -64,6 +64,10 @@ class Plan:
         self._known: dict[tuple[Any, ...], Place] = {}
         self._live = tape.live()
         self._uses = self._count_uses()
+        self._reader_lists: dict[int, list[int]] = {i: [] for i in self._live}
+        for reader in self._live:
+            for i in set(tape.entries[reader].arguments):
+                self._reader_lists[i].append(reader)
         self._deferred = self._claim()
         for index in self._live:
             self._select(index, tape.entries[index])
@@ -170,11 +174,6 @@ class Plan:
         return False
 
     def _readers(self, index: int) -> list[int]:
-        if not hasattr(self, "_reader_lists"):
-            self._reader_lists: dict[int, list[int]] = {i: [] for i in self._live}
-            for reader in self._live:
-                for i in set(self.tape.entries[reader].arguments):
-                    self._reader_lists[i].append(reader)
         if any(o.entry == index for o in self.tape.outputs.values()):
             return []
         return self._reader_lists[index]
