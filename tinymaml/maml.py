@@ -24,23 +24,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tinymaml.batch import Tasks, as_tasks, check_tasks
 from tinymaml.functions import again, concatenate
 from tinymaml.machines import Machine, Program, get_machine
-from tinymaml.machines.checks import DTYPES
 from tinymaml.sweeps import grad, hvp
 from tinymaml.tape import Tape, Value
 
 Array = np.ndarray[Any, Any]
 Loss = Callable[[Value, Value, Value], Value]
-
-
-class Tasks(NamedTuple):
-    """A batch of T tasks: support and query examples, each with a leading task axis."""
-
-    x_support: Array
-    y_support: Array
-    x_query: Array
-    y_query: Array
+Prediction = Callable[[Value, Value, Value], Value]
 
 
 class Parts(NamedTuple):
@@ -105,20 +97,23 @@ def record_meta_gradient(
     order: int = 2,
     recompute: bool = False,
     step_weights: Sequence[float] | None = None,
+    outer_loss: Loss | None = None,
 ) -> Recorded:
     """The meta-gradient of one task, by the recursion of Hessian-vector products.
 
     `step_weights` w_1 .. w_K makes the objective sum_k w_k Q(theta_k); by default it is
     Q(theta_K), as in the paper. With `recompute` the activations of an inner step are
     made again when the recursion comes back to it, and only the theta_k are kept.
+    `outer_loss` is the loss of the query examples where it is another function.
     """
+    outer_loss = outer_loss or loss
     weights = [0.0] * (steps - 1) + [1.0] if step_weights is None else [*step_weights]
     weights = weights or [1.0]  # no inner step: the query loss at theta itself
     thetas = record_inner_loop(loss, theta, *support, alpha, steps)
 
     # [maml-meta-objective]
     def weighted_query_loss(k: int) -> Value:
-        return loss(thetas[k], *query) * weights[max(k, 1) - 1]
+        return outer_loss(thetas[k], *query) * weights[max(k, 1) - 1]
 
     # [/maml-meta-objective]
 
@@ -158,6 +153,8 @@ class MAML:
     reduction: "mean" over tasks, as the authors' code, or "sum", as paper eq. (1).
     recompute: keep no activations of inner steps; make them again. Memory O(K P).
     step_weights: K weights of the query losses after steps 1 .. K; default: last only.
+    query_loss: the loss of the query examples, if it is another function or needs the
+        support examples: (theta, x_query, y_query, x_support) -> one number.
     machine, threads: see `machines.get_machine`.
 
     >>> import numpy as np
@@ -180,6 +177,7 @@ class MAML:
         reduction: str = "mean",
         recompute: bool = False,
         step_weights: Sequence[float] | None = None,
+        query_loss: Callable[[Value, Value, Value, Value], Value] | None = None,
         machine: str | Machine = "auto",
         threads: int | None = None,
     ) -> None:
@@ -196,6 +194,7 @@ class MAML:
         self.reduction = reduction
         self.recompute = recompute
         self.step_weights = step_weights
+        self.query_loss = query_loss
         self.machine = get_machine(machine, threads)
         self._programs: dict[Any, Program] = {}
 
@@ -221,7 +220,7 @@ class MAML:
         """
         if parts and self.order == 1:
             raise ValueError("parts: order=1 leaves out the corrections; use order=2")
-        count = _check_tasks(theta, tasks := _as_tasks(tasks))
+        count = check_tasks(theta, tasks := as_tasks(tasks))
         results = self._play("meta-gradient", theta, tasks, self.steps, parts)
         scale = 1.0 / count if self.reduction == "mean" else 1.0
         losses = results["losses"]
@@ -237,16 +236,33 @@ class MAML:
         theta: (P,); x, y: (T, N, ...). `steps` may differ from meta-training.
         """
         steps = self.steps if steps is None else _check_steps(steps)
-        _check_tasks(theta, Tasks(x, y, x, y))
+        check_tasks(theta, Tasks(x, y, x, y))
         results = self._play("adapt", theta, Tasks(x, y, x, y), steps)
         return results["thetas"].reshape(len(x), steps + 1, theta.size)
 
     def evaluate(self, theta: Array, tasks: Tasks, steps: int | None = None) -> Array:
         """The query loss of each task after 0 .. steps inner steps: (T, steps + 1)."""
         steps = self.steps if steps is None else _check_steps(steps)
-        _check_tasks(theta, tasks := _as_tasks(tasks))
+        check_tasks(theta, tasks := as_tasks(tasks))
         results = self._play("evaluate", theta, tasks, steps)
         return np.stack([results[f"loss{k}"] for k in range(steps + 1)], axis=1)
+
+    def predict(
+        self,
+        function: Prediction,
+        theta: Array,
+        tasks: Tasks,
+        steps: int | None = None,
+    ) -> Array:
+        """function(theta_k, x_query, x_support) after 0 .. steps inner steps.
+
+        `function` returns a Value, such as a network's logits (N, ways); the result has
+        shape (T, steps + 1, N, ways).
+        """
+        steps = self.steps if steps is None else _check_steps(steps)
+        check_tasks(theta, tasks := as_tasks(tasks))
+        results = self._play("predict", theta, tasks, steps, function=function)
+        return np.stack([results[f"out{k}"] for k in range(steps + 1)], axis=1)
 
     def tape(
         self,
@@ -262,11 +278,17 @@ class MAML:
         kinds = ("meta-gradient", "adapt", "evaluate")
         if kind not in kinds:
             raise ValueError(f"kind: expected one of {', '.join(kinds)}, got {kind!r}")
-        _check_tasks(theta, tasks := _as_tasks(tasks))
+        check_tasks(theta, tasks := as_tasks(tasks))
         return self._record(kind, theta, tasks, self.steps, parts)
 
     def _record(
-        self, kind: str, theta: Array, tasks: Tasks, steps: int, parts: bool
+        self,
+        kind: str,
+        theta: Array,
+        tasks: Tasks,
+        steps: int,
+        parts: bool = False,
+        function: Prediction | None = None,
     ) -> Tape:
         if self.alpha.ndim and self.alpha.shape != theta.shape:
             raise ValueError(
@@ -276,33 +298,34 @@ class MAML:
         tape = Tape()
         theta_0 = tape.input("theta", theta.shape)
         alpha = tape.input("alpha", self.alpha.shape)
-        support = (
-            tape.input("x_support", tasks.x_support.shape[1:], per_task=True),
-            tape.input("y_support", tasks.y_support.shape[1:], per_task=True),
-        )
-        if kind == "adapt":
+        names = Tasks._fields[:2] if kind == "adapt" else Tasks._fields
+        values = [
+            tape.input(name, array.shape[1:], per_task=True)
+            for name, array in zip(names, tasks, strict=False)
+        ]
+        x_support, support, query = values[0], (values[0], values[1]), values[2:]
+        if kind != "meta-gradient":
             thetas = record_inner_loop(self.loss, theta_0, *support, alpha, steps)
-            tape.output("thetas", concatenate(thetas))
-            return tape
-        query = (
-            tape.input("x_query", tasks.x_query.shape[1:], per_task=True),
-            tape.input("y_query", tasks.y_query.shape[1:], per_task=True),
-        )
-        if kind == "evaluate":
-            thetas = record_inner_loop(self.loss, theta_0, *support, alpha, steps)
+            if kind == "adapt":
+                tape.output("thetas", concatenate(thetas))
             for k, theta_k in enumerate(thetas):
-                tape.output(f"loss{k}", self.loss(theta_k, *query))
+                if kind == "evaluate":
+                    loss_k = self._outer_loss(x_support)(theta_k, *query)
+                    tape.output(f"loss{k}", loss_k)
+                elif function is not None:
+                    tape.output(f"out{k}", function(theta_k, query[0], x_support))
             return tape
         recorded = record_meta_gradient(
             self.loss,
             theta_0,
             support,
-            query,
+            (query[0], query[1]),
             alpha,
             steps,
             self.order,
             self.recompute,
             self.step_weights,
+            self._outer_loss(x_support),
         )
         tape.output("losses", recorded.query_loss)
         tape.output("gradient", recorded.gradient, "sum")
@@ -313,16 +336,29 @@ class MAML:
                 tape.output(f"correction{k}", correction, "sum")
         return tape
 
+    def _outer_loss(self, x_support: Value) -> Loss:
+        """The query loss as a function (theta, x, y)."""
+        query_loss = self.query_loss
+        if query_loss is None:
+            return self.loss
+        return lambda theta, x, y: query_loss(theta, x, y, x_support)
+
     def _play(
-        self, kind: str, theta: Array, tasks: Tasks, steps: int, parts: bool = False
+        self,
+        kind: str,
+        theta: Array,
+        tasks: Tasks,
+        steps: int,
+        parts: bool = False,
+        function: Prediction | None = None,
     ) -> dict[str, Array]:
         """Play the program for these shapes, recorded and prepared at its first use."""
         shapes = tuple(array.shape[1:] for array in tasks)
         options = (self.order, self.recompute, self.step_weights, self.alpha.shape)
-        key = (kind, theta.size, theta.dtype, shapes, steps, parts, options)
+        key = (kind, theta.size, theta.dtype, shapes, steps, parts, function, options)
         program = self._programs.get(key)
         if program is None:
-            tape = self._record(kind, theta, tasks, steps, parts)
+            tape = self._record(kind, theta, tasks, steps, parts, function)
             program = self._programs[key] = self.machine.prepare(tape, theta.dtype)
         inputs = {
             "theta": theta,
@@ -338,7 +374,7 @@ class MAML:
         # A loss alone may hide infinite data, as tanh does; its gradient does not. And
         # without inner steps nothing may have read the support data.
         finite = all(isfinite(np.vdot(r, r)) for r in results.values())
-        if steps == 0 or kind == "evaluate" or not finite:
+        if steps == 0 or kind in ("evaluate", "predict") or not finite:
             for name, array in inputs.items():
                 if not np.isfinite(array).all():
                     raise ValueError(f"{name}: expected finite numbers, got NaN or inf")
@@ -380,14 +416,6 @@ def _check_step_weights(weights: Sequence[float], steps: int) -> tuple[float, ..
     return tuple(array.tolist())
 
 
-def _as_tasks(tasks: Any) -> Tasks:
-    """Four arrays in a tuple or list, by name."""
-    came = len(tasks) if isinstance(tasks, tuple | list) else type(tasks).__name__
-    if came != 4:
-        raise ValueError(f"tasks: expected (x, y) for support and query, got {came}")
-    return Tasks(*tasks)
-
-
 def _check_alpha(alpha: float | Array) -> Array:
     try:
         array = np.asarray(alpha)
@@ -402,30 +430,3 @@ def _check_alpha(alpha: float | Array) -> Array:
     if not np.isfinite(array).all():
         raise ValueError("alpha: expected finite numbers, got NaN or inf")
     return array
-
-
-def _check_tasks(theta: Array, tasks: Tasks) -> int:
-    """The number of tasks, if the arrays fit together."""
-    if not isinstance(theta, np.ndarray) or theta.ndim != 1:
-        came = getattr(theta, "shape", type(theta).__name__)
-        raise ValueError(f"theta: expected a flat vector (P,), got {came}")
-    if theta.dtype not in DTYPES:
-        raise TypeError(f"theta: expected float32 or float64, got {theta.dtype}")
-    for name, array in zip(Tasks._fields, tasks, strict=True):
-        if not isinstance(array, np.ndarray) or array.dtype != theta.dtype:
-            came = getattr(array, "dtype", type(array).__name__)
-            raise TypeError(
-                f"{name}: expected an array of theta's dtype, {theta.dtype}, got {came}"
-            )
-        if array.ndim < 2 or len(array) != len(tasks[0]) or array.size == 0:
-            raise ValueError(
-                f"{name}: expected shape (tasks, examples, ...) with at least one "
-                f"example for each of {len(tasks[0])} tasks, got {array.shape}"
-            )
-    for kind, x, y in (("support", *tasks[:2]), ("query", *tasks[2:])):
-        if x.shape[1] != y.shape[1]:
-            raise ValueError(
-                f"y_{kind}: expected {x.shape[1]} examples as in x_{kind}, "
-                f"got {y.shape[1]}"
-            )
-    return len(tasks[0])

@@ -8,10 +8,10 @@ slice of theta is which weight.
     theta = network.init(np.random.default_rng(0))
     network.predict(theta, x)                 # numbers in, numbers out
 
-Left out: convolutions, batch normalisation, recurrent layers.
+Left out: layers for images, which are in `convnets.py`; recurrent layers.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import prod, sqrt
 from typing import Any
 
@@ -41,16 +41,27 @@ def truncated_normal(sd: float = 0.01) -> Initialiser:
     return draw
 
 
+def normal(sd: float) -> Initialiser:
+    """Normal with deviation `sd`."""
+    return lambda rng, shape: sd * rng.standard_normal(shape)
+
+
 def he_normal() -> Initialiser:
     """Normal with variance 2 / inputs (He et al. 2015), suited to relu."""
-    return lambda rng, shape: rng.standard_normal(shape) * sqrt(2 / shape[0])
+    return lambda rng, shape: rng.standard_normal(shape) * sqrt(2 / prod(shape[:-1]))
 
 
 def xavier_uniform() -> Initialiser:
-    """Uniform with variance 2 / (inputs + outputs) (Glorot and Bengio 2010)."""
-    return lambda rng, shape: (
-        rng.uniform(-1, 1, shape) * sqrt(6 / (shape[0] + shape[1]))
-    )
+    """Uniform with variance 2 / (inputs + outputs) (Glorot and Bengio 2010).
+
+    The inputs and outputs of a convolution count once for each tap of its kernel.
+    """
+
+    def draw(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+        *taps, inputs, outputs = shape
+        return rng.uniform(-1, 1, shape) * sqrt(6 / (prod(taps) * (inputs + outputs)))
+
+    return draw
 
 
 # --- layers ---------------------------------------------------------------------------
@@ -145,13 +156,18 @@ class Network:
 
     def __call__(self, theta: Value, x: Value) -> Value:
         """f_theta(x), recorded: theta (size,), x (N, inputs) -> (N, outputs)."""
+        for layer, parameters in self.pieces(theta):
+            x = layer(parameters, x)
+        return x
+
+    def pieces(self, theta: Value) -> Iterator[tuple[Layer, list[Value]]]:
+        """Each layer with its own parameters, cut out of theta."""
         if theta.shape != (self.size,):
             raise ValueError(f"theta: expected shape ({self.size},), got {theta.shape}")
-        pieces = iter(self.layout.values())
+        places = iter(self.layout.values())
         for layer in self.layers:
-            named = [next(pieces) for _ in layer.shapes]
-            x = layer([theta[piece].reshape(*shape) for piece, shape in named], x)
-        return x
+            named = [next(places) for _ in layer.shapes]
+            yield layer, [theta[piece].reshape(*shape) for piece, shape in named]
 
     def predict(self, theta: Array, x: Array) -> Array:
         """f_theta(x) in numbers: theta (size,), x (N, inputs), of one dtype.

@@ -24,7 +24,7 @@ Left out: control flow that depends on numbers. A tape is one straight line.
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from tinymaml import functions
+from tinymaml import convolution, functions  # noqa: F401 (adds rows to the table)
 from tinymaml.primitives import PRIMITIVES, Primitive
 
 Shape = tuple[int, ...]

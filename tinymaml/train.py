@@ -6,7 +6,7 @@ meta-gradient and takes the outer step, equation (1). Around these three lines i
 a checkpoint from which a run continues bit for bit, a CSV log and a progress bar; it
 stops at a loss that is not finite, and Ctrl-C saves before it stops.
 
-Left out: validation during training and early stopping, as in the authors' code.
+Left out: schedules of the learning rate, which neither paper nor authors' code use.
 """
 
 import copy
@@ -55,6 +55,8 @@ class TrainResult:
         interrupted: whether Ctrl-C was pressed.
         seconds: wall-clock time, runs before a resume included.
         optimiser: the optimiser as it stands, for training on without a checkpoint.
+        scores: (iteration, score) of every validation, runs before a resume included.
+        best: theta at the first highest of these scores; None without validation.
     """
 
     theta: np.ndarray
@@ -63,6 +65,8 @@ class TrainResult:
     interrupted: bool
     seconds: float
     optimiser: Optimiser
+    scores: list[tuple[int, float]] = field(default_factory=list)
+    best: np.ndarray | None = None
 
 
 class NonFiniteLossError(FloatingPointError):
@@ -96,6 +100,8 @@ def train(
     resume: FilePath | None = None,
     progress: bool = True,
     description: str = "",
+    validate: Callable[[np.ndarray], float] | None = None,
+    validate_every: int = 1000,
 ) -> TrainResult:
     """Train until `iterations` steps have been taken in all, or until Ctrl-C.
 
@@ -127,6 +133,10 @@ def train(
             later than the checkpoint are dropped).
         progress: whether to show a progress bar on stderr.
         description: text before the progress bar.
+        validate: from theta, shape (P,), to a score, such as the accuracy on tasks kept
+            for this; higher is better, and the best theta so far is kept (early
+            stopping, without the stopping). It must not draw from `rng`.
+        validate_every: iterations between scores.
 
     Returns:
         A `TrainResult`.
@@ -158,7 +168,8 @@ def train(
     iterations = _count("iterations", iterations, least=0)
     checkpoint_every = _count("checkpoint_every", checkpoint_every, least=1)
     log_every = _count("log_every", log_every, least=1)
-    _check_functions(gradient, sample, optimiser)
+    validate_every = _count("validate_every", validate_every, least=1)
+    _check_functions(gradient, sample, optimiser, validate)
     _check_theta(theta)
     if not isinstance(rng, np.random.Generator):
         raise TypeError(f"rng: expected a numpy.random.Generator, got {type(rng)}")
@@ -200,6 +211,8 @@ def train(
             run.loss_sum += loss
             run.loss_count += 1
             bar.step(run.iteration, loss)
+            if validate is not None and run.iteration % validate_every == 0:
+                run.judge(float(validate(run.theta.copy())))
             if run.iteration % log_every == 0:
                 run.seconds = time.perf_counter() - started
                 table.write(run.close_row())
@@ -219,6 +232,8 @@ def train(
         interrupted=interrupt.requested,
         seconds=run.seconds,
         optimiser=run.optimiser,
+        scores=run.scores,
+        best=run.best,
     )
 
 
@@ -236,6 +251,8 @@ class _Run:
     seconds: float = 0.0
     rows: list[LogRow] = field(default_factory=list)
     saved: tuple[str, int] | None = None  # last good checkpoint: file and iteration
+    scores: list[tuple[int, float]] = field(default_factory=list)
+    best: np.ndarray | None = None  # theta at the first highest score
 
     def close_row(self) -> LogRow:
         """Turn the losses since the last row into a new one."""
@@ -243,6 +260,12 @@ class _Run:
         self.rows.append(LogRow(self.iteration, loss, self.seconds))
         self.loss_sum, self.loss_count = 0.0, 0
         return self.rows[-1]
+
+    def judge(self, score: float) -> None:
+        """Note the score of theta as it stands, and keep theta if none was better."""
+        if self.best is None or score > max(score for _, score in self.scores):
+            self.best = self.theta.copy()
+        self.scores.append((self.iteration, score))
 
     def save(self, out: FilePath | None) -> None:
         """Check that all numbers are finite; write them to `out`, if there is one."""
@@ -255,6 +278,9 @@ class _Run:
         if out is None or self.saved == (os.path.realpath(out), self.iteration):
             return
         arrays["log"] = np.array(self.rows, np.float64).reshape(-1, 3)
+        if self.best is not None:
+            arrays["best"] = self.best
+            arrays["scores"] = np.array(self.scores, np.float64)
         state = {
             "iteration": self.iteration,
             "loss_sum": self.loss_sum,
@@ -291,6 +317,9 @@ class _Run:
                     f"but {path} was written with {theirs!r}"
                 )
         self.theta = theta
+        self.best = arrays.pop("best", None)
+        scores = arrays.pop("scores", np.empty((0, 2)))
+        self.scores = [(int(iteration), score) for iteration, score in scores.tolist()]
         self.optimiser.load_state(
             {name.removeprefix("optimiser/"): array for name, array in arrays.items()}
         )
@@ -367,8 +396,11 @@ def _count(name: str, value: int, least: int) -> int:
     return operator.index(value)
 
 
-def _check_functions(gradient: object, sample: object, optimiser: object) -> None:
-    for name, function in (("gradient", gradient), ("sample", sample)):
+def _check_functions(
+    gradient: object, sample: object, optimiser: object, validate: object
+) -> None:
+    functions = {"gradient": gradient, "sample": sample, "validate": validate or len}
+    for name, function in functions.items():
         if not callable(function):
             raise TypeError(f"{name}: expected a function, got {function!r}")
     if not hasattr(optimiser, "load_state") or isinstance(optimiser, type):

@@ -37,63 +37,76 @@ FAST_MATH = {"contract", "reassoc", "nsz", "arcp"}
 
 
 def _tile_kernel(rows: int, vectors: int) -> Callable[..., None]:
-    """One tile of a matrix product: out[o..] (+)= column q.. times row s.., k times."""
+    """One tile of C (+)= A B: rows `cs` and `bs` apart in C and B, `k` terms."""
 
     @njit(fastmath=FAST_MATH, forceinline=True)
-    def tile_product(w, o, q, s, n, k, row_stride, column_stride, accumulate):
+    def tile_product(w, c, cs, a, row_stride, column_stride, b, bs, k, accumulate):
         tile = tile_zero(w, rows, vectors)
         if accumulate:
-            tile = tile_load(tile, w, o, n)
+            tile = tile_load(tile, w, c, cs)
         for _ in range(k):
-            tile = tile_update(tile, w, q, row_stride, s)
-            q += column_stride
-            s += n
-        tile_store(tile, w, o, n)
+            tile = tile_update(tile, w, a, row_stride, b)
+            a += column_stride
+            b += bs
+        tile_store(tile, w, c, cs)
 
     return tile_product
 
 
 tile_2x5, tile_2x4, tile_2x1 = (_tile_kernel(2, v) for v in (5, 4, 1))
-tile_1x1 = _tile_kernel(1, 1)
+tile_1x8, tile_1x4, tile_1x1 = (_tile_kernel(1, v) for v in (8, 4, 1))
 
 
-def matmul(w, a):
-    """C (+)= A B for C (m, n), B (k, n); A read by strides, so it may be transposed.
+@njit(fastmath=FAST_MATH)
+def product(w, c, cs, a, rs, ks, b, bs, m, n, k, more):
+    """C (+)= A B for C (m, n), A (m, k), B (k, n), rows `cs`, `rs`, `bs` apart.
 
-    A width that is a multiple of five vectors (40 units in float32) is cut into tiles
-    of five, any other into tiles of four, then one, then single columns. A last odd row
-    has tiles of one vector.
+    Elements of a row of A are `ks` apart, so A may be transposed. A width that is a
+    multiple of five vectors (40 units in float32) is cut into tiles of five, any other
+    into tiles of four, then one, then single columns. Rows go two by two; a last odd
+    row has tiles of eight vectors, four, one.
     """
-    c, x, y, m, n, k = a[0], a[1], a[2], a[3], a[4], a[5]
-    rs, cs, more = a[6], a[7], a[8]
     width = lanes(w)
     fives = n // (5 * width) if n % (5 * width) == 0 else 0
     i = 0
     while i < m:
-        o, q = c + i * n, x + i * rs
+        o, q = c + i * cs, a + i * rs
         j = 0
         if i + 1 < m:
             for _ in range(fives):
-                tile_2x5(w, o + j, q, y + j, n, k, rs, cs, more)
+                tile_2x5(w, o + j, cs, q, rs, ks, b + j, bs, k, more)
                 j += 5 * width
             while j + 4 * width <= n:
-                tile_2x4(w, o + j, q, y + j, n, k, rs, cs, more)
+                tile_2x4(w, o + j, cs, q, rs, ks, b + j, bs, k, more)
                 j += 4 * width
             while j + width <= n:
-                tile_2x1(w, o + j, q, y + j, n, k, rs, cs, more)
+                tile_2x1(w, o + j, cs, q, rs, ks, b + j, bs, k, more)
                 j += width
         else:
+            while j + 8 * width <= n:
+                tile_1x8(w, o + j, cs, q, rs, ks, b + j, bs, k, more)
+                j += 8 * width
+            while j + 4 * width <= n:
+                tile_1x4(w, o + j, cs, q, rs, ks, b + j, bs, k, more)
+                j += 4 * width
             while j + width <= n:
-                tile_1x1(w, o + j, q, y + j, n, k, rs, cs, more)
+                tile_1x1(w, o + j, cs, q, rs, ks, b + j, bs, k, more)
                 j += width
         while j < n:
             for r in range(i, min(i + 2, m)):
-                total = w[c + r * n + j] if more else number_like(w, 0)
+                total = w[c + r * cs + j] if more else number_like(w, 0)
                 for p in range(k):
-                    total += w[x + r * rs + p * cs] * w[y + p * n + j]
-                w[c + r * n + j] = total
+                    total += w[a + r * rs + p * ks] * w[b + p * bs + j]
+                w[c + r * cs + j] = total
             j += 1
         i += 2
+
+
+def matmul(w, a):
+    """C (+)= A B for C (m, n), B (k, n); A read by strides, so it may be transposed."""
+    c, x, y, m, n, k = a[0], a[1], a[2], a[3], a[4], a[5]
+    rs, ks, more = a[6], a[7], a[8]
+    product(w, c, n, x, rs, ks, y, n, m, n, k, more)
 
 
 def matvec(w, a):

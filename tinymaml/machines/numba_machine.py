@@ -31,14 +31,15 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 from numba import config, njit, prange, types
 from numba.extending import intrinsic
 
-from tinymaml.machines import kernels
+from tinymaml.machines import image_kernels, kernels
 from tinymaml.machines.checks import check_dtype, check_inputs, check_threads
 from tinymaml.machines.planner import ALIGNMENT, Plan
 from tinymaml.tape import Tape
 
 BLOCKS = 32
-ROW = 12  # integers in one row of the code: an address and up to 11 arguments
+ROW = 16  # integers in one row of the code: an address and up to 15 arguments
 Array = np.ndarray[Any, Any]
+KERNELS = {**vars(kernels), **vars(image_kernels)}
 
 
 def pointer_type(dtype: str) -> types.CPointer:
@@ -55,7 +56,7 @@ def kernel_address(name: str, dtype: str) -> int:
         fastmath=kernels.FAST_MATH,
         error_model="numpy",
         cache=True,
-    )(getattr(kernels, name))
+    )(KERNELS[name])
     (result,) = compiled.overloads.values()
     return int(result.library.get_pointer_to_function(result.fndesc.llvm_func_name))
 

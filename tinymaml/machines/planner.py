@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinymaml.tape import Entry, Tape
+from tinymaml.tape import Entry, Shape, Tape
 
 ALIGNMENT = 16  # elements: 64 bytes of float32, one cache line
 BROADCASTING = ("add", "sub", "mul")
@@ -355,6 +355,33 @@ class Plan:
             call = Instruction("transpose", self._known[key], (place,), (rows, columns))
             self.instructions.append(call)
         return self._known[key]
+
+    def _select_conv(
+        self, index: int, entry: Entry, *, stride: int, padding: Shape, size: Shape
+    ) -> None:
+        """The sizes of all three rows: images, outputs, kernel, stride, padding."""
+        a, b = (self.tape.entries[i].shape for i in entry.arguments)
+        reads = [self._places[i] for i in entry.arguments]
+        kind = entry.primitive.name
+        images, outputs, kernel = {
+            "conv": (a, entry.shape, b),
+            "conv_input": (entry.shape, a, b),
+            "conv_weight": (a, b, entry.shape),
+        }[kind]
+        if kind == "conv_input":
+            reads[1] = self._transposed(reads[1], prod(kernel[:3]), kernel[3])
+        sizes = (*images, *outputs[1:], *kernel[:2], stride, *padding)
+        self._emit(kind, index, tuple(reads), sizes)
+
+    _select_conv_input = _select_conv_weight = _select_conv
+
+    def _select_max_gather(self, index: int, entry: Entry, *, size: int) -> None:
+        a, x = entry.arguments
+        reads = (self._places[a], self._places[x])
+        sizes = (*self.tape.entries[x].shape, size)
+        self._emit(entry.primitive.name, index, reads, sizes)
+
+    _select_max_scatter = _select_max_gather
 
     # --- live ranges and places -------------------------------------------------------
 

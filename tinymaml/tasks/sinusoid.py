@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinymaml.maml import Tasks
+from tinymaml.batch import Tasks
 
 AMPLITUDES = (0.1, 5.0)
 PHASES = (0.0, np.pi)  # radians
