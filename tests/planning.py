@@ -36,6 +36,21 @@ def extents(kernel, sizes):
         outer, middle, inner = sizes
         few, many = outer * inner, prod(sizes)
         return (many, (few,)) if kernel == "broadcast" else (few, (many,))
+    if kernel in ("conv", "conv_input", "conv_weight"):
+        images, height, width, channels, rows, columns, features, kh, kw, *_ = sizes
+        x = images * height * width * channels
+        y, w = images * rows * columns * features, kh * kw * channels * features
+        return {
+            "conv": (y, (x, w)),
+            "conv_input": (x, (y, w)),
+            "conv_weight": (w, (x, y)),
+        }[kernel]
+    if kernel in ("max_gather", "max_scatter"):
+        images, height, width, channels, size = sizes
+        large = images * height * width * channels
+        small = images * (height // size) * (width // size) * channels
+        gather = (small, (large, large))
+        return gather if kernel == "max_gather" else (large, (small, large))
     rows, columns = sizes
     written = {
         "transpose": rows * columns,

@@ -14,6 +14,8 @@ import numpy as np
 from hypothesis import strategies as st
 from scipy import special
 
+from tinymaml.convolution import same_padding
+
 Call = tuple[tuple[tuple[int, ...], ...], dict[str, Any]]  # shapes and attributes
 
 
@@ -25,6 +27,7 @@ class Case(NamedTuple):
     drawn: st.SearchStrategy[Call]
     positive: bool = False
     nearest: float = 0.1  # to zero, where the kinks and the poles are
+    spaced: bool = False  # no two elements of an argument are close to each other
 
 
 def arguments_of(row, shapes, seed, tasks=None):
@@ -34,7 +37,11 @@ def arguments_of(row, shapes, seed, tasks=None):
     for shape in shapes:
         shape = shape if tasks is None else (tasks, *shape)
         signs = 1.0 if case.positive else rng.choice([-1.0, 1.0], shape)
-        arrays.append(rng.uniform(case.nearest, 1.5, shape) * signs)
+        sizes = rng.uniform(case.nearest, 1.5, shape)
+        if case.spaced:
+            ladder = np.linspace(case.nearest, 1.5, prod(shape))
+            sizes = rng.permutation(ladder).reshape(shape)
+        arrays.append(sizes * signs)
     return arrays
 
 
@@ -161,6 +168,61 @@ def leaves(**attributes):
     return [((), {"shape": shape, **attributes}) for shape in shapes], drawn
 
 
+CONVOLUTIONS = [  # images, H, W, C, F, kernel height and width, stride
+    (1, 1, 1, 1, 1, 1, 1, 1),
+    (1, 3, 3, 1, 1, 3, 3, 1),
+    (2, 4, 5, 1, 2, 3, 3, 2),
+    (2, 5, 4, 3, 1, 3, 3, 2),
+    (1, 2, 3, 2, 3, 3, 3, 1),
+    (3, 7, 7, 1, 9, 3, 3, 2),
+    (1, 5, 6, 3, 33, 3, 3, 3),
+    (2, 3, 3, 5, 8, 1, 2, 1),
+    (1, 2, 2, 3, 2, 5, 4, 2),
+    (1, 6, 2, 2, 65, 2, 3, 1),
+]
+
+
+def convolution_call(row):
+    """How to call one of the three rows, with SAME padding."""
+
+    def call(n, height, width, channels, features, kh, kw, stride):
+        rows, top = same_padding(height, kh, stride)
+        columns, left = same_padding(width, kw, stride)
+        x, w = (n, height, width, channels), (kh, kw, channels, features)
+        g = (n, rows, columns, features)
+        arguments, size = {
+            "conv": ((x, w), (rows, columns)),
+            "conv_input": ((g, w), (height, width)),
+            "conv_weight": ((x, g), (kh, kw)),
+        }[row]
+        return arguments, {"stride": stride, "padding": (top, left), "size": size}
+
+    return call
+
+
+def convolutions(row):
+    call = convolution_call(row)
+    drawn = st.builds(
+        call,
+        *[st.integers(1, n) for n in (3, 6, 6, 4, 10, 4, 4, 3)],
+    )
+    return [call(*sizes) for sizes in CONVOLUTIONS], drawn
+
+
+POOLS = [(1, 1, 1, 1, 1), (2, 4, 4, 3, 2), (1, 5, 7, 2, 2), (1, 6, 4, 1, 3)]
+
+
+def pools(scatter):
+    def call(n, height, width, channels, size):
+        size = min(size, height, width)
+        x = (n, height, width, channels)
+        small = (n, height // size, width // size, channels)
+        return (small if scatter else x, x), {"size": size}
+
+    drawn = st.builds(call, *[st.integers(1, n) for n in (2, 6, 6, 3, 3)])
+    return [call(*sizes) for sizes in POOLS], drawn
+
+
 # --- what rows compute ----------------------------------------------------------------
 
 
@@ -183,6 +245,60 @@ def plain_broadcast(a, start, sizes):
 def plain_pad(a, start, size):
     out = np.zeros(size)
     out[start : start + len(a)] = a
+    return out
+
+
+def meetings(images, kernel, out, stride, padding):
+    """((row, column), (u, v), (i, j)): the elements of images, kernel and output that
+    meet in a convolution, one triple for each product of channels."""
+    for i, j, u, v in product(*map(range, (*out, *kernel))):
+        row, column = stride * i + u - padding[0], stride * j + v - padding[1]
+        if 0 <= row < images[0] and 0 <= column < images[1]:
+            yield (row, column), (u, v), (i, j)
+
+
+def plain_conv(x, w, stride, padding, size):
+    y = np.zeros((len(x), *size, w.shape[3]))
+    for p, tap, q in meetings(x.shape[1:3], w.shape[:2], size, stride, padding):
+        y[:, *q] += np.einsum("nc,cf->nf", x[:, *p], w[tap])
+    return y
+
+
+def plain_conv_input(g, w, stride, padding, size):
+    x = np.zeros((len(g), *size, w.shape[2]))
+    for p, tap, q in meetings(size, w.shape[:2], g.shape[1:3], stride, padding):
+        x[:, *p] += np.einsum("nf,cf->nc", g[:, *q], w[tap])
+    return x
+
+
+def plain_conv_weight(x, g, stride, padding, size):
+    w = np.zeros((*size, x.shape[3], g.shape[3]))
+    for p, tap, q in meetings(x.shape[1:3], size, g.shape[1:3], stride, padding):
+        w[tap] += np.einsum("nc,nf->cf", x[:, *p], g[:, *q])
+    return w
+
+
+def windows_of(x, size):
+    """(index into the pooled array, indices of the window's largest element)."""
+    for n, i, j, c in np.ndindex(
+        len(x), x.shape[1] // size, x.shape[2] // size, x.shape[3]
+    ):
+        window = x[n, i * size : (i + 1) * size, j * size : (j + 1) * size, c]
+        u, v = np.unravel_index(np.argmax(window), window.shape)
+        yield (n, i, j, c), (n, i * size + u, j * size + v, c)
+
+
+def plain_max_gather(a, x, size):
+    out = np.zeros((len(x), x.shape[1] // size, x.shape[2] // size, x.shape[3]))
+    for small, large in windows_of(x, size):
+        out[small] = a[large]
+    return out
+
+
+def plain_max_scatter(g, x, size):
+    out = np.zeros(x.shape)
+    for small, large in windows_of(x, size):
+        out[large] = g[small]
     return out
 
 
@@ -211,5 +327,10 @@ CASES = {
     "again": Case(lambda a, number: a, *alike(1, number=st.integers(0, 9))),
     "slice": Case(lambda a, start, stop: a[start:stop], *with_windows(slice_call)),
     "pad": Case(plain_pad, *with_windows(pad_call)),
+    "conv": Case(plain_conv, *convolutions("conv")),
+    "conv_input": Case(plain_conv_input, *convolutions("conv_input")),
+    "conv_weight": Case(plain_conv_weight, *convolutions("conv_weight")),
+    "max_gather": Case(plain_max_gather, *pools(scatter=False), spaced=True),
+    "max_scatter": Case(plain_max_scatter, *pools(scatter=True), spaced=True),
     "concat": Case(lambda *a: np.concatenate(a), *vectors_end_to_end()),
 }

@@ -6,6 +6,7 @@ Hessian-vector product per inner step. Read in this order: `tape`, `primitives`,
 `machines.numba_machine`.
 """
 
+from tinymaml.batch import Tasks
 from tinymaml.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from tinymaml.functions import (
     concatenate,
@@ -20,7 +21,7 @@ from tinymaml.functions import (
 from tinymaml.gradcheck import GradientError, gradcheck
 from tinymaml.losses import cross_entropy, squared_error
 from tinymaml.machines import get_machine
-from tinymaml.maml import MAML, MetaGradient, Parts, Tasks
+from tinymaml.maml import MAML, MetaGradient, Parts
 from tinymaml.nn import MLP, Activation, Linear, Network
 from tinymaml.optim import SGD, Adam
 from tinymaml.sweeps import grad, hvp, jvp

@@ -130,7 +130,7 @@ class BatchNorm(Layer):
 
 
 class MaxPool(Layer):
-    """The largest of every `size` by `size` elements; odd rests are left out (VALID)."""
+    """The largest of every `size` by `size` elements; odd rests are left out."""
 
     def __init__(self, size: int = 2) -> None:
         self.size = size
@@ -237,7 +237,7 @@ class MiniImagenetConv(ImageNetwork):
     """Four 3x3 convolutions to 32 features, each max-pooled: 84x84x3 -> 5x5x32 -> ways.
 
     >>> MiniImagenetConv(ways=5).size
-    32869
+    32645
     """
 
     def __init__(

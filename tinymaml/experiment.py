@@ -256,8 +256,12 @@ def write_results(
     machine: Machine,
     seconds: Mapping[str, float],
     rows: Sequence[Mapping[str, Any]],
+    **more: Any,
 ) -> None:
-    """Write `results.json` into `options.out`, as `write_json` does."""
+    """Write `results.json` into `options.out`, as `write_json` does.
+
+    `more` are further facts about the run, put before its rows.
+    """
     from tinymaml import __version__
 
     results = {
@@ -268,6 +272,7 @@ def write_results(
         "iterations": options.iterations,
         "machine": machine.name,
         "seconds": seconds,
+        **more,
         "rows": rows,
     }
     write_json(options.out / "results.json", results)

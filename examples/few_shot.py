@@ -1,0 +1,337 @@
+"""What the classification examples share: train a recipe, test it, show it.
+
+`omniglot.py` and `miniimagenet.py` say where their images come from; everything that
+happens to these images is here.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from few_shot_figures import Episode, draw_curve, draw_episode
+
+import tinymaml as tm
+from tinymaml.convnets import ImageNetwork
+from tinymaml.experiment import (
+    Parser,
+    command_line,
+    experiment_parser,
+    mean_and_interval,
+    open_stages,
+    read_options,
+    reason,
+    run_to_the_end,
+    text_table,
+    write_results,
+)
+from tinymaml.machines import Machine
+from tinymaml.recipes import RECIPES, SCALINGS, Recipe, accuracy
+from tinymaml.stages import Stages
+from tinymaml.tasks.episodes import Episodes
+from tinymaml.tasks.images import DataError, ImageSet
+
+Array = np.ndarray[Any, Any]
+Row = dict[str, Any]  # of results.json
+FILES = ("curve.png", "episode.png", "results.json", "log.csv", "checkpoint.npz")
+PARTS = ("train", "validation", "test")
+TEST_STEPS = 10
+TEST_TASKS = 600
+VALIDATION_TASKS = 200
+BLOCK = 60  # tasks whose predictions are made at once
+
+# Each use of random numbers has a stream of its own, so none disturbs another.
+INITIAL, TRAINING, VALIDATION, TEST = 1, 2, 3, 4
+
+
+class Experiment(NamedTuple):
+    """One data set's part: its name, its recipes, its images by part, and turning."""
+
+    name: str
+    program: str
+    load: Callable[[argparse.Namespace], Mapping[str, ImageSet]]
+    rotations: bool
+
+
+# %% Options
+
+
+def make_parser(doc: str, name: str, recipes: Sequence[str]) -> Parser:
+    """The options of a classification example; `recipes` are the cells of table 1."""
+    parser = experiment_parser(doc, f"results/{name}", iterations=60_000, fast=60)
+    add = parser.add_argument
+    add(
+        "--recipe",
+        choices=recipes,
+        default=recipes[0],
+        help="the cell of table 1: N ways, K shots (default: %(default)s)",
+    )
+    add(
+        "--order",
+        type=int,
+        choices=(1, 2),
+        default=2,
+        help="exact MAML (2, the default) or the first-order approximation (1)",
+    )
+    add(
+        "--scaling",
+        choices=SCALINGS,
+        default=SCALINGS[0],
+        help="of the cross-entropy: its sum / K as in the authors' code (default), or "
+        "its mean; the inner step is N times larger in the former",
+    )
+    add(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="folder with the data (default: $TINYMAML_DATA, else the user's cache)",
+    )
+    add(
+        "--standin",
+        action="store_true",
+        help="use drawn stand-in images instead of the data: to try the program out",
+    )
+    add(
+        "--resume",
+        metavar="FILE",
+        help="checkpoint.npz to continue from, with the same recipe, --order, "
+        "--scaling and --seed; --iterations may be more",
+    )
+    return parser
+
+
+# %% Meta-training
+
+
+def random(purpose: int, number: int) -> np.random.Generator:
+    """The random numbers for one purpose."""
+    return np.random.default_rng([purpose, number])
+
+
+def fixed_tasks(
+    images: ImageSet, recipe: Recipe, rotations: bool, count: int
+) -> tm.Tasks:
+    """The same tasks for every run, with K query examples of each class."""
+    shots = recipe.shots
+    sampler = Episodes(
+        images.images,
+        images.labels,
+        ways=recipe.ways,
+        shots=shots,
+        queries=shots,
+        rotations=rotations,
+    )
+    return sampler.fixed(
+        seed=VALIDATION if count == VALIDATION_TASKS else TEST, count=count
+    )
+
+
+def logits(
+    maml: tm.MAML, network: ImageNetwork, theta: Array, tasks: tm.Tasks, steps: int
+) -> Array:
+    """The network's logits after 0 .. steps inner steps: (T, steps + 1, N K, N)."""
+    pieces = [
+        maml.predict(
+            network, theta, tm.Tasks(*(a[i : i + BLOCK] for a in tasks)), steps
+        )
+        for i in range(0, len(tasks.x_query), BLOCK)
+    ]
+    return np.concatenate(pieces)
+
+
+def train(
+    stages: Stages,
+    experiment: Experiment,
+    recipe: Recipe,
+    sets: Mapping[str, ImageSet],
+    options: argparse.Namespace,
+    machine: Machine,
+) -> tm.TrainResult:
+    """Meta-train; the best theta is that with the highest validation accuracy."""
+    network = recipe.network()
+    maml = recipe.maml(network, options.order, machine=machine)
+    sample = Episodes(
+        sets["train"].images,
+        sets["train"].labels,
+        ways=recipe.ways,
+        shots=recipe.shots,
+        queries=recipe.queries,
+        rotations=experiment.rotations,
+        tasks=recipe.tasks,
+    )
+    kept = fixed_tasks(
+        sets["validation"], recipe, experiment.rotations, VALIDATION_TASKS
+    )
+    steps = recipe.test_steps
+
+    def validate(theta: Array) -> float:
+        after = logits(maml, network, theta, kept, steps)[:, steps]
+        return float(accuracy(after, kept.y_query).mean())
+
+    return stages.train(
+        "exact" if options.order == 2 else "first-order",
+        recipe.gradient(maml),
+        network.init(random(INITIAL, options.seed)),
+        sample,
+        iterations=options.iterations,
+        optimiser=tm.Adam(recipe.learning_rate),
+        rng=random(TRAINING, options.seed),
+        validate=validate,
+        validate_every=options.validate_every,
+        checkpoint_every=options.validate_every,
+    )
+
+
+# %% The test: 600 tasks, 0 to 10 gradient steps
+# With the query examples normalised by their own statistics (transductive, as in the
+# paper), and by those of the support examples.
+
+
+def test(
+    theta: Array, recipe: Recipe, tasks: tm.Tasks, order: int, machine: Machine
+) -> list[Row]:
+    """The rows of `results.json`: mean and interval by statistics and step."""
+    rows = []
+    for mode in ("batch", "support"):
+        network = recipe.network(mode)
+        maml = recipe.maml(network, order, machine=machine)
+        right = accuracy(
+            logits(maml, network, theta, tasks, TEST_STEPS), tasks.y_query[:, None]
+        )
+        for steps in range(TEST_STEPS + 1):
+            mean, interval = mean_and_interval(100 * right[:, steps])
+            paper = recipe.paper[0] if steps == recipe.test_steps else None
+            rows.append(
+                {
+                    "method": "maml",
+                    "order": order,
+                    "ways": recipe.ways,
+                    "shots": recipe.shots,
+                    "statistics": mode,
+                    "steps": steps,
+                    "accuracy": mean,
+                    "ci95": interval,
+                    "paper": paper if mode == "batch" else None,
+                }
+            )
+    return rows
+
+
+def table(rows: Sequence[Row], recipe: Recipe) -> str:
+    """Accuracy in per cent after each number of steps; the paper's step is marked."""
+    lines = []
+    for steps in range(TEST_STEPS + 1):
+        both = [r for r in rows if r["steps"] == steps]
+        marked = steps == recipe.test_steps
+        line = [f"{steps}{' *' if marked else ''}"]
+        line += [f"{r['accuracy']:.2f} ± {r['ci95']:.2f}" for r in both]
+        line += [f"{recipe.paper[0]:g} ± {recipe.paper[1]:g}" if marked else ""]
+        lines.append(line)
+    header = ["steps", "transductive", "support statistics", "paper"]
+    return text_table(header, lines)
+
+
+# %% Everything
+
+
+def episode(theta: Array, recipe: Recipe, tasks: tm.Tasks, machine: Machine) -> Episode:
+    """The first test task, with predictions before and after adaptation."""
+    network = recipe.network()
+    first = tm.Tasks(*(a[:1] for a in tasks))
+    steps = recipe.test_steps
+    maml = recipe.maml(network, machine=machine)
+    classes = logits(maml, network, theta, first, steps)[0].argmax(-1)
+    support, query = first.y_support[0].argmax(-1), first.y_query[0].argmax(-1)
+    return Episode(
+        first.x_support[0], support, first.x_query[0], query, classes[[0, -1]], steps
+    )
+
+
+def run(
+    stages: Stages,
+    experiment: Experiment,
+    sets: Mapping[str, ImageSet],
+    options: argparse.Namespace,
+    machine: Machine,
+    command: str,
+) -> None:
+    """Train, test, print, draw."""
+    recipe = RECIPES[options.recipe].scaled(options.scaling)
+    source = sets["train"].source
+    print(recipe.summary())
+    print(f"{'data:':<15}{source}, classes: {class_counts(sets)}")
+    result = train(stages, experiment, recipe, sets, options, machine)
+    theta = result.theta if result.best is None else result.best
+    best = max(
+        result.scores, key=lambda score: score[1], default=(result.iteration, None)
+    )
+
+    started = time.perf_counter()
+    tasks = fixed_tasks(sets["test"], recipe, experiment.rotations, TEST_TASKS)
+    rows = test(theta, recipe, tasks, options.order, machine)
+    seconds = {"train": result.seconds, "test": time.perf_counter() - started}
+    started = time.perf_counter()
+    title = f"{recipe.name}, order {options.order}, {source}"
+    draw_curve(result, title, options.out / "curve.png")
+    shown = episode(theta, recipe, tasks, machine)
+    draw_episode(shown, title, options.out / "episode.png")
+    seconds["figures"] = time.perf_counter() - started
+    seconds["total"] = sum(seconds.values())
+    write_results(
+        experiment.name,
+        command,
+        options,
+        machine,
+        seconds,
+        rows,
+        data=source,
+        recipe=recipe.name,
+        scaling=recipe.scaling,
+        step_on_mean=recipe.step_on_mean,
+        best_iteration=best[0],
+        validation=[list(score) for score in result.scores],
+    )
+    print(f"\nAccuracy (%) on {TEST_TASKS} tasks of {source}'s test classes")
+    print(table(rows, recipe))
+    print("* the step that the paper reports; ± 95 % of the mean over tasks")
+    if source.lower().startswith("procedural"):
+        print("These images are drawn stand-ins: do not compare with the paper.")
+    print(f"{seconds['total']:.0f} seconds; files are in {options.out}")
+
+
+def class_counts(sets: Mapping[str, ImageSet]) -> str:
+    """How many classes each part has."""
+    return ", ".join(f"{len(sets[part].classes)} {part}" for part in PARTS)
+
+
+def main(
+    experiment: Experiment, parser: Parser, arguments: Sequence[str] | None
+) -> int:
+    """Run with command-line arguments; return the exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options, machine = read_options(parser, arguments)
+    options.validate_every = 20 if options.fast else 500
+    try:
+        sets = experiment.load(options)
+    except (DataError, OSError) as error:
+        parser.error(f"argument --data: {reason(error)}")
+    config = {
+        "experiment": experiment.name,
+        "data": sets["train"].source,
+        "classes": class_counts(sets),
+        "recipe": options.recipe,
+        "order": options.order,
+        "scaling": options.scaling,
+        "seed": options.seed,
+        "validate_every": options.validate_every,
+    }
+    stages = open_stages(parser, options, config, FILES)
+    command = command_line(experiment.program, arguments)
+    return run_to_the_end(
+        parser,
+        lambda: run(stages, experiment, sets, options, machine, command),
+        stopped=f"Continue with\n  {command} --resume {stages.checkpoint}",
+    )
