@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from few_shot_figures import Episode, draw_curve, draw_episode
 
 import tinymaml as tm
+from few_shot_figures import Episode, draw_curve, draw_episode
 from tinymaml.convnets import ImageNetwork
 from tinymaml.experiment import (
     Parser,
@@ -28,6 +28,7 @@ from tinymaml.experiment import (
     text_table,
     write_results,
 )
+from tinymaml.initialisations import save_initialisation
 from tinymaml.machines import Machine
 from tinymaml.recipes import RECIPES, SCALINGS, Recipe, accuracy
 from tinymaml.stages import Stages
@@ -36,11 +37,18 @@ from tinymaml.tasks.images import DataError, ImageSet
 
 Array = np.ndarray[Any, Any]
 Row = dict[str, Any]  # of results.json
-FILES = ("curve.png", "episode.png", "results.json", "log.csv", "checkpoint.npz")
+FILES = (
+    "curve.png",
+    "episode.png",
+    "results.json",
+    "initialisation.npz",
+    "log.csv",
+    "checkpoint.npz",
+)
 PARTS = ("train", "validation", "test")
 TEST_STEPS = 10
-TEST_TASKS = 600
-VALIDATION_TASKS = 200
+TEST_TASKS, TEST_TASKS_FAST = 600, 60
+VALIDATION_TASKS, VALIDATION_TASKS_FAST = 200, 20
 BLOCK = 60  # tasks whose predictions are made at once
 
 # Each use of random numbers has a stream of its own, so none disturbs another.
@@ -112,7 +120,7 @@ def random(purpose: int, number: int) -> np.random.Generator:
 
 
 def fixed_tasks(
-    images: ImageSet, recipe: Recipe, rotations: bool, count: int
+    images: ImageSet, recipe: Recipe, rotations: bool, purpose: int, count: int
 ) -> tm.Tasks:
     """The same tasks for every run, with K query examples of each class."""
     shots = recipe.shots
@@ -124,9 +132,7 @@ def fixed_tasks(
         queries=shots,
         rotations=rotations,
     )
-    return sampler.fixed(
-        seed=VALIDATION if count == VALIDATION_TASKS else TEST, count=count
-    )
+    return sampler.fixed(purpose, count)
 
 
 def logits(
@@ -163,7 +169,11 @@ def train(
         tasks=recipe.tasks,
     )
     kept = fixed_tasks(
-        sets["validation"], recipe, experiment.rotations, VALIDATION_TASKS
+        sets["validation"],
+        recipe,
+        experiment.rotations,
+        VALIDATION,
+        options.validation_tasks,
     )
     steps = recipe.test_steps
 
@@ -182,6 +192,7 @@ def train(
         validate=validate,
         validate_every=options.validate_every,
         checkpoint_every=options.validate_every,
+        log_every=min(100, options.validate_every),
     )
 
 
@@ -191,9 +202,17 @@ def train(
 
 
 def test(
-    theta: Array, recipe: Recipe, tasks: tm.Tasks, order: int, machine: Machine
+    theta: Array,
+    recipe: Recipe,
+    tasks: tm.Tasks,
+    order: int,
+    machine: Machine,
+    real: bool,
 ) -> list[Row]:
-    """The rows of `results.json`: mean and interval by statistics and step."""
+    """The rows of `results.json`: mean and interval by statistics and step.
+
+    The paper's number stands beside results on `real` data only.
+    """
     rows = []
     for mode in ("batch", "support"):
         network = recipe.network(mode)
@@ -203,7 +222,7 @@ def test(
         )
         for steps in range(TEST_STEPS + 1):
             mean, interval = mean_and_interval(100 * right[:, steps])
-            paper = recipe.paper[0] if steps == recipe.test_steps else None
+            reported = real and mode == "batch" and steps == recipe.test_steps
             rows.append(
                 {
                     "method": "maml",
@@ -214,7 +233,7 @@ def test(
                     "steps": steps,
                     "accuracy": mean,
                     "ci95": interval,
-                    "paper": paper if mode == "batch" else None,
+                    "paper": recipe.paper[0] if reported else None,
                 }
             )
     return rows
@@ -228,7 +247,8 @@ def table(rows: Sequence[Row], recipe: Recipe) -> str:
         marked = steps == recipe.test_steps
         line = [f"{steps}{' *' if marked else ''}"]
         line += [f"{r['accuracy']:.2f} ± {r['ci95']:.2f}" for r in both]
-        line += [f"{recipe.paper[0]:g} ± {recipe.paper[1]:g}" if marked else ""]
+        paper = any(r["paper"] is not None for r in both)
+        line += [f"{recipe.paper[0]:g} ± {recipe.paper[1]:g}" if paper else ""]
         lines.append(line)
     header = ["steps", "transductive", "support statistics", "paper"]
     return text_table(header, lines)
@@ -270,8 +290,11 @@ def run(
     )
 
     started = time.perf_counter()
-    tasks = fixed_tasks(sets["test"], recipe, experiment.rotations, TEST_TASKS)
-    rows = test(theta, recipe, tasks, options.order, machine)
+    tasks = fixed_tasks(
+        sets["test"], recipe, experiment.rotations, TEST, options.test_tasks
+    )
+    real = not source.startswith("procedural")
+    rows = test(theta, recipe, tasks, options.order, machine, real)
     seconds = {"train": result.seconds, "test": time.perf_counter() - started}
     started = time.perf_counter()
     title = f"{recipe.name}, order {options.order}, {source}"
@@ -280,25 +303,32 @@ def run(
     draw_episode(shown, title, options.out / "episode.png")
     seconds["figures"] = time.perf_counter() - started
     seconds["total"] = sum(seconds.values())
-    write_results(
-        experiment.name,
-        command,
-        options,
-        machine,
-        seconds,
-        rows,
-        data=source,
-        recipe=recipe.name,
-        scaling=recipe.scaling,
-        step_on_mean=recipe.step_on_mean,
-        best_iteration=best[0],
-        validation=[list(score) for score in result.scores],
+    facts = {
+        "data": source,
+        "classes": class_counts(sets),
+        "recipe": recipe.name,
+        "order": options.order,
+        "scaling": recipe.scaling,
+        "step_on_mean": recipe.step_on_mean,
+        "best_iteration": best[0],
+        "test_tasks": options.test_tasks,
+    }
+    reported = rows[recipe.test_steps]  # transductive
+    save_initialisation(
+        options.out / "initialisation.npz",
+        theta,
+        recipe,
+        {**facts, "accuracy": reported["accuracy"], "command": command},
     )
-    print(f"\nAccuracy (%) on {TEST_TASKS} tasks of {source}'s test classes")
+    scores = {"validation": [list(score) for score in result.scores]}
+    write_results(
+        experiment.name, command, options, machine, seconds, rows, **facts, **scores
+    )
+    print(f"\nAccuracy (%) on {options.test_tasks} tasks of test classes, {source}")
     print(table(rows, recipe))
     print("* the step that the paper reports; ± 95 % of the mean over tasks")
-    if source.lower().startswith("procedural"):
-        print("These images are drawn stand-ins: do not compare with the paper.")
+    if not real:
+        print("These images are drawn stand-ins: not to be compared with the paper.")
     print(f"{seconds['total']:.0f} seconds; files are in {options.out}")
 
 
@@ -314,6 +344,10 @@ def main(
     arguments = sys.argv[1:] if arguments is None else arguments
     options, machine = read_options(parser, arguments)
     options.validate_every = 20 if options.fast else 500
+    options.validation_tasks = (
+        VALIDATION_TASKS_FAST if options.fast else VALIDATION_TASKS
+    )
+    options.test_tasks = TEST_TASKS_FAST if options.fast else TEST_TASKS
     try:
         sets = experiment.load(options)
     except (DataError, OSError) as error:
@@ -327,6 +361,7 @@ def main(
         "scaling": options.scaling,
         "seed": options.seed,
         "validate_every": options.validate_every,
+        "validation_tasks": options.validation_tasks,
     }
     stages = open_stages(parser, options, config, FILES)
     command = command_line(experiment.program, arguments)

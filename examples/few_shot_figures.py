@@ -29,24 +29,19 @@ def draw_curve(result: tm.TrainResult, title: str, path: Path) -> None:
     figure, (top, bottom) = plt.subplots(
         2, 1, figsize=(7, 5.5), sharex=True, layout="constrained"
     )
+    line: dict[str, Any] = {"color": "#0072B2", "ms": 3, "lw": 0.9}
     iterations = [row.iteration for row in result.losses]
-    top.plot(iterations, [row.loss for row in result.losses], color="#0072B2", lw=0.9)
+    top.plot(iterations, [row.loss for row in result.losses], ".-", **line)
     top.set_yscale("log")
     top.set_ylabel("query loss after adaptation")
     top.set_title(title)
     if result.scores:
         at, scores = np.array(result.scores).T
         best = int(np.argmax(scores))
-        bottom.plot(at, 100 * scores, color="#0072B2", marker=".", ms=4, lw=0.9)
-        bottom.plot(at[best], 100 * scores[best], "o", color="#CC3311", ms=6)
-        bottom.annotate(
-            f"{100 * scores[best]:.2f} % at {at[best]:,.0f}: kept",
-            (at[best], 100 * scores[best]),
-            textcoords="offset points",
-            xytext=(-6, -16),
-            ha="right",
-            color="#CC3311",
-        )
+        bottom.plot(at, 100 * scores, ".-", **line)
+        label = f"{100 * scores[best]:.2f} % at {at[best]:,.0f}: kept"
+        bottom.plot(at[best], 100 * scores[best], "o", color="#CC3311", label=label)
+        bottom.legend(loc="lower right")
     bottom.set_ylabel("validation accuracy, %")
     bottom.set_xlabel("meta-iteration")
     for axes in (top, bottom):

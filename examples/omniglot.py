@@ -30,7 +30,6 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from few_shot import Experiment, main, make_parser
-
 from tinymaml.tasks import omniglot
 from tinymaml.tasks.images import ImageSet
 

@@ -5,8 +5,10 @@ kernels its plan must call, in alphabetical order. So no recipe can pass because
 was fused.
 """
 
+from tinymaml.convnets import BatchNorm
+from tinymaml.convolution import conv2d, max_pool
 from tinymaml.functions import again, broadcast_to, concatenate, exp, relu, tanh
-from tinymaml.sweeps import fan_in
+from tinymaml.sweeps import fan_in, grad
 
 RECIPES = {}
 
@@ -305,6 +307,28 @@ def pads_are_added_to_a_whole_vector(tape):
 def one_pad_is_a_pad(tape):
     (a,) = inputs(tape, (5,))
     return [tanh(pad(a, 2, 9))]
+
+
+# --- networks of images ---------------------------------------------------------------
+
+
+@recipe(
+    "add add add add add conv conv conv_input conv_weight gate mul mul mul mul mul mul "
+    "mul mul relu rsqrt scale scale scale scale scale scale sub sum sum sum sum "
+    "transpose"
+)
+def gradient_of_a_convolution_with_batch_normalisation(tape):
+    x, w, beta, last = inputs(tape, (2, 4, 5, 2), (3, 2, 2, 3), (3,), (2, 2, 3, 2))
+    h = BatchNorm(3)([beta], conv2d(x, w, stride=2))
+    out = conv2d(relu(h), last)
+    return [grad((out * out).sum(), w)]
+
+
+@recipe("conv conv conv_input conv_weight max_gather max_scatter scale transpose")
+def gradient_of_a_convolution_with_max_pooling(tape):
+    x, w, last = inputs(tape, (2, 5, 4, 2), (2, 3, 2, 3), (1, 1, 3, 2))
+    out = conv2d(max_pool(conv2d(x, w)), last)
+    return [grad((out * out).sum(), w)]
 
 
 # --- outputs that nothing computes ----------------------------------------------------

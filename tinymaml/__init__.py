@@ -8,6 +8,17 @@ Hessian-vector product per inner step. Read in this order: `tape`, `primitives`,
 
 from tinymaml.batch import Tasks
 from tinymaml.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from tinymaml.convnets import (
+    BatchNorm,
+    Conv2d,
+    Flatten,
+    MaxPool,
+    MeanPool,
+    MiniImagenetConv,
+    OmniglotConv,
+    OmniglotFC,
+)
+from tinymaml.convolution import conv2d, max_pool, mean_pool
 from tinymaml.functions import (
     concatenate,
     exp,
@@ -19,11 +30,13 @@ from tinymaml.functions import (
     tanh,
 )
 from tinymaml.gradcheck import GradientError, gradcheck
+from tinymaml.initialisations import Initialisation, pretrained
 from tinymaml.losses import cross_entropy, squared_error
 from tinymaml.machines import get_machine
 from tinymaml.maml import MAML, MetaGradient, Parts
 from tinymaml.nn import MLP, Activation, Linear, Network
 from tinymaml.optim import SGD, Adam
+from tinymaml.recipes import RECIPES, Recipe, accuracy
 from tinymaml.sweeps import grad, hvp, jvp
 from tinymaml.tape import Tape, Value
 from tinymaml.train import NonFiniteLossError, TrainResult, train
@@ -32,21 +45,34 @@ __version__ = "0.1.0"
 __all__ = [
     "MAML",
     "MLP",
+    "RECIPES",
     "SGD",
     "Activation",
     "Adam",
+    "BatchNorm",
     "CheckpointError",
+    "Conv2d",
+    "Flatten",
     "GradientError",
+    "Initialisation",
     "Linear",
+    "MaxPool",
+    "MeanPool",
     "MetaGradient",
+    "MiniImagenetConv",
     "Network",
     "NonFiniteLossError",
+    "OmniglotConv",
+    "OmniglotFC",
     "Parts",
+    "Recipe",
     "Tape",
     "Tasks",
     "TrainResult",
     "Value",
+    "accuracy",
     "concatenate",
+    "conv2d",
     "cross_entropy",
     "exp",
     "get_machine",
@@ -57,6 +83,9 @@ __all__ = [
     "load_checkpoint",
     "log",
     "logsumexp",
+    "max_pool",
+    "mean_pool",
+    "pretrained",
     "relu",
     "rsqrt",
     "save_checkpoint",

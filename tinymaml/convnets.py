@@ -94,11 +94,10 @@ class BatchNorm(Layer):
     ) -> None:
         if mode not in MODES:
             raise ValueError(f"mode: expected one of {', '.join(MODES)}, got {mode!r}")
-        if channels < 1 or not epsilon > 0:
-            raise ValueError(
-                "channels, epsilon: expected at least 1 and more than 0, "
-                f"got {channels} and {epsilon}"
-            )
+        if channels < 1:
+            raise ValueError(f"channels: expected at least 1, got {channels}")
+        if not epsilon > 0:
+            raise ValueError(f"epsilon: expected more than 0, got {epsilon}")
         self.shapes = {"beta": (channels,)}
         if gamma:
             self.shapes["gamma"] = (channels,)
@@ -115,6 +114,13 @@ class BatchNorm(Layer):
         self, parameters: Sequence[Value], x: Value, x_support: Value | None = None
     ) -> Value:
         """x normalised; in mode "support" by the statistics of x_support, if given."""
+        for name, images in (("x", x), ("x_support", x_support)):
+            if images is not None and images.shape[-1:] != self.shapes["beta"]:
+                raise ValueError(
+                    f"{name}: expected (..., C) with {self.shapes['beta'][0]} "
+                    f"channels, got shape {images.shape}"
+                )
+        # [batch-norm]
         beta, *gamma = parameters
         rows = x.reshape(-1, x.shape[-1])
         if self.mode != "none":
@@ -127,13 +133,21 @@ class BatchNorm(Layer):
             rows = (centred if given is None else rows - mean) * scale
         rows = rows * gamma[0] if gamma else rows
         return (rows + beta).reshape(*x.shape)
+        # [/batch-norm]
+
+
+def checked_size(size: int) -> int:
+    """The size of a window, if it is one."""
+    if size < 1:
+        raise ValueError(f"size: expected at least 1, got {size}")
+    return size
 
 
 class MaxPool(Layer):
     """The largest of every `size` by `size` elements; odd rests are left out."""
 
     def __init__(self, size: int = 2) -> None:
-        self.size = size
+        self.size = checked_size(size)
 
     def __call__(self, parameters: Sequence[Value], x: Value) -> Value:
         """x pooled."""
@@ -144,7 +158,7 @@ class MeanPool(Layer):
     """The mean of every `size` by `size` elements, by default of the whole map."""
 
     def __init__(self, size: int | None = None) -> None:
-        self.size = size
+        self.size = None if size is None else checked_size(size)
 
     def __call__(self, parameters: Sequence[Value], x: Value) -> Value:
         """x pooled."""
@@ -189,6 +203,13 @@ class ImageNetwork(Network):
         return self.vector(alpha, dtype, **fixed)
 
 
+def classifier(inputs: int, ways: int, initialiser: Initialiser) -> Linear:
+    """The last layer: one logit for each of N classes."""
+    if ways < 1:
+        raise ValueError(f"ways: expected at least 1, got {ways}")
+    return Linear(inputs, ways, initialiser)
+
+
 class OmniglotConv(ImageNetwork):
     """Four 3x3 convolutions of stride 2 to 64 features, and the mean of the 2x2 map.
 
@@ -209,7 +230,7 @@ class OmniglotConv(ImageNetwork):
                 BatchNorm(features, mode, gamma),
                 Activation("relu"),
             ]
-        last = Linear(features, ways, normal(1.0))
+        last = classifier(features, ways, normal(1.0))
         super().__init__([*layers, MeanPool(), Flatten(), last])
 
 
@@ -229,7 +250,7 @@ class OmniglotFC(ImageNetwork):
                 BatchNorm(outputs, mode, gamma),
                 Activation("relu"),
             ]
-        last = Linear(sizes[-1], ways, truncated_normal(0.01))
+        last = classifier(sizes[-1], ways, truncated_normal(0.01))
         super().__init__([*layers, last])
 
 
@@ -251,5 +272,5 @@ class MiniImagenetConv(ImageNetwork):
                 Activation("relu"),
                 MaxPool(2),
             ]
-        last = Linear(25 * features, ways, xavier_uniform())
+        last = classifier(25 * features, ways, xavier_uniform())
         super().__init__([*layers, Flatten(), last])

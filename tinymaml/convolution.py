@@ -108,6 +108,7 @@ def expect_images(name: str, a: Shape, b: Shape, meet: bool) -> None:
     expect(meet, f"{name}: sizes do not fit, {a} and {b}")
 
 
+# [convolution]
 class Conv(Convolution):
     """x (N, H, W, C) convolved with w (kh, kw, C, F): (N, *size, F)."""
 
@@ -132,6 +133,9 @@ class Conv(Convolution):
 
     def flops(out, x, w, **attributes):
         return 2 * prod(out) * prod(w[:3])
+
+
+# [/convolution]
 
 
 class ConvInput(Convolution):
@@ -268,13 +272,26 @@ class MaxScatter(Primitive):
 # --- functions of values --------------------------------------------------------------
 
 
+def check_images(shape: Shape) -> None:
+    """Raise ValueError unless this is the shape of images."""
+    if len(shape) != 4:
+        raise ValueError(f"x: expected images (N, H, W, C), got shape {shape}")
+
+
 def conv2d(x: "Value", w: "Value", stride: int = 1) -> "Value":
     """x (N, H, W, C) convolved with w (kh, kw, C, F), SAME padding: (N, H', W', F).
 
     H' = ceil(H / stride). As in every network library this is a correlation: the kernel
     is not turned round.
     """
-    expect_images("conv2d", x.shape, w.shape, x.shape[-1:] == w.shape[-2:-1])
+    if len(w.shape) != 4:
+        raise ValueError(f"w: expected a kernel (kh, kw, C, F), got shape {w.shape}")
+    check_images(x.shape)
+    if x.shape[3] != w.shape[2]:
+        raise ValueError(
+            f"x: expected images (N, H, W, C) with {w.shape[2]} channels, "
+            f"got shape {x.shape}"
+        )
     if stride < 1:
         raise ValueError(f"stride: expected at least 1, got {stride}")
     size, padding = zip(
@@ -288,11 +305,22 @@ def conv2d(x: "Value", w: "Value", stride: int = 1) -> "Value":
     return x.tape.record("conv", x, w, **how)
 
 
+def check_windows(shape: Shape, size: int) -> None:
+    """Raise ValueError unless images of this shape have a whole window."""
+    if not 1 <= size <= min(shape[1:3]):
+        raise ValueError(
+            f"size: expected at least 1 and at most height and width, got {size} for "
+            f"images of shape {shape}"
+        )
+
+
 def max_pool(x: "Value", size: int = 2) -> "Value":
     """The largest element of each window: (N, H, W, C) -> (N, H // size, W // size, C).
 
     Rows and columns beyond the last whole window are left out (VALID).
     """
+    check_images(x.shape)
+    check_windows(x.shape, size)
     return x.tape.record("max_gather", x, x, size=size)
 
 
@@ -301,11 +329,16 @@ def mean_pool(x: "Value", size: int | None = None) -> "Value":
 
     (N, H, W, C) -> (N, H / size, W / size, C), or (N, 1, 1, C).
     """
-    expect(len(x.shape) == 4, f"mean_pool needs images of rank 4, got {x.shape}")
+    check_images(x.shape)
     n, height, width, channels = x.shape
     rows, columns = (height, width) if size is None else (size, size)
-    if rows < 1 or height % rows or width % columns:
-        raise ValueError(f"size: no windows of {size} tile images of shape {x.shape}")
+    if size is not None:
+        check_windows(x.shape, size)
+    if height % rows or width % columns:
+        raise ValueError(
+            f"size: expected a divisor of height and width, got {size} for images of "
+            f"shape {x.shape}"
+        )
     out = (n, height // rows, width // columns, channels)
     return (
         x.reshape(n, out[1], rows, out[2], columns, channels).mean((2, 4)).reshape(*out)

@@ -165,11 +165,11 @@ class Tape:
             name = self.entries[index].primitive.name
             count, flops = rows.get(name, (0, 0))
             rows[name] = (count + 1, flops + self._flops(index))
-        lines = [f"{'primitive':<12}{'entries':>8}{'FLOPs':>14}"]
+        lines = [f"{'primitive':<12}{'entries':>8}{'FLOPs':>18}"]
         for name, (count, flops) in sorted(rows.items(), key=lambda row: -row[1][1]):
-            lines.append(f"{name:<12}{count:>8}{flops:>14,}")
+            lines.append(f"{name:<12}{count:>8}{flops:>18,}")
         total = sum(count for count, _ in rows.values())
-        lines.append(f"{'total':<12}{total:>8}{self.flops():>14,}")
+        lines.append(f"{'total':<12}{total:>8}{self.flops():>18,}")
         lines.append(
             f"{len(plan.instructions)} kernel calls and "
             f"{plan.bytes(dtype):,} bytes of workspace per thread ({dtype})"

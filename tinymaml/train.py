@@ -263,7 +263,8 @@ class _Run:
 
     def judge(self, score: float) -> None:
         """Note the score of theta as it stands, and keep theta if none was better."""
-        if self.best is None or score > max(score for _, score in self.scores):
+        highest = max((s for _, s in self.scores if s == s), default=-math.inf)
+        if self.best is None or score > highest:  # NaN is never highest
             self.best = self.theta.copy()
         self.scores.append((self.iteration, score))
 
@@ -399,7 +400,9 @@ def _count(name: str, value: int, least: int) -> int:
 def _check_functions(
     gradient: object, sample: object, optimiser: object, validate: object
 ) -> None:
-    functions = {"gradient": gradient, "sample": sample, "validate": validate or len}
+    functions = {"gradient": gradient, "sample": sample}
+    if validate is not None:
+        functions["validate"] = validate
     for name, function in functions.items():
         if not callable(function):
             raise TypeError(f"{name}: expected a function, got {function!r}")

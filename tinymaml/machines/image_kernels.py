@@ -123,7 +123,7 @@ def _sum_kernel(size: int, vectors: int) -> Callable[..., None]:
     return tile_sum
 
 
-sum_4x2, sum_2x4, sum_2x1 = (_sum_kernel(*shape) for shape in ((4, 2), (2, 4), (2, 1)))
+sum_2x4, sum_2x1 = _sum_kernel(2, 4), _sum_kernel(2, 1)
 sum_1x4, sum_1x1 = _sum_kernel(1, 4), _sum_kernel(1, 1)
 
 

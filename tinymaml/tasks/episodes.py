@@ -1,4 +1,4 @@
-"""Episodes: N-way K-shot classification tasks, drawn from labelled images (section 5.2).
+"""Episodes: N-way K-shot classification tasks from labelled images (section 5.2).
 
 With this file any labelled images become tasks: a task holds N classes, for each of
 them K images to learn from (support) and some more to be judged by (query). It is what
@@ -112,6 +112,8 @@ class Episodes:
         All of it is in memory: 600 tasks of 5-way 1-shot Omniglot take 19 MB, of 20-way
         5-shot 380 MB, of 5-way 5-shot MiniImagenet 2.5 GB.
         """
+        if count < 1:
+            raise ValueError(f"count: expected at least 1, got {count}")
         return self._draw(np.random.default_rng(seed), count)
 
     def _draw(self, rng: np.random.Generator, tasks: int) -> Tasks:

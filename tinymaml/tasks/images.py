@@ -15,7 +15,7 @@ import os
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Self
+from typing import IO, Any, NamedTuple, Self
 
 import numpy as np
 from PIL import Image
@@ -42,7 +42,8 @@ class ImageSet(NamedTuple):
     def only(self, classes: Collection[str]) -> Self:
         """The images of these classes, labelled anew in the order of all classes.
 
-        >>> both = ImageSet(np.zeros((2, 1, 1, 1), "uint8"), np.arange(2), ("a", "b"), "")
+        >>> images = np.zeros((2, 28, 28, 1), np.uint8)
+        >>> both = ImageSet(images, np.arange(2), ("a", "b"), "nowhere")
         >>> both.only({"b"}).labels, both.only({"b"}).classes
         (array([0]), ('b',))
         """
@@ -67,7 +68,9 @@ def data_folder(data: FilePath | None, name: str, parts: Collection[str]) -> Pat
 
     It is that folder itself if one of `parts` is in it, else its subfolder `name`.
     """
-    folder = Path(data or os.environ.get("TINYMAML_DATA") or cache_folder()).expanduser()
+    folder = Path(
+        data or os.environ.get("TINYMAML_DATA") or cache_folder()
+    ).expanduser()
     here = any((folder / part).exists() for part in parts)
     return folder if here else folder / name
 
@@ -83,16 +86,15 @@ def some(names: Iterable[str]) -> str:
     return f"{len(names)}: {', '.join(names[:5])}{more}"
 
 
-def read_image(file: FilePath | BinaryIO, name: str, mode: str) -> Image.Image:
+def read_image(file: FilePath | IO[bytes], name: str, mode: str) -> Image.Image:
     """An image as grey "L" or colour "RGB"; DataError with its name if damaged."""
     try:
         with Image.open(file) as image:
             return image.convert(mode)
     # Pillow answers damaged bytes with several kinds of error.
     except Exception as error:
-        raise DataError(f"{name}: expected an image, got a damaged file ({error})") from (
-            error
-        )
+        message = f"{name}: expected an image, got a damaged file ({error})"
+        raise DataError(message) from error
 
 
 def cached(
@@ -105,8 +107,9 @@ def cached(
 
     name: begin of the file's name in the cache folder. source: JSON value; the file
     belongs to this value alone. build: yields blocks whose bytes, one after the other,
-    are those of the array; called only if there is no whole file. Two processes may
-    build at once: each writes a file of its own, and the last to finish stays.
+    are those of the array, and raises DataError for what it cannot read; called only
+    if there is no whole file. Two processes may build at once: each writes a file of
+    its own, and the last to finish stays.
 
     Raises DataError if the cache folder cannot be written, and what `build` raises.
     """
@@ -125,8 +128,8 @@ def cached(
                 file.write(block)
     except OSError as error:
         raise DataError(
-            f"cannot use the cache: {error}; set TINYMAML_CACHE to a folder that can be "
-            "written"
+            f"cannot use the cache: {error}; set TINYMAML_CACHE to a folder that can "
+            "be written"
         ) from error
     return np.load(path, mmap_mode="r", allow_pickle=False)
 
@@ -160,7 +163,10 @@ def _is_whole(path: Path, shape: tuple[int, ...]) -> bool:
     header, digest = _header(shape), hashlib.sha256()
     left = len(header) + int(np.prod(shape))
     with open(path, "rb") as file:
-        if os.fstat(file.fileno()).st_size != left + 32 or file.read(len(header)) != header:
+        if (
+            os.fstat(file.fileno()).st_size != left + 32
+            or file.read(len(header)) != header
+        ):
             return False
         digest.update(header)
         left -= len(header)

@@ -1,0 +1,197 @@
+"""MiniImagenet on generated images: layouts, lists, counts, cache and refusals."""
+
+import csv
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tinymaml.tasks import miniimagenet
+from tinymaml.tasks.images import DataError
+
+CLASSES = {"train": ["n01", "n04"], "validation": ["n03"], "test": ["n02", "n05"]}
+COUNT = 3
+SIDES = {"train": "train", "validation": "val", "test": "test"}
+ROWS = {
+    side: [(f"{c}0000000{i}.jpg", c) for c in CLASSES[side] for i in range(COUNT)]
+    for side in CLASSES
+}
+
+
+def encode(name, label):
+    """A JPEG that is not square, of one colour that belongs to its name."""
+    colour = (int(label[1:]) * 40, int(name[-5]) * 80, 128)
+    file = io.BytesIO()
+    Image.new("RGB", (100, 75), colour).save(file, "jpeg", quality=95)
+    return file.getvalue()
+
+
+def write_lists(folder, rows=ROWS):
+    folder.mkdir(parents=True, exist_ok=True)
+    for side, name in SIDES.items():
+        with open(folder / f"{name}.csv", "w", newline="") as file:
+            csv.writer(file).writerows([("filename", "label"), *rows[side]])
+    return folder
+
+
+LAYOUTS = {
+    "all in images/": lambda side, label: "images",
+    "split and class": lambda side, label: f"{SIDES[side]}/{label}",
+    "split and class, long name": lambda side, label: f"{side}/{label}",
+    "class": lambda side, label: label,
+    "all in one folder": lambda side, label: ".",
+}
+
+
+def write_images(folder, layout="all in images/", suffix=".jpg"):
+    for side, rows in ROWS.items():
+        for name, label in rows:
+            place = folder / LAYOUTS[layout](side, label)
+            place.mkdir(parents=True, exist_ok=True)
+            path = (place / name).with_suffix(suffix)
+            path.write_bytes(encode(name, label))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def small_and_own_folders(tmp_path, monkeypatch):
+    """The loader expects five classes of three images instead of a hundred of 600."""
+    monkeypatch.setenv("TINYMAML_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("TINYMAML_DATA", raising=False)
+    sizes = {side: len(classes) for side, classes in CLASSES.items()}
+    monkeypatch.setattr(miniimagenet, "CLASSES", sizes)
+    monkeypatch.setattr(miniimagenet, "IMAGES", COUNT)
+
+
+@pytest.fixture
+def data(tmp_path):
+    return write_lists(write_images(tmp_path / "data"))
+
+
+def test_the_lists_are_expected_to_have_the_published_sizes(monkeypatch):
+    monkeypatch.undo()
+    assert miniimagenet.CLASSES == {"train": 64, "validation": 16, "test": 20}
+    assert miniimagenet.IMAGES == 600
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".JPEG"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_load_reads_each_layout(tmp_path, layout, suffix):
+    data = write_lists(write_images(tmp_path / "data", layout, suffix))
+    loaded = miniimagenet.load(data)
+    assert list(loaded) == ["train", "validation", "test"]
+    for side, part in loaded.items():
+        assert part.classes == tuple(CLASSES[side]) and part.source == "MiniImagenet"
+        assert part.images.shape == (COUNT * len(part.classes), 84, 84, 3)
+        assert part.images.dtype == np.uint8
+        assert np.array_equal(part.labels, np.arange(len(part.classes)).repeat(COUNT))
+        for image, (name, label) in zip(part.images, ROWS[side], strict=True):
+            colour = np.array([int(label[1:]) * 40, int(name[-5]) * 80, 128])
+            assert np.abs(image.astype(int) - colour).max() < 6  # JPEG is lossy
+
+
+def test_images_are_resized_by_lanczos(data):
+    path = data / "images" / ROWS["test"][1][0]
+    noise = np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8)
+    Image.fromarray(noise).save(path)
+    with Image.open(path) as image:
+        expected = np.array(image.resize((84, 84), Image.Resampling.LANCZOS))
+    assert np.array_equal(miniimagenet.load(data)["test"].images[1], expected)
+
+
+def test_the_order_of_a_list_does_not_matter(data, tmp_path):
+    before = miniimagenet.load(data)["train"].images
+    write_lists(data, {side: rows[::-1] for side, rows in ROWS.items()})
+    assert np.array_equal(miniimagenet.load(data)["train"].images, before)
+
+
+def test_lists_may_lie_elsewhere_and_data_in_a_subfolder(tmp_path, monkeypatch):
+    write_images(tmp_path / "data" / "miniimagenet")
+    monkeypatch.setenv("TINYMAML_DATA", str(tmp_path / "data"))
+    loaded = miniimagenet.load(splits=write_lists(tmp_path / "lists"))
+    assert len(loaded["train"].labels) == 2 * COUNT
+
+
+@pytest.mark.parametrize("layout", ["class", "all in one folder"])
+def test_a_bare_folder_needs_no_list_in_it(tmp_path, layout):
+    write_images(tmp_path / "bare", layout)
+    lists = write_lists(tmp_path / "lists")
+    assert len(miniimagenet.load(tmp_path / "bare", lists)["test"].labels) == 2 * COUNT
+
+
+def test_images_are_memory_mapped_and_decoded_once(data, monkeypatch):
+    first = miniimagenet.load(data)["train"].images
+    assert isinstance(first, np.memmap) and not first.flags.writeable
+    monkeypatch.delattr(miniimagenet, "read_image")  # cannot decode any more
+    assert np.array_equal(miniimagenet.load(data)["train"].images, first)
+
+
+def test_a_truncated_cache_is_built_again_with_a_warning(data, tmp_path):
+    good = {
+        side: np.array(part.images) for side, part in miniimagenet.load(data).items()
+    }
+    [path] = (tmp_path / "cache").glob("miniimagenet-validation-*")
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.warns(UserWarning, match="truncated or altered cache"):
+        loaded = miniimagenet.load(data)
+    assert all(np.array_equal(loaded[side].images, good[side]) for side in good)
+
+
+# --- refusals -------------------------------------------------------------------------
+
+
+def refusal(*arguments, **options):
+    with pytest.raises(DataError) as error:
+        miniimagenet.load(*arguments, **options)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_a_missing_folder_or_list_is_named(tmp_path, data):
+    assert "expected a folder of images, but" in refusal(tmp_path / "nowhere")
+    (data / "val.csv").unlink()
+    message = refusal(data)
+    assert "val.csv: expected a list" in message and "splits=" in message
+
+
+def test_missing_images_are_counted_and_the_first_named(data):
+    for name in ("n0200000001.jpg", "n0500000000.jpg"):
+        (data / "images" / name).unlink()
+    message = refusal(data)
+    assert message.endswith("missing 2: n0200000001.jpg, n0500000000.jpg")
+    assert "test.csv" in message
+
+
+def test_a_damaged_image_is_named(data, tmp_path):
+    path = data / "images" / "n0300000002.jpg"
+    path.write_bytes(path.read_bytes()[:300])
+    assert f"{path}: expected an image, got a damaged" in refusal(data)
+    assert not list((tmp_path / "cache").glob("miniimagenet-validation*"))
+
+
+TRAIN = ROWS["train"]
+
+
+@pytest.mark.parametrize(
+    "rows, message",
+    [
+        (TRAIN[:-1], "train.csv: expected 3 different images of each class, got other"),
+        ([*TRAIN[:-1], TRAIN[-2]], "other numbers for 1: n04 (2)"),
+        (TRAIN[:COUNT], "train.csv: expected 2 classes, got 1"),
+        ([*TRAIN, ("x.jpg",)], "train.csv: expected lines filename,label"),
+        (
+            TRAIN[:COUNT] + ROWS["test"][:COUNT],
+            "expected classes that no other list has, got 1: n02 of train.csv too",
+        ),
+    ],
+)
+def test_lists_of_other_contents_are_refused(data, rows, message):
+    write_lists(data, ROWS | {"train": rows})
+    assert message in refusal(data)
+
+
+@pytest.mark.parametrize("content", [b"", b"name,class\n", b"\xff\xfe\x00"])
+def test_a_file_that_is_no_list_is_refused(data, content):
+    (data / "test.csv").write_bytes(content)
+    assert "test.csv: expected" in refusal(data)
