@@ -49,6 +49,7 @@ PARTS = ("train", "validation", "test")
 TEST_STEPS = 10
 TEST_TASKS, TEST_TASKS_FAST = 600, 60
 VALIDATION_TASKS, VALIDATION_TASKS_FAST = 200, 20
+VALIDATE_EVERY, VALIDATE_EVERY_FAST = 500, 20
 BLOCK = 60  # tasks whose predictions are made at once
 
 # Each use of random numbers has a stream of its own, so none disturbs another.
@@ -337,17 +338,21 @@ def class_counts(sets: Mapping[str, ImageSet]) -> str:
     return ", ".join(f"{len(sets[part].classes)} {part}" for part in PARTS)
 
 
-def main(
+def run_example(
     experiment: Experiment, parser: Parser, arguments: Sequence[str] | None
 ) -> int:
     """Run with command-line arguments; return the exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
     options, machine = read_options(parser, arguments)
-    options.validate_every = 20 if options.fast else 500
-    options.validation_tasks = (
-        VALIDATION_TASKS_FAST if options.fast else VALIDATION_TASKS
-    )
-    options.test_tasks = TEST_TASKS_FAST if options.fast else TEST_TASKS
+    if options.fast:
+        options.validate_every = VALIDATE_EVERY_FAST
+        options.validation_tasks, options.test_tasks = (
+            VALIDATION_TASKS_FAST,
+            TEST_TASKS_FAST,
+        )
+    else:
+        options.validate_every = VALIDATE_EVERY
+        options.validation_tasks, options.test_tasks = VALIDATION_TASKS, TEST_TASKS
     try:
         sets = experiment.load(options)
     except (DataError, OSError) as error:
@@ -361,7 +366,6 @@ def main(
         "scaling": options.scaling,
         "seed": options.seed,
         "validate_every": options.validate_every,
-        "validation_tasks": options.validation_tasks,
     }
     stages = open_stages(parser, options, config, FILES)
     command = command_line(experiment.program, arguments)

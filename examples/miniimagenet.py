@@ -21,7 +21,7 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 
-from few_shot import Experiment, main, make_parser
+from few_shot import Experiment, make_parser, run_example
 from tinymaml.tasks import miniimagenet
 from tinymaml.tasks.images import ImageSet
 
@@ -35,14 +35,14 @@ def load(options: argparse.Namespace) -> Mapping[str, ImageSet]:
     return miniimagenet.load(options.data)
 
 
-def run(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run with command-line arguments; return the exit status."""
     parser = make_parser(__doc__ or "", "miniimagenet", RECIPES)
     experiment = Experiment(
         "miniimagenet", "examples/miniimagenet.py", load, rotations=False
     )
-    return main(experiment, parser, arguments)
+    return run_example(experiment, parser, arguments)
 
 
 if __name__ == "__main__":
-    sys.exit(run())
+    sys.exit(main())

@@ -29,7 +29,7 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 
-from few_shot import Experiment, main, make_parser
+from few_shot import Experiment, make_parser, run_example
 from tinymaml.tasks import omniglot
 from tinymaml.tasks.images import ImageSet
 
@@ -43,7 +43,7 @@ def load(options: argparse.Namespace) -> Mapping[str, ImageSet]:
     return omniglot.split(omniglot.load(options.data, options.download), options.split)
 
 
-def run(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run with command-line arguments; return the exit status."""
     parser = make_parser(__doc__ or "", "omniglot", RECIPES)
     parser.add_argument(
@@ -59,8 +59,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         help="fetch the archives from the official repository if they are missing",
     )
     experiment = Experiment("omniglot", "examples/omniglot.py", load, rotations=True)
-    return main(experiment, parser, arguments)
+    return run_example(experiment, parser, arguments)
 
 
 if __name__ == "__main__":
-    sys.exit(run())
+    sys.exit(main())

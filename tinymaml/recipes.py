@@ -160,10 +160,10 @@ def accuracy(logits: Array, y: Array) -> Array:
     >>> float(accuracy(np.array([[2.0, 1.0], [2.0, 1.0]]), np.eye(2)))
     0.5
     """
-    if logits.ndim < 2 or y.shape[-2:] != logits.shape[-2:]:
+    if logits.ndim < 2 or y.shape[-1:] != logits.shape[-1:]:
         raise ValueError(
-            f"y: expected (..., N, classes) as the logits, {logits.shape}, "
-            f"got {y.shape}"
+            f"y: expected rows of as many classes as logits of shape {logits.shape}, "
+            f"got shape {y.shape}"
         )
     right = np.take_along_axis(logits, y.argmax(-1, keepdims=True), axis=-1)
     others = np.where(y > 0, -np.inf, logits).max(axis=-1, keepdims=True)
