@@ -183,6 +183,7 @@ def swapped_reads(kernel):
     )
 
 
+SWAPPED = ("sub", "gate", "matmul", "conv", "max_gather")
 CALLS = {
     "matmul strides swapped": resized(
         "matmul", lambda m, n, k, rs, cs, more: (m, n, k, cs, rs, more)
@@ -195,7 +196,7 @@ CALLS = {
     "sum sizes turned": resized("sum", lambda o, m, i: (i, m, o)),
     "broadcast sizes turned": resized("broadcast", lambda o, m, i: (i, m, o)),
     "add sizes turned": resized("add", lambda o, m, i: (i, m, o)),
-    **{f"{k} operands swapped": swapped_reads(k) for k in ("sub", "gate", "matmul")},
+    **{f"{k} operands swapped": swapped_reads(k) for k in SWAPPED},
     **{
         f"{kernel} tail {position}": resized(kernel, less_one(position))
         for kernel, positions in {
@@ -211,6 +212,8 @@ CALLS = {
             "softmax": (0,),
             "logsumexp": (0,),
             "pad": (1, 2),
+            **dict.fromkeys(("conv", "conv_input", "conv_weight"), (0,)),
+            **dict.fromkeys(("max_gather", "max_scatter"), (0,)),
             **dict.fromkeys(("copy", "scale", "gate", "relu", "exp", "log"), (0,)),
             **dict.fromkeys(("tanh", "reciprocal", "rsqrt"), (0,)),
         }.items()

@@ -76,11 +76,11 @@ class Conv2d(Layer):
 class BatchNorm(Layer):
     """(x - mean) / sqrt(variance + epsilon) for each channel, the last axis; + beta.
 
-    mode: whose mean and variance.
-        "batch": those of the batch itself. Query examples are normalised with each
-            other's statistics, as in the paper: they are seen together (transductive).
-        "support": those of the task's support examples, for the query too.
-        "none": no normalisation, only beta and gamma.
+    mode: whose mean and variance. "batch": those of the batch itself, so that query
+    examples are normalised by each other, as in the paper: they are seen together
+    (transductive). "support": those of the task's support examples, for the query too.
+    "none": no normalisation, only beta and gamma.
+
     gamma: whether there is a factor as well, as in most other codes; the authors have
     none.
     """

@@ -116,11 +116,11 @@ def load(data: FilePath | None = None, download: bool = False) -> ImageSet:
 def split(image_set: ImageSet, name: str = "authors") -> dict[str, ImageSet]:
     """Divide the characters of `load()` or `standin()` into train, validation and test.
 
-    "authors": train 1100, validation 100, test 423, as the authors' code.
-    "paper": train 1200 (train and validation of the above), the same test 423.
-    "background": test is the evaluation set, 659 characters of 20 other alphabets;
-        validation is Arcadian, Braille, Gujarati and Inuktitut of the background set,
-        116 characters; train is the rest of it, 848.
+    "authors": train 1100, validation 100, test 423, as the authors' code. "paper":
+    train 1200 (train and validation of the above), the same test 423. "background":
+    test is the evaluation set, 659 characters of 20 other alphabets; validation is
+    Arcadian, Braille, Gujarati and Inuktitut of the background set, 116 characters;
+    train is the rest of it, 848.
 
     The stand-in is divided in like manner: 186 / 24 / 30, 210 / 30 and 120 / 24 / 96.
     Returns sets that have no character in common. Raises ValueError: another name, or
