@@ -33,7 +33,7 @@ from tinymaml.machines import Machine
 from tinymaml.recipes import RECIPES, SCALINGS, Recipe, accuracy
 from tinymaml.stages import Stages
 from tinymaml.tasks.episodes import Episodes
-from tinymaml.tasks.images import DataError, ImageSet
+from tinymaml.tasks.images import STANDIN, DataError, ImageSet
 
 Array = np.ndarray[Any, Any]
 Row = dict[str, Any]  # of results.json
@@ -57,7 +57,7 @@ INITIAL, TRAINING, VALIDATION, TEST = 1, 2, 3, 4
 
 
 class Experiment(NamedTuple):
-    """One data set's part: its name, its recipes, its images by part, and turning."""
+    """What differs between data sets: names, images, whether they are turned."""
 
     name: str
     program: str
@@ -215,6 +215,7 @@ def test(
     The paper's number stands beside results on `real` data only.
     """
     rows = []
+    paper = recipe.paper_of(order) if real else None
     for mode in ("batch", "support"):
         network = recipe.network(mode)
         maml = recipe.maml(network, order, machine=machine)
@@ -223,7 +224,7 @@ def test(
         )
         for steps in range(TEST_STEPS + 1):
             mean, interval = mean_and_interval(100 * right[:, steps])
-            reported = real and mode == "batch" and steps == recipe.test_steps
+            reported = mode == "batch" and steps == recipe.test_steps
             rows.append(
                 {
                     "method": "maml",
@@ -234,7 +235,7 @@ def test(
                     "steps": steps,
                     "accuracy": mean,
                     "ci95": interval,
-                    "paper": recipe.paper[0] if reported else None,
+                    "paper": paper[0] if paper and reported else None,
                 }
             )
     return rows
@@ -248,8 +249,9 @@ def table(rows: Sequence[Row], recipe: Recipe) -> str:
         marked = steps == recipe.test_steps
         line = [f"{steps}{' *' if marked else ''}"]
         line += [f"{r['accuracy']:.2f} ± {r['ci95']:.2f}" for r in both]
-        paper = any(r["paper"] is not None for r in both)
-        line += [f"{recipe.paper[0]:g} ± {recipe.paper[1]:g}" if paper else ""]
+        paper = recipe.paper_of(both[0]["order"])
+        shown = paper is not None and both[0]["paper"] is not None
+        line += [f"{paper[0]:.2f} ± {paper[1]:.2f}" if paper and shown else ""]
         lines.append(line)
     header = ["steps", "transductive", "support statistics", "paper"]
     return text_table(header, lines)
@@ -294,7 +296,7 @@ def run(
     tasks = fixed_tasks(
         sets["test"], recipe, experiment.rotations, TEST, options.test_tasks
     )
-    real = not source.startswith("procedural")
+    real = source != STANDIN
     rows = test(theta, recipe, tasks, options.order, machine, real)
     seconds = {"train": result.seconds, "test": time.perf_counter() - started}
     started = time.perf_counter()

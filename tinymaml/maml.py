@@ -153,7 +153,7 @@ class MAML:
     reduction: "mean" over tasks, as the authors' code, or "sum", as paper eq. (1).
     recompute: keep no activations of inner steps; make them again. Memory O(K P).
     step_weights: K weights of the query losses after steps 1 .. K; default: last only.
-    query_loss: (theta, x_query, y_query, x_support) -> one number, if not the same loss.
+    query_loss: (theta, x_query, y_query, x_support) -> one number; default: loss.
     machine, threads: see `machines.get_machine`.
 
     >>> import numpy as np
