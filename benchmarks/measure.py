@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -34,7 +35,7 @@ from benchmarks.common import (
     milliseconds,
     row_of,
 )
-from benchmarks.workers import Prepared, Worker, WorkerError, time_interleaved
+from benchmarks.workers import Limits, Prepared, Worker, WorkerError, time_interleaved
 
 BATCH = 0.03  # seconds of calls in one sample
 PEAK = "matmul peak"
@@ -76,6 +77,7 @@ class Bench:
     tasks: int
     chosen: dict[str, Variant] = field(default_factory=dict)
     errors: list[float] = field(default_factory=list)
+    limits: Limits | None = None
 
     def start(
         self, threads: int, environment: Mapping[str, str] | None = None
@@ -99,6 +101,10 @@ class Bench:
             "folder": str(self.folder),
             **changes,
         }
+
+    def check(self, label: str, result: Array, order: int, dtype: str) -> float:
+        """The error of a result; raises DisagreementError if it is too large."""
+        return check_agreement(label, result, self.references[order], TOLERANCES[dtype])
 
 
 class Chosen(NamedTuple):
@@ -129,10 +135,13 @@ def matmul_peak() -> Prepared:
     return Prepared(lambda: np.matmul(a, b, out=out), lambda product: product[0, :1])
 
 
-def check_float64(bench: Bench, implementations: Sequence[Implementation]) -> None:
+def check_float64(
+    bench: Bench, implementations: Sequence[Implementation], every_form: bool = False
+) -> None:
     """Every implementation's gradients, orders 1 and 2, in float64.
 
     One worker per library. With `--quick` tinymaml only: the peers take too long.
+    Without `every_form` it is the first form's that are checked.
     """
     for module in dict.fromkeys(i.module for i in implementations):
         if bench.quick and module not in OURS:
@@ -142,8 +151,9 @@ def check_float64(bench: Bench, implementations: Sequence[Implementation]) -> No
             for implementation in implementations:
                 if implementation.module != module:
                     continue
-                variant = Variant(implementation, implementation.forms[0], 1)
-                for order in bench.references:
+                forms = implementation.forms[: None if every_form else 1]
+                for form, order in product(forms, bench.references):
+                    variant = Variant(implementation, form, 1)
                     request = bench.request(variant, order, dtype="float64")
                     worker.send("prepare", **request)
                     agrees(bench, variant, worker, order, "float64")
@@ -156,7 +166,7 @@ def agrees(
     """Whether the worker could prepare the variant; if so its gradient must agree."""
     name, module = variant.implementation.name, variant.implementation.module
     try:
-        reply = worker.receive()
+        reply = worker.receive(bench.limits)
     except WorkerError as error:
         if module in OURS:
             raise
@@ -164,11 +174,8 @@ def agrees(
         return False
     if name != PEAK:
         label = f"{name} ({variant}, order {order}, {dtype})"
-        gradient = np.array(reply["result"])
-        reference = bench.references[order]
-        bench.errors.append(
-            check_agreement(label, gradient, reference, TOLERANCES[dtype])
-        )
+        result = np.array(reply["result"])
+        bench.errors.append(bench.check(label, result, order, dtype))
     return True
 
 

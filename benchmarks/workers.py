@@ -18,6 +18,7 @@ Left out: pinning to cores and fixing the clock, which need privileges.
 import json
 import math
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -48,6 +49,15 @@ class Prepared(NamedTuple):
 
     call: Callable[[], Any]
     read: Callable[[Any], Array]
+    others: Callable[[], int] = lambda: 0  # peak memory of processes it has started
+
+
+class Limits(NamedTuple):
+    """What an implementation may need before it is left out."""
+
+    start_seconds: float  # to build it and call it once, compiling included
+    step_seconds: float  # one call
+    bytes: float  # peak resident memory
 
 
 Build = Callable[[dict[str, Any]], Prepared]
@@ -81,19 +91,19 @@ def time_batch(call: Callable[[], Any], seconds: float) -> tuple[float, int]:
     return (time.perf_counter() - start) / count, count
 
 
-def peak_bytes() -> int | None:
-    """The peak resident memory of this process, None where the system does not tell.
+def peak_bytes(process: int | str = "self") -> int | None:
+    """The peak resident memory of a process, None where the system does not tell.
 
     On Linux from /proc: getrusage would report the parent's peak if that was higher,
     because the counter outlives the exec that starts a child.
     """
     try:
-        for line in Path("/proc/self/status").read_text().splitlines():
+        for line in Path(f"/proc/{process}/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
     except OSError:
         pass
-    if sys.platform == "win32":
+    if process != "self" or sys.platform == "win32":
         return None
     import resource
 
@@ -116,6 +126,12 @@ def serve(build: Build) -> None:
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints must not get between the replies
     prepared: Prepared | None = None
+    before: int | None = None
+
+    def memory() -> int | None:
+        own = peak_bytes()
+        return own if own is None or prepared is None else own + prepared.others()
+
     for line in sys.stdin:
         request = json.loads(line)
         kind = request.pop("kind")
@@ -123,6 +139,7 @@ def serve(build: Build) -> None:
         try:
             if kind == "prepare":
                 prepared = build(request)
+                before = memory()
                 reply["result"] = prepared.read(prepared.call()).ravel().tolist()
             elif kind == "time" and prepared is not None:
                 seconds = time_batch(prepared.call, request["seconds"])
@@ -132,7 +149,7 @@ def serve(build: Build) -> None:
             elif kind != "memory":
                 raise ValueError(f"kind: {kind!r} is unknown, or nothing is prepared")
             settle()
-            reply["peak_bytes"] = peak_bytes()
+            reply["peak_bytes"], reply["before_bytes"] = memory(), before
         except Exception as error:  # a peer may raise anything; the parent decides
             text = str(error).strip() or type(error).__name__
             reply = {"error": f"{type(error).__name__}: {text.splitlines()[0]}"}
@@ -183,9 +200,14 @@ class Worker:
         except OSError:
             pass  # it has ended: `receive` says so, with its last words
 
-    def receive(self) -> dict[str, Any]:
-        """The reply to the oldest open request; raises WorkerError if it failed."""
+    def receive(self, limits: Limits | None = None) -> dict[str, Any]:
+        """The reply to the oldest open request; raises WorkerError if it failed.
+
+        With limits, the process is ended when it exceeds them.
+        """
         assert self._process.stdout is not None
+        if limits is not None:
+            self._wait(limits)
         line = self._process.stdout.readline()
         if not line:
             self._log.seek(0)
@@ -195,6 +217,19 @@ class Worker:
         if "error" in reply:
             raise WorkerError(reply["error"])
         return reply
+
+    def _wait(self, limits: Limits) -> None:
+        """Until there is a reply, or the process has needed too much."""
+        end = time.monotonic() + limits.start_seconds
+        while not select.select([self._process.stdout], [], [], 0.1)[0]:
+            needed = ""
+            if time.monotonic() > end:
+                needed = f"{limits.start_seconds:g} s to start"
+            elif (peak_bytes(self._process.pid) or 0) > limits.bytes:
+                needed = f"{limits.bytes / 1e9:g} GB"
+            if needed:
+                self._process.kill()
+                raise WorkerError(f"needs more than {needed}")
 
     def ask(self, kind: str, **request: Any) -> dict[str, Any]:
         """Send a request and wait for its reply."""

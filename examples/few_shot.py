@@ -14,18 +14,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import tinymaml as tm
-from few_shot_figures import Episode, draw_curve, draw_episode
-from tinymaml.convnets import ImageNetwork
+from few_shot_evaluation import episode, fixed_tasks, logits, table, test
+from few_shot_figures import draw_curve, draw_episode
 from tinymaml.experiment import (
     Parser,
     command_line,
     experiment_parser,
-    mean_and_interval,
     open_stages,
     read_options,
     reason,
     run_to_the_end,
-    text_table,
     write_results,
 )
 from tinymaml.initialisations import save_initialisation
@@ -36,7 +34,6 @@ from tinymaml.tasks.episodes import Episodes
 from tinymaml.tasks.images import STANDIN, DataError, ImageSet
 
 Array = np.ndarray[Any, Any]
-Row = dict[str, Any]  # of results.json
 FILES = (
     "curve.png",
     "episode.png",
@@ -46,11 +43,9 @@ FILES = (
     "checkpoint.npz",
 )
 PARTS = ("train", "validation", "test")
-TEST_STEPS = 10
 TEST_TASKS, TEST_TASKS_FAST = 600, 60
 VALIDATION_TASKS, VALIDATION_TASKS_FAST = 200, 20
 VALIDATE_EVERY, VALIDATE_EVERY_FAST = 500, 20
-BLOCK = 60  # tasks whose predictions are made at once
 
 # Each use of random numbers has a stream of its own, so none disturbs another.
 INITIAL, TRAINING, VALIDATION, TEST = 1, 2, 3, 4
@@ -120,35 +115,6 @@ def random(purpose: int, number: int) -> np.random.Generator:
     return np.random.default_rng([purpose, number])
 
 
-def fixed_tasks(
-    images: ImageSet, recipe: Recipe, rotations: bool, purpose: int, count: int
-) -> tm.Tasks:
-    """The same tasks for every run, with K query examples of each class."""
-    shots = recipe.shots
-    sampler = Episodes(
-        images.images,
-        images.labels,
-        ways=recipe.ways,
-        shots=shots,
-        queries=shots,
-        rotations=rotations,
-    )
-    return sampler.fixed(purpose, count)
-
-
-def logits(
-    maml: tm.MAML, network: ImageNetwork, theta: Array, tasks: tm.Tasks, steps: int
-) -> Array:
-    """The network's logits after 0 .. steps inner steps: (T, steps + 1, N K, N)."""
-    pieces = [
-        maml.predict(
-            network, theta, tm.Tasks(*(a[i : i + BLOCK] for a in tasks)), steps
-        )
-        for i in range(0, len(tasks.x_query), BLOCK)
-    ]
-    return np.concatenate(pieces)
-
-
 def train(
     stages: Stages,
     experiment: Experiment,
@@ -197,80 +163,7 @@ def train(
     )
 
 
-# %% The test: 600 tasks, 0 to 10 gradient steps
-# With the query examples normalised by their own statistics (transductive, as in the
-# paper), and by those of the support examples.
-
-
-def test(
-    theta: Array,
-    recipe: Recipe,
-    tasks: tm.Tasks,
-    order: int,
-    machine: Machine,
-    real: bool,
-) -> list[Row]:
-    """The rows of `results.json`: mean and interval by statistics and step.
-
-    The paper's number stands beside results on `real` data only.
-    """
-    rows = []
-    paper = recipe.paper_of(order) if real else None
-    for mode in ("batch", "support"):
-        network = recipe.network(mode)
-        maml = recipe.maml(network, order, machine=machine)
-        right = accuracy(
-            logits(maml, network, theta, tasks, TEST_STEPS), tasks.y_query[:, None]
-        )
-        for steps in range(TEST_STEPS + 1):
-            mean, interval = mean_and_interval(100 * right[:, steps])
-            reported = mode == "batch" and steps == recipe.test_steps
-            rows.append(
-                {
-                    "method": "maml",
-                    "order": order,
-                    "ways": recipe.ways,
-                    "shots": recipe.shots,
-                    "statistics": mode,
-                    "steps": steps,
-                    "accuracy": mean,
-                    "ci95": interval,
-                    "paper": paper[0] if paper and reported else None,
-                }
-            )
-    return rows
-
-
-def table(rows: Sequence[Row], recipe: Recipe) -> str:
-    """Accuracy in per cent after each number of steps; the paper's step is marked."""
-    lines = []
-    for steps in range(TEST_STEPS + 1):
-        both = [r for r in rows if r["steps"] == steps]
-        marked = steps == recipe.test_steps
-        line = [f"{steps}{' *' if marked else ''}"]
-        line += [f"{r['accuracy']:.2f} ± {r['ci95']:.2f}" for r in both]
-        paper = recipe.paper_of(both[0]["order"])
-        shown = paper is not None and both[0]["paper"] is not None
-        line += [f"{paper[0]:.2f} ± {paper[1]:.2f}" if paper and shown else ""]
-        lines.append(line)
-    header = ["steps", "transductive", "support statistics", "paper"]
-    return text_table(header, lines)
-
-
 # %% Everything
-
-
-def episode(theta: Array, recipe: Recipe, tasks: tm.Tasks, machine: Machine) -> Episode:
-    """The first test task, with predictions before and after adaptation."""
-    network = recipe.network()
-    first = tm.Tasks(*(a[:1] for a in tasks))
-    steps = recipe.test_steps
-    maml = recipe.maml(network, machine=machine)
-    classes = logits(maml, network, theta, first, steps)[0].argmax(-1)
-    support, query = first.y_support[0].argmax(-1), first.y_query[0].argmax(-1)
-    return Episode(
-        first.x_support[0], support, first.x_query[0], query, classes[[0, -1]], steps
-    )
 
 
 def run(

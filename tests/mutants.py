@@ -23,12 +23,15 @@ def mutated(function, old, new):
 
 
 def put(monkeypatch, owner, name, old, new):
-    """Put a mutant in the place of a function or method, wherever it was imported."""
+    """Put a mutant in the place of a function or method, under all its names: wherever
+    it was imported, and in the class that defines it."""
     function = getattr(owner, name)
     mutant = mutated(function, old, new)
-    for module in [owner, *sys.modules.values()]:
-        if getattr(module, "__dict__", {}).get(name) is function:
-            monkeypatch.setattr(module, name, mutant)
+    for place in [*getattr(owner, "__mro__", [owner]), *sys.modules.values()]:
+        for alias, value in list(getattr(place, "__dict__", {}).items()):
+            if value is function:
+                monkeypatch.setattr(place, alias, mutant)
+    assert getattr(owner, name) is mutant
 
 
 def survives(*checks):

@@ -175,7 +175,6 @@ def test_checkpoint_of_another_recipe_is_refused(example, capsys):
 @pytest.mark.slow
 def test_miniimagenet_runs_on_stand_ins(few_shot, monkeypatch, capsys):
     monkeypatch.setattr(few_shot, "TEST_TASKS", 2)
-    monkeypatch.setattr(few_shot, "TEST_STEPS", 10)
     results = run(load_example("miniimagenet"), "--iterations", 1)
     out, _ = capsys.readouterr()
     assert (results["experiment"], results["recipe"]) == ("miniimagenet", "mini-5w1s")

@@ -100,20 +100,6 @@ def primitives_agree():
             check_agreement(row, *call, seed, "float64")
 
 
-def break_planner(monkeypatch, method, old, new):
-    """Put a mutant in the place of a method, in the class that defines it.
-
-    Under all its names: one method may select several primitives.
-    """
-    owner = next(each for each in Plan.__mro__ if method in vars(each))
-    whole = vars(owner)[method]
-    names = [name for name, value in vars(owner).items() if value is whole]
-    put(monkeypatch, owner, method, old, new)
-    assert getattr(Plan, method) is not whole
-    for name in names:
-        monkeypatch.setattr(owner, name, getattr(Plan, method))
-
-
 def give_slack(monkeypatch):
     """Room behind the workspace, so that a mutant that reads too far hits no wall."""
     place_buffers = Plan._place_buffers
@@ -134,7 +120,7 @@ def test_unbroken_planner_passes():
 
 @pytest.mark.parametrize(("method", "old", "new"), MEMORY + FUSION + IMAGES)
 def test_broken_planner_is_caught(monkeypatch, method, old, new):
-    break_planner(monkeypatch, method, old, new)
+    put(monkeypatch, Plan, method, old, new)
     give_slack(monkeypatch)
     assert not survives(recipes_agree, meta_gradients_agree, primitives_agree)
 
@@ -230,7 +216,7 @@ def test_broken_call_is_caught(monkeypatch, mistake):
 
 @pytest.mark.parametrize(("method", "old", "new"), MEMORY[:5])
 def test_broken_memory_is_seen_without_playing(monkeypatch, method, old, new):
-    break_planner(monkeypatch, method, old, new)
+    put(monkeypatch, Plan, method, old, new)
     assert not survives(recipes_are_sound)
 
 

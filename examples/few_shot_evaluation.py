@@ -1,0 +1,122 @@
+"""How the classification examples measure: fixed tasks, accuracy, intervals."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+import tinymaml as tm
+from few_shot_figures import Episode
+from tinymaml.convnets import ImageNetwork
+from tinymaml.experiment import mean_and_interval, text_table
+from tinymaml.machines import Machine
+from tinymaml.recipes import Recipe, accuracy
+from tinymaml.tasks.episodes import Episodes
+from tinymaml.tasks.images import ImageSet
+
+Array = np.ndarray[Any, Any]
+Row = dict[str, Any]  # of results.json
+TEST_STEPS = 10
+BLOCK = 60  # tasks whose predictions are made at once
+
+
+def fixed_tasks(
+    images: ImageSet, recipe: Recipe, rotations: bool, purpose: int, count: int
+) -> tm.Tasks:
+    """The same tasks for every run, with K query examples of each class."""
+    shots = recipe.shots
+    sampler = Episodes(
+        images.images,
+        images.labels,
+        ways=recipe.ways,
+        shots=shots,
+        queries=shots,
+        rotations=rotations,
+    )
+    return sampler.fixed(purpose, count)
+
+
+def logits(
+    maml: tm.MAML, network: ImageNetwork, theta: Array, tasks: tm.Tasks, steps: int
+) -> Array:
+    """The network's logits after 0 .. steps inner steps: (T, steps + 1, N K, N)."""
+    pieces = [
+        maml.predict(
+            network, theta, tm.Tasks(*(a[i : i + BLOCK] for a in tasks)), steps
+        )
+        for i in range(0, len(tasks.x_query), BLOCK)
+    ]
+    return np.concatenate(pieces)
+
+
+# %% The test: 600 tasks, 0 to 10 gradient steps
+# With the query examples normalised by their own statistics (transductive, as in the
+# paper), and by those of the support examples.
+
+
+def test(
+    theta: Array,
+    recipe: Recipe,
+    tasks: tm.Tasks,
+    order: int,
+    machine: Machine,
+    real: bool,
+) -> list[Row]:
+    """The rows of `results.json`: mean and interval by statistics and step.
+
+    The paper's number stands beside results on `real` data only.
+    """
+    rows = []
+    paper = recipe.paper_of(order) if real else None
+    for mode in ("batch", "support"):
+        network = recipe.network(mode)
+        maml = recipe.maml(network, order, machine=machine)
+        right = accuracy(
+            logits(maml, network, theta, tasks, TEST_STEPS), tasks.y_query[:, None]
+        )
+        for steps in range(TEST_STEPS + 1):
+            mean, interval = mean_and_interval(100 * right[:, steps])
+            reported = mode == "batch" and steps == recipe.test_steps
+            rows.append(
+                {
+                    "method": "maml",
+                    "order": order,
+                    "ways": recipe.ways,
+                    "shots": recipe.shots,
+                    "statistics": mode,
+                    "steps": steps,
+                    "accuracy": mean,
+                    "ci95": interval,
+                    "paper": paper[0] if paper and reported else None,
+                }
+            )
+    return rows
+
+
+def table(rows: Sequence[Row], recipe: Recipe) -> str:
+    """Accuracy in per cent after each number of steps; the paper's step is marked."""
+    lines = []
+    for steps in range(TEST_STEPS + 1):
+        both = [r for r in rows if r["steps"] == steps]
+        marked = steps == recipe.test_steps
+        line = [f"{steps}{' *' if marked else ''}"]
+        line += [f"{r['accuracy']:.2f} ± {r['ci95']:.2f}" for r in both]
+        paper = recipe.paper_of(both[0]["order"])
+        shown = paper is not None and both[0]["paper"] is not None
+        line += [f"{paper[0]:.2f} ± {paper[1]:.2f}" if paper and shown else ""]
+        lines.append(line)
+    header = ["steps", "transductive", "support statistics", "paper"]
+    return text_table(header, lines)
+
+
+def episode(theta: Array, recipe: Recipe, tasks: tm.Tasks, machine: Machine) -> Episode:
+    """The first test task, with predictions before and after adaptation."""
+    network = recipe.network()
+    first = tm.Tasks(*(a[:1] for a in tasks))
+    steps = recipe.test_steps
+    maml = recipe.maml(network, machine=machine)
+    classes = logits(maml, network, theta, first, steps)[0].argmax(-1)
+    support, query = first.y_support[0].argmax(-1), first.y_query[0].argmax(-1)
+    return Episode(
+        first.x_support[0], support, first.x_query[0], query, classes[[0, -1]], steps
+    )
