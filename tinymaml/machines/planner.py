@@ -78,18 +78,21 @@ class Plan(Selection):
         last[pinned] = len(self.instructions)
         sizes = -(-np.array(self._sizes, dtype=np.int64) // ALIGNMENT) * ALIGNMENT
         offsets = np.zeros(len(sizes), dtype=np.int64)
-        placed: list[int] = []
-        for buffer in np.argsort(-sizes, kind="stable"):
-            meets = [
-                (offsets[other], offsets[other] + sizes[other])
-                for other in placed
-                if first[other] <= last[buffer] and first[buffer] <= last[other]
+        order = np.argsort(-sizes, kind="stable")
+        for count, buffer in enumerate(order):
+            placed = order[:count]
+            meets = placed[
+                (first[placed] <= last[buffer]) & (first[buffer] <= last[placed])
             ]
+            meets = meets[np.argsort(offsets[meets], kind="stable")]
             low = 0
-            for start, stop in sorted(meets):
+            for start, stop in zip(
+                offsets[meets].tolist(),
+                (offsets[meets] + sizes[meets]).tolist(),
+                strict=True,
+            ):
                 if start - low >= sizes[buffer]:
                     break
                 low = max(low, stop)
             offsets[buffer] = low
-            placed.append(buffer)
         return offsets.tolist(), int((offsets + sizes).max(initial=0))
