@@ -90,10 +90,12 @@ def with_ratios(rows: Sequence[Row]) -> list[Row]:
     return filled
 
 
-def write_json(path: str | Path, machine: dict[str, Any], rows: Sequence[Row]) -> None:
-    """Write {"machine": ..., "rows": [...]}, all of it or nothing."""
+def write_json(
+    path: str | Path, machine: dict[str, Any], rows: Sequence[Row], **more: Any
+) -> None:
+    """Write {"machine": ..., "rows": [...], **more}, all of it or nothing."""
     path = Path(path)
-    content = {"machine": machine, "rows": [asdict(row) for row in rows]}
+    content = {"machine": machine, "rows": [asdict(row) for row in rows], **more}
     text = json.dumps(content, indent=1, allow_nan=False) + "\n"
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -209,6 +211,25 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         padded += [c.rjust(w) for c, w in zip(cells[1:], widths[1:], strict=True)]
         lines.append("  ".join(padded).rstrip())
     return "\n".join(lines)
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The same as Markdown, which reads as well in a terminal.
+
+    >>> print(markdown_table(["name", "ms"], [["numba", "0.30"], ["numpy", "12.00"]]))
+    | name  |    ms |
+    |:------|------:|
+    | numba |  0.30 |
+    | numpy | 12.00 |
+    """
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    rule = ["-" * (width + 1) for width in widths]
+    lines = ["|:" + rule[0] + "|" + "".join(f"{dashes}:|" for dashes in rule[1:])]
+    for cells in (header, *rows):
+        padded = [cells[0].ljust(widths[0])]
+        padded += [c.rjust(w) for c, w in zip(cells[1:], widths[1:], strict=True)]
+        lines.append("| " + " | ".join(padded) + " |")
+    return "\n".join([lines[1], lines[0], *lines[2:]])
 
 
 def milliseconds(seconds: float) -> str:

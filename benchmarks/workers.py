@@ -220,8 +220,9 @@ class Worker:
 
     def _wait(self, limits: Limits) -> None:
         """Until there is a reply, or the process has needed too much."""
+        assert self._process.stdout is not None
         end = time.monotonic() + limits.start_seconds
-        while not select.select([self._process.stdout], [], [], 0.1)[0]:
+        while not select.select([self._process.stdout.fileno()], [], [], 0.1)[0]:
             needed = ""
             if time.monotonic() > end:
                 needed = f"{limits.start_seconds:g} s to start"

@@ -1,0 +1,260 @@
+"""The image networks and MAML in PyTorch: in a loop, in processes, under vmap.
+
+Images are (N, C, H, W). Every function at the end takes theta, the tasks' arrays and
+the settings, and returns what a worker is to time.
+
+Left out: torch.compile.
+"""
+
+import os
+import signal
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from benchmarks.image_peers import (
+    AXES,
+    BATCHES,
+    EPSILON,
+    Array,
+    Loss,
+    Settings,
+    Tensors,
+    flat,
+    from_torch_layout,
+    pieces,
+    same_padding,
+    torch_layout,
+    with_adapted,
+)
+from benchmarks.workers import Prepared, peak_bytes
+
+
+def loss_of(settings: Settings, patches: bool) -> Loss:
+    """The network's cross-entropy, images (N, C, H, W), sum over examples / K."""
+    import torch
+    from torch.nn import functional as F
+
+    def convolution(x: Any, weight: Any) -> Any:
+        stride = settings.stride
+        before, behind = same_padding(x.shape[-1], stride)
+        padding = before
+        if before != behind:  # PyTorch pads both sides alike
+            x, padding = F.pad(x, (before, behind, before, behind)), 0
+        if not patches:
+            return F.conv2d(x, weight, stride=stride, padding=padding)
+        side = (x.shape[-1] + 2 * padding - 3) // stride + 1
+        columns = F.unfold(x, 3, padding=padding, stride=stride)
+        return (weight.flatten(1) @ columns).unflatten(-1, (side, side))
+
+    def loss(parameters: Tensors, x: Any, y: Any) -> Any:
+        *hidden, weight, bias = parameters
+        for kernel, beta in zip(hidden[::2], hidden[1::2], strict=True):
+            x = convolution(x, kernel)
+            x = F.batch_norm(x, None, None, None, beta, training=True, eps=EPSILON)
+            x = torch.relu(x)
+            if settings.pooled:
+                x = F.max_pool2d(x, 2)
+        x = x.flatten(1) if settings.pooled else x.mean((2, 3))
+        logits = torch.addmm(bias, x, weight)
+        return F.cross_entropy(logits, y, reduction="sum") / settings.shots
+
+    return loss
+
+
+def tensors_of(
+    theta: Array, tasks: Sequence[Array], settings: Settings, form: str
+) -> tuple[list, list]:
+    """Parameters and tasks in PyTorch's layout; images as (T, N, C, H, W)."""
+    import torch
+
+    parameters = [
+        torch.tensor(a) for a in torch_layout(pieces(theta, settings), settings)
+    ]
+    tensors = []
+    for array in tasks:
+        tensor = torch.tensor(array)
+        if tensor.ndim == 5:
+            tensor = tensor.permute(0, 1, 4, 2, 3)
+            if form != "channels last":  # that is how they lie in memory already
+                tensor = tensor.contiguous()
+        tensors.append(tensor)
+    if form == "channels last":
+        last = torch.channels_last
+        parameters = [
+            p.contiguous(memory_format=last) if p.ndim == 4 else p for p in parameters
+        ]
+    return parameters, tensors
+
+
+def reader(settings: Settings) -> Callable[[Any], Array]:
+    """(loss, gradients) in PyTorch's layout -> [loss, gradient ...]."""
+
+    def read(result: Any) -> Array:
+        loss, gradients = result
+        arrays = [g.detach().contiguous().numpy() for g in gradients]
+        return flat(float(loss), from_torch_layout(arrays, settings))
+
+    return read
+
+
+def task_gradients(settings: Settings, form: str) -> Callable[[Tensors, Tensors], Any]:
+    """The sum over tasks of loss and gradient, one backward pass for each task.
+
+    One for all tasks together would keep all their graphs, and is slower.
+    """
+    import torch
+
+    loss, chosen = loss_of(settings, form == "patches"), settings.adapted
+    second = settings.order == 2
+
+    def gradients(parameters: Tensors, tasks: Tensors) -> Any:
+        total, sums = 0.0, None
+        for x, y, x_query, y_query in zip(*tasks, strict=True):
+            adapted = list(parameters)
+            for _ in range(settings.steps):
+                free = [adapted[i] for i in chosen]
+                inner = loss(adapted, x, y)
+                slopes = torch.autograd.grad(inner, free, create_graph=second)
+                free = [
+                    p - settings.alpha * g for p, g in zip(free, slopes, strict=True)
+                ]
+                adapted = with_adapted(adapted, free, chosen)
+            query_loss = loss(adapted, x_query, y_query)
+            found = torch.autograd.grad(query_loss, parameters)
+            total += float(query_loss.detach())
+            if sums is None:
+                sums = list(found)
+            else:
+                torch._foreach_add_(sums, found)
+        return total, sums
+
+    return gradients
+
+
+def loop(
+    theta: Array, tasks: Sequence[Array], settings: Settings, form: str
+) -> Prepared:
+    """A loop over tasks with torch.autograd.grad(create_graph=True): the usual way."""
+    parameters, tensors = tensors_of(theta, tasks, settings, form)
+    parameters = [p.requires_grad_() for p in parameters]
+    gradients, count = task_gradients(settings, form), len(tasks[0])
+
+    def call() -> Any:
+        loss, sums = gradients(parameters, tensors)
+        return loss / count, [g / count for g in sums]
+
+    return Prepared(call, reader(settings))
+
+
+def serve_share(
+    pipe: Any, shared: Tensors, tasks: Tensors, settings: Settings, form: str
+) -> None:
+    """A process with one thread: its tasks' gradients whenever it is asked."""
+    import torch
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    parameters, sums = shared
+    parameters = [p.requires_grad_() for p in parameters]
+    gradients = task_gradients(settings, form)
+    while True:
+        try:
+            question = pipe.recv()
+        except EOFError:  # the worker has ended
+            return
+        if question == "memory":
+            pipe.send(peak_bytes())
+            continue
+        loss, found = gradients(parameters, tasks)
+        for place, g in zip(sums, found, strict=True):
+            place.copy_(g)
+        pipe.send(loss)
+
+
+def processes(
+    theta: Array, tasks: Sequence[Array], settings: Settings, form: str, count: int
+) -> Prepared:
+    """One process with one thread per core, each with its share of the tasks.
+
+    Parameters, tasks and gradients are in shared memory; through the pipes go a word
+    and a loss.
+    """
+    import torch
+    from torch import multiprocessing
+
+    os.environ["OMP_NUM_THREADS"] = "1"  # what the processes below read as they start
+    torch.set_num_threads(1)
+    context = multiprocessing.get_context("spawn")
+    parameters, tensors = tensors_of(theta, tasks, settings, form)
+    for tensor in (*parameters, *tensors):
+        tensor.share_memory_()
+    count = min(count, len(tasks[0]))
+    pipes, sums = [], []
+    shares = zip(*(t.tensor_split(count) for t in tensors), strict=True)
+    for share in shares:
+        found = [torch.empty_like(p).share_memory_() for p in parameters]
+        ours, theirs = context.Pipe()
+        context.Process(
+            target=serve_share,
+            args=(theirs, (parameters, found), share, settings, form),
+            daemon=True,
+        ).start()
+        theirs.close()  # or nobody would notice when the process ends
+        pipes.append(ours)
+        sums.append(found)
+    size = len(tasks[0])
+
+    def ask(question: str) -> list[Any]:
+        for pipe in pipes:
+            pipe.send(question)
+        return [pipe.recv() for pipe in pipes]
+
+    def call() -> Any:
+        losses = ask("gradient")
+        gradients = [torch.stack(g).sum(0) / size for g in zip(*sums, strict=True)]
+        return sum(losses) / size, gradients
+
+    def others() -> int:
+        return sum(peak or 0 for peak in ask("memory"))
+
+    return Prepared(call, reader(settings), others)
+
+
+def batched(
+    theta: Array, tasks: Sequence[Array], settings: Settings, form: str
+) -> Prepared:
+    """torch.func: vmap over tasks, grad in grad."""
+    import torch
+    from torch.func import grad, grad_and_value, vmap
+
+    batches, convolution = form.split(", ")
+    loss, chosen = loss_of(settings, convolution == "patches"), settings.adapted
+    parameters, tensors = tensors_of(theta, tasks, settings, form)
+
+    def query_loss(parameters: Tensors, *task: Any) -> Any:
+        x, y, x_query, y_query = task
+        adapted = list(parameters)
+
+        def inner(free: Tensors) -> Any:
+            return loss(with_adapted(parameters, free, chosen), x, y)
+
+        for _ in range(settings.steps):
+            free = [adapted[i] for i in chosen]
+            slopes = grad(inner)(free)
+            if settings.order == 1:
+                slopes = [g.detach() for g in slopes]
+            free = [p - settings.alpha * g for p, g in zip(free, slopes, strict=True)]
+            adapted = with_adapted(adapted, free, chosen)
+        return loss(adapted, x_query, y_query)
+
+    def mean_query_loss(parameters: Tensors) -> Any:
+        return vmap(query_loss, AXES)(parameters, *tensors).mean()
+
+    def call() -> Any:
+        if batches == BATCHES[0]:
+            gradients, value = grad_and_value(mean_query_loss)(parameters)
+            return value, gradients
+        found, values = vmap(grad_and_value(query_loss), AXES)(parameters, *tensors)
+        return values.mean(), [torch.mean(g, 0) for g in found]
+
+    return Prepared(call, reader(settings))

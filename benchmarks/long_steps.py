@@ -1,0 +1,129 @@
+"""Choosing and timing what takes up to a minute a call and gigabytes.
+
+`measure.py` starts all variants of an implementation together and times batches of
+calls for a fixed number of rounds. Here one variant at a time is started, checked and
+tried, under `Limits` of time and memory, and the number of rounds follows from what one
+round takes. The last step is the same: all that were chosen, in turn.
+
+Left out: float64, which is `measure.check_float64`.
+"""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any, NamedTuple
+
+from benchmarks import measure
+from benchmarks.common import Row, milliseconds, row_of
+from benchmarks.measure import PEAK, PEAK_SIZE, Bench, Chosen, Implementation, Variant
+from benchmarks.workers import Limits, WorkerError
+
+LIMITS = Limits(start_seconds=300, step_seconds=60, bytes=8e9)
+LEAST_ROUNDS, MOST_ROUNDS = (3, 5), (7, 40)  # (quick, full)
+
+
+class Measured(NamedTuple):
+    """The rows of one piece of work, and what belongs to them."""
+
+    rows: list[Row]
+    before: list[int | None]  # peak memory of each row's process before its first call
+    errors: list[float]  # of each row's gradient
+    peak: float  # FLOP/s of the matrix product on one thread
+
+
+def variants_of(bench: Bench, implementation: Implementation) -> list[Variant]:
+    """What to try: every form, with `--quick` the first, on 1 and on N threads."""
+    forms = implementation.forms[: 1 if bench.quick else None]
+    return [
+        Variant(implementation, f, t) for f in forms for t in implementation.threads
+    ]
+
+
+def try_once(bench: Bench, variant: Variant, order: int, stack: ExitStack) -> Any:
+    """(seconds of a call, worker, error of its gradient), or None if it is left out."""
+    worker = stack.enter_context(bench.start(variant.threads))
+    worker.send("prepare", **bench.request(variant, order))
+    if not measure.agrees(bench, variant, worker, order, "float32"):
+        worker.close()
+        return None
+    limits = bench.limits or LIMITS
+    try:
+        worker.send("time", seconds=0.0)
+        twice = limits._replace(start_seconds=2 * limits.step_seconds)
+        seconds = worker.receive(twice)["seconds"]
+        if seconds > limits.step_seconds:
+            raise WorkerError(f"{seconds:.0f} s a step")
+    except WorkerError as error:
+        worker.close()
+        print(f"skipped: {variant.implementation.name} ({variant}): {error}")
+        return None
+    return seconds, worker, bench.errors[-1] if bench.errors else 0.0
+
+
+def fastest(
+    bench: Bench, implementation: Implementation, order: int, stack: ExitStack
+) -> tuple[Chosen, float, float] | None:
+    """The fastest variant, the seconds it took and its error; the others are closed."""
+    best, texts = None, []
+    for variant in variants_of(bench, implementation):
+        tried = try_once(bench, variant, order, stack)
+        if tried is None:
+            continue
+        seconds, worker, error = tried
+        texts.append(f"{variant} {milliseconds(seconds)} ms")
+        if best is not None and best[1] <= seconds:
+            worker.close()
+            continue
+        if best is not None:
+            best[0].worker.close()
+        best = Chosen(variant, worker), seconds, error
+    if best is not None and len(texts) > 1:
+        print(f"{implementation.name}: {best[0].variant} (tried: {'; '.join(texts)})")
+    return best
+
+
+def rounds_for(round_seconds: float, budget: float, quick: bool) -> int:
+    """How many rounds the budget allows, between a least and a most number.
+
+    >>> rounds_for(1.0, budget=20, quick=False), rounds_for(60, 20, quick=True)
+    (20, 3)
+    """
+    full = not quick
+    return max(LEAST_ROUNDS[full], min(MOST_ROUNDS[full], int(budget / round_seconds)))
+
+
+def measure_steps(
+    bench: Bench,
+    implementations: Sequence[Implementation],
+    work: str,
+    order: int,
+    budget: float,
+) -> Measured:
+    """One piece of work by everybody: choose, check, time in turn for `budget` seconds.
+
+    A sample is one call after one that is not timed.
+    """
+    with ExitStack() as stack:
+        runners, round_seconds, errors = [], 0.0, []
+        for implementation in (*implementations, Implementation(PEAK, "numpy", (1,))):
+            found = fastest(bench, implementation, order, stack)
+            if found is not None:
+                runners.append(found[0])
+                round_seconds += 2 * found[1]
+                errors.append(found[2])
+        measure.print_agreement(bench, f"float32, order {order}")
+        samples = measure.interleave_with_progress(
+            [runner.worker for runner in runners],
+            rounds_for(round_seconds, budget, bench.quick),
+            f"{work}, order {order}",
+        )
+        *runners, product = runners
+        *samples, product_samples = samples
+        rows, before = [], []
+        for (variant, worker), times in zip(runners, samples, strict=True):
+            memory = worker.ask("memory")
+            name, peak = variant.implementation.name, memory["peak_bytes"]
+            rows.append(row_of(times, work, name, order, variant.threads, peak))
+            before.append(memory["before_bytes"])
+        speed = 2 * PEAK_SIZE**3 / min(product_samples)
+    assert product.variant.implementation.name == PEAK
+    return Measured(rows, before, errors[:-1], speed)
