@@ -62,10 +62,12 @@ class Case(NamedTuple):
     """One piece of work: a recipe, orders to time, and how exact float32 can be.
 
     tolerance: of the float32 gradient. These gradients are products of many Jacobians,
-    and a relu whose input is within rounding of 0 may fall on either side: one such
-    unit has changed one of 16 gradients of 20w1s by 11 %, in PyTorch and in tinymaml
-    alike, all others by less than 1 %. The mathematics is checked to 1e-10 in float64;
-    the gradient of the other order is off by 1.
+    and a relu whose input is within rounding of 0 may fall on either side, in any
+    library. The mathematics is checked to 1e-10 in float64; the gradient of the other
+    order is off by 1.
+    seed: of the data: one with which no relu's input is that close to 0, as seen in the
+    difference of tinymaml's own float32 and float64 gradients, 2e-4 and 1e-4 (with most
+    seeds one task in sixteen has such a relu, and 1 to 20 % of the gradient with it).
     checked: tasks in the float64 check.
     """
 
@@ -73,14 +75,15 @@ class Case(NamedTuple):
     orders: tuple[int, ...]
     tolerance: float
     checked: int
+    seed: int = 0
 
 
 CASES = {
     case.recipe: case
     for case in (
         Case("5w1s", (2, 1), 1e-3, 2),
-        Case("20w1s", (2, 1), 0.1, 2),
-        Case("mini-5w1s", (2,), 0.3, 1),
+        Case("20w1s", (2, 1), 5e-3, 2, seed=4),
+        Case("mini-5w1s", (2,), 5e-3, 1, seed=3),
     )
 }
 
@@ -158,7 +161,7 @@ def build(request: dict[str, Any]) -> Prepared:
 # --- the data and the reference -------------------------------------------------------
 
 
-def save_data(folder: Path, case: str) -> None:
+def save_data(folder: Path, case: str, seed: int | None = None) -> None:
     """theta, then the tasks' arrays: noisy images, each class around one of its own.
 
     beta is far from 0, its starting value, so that nobody can forget it, and above 0,
@@ -166,7 +169,8 @@ def save_data(folder: Path, case: str) -> None:
     """
     from tinymaml.recipes import RECIPES
 
-    recipe, rng = RECIPES[case], np.random.default_rng(0)
+    recipe = RECIPES[case]
+    rng = np.random.default_rng(CASES[case].seed if seed is None else seed)
     network = recipe.network()
     side, channels = (84, 3) if recipe.architecture == "miniimagenet" else (28, 1)
     theta = network.init(rng, "float64")
