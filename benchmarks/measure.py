@@ -128,6 +128,26 @@ def available(implementations: Sequence[Implementation]) -> list[Implementation]
     return kept
 
 
+def to_compare(
+    everything: Sequence[Implementation],
+    peers: Sequence[str],
+    left_out: Mapping[str, str],
+) -> list[Implementation]:
+    """What is installed, asked for by --peers, and not left out for a reason.
+
+    `left_out` has the reasons by name; each that is skipped gets a line that says why.
+    """
+    kept = []
+    for one in everything:
+        if one.module not in (*OURS, *peers):
+            print(f"skipped: {one.name}: left out by --peers")
+        elif one.name in left_out:
+            print(f"skipped: {one.name}: {left_out[one.name]}")
+        else:
+            kept.append(one)
+    return available(kept)
+
+
 def matmul_peak() -> Prepared:
     """A large float32 matrix product by NumPy's BLAS: what the machine can do."""
     a, b = np.random.default_rng(0).random((2, PEAK_SIZE, PEAK_SIZE), np.float32)

@@ -282,17 +282,12 @@ def implementations(
         Implementation(JAX_VMAP, "jax", both, VMAP_FORMS),
         Implementation(JAX_MAP, "jax", both, MAP_FORMS),
     ]
-    kept = []
-    for one in everything:
-        if one.module not in ("tinymaml", *chosen_peers):
-            print(f"skipped: {one.name}: left out by --peers")
-        elif one.name == PROCESSES and threads == 1:
-            print(f"skipped: {one.name}: with one process it is {LOOP}")
-        elif quick and one.name == VMAP:
-            print(f"skipped: {one.name}: left out by --quick, it is not PyTorch's best")
-        else:
-            kept.append(one)
-    return measure.available(kept)
+    left_out = {}
+    if threads == 1:
+        left_out[PROCESSES] = f"with one process it is {LOOP}"
+    if quick:
+        left_out[VMAP] = "left out by --quick, it is not PyTorch's best"
+    return measure.to_compare(everything, chosen_peers, left_out)
 
 
 def run_case(

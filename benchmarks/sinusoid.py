@@ -184,15 +184,8 @@ def implementations(
         Implementation(JAX_VMAP, "jax", both, forms),
         Implementation(JAX_MAP, "jax", both, ("map", "scan")),
     ]
-    kept = []
-    for one in everything:
-        if one.module not in ("tinymaml", *chosen_peers):
-            print(f"skipped: {one.name}: left out by --peers")
-        elif quick and one.name == JAX_MAP:
-            print(f"skipped: {one.name}: left out by --quick, it is not JAX's best")
-        else:
-            kept.append(one)
-    return measure.available(kept)
+    left_out = {JAX_MAP: "left out by --quick, it is not JAX's best"} if quick else {}
+    return measure.to_compare(everything, chosen_peers, left_out)
 
 
 def print_times(

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import tinymaml as tm
-from few_shot_evaluation import episode, fixed_tasks, logits, table, test
+from few_shot_evaluation import episode, fixed_tasks, logits, sampler, table, test
 from few_shot_figures import draw_curve, draw_episode
 from tinymaml.experiment import (
     Parser,
@@ -30,7 +30,6 @@ from tinymaml.initialisations import save_initialisation
 from tinymaml.machines import Machine
 from tinymaml.recipes import RECIPES, SCALINGS, Recipe, accuracy
 from tinymaml.stages import Stages
-from tinymaml.tasks.episodes import Episodes
 from tinymaml.tasks.images import STANDIN, DataError, ImageSet
 
 Array = np.ndarray[Any, Any]
@@ -65,7 +64,9 @@ class Experiment(NamedTuple):
 
 def make_parser(doc: str, name: str, recipes: Sequence[str]) -> Parser:
     """The options of a classification example; `recipes` are the cells of table 1."""
-    parser = experiment_parser(doc, f"results/{name}", iterations=60_000, fast=60)
+    parser = experiment_parser(
+        doc, f"results/{name}", RECIPES[recipes[0]].iterations, fast=60
+    )
     add = parser.add_argument
     add(
         "--recipe",
@@ -126,14 +127,8 @@ def train(
     """Meta-train; the best theta is that with the highest validation accuracy."""
     network = recipe.network()
     maml = recipe.maml(network, options.order, machine=machine)
-    sample = Episodes(
-        sets["train"].images,
-        sets["train"].labels,
-        ways=recipe.ways,
-        shots=recipe.shots,
-        queries=recipe.queries,
-        rotations=experiment.rotations,
-        tasks=recipe.tasks,
+    sample = sampler(
+        sets["train"], recipe, experiment.rotations, recipe.queries, recipe.tasks
     )
     kept = fixed_tasks(
         sets["validation"],

@@ -20,20 +20,26 @@ TEST_STEPS = 10
 BLOCK = 60  # tasks whose predictions are made at once
 
 
+def sampler(
+    images: ImageSet, recipe: Recipe, rotations: bool, queries: int, tasks: int = 1
+) -> Episodes:
+    """Tasks of the recipe's ways and shots from these images."""
+    return Episodes(
+        images.images,
+        images.labels,
+        ways=recipe.ways,
+        shots=recipe.shots,
+        queries=queries,
+        rotations=rotations,
+        tasks=tasks,
+    )
+
+
 def fixed_tasks(
     images: ImageSet, recipe: Recipe, rotations: bool, purpose: int, count: int
 ) -> tm.Tasks:
     """The same tasks for every run, with K query examples of each class."""
-    shots = recipe.shots
-    sampler = Episodes(
-        images.images,
-        images.labels,
-        ways=recipe.ways,
-        shots=shots,
-        queries=shots,
-        rotations=rotations,
-    )
-    return sampler.fixed(purpose, count)
+    return sampler(images, recipe, rotations, recipe.shots).fixed(purpose, count)
 
 
 def logits(

@@ -23,6 +23,7 @@ from tinymaml.nn import (
     Layer,
     Linear,
     Network,
+    check_sizes,
     normal,
     truncated_normal,
     xavier_uniform,
@@ -51,10 +52,7 @@ class Conv2d(Layer):
         bias: bool = False,
         initialiser: Initialiser | None = None,
     ) -> None:
-        sizes = {"channels": channels, "features": features}
-        for name, n in (sizes | {"kernel": kernel, "stride": stride}).items():
-            if n < 1:
-                raise ValueError(f"{name}: expected at least 1, got {n}")
+        check_sizes(channels=channels, features=features, kernel=kernel, stride=stride)
         self.shapes = {"weight": (kernel, kernel, channels, features)}
         if bias:
             self.shapes["bias"] = (features,)
@@ -94,8 +92,7 @@ class BatchNorm(Layer):
     ) -> None:
         if mode not in MODES:
             raise ValueError(f"mode: expected one of {', '.join(MODES)}, got {mode!r}")
-        if channels < 1:
-            raise ValueError(f"channels: expected at least 1, got {channels}")
+        check_sizes(channels=channels)
         if not epsilon > 0:
             raise ValueError(f"epsilon: expected more than 0, got {epsilon}")
         self.shapes = {"beta": (channels,)}
@@ -136,18 +133,12 @@ class BatchNorm(Layer):
         # [/batch-norm]
 
 
-def checked_size(size: int) -> int:
-    """The size of a window, if it is one."""
-    if size < 1:
-        raise ValueError(f"size: expected at least 1, got {size}")
-    return size
-
-
 class MaxPool(Layer):
     """The largest of every `size` by `size` elements; odd rests are left out."""
 
     def __init__(self, size: int = 2) -> None:
-        self.size = checked_size(size)
+        check_sizes(size=size)
+        self.size = size
 
     def __call__(self, parameters: Sequence[Value], x: Value) -> Value:
         """x pooled."""
@@ -158,7 +149,9 @@ class MeanPool(Layer):
     """The mean of every `size` by `size` elements, by default of the whole map."""
 
     def __init__(self, size: int | None = None) -> None:
-        self.size = None if size is None else checked_size(size)
+        if size is not None:
+            check_sizes(size=size)
+        self.size = size
 
     def __call__(self, parameters: Sequence[Value], x: Value) -> Value:
         """x pooled."""
@@ -205,8 +198,7 @@ class ImageNetwork(Network):
 
 def classifier(inputs: int, ways: int, initialiser: Initialiser) -> Linear:
     """The last layer: one logit for each of N classes."""
-    if ways < 1:
-        raise ValueError(f"ways: expected at least 1, got {ways}")
+    check_sizes(ways=ways)
     return Linear(inputs, ways, initialiser)
 
 

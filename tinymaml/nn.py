@@ -67,6 +67,13 @@ def xavier_uniform() -> Initialiser:
 # --- layers ---------------------------------------------------------------------------
 
 
+def check_sizes(**sizes: int) -> None:
+    """Raise ValueError with the name of the first size that is below 1."""
+    for name, n in sizes.items():
+        if n < 1:
+            raise ValueError(f"{name}: expected at least 1, got {n}")
+
+
 class Layer:
     """A function of its own parameters and an input; most layers have no parameters."""
 
@@ -87,9 +94,7 @@ class Linear(Layer):
     def __init__(
         self, inputs: int, outputs: int, initialiser: Initialiser | None = None
     ) -> None:
-        for name, n in (("inputs", inputs), ("outputs", outputs)):
-            if n < 1:
-                raise ValueError(f"{name}: expected at least 1, got {n}")
+        check_sizes(inputs=inputs, outputs=outputs)
         self.shapes = {"weight": (inputs, outputs), "bias": (outputs,)}
         self.initialiser = initialiser or he_normal()
 

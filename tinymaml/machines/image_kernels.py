@@ -56,15 +56,8 @@ def sweep(w, a, back):
     A small kernel takes all its taps to one row of an image after another, a large one
     takes a tap to all images: whatever is smaller stays in the cache.
     """
-    out, x, k, images, height, width, channels = (
-        a[0],
-        a[1],
-        a[2],
-        a[3],
-        a[4],
-        a[5],
-        a[6],
-    )
+    out, x, k, images = a[0], a[1], a[2], a[3]
+    height, width, channels = a[4], a[5], a[6]
     rows, columns, features, kh, kw = a[7], a[8], a[9], a[10], a[11]
     s, top, left = a[12], a[13], a[14]
     block = 1 if kh * kw * channels * features <= NEAR else images * rows
