@@ -7,9 +7,11 @@ out on the tape, so that its transpose, a sum, is what the gradient finds there.
 
 from collections.abc import Sequence
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from tinymaml.primitives import PRIMITIVES
 
 if TYPE_CHECKING:
     from tinymaml.tape import Value
@@ -58,6 +60,39 @@ def constant_number(a: "Value") -> float | None:
     return dict(entry.attributes).get("number") if not entry.arguments else None
 
 
+def simpler(
+    name: str, arguments: Sequence["Value"], attributes: dict[str, Any]
+) -> "Value | None":
+    """A cheaper way to the same value, if there is one: asked before one is recorded.
+
+    What is done to a constant gives a constant. A factor goes where there are fewer
+    elements: two factors become one, `broadcast(a) * 2` is `broadcast(a * 2)`,
+    `(a * broadcast(b)) * 2` is `a * broadcast(b * 2)`, `sum(a * 2)` is `sum(a) * 2`.
+    Nothing of this is needed for a result to be right; derivatives are full of it.
+    """
+    if name not in ("scale", "broadcast", "reshape", "slice", "sum"):
+        return None
+    (a,), tape = arguments, arguments[0].tape
+    number = constant_number(a)
+    if number is not None and name != "sum":
+        shape = PRIMITIVES[name].shape(a.shape, **attributes)
+        return tape.constant(number * attributes.get("number", 1.0), shape)
+    inner = tape.entries[a.index]
+    operands = [tape.value(i) for i in inner.arguments]
+    of, how = inner.primitive.name, dict(inner.attributes)
+    if name == "sum" and of == "scale":
+        return scale(tape.record("sum", *operands, **attributes), how["number"])
+    if name == "scale" and of == "scale":
+        return scale(operands[0], how["number"] * attributes["number"])
+    if name == "scale" and of == "broadcast":
+        return tape.record(of, scale(operands[0], attributes["number"]), **how)
+    if name == "scale" and of == "mul":
+        for operand, other in (operands, operands[::-1]):
+            if tape.entries[operand.index].primitive.name == "broadcast":
+                return tape.record(of, scale(operand, attributes["number"]), other)
+    return None
+
+
 def add(a: "Value", b: "Value | float") -> "Value":
     """a + b."""
     a, b = _together(a, b)
@@ -89,10 +124,6 @@ def divide(a: "Value", b: "Value | float") -> "Value":
 
 def scale(a: "Value", number: float) -> "Value":
     """number * a, for a number known now."""
-    entry = a.tape.entries[a.index]
-    if entry.primitive.name == "scale":  # one factor instead of a chain of them
-        number *= dict(entry.attributes)["number"]
-        a = a.tape.value(entry.arguments[0])
     return a if number == 1 else a.tape.record("scale", a, number=float(number))
 
 

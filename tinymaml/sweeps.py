@@ -14,6 +14,7 @@ be complete before it is handed on to `a`, and `a` is reached twice. A tape is i
 so walking it in reverse always finds every contribution already made.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 
 from tinymaml import functions
@@ -125,8 +126,9 @@ def fan_in(tape: Tape, parts: Sequence[Value]) -> Value:
         rest.append(
             _tile(tape, sorted(pads, key=lambda pad: pad[0]), parts[0].shape[0])
         )
-    total = rest[0]
-    for part in rest[1:]:
+    times = Counter(part.index for part in rest)  # x * x sends the same one back twice
+    total, *others = (tape.value(index) * count for index, count in times.items())
+    for part in others:
         total = total + part
     return total
 

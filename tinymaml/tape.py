@@ -99,15 +99,17 @@ class Tape:
         self.outputs[name] = Output(self.check(value).index, value.shape, reduction)
 
     def record(self, name: str, /, *arguments: "Value", **attributes: Any) -> "Value":
-        """Append one primitive and return its value; known operations are reused."""
+        """Append one primitive and return its value; known operations are reused.
+
+        What is recorded may be a cheaper way to the same value: `functions.simpler`.
+        """
         primitive = PRIMITIVES[name]
         for argument in arguments:
             self.check(argument)
         shape = primitive.shape(*(a.shape for a in arguments), **attributes)
-        if name in ("scale", "broadcast", "reshape", "slice"):  # of a constant: another
-            number = functions.constant_number(arguments[0])
-            if number is not None:
-                return self.constant(number * attributes.get("number", 1.0), shape)
+        cheaper = functions.simpler(name, arguments, attributes)
+        if cheaper is not None:
+            return cheaper
         entry = Entry(
             primitive,
             tuple(a.index for a in arguments),

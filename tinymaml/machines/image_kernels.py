@@ -19,6 +19,7 @@ from numba import njit
 
 from tinymaml.machines.kernels import FAST_MATH, product
 from tinymaml.machines.tiles import (
+    WIDE,
     lanes,
     number_like,
     tile_load,
@@ -51,49 +52,83 @@ def end_inside(tap, padding, s, size, high):
 
 @njit
 def sweep(w, a, back):
-    """Both directions of a convolution, from images to outputs and `back`.
+    """Both directions of a convolution, from images to outputs and `back`, added.
 
-    A small kernel takes all its taps to one row of an image after another, a large one
-    takes a tap to all images: whatever is smaller stays in the cache.
+    A tap is taken to all images before the next, so its weights stay in the cache.
     """
     out, x, k, images = a[0], a[1], a[2], a[3]
     height, width, channels = a[4], a[5], a[6]
     rows, columns, features, kh, kw = a[7], a[8], a[9], a[10], a[11]
     s, top, left = a[12], a[13], a[14]
-    block = 1 if kh * kw * channels * features <= NEAR else images * rows
-    for start in range(0, images * rows, block):
-        for u in range(kh):
-            first, end = first_inside(u, top, s, 0), end_inside(u, top, s, height, rows)
-            for v in range(kw):
-                j = first_inside(v, left, s, 0)
-                run = end_inside(v, left, s, width, columns) - j
-                tap = (u * kw + v) * channels
-                for r in range(start, start + block):
-                    n, i = r // rows, r % rows
-                    if i < first or i >= end:
-                        continue
-                    g = (r * columns + j) * features
-                    p = (n * height + s * i + u - top) * width + s * j + v - left
-                    p, step = p * channels, s * channels
-                    if back:
-                        c, q, b, apart = out + p, x + g, k + tap, kh * kw * channels
-                        m, n, z = run, channels, features
-                        product(w, c, step, q, features, 1, b, apart, m, n, z, 1)
-                    else:
-                        c, q, b, apart = out + g, x + p, k + tap * features, features
-                        m, n, z = run, features, channels
-                        product(w, c, features, q, step, 1, b, apart, m, n, z, 1)
+    for u in range(kh):
+        first, end = first_inside(u, top, s, 0), end_inside(u, top, s, height, rows)
+        for v in range(kw):
+            j = first_inside(v, left, s, 0)
+            run = end_inside(v, left, s, width, columns) - j
+            tap = (u * kw + v) * channels
+            for r in range(images * rows):
+                n, i = r // rows, r % rows
+                if i < first or i >= end:
+                    continue
+                g = (r * columns + j) * features
+                p = (n * height + s * i + u - top) * width + s * j + v - left
+                p, step = p * channels, s * channels
+                if back:
+                    c, q, b, apart = out + p, x + g, k + tap, kh * kw * channels
+                    m, n, z = run, channels, (1, features, 0, 0)
+                    product(w, c, step, q, features, 1, b, apart, m, n, z, 1)
+                else:
+                    c, q, b, apart = out + g, x + p, k + tap * features, features
+                    m, n, z = run, features, (1, channels, 0, 0)
+                    product(w, c, features, q, step, 1, b, apart, m, n, z, 1)
+
+
+@njit
+def windows(w, a):
+    """y (+)= x convolved with a small kernel: all taps of a pixel at once.
+
+    The taps of one row of the kernel are neighbours in the image, so a window is a few
+    runs of elements, and a row of outputs one product with overlapping rows. At the
+    left and right edge a window has fewer taps, and is a product of its own.
+    """
+    out, x, k, images = a[0], a[1], a[2], a[3]
+    height, width, channels = a[4], a[5], a[6]
+    rows, columns, features, kh, kw = a[7], a[8], a[9], a[10], a[11]
+    s, top, left, more = a[12], a[13], a[14], a[15]
+    whole = end_inside(kw - 1, left, s, width, columns)
+    for r in range(images * rows):
+        up, j = s * (r % rows) - top, 0
+        u, u_end = max(0, -up), min(kh, height - up)
+        while j < columns:
+            aside = s * j - left
+            v, v_end = max(0, -aside), min(kw, width - aside)
+            together = max(whole - j, 1) if v == 0 else 1
+            c = out + (r * columns + j) * features
+            p = (r // rows * height + up + u) * width + aside + v
+            b = k + (u * kw + v) * channels * features
+            length = (v_end - v) * channels
+            skipped = kw * channels - length
+            z = (u_end - u, length, width * channels - length, skipped * features)
+            q, step = x + p * channels, s * channels
+            m, n = together, features
+            product(w, c, features, q, step, 1, b, features, m, n, z, more)
+            j += together
 
 
 def conv(w, a):
-    """y (N, P, Q, F) = x (N, H, W, C) convolved with k (kh, kw, C, F)."""
-    clear(w, a[0], a[3] * a[7] * a[8] * a[9])
+    """y (N, P, Q, F) (+)= x (N, H, W, C) convolved with k (kh, kw, C, F)."""
+    if a[10] * a[11] * a[6] * a[9] <= NEAR:
+        windows(w, a)
+        return
+    if not a[15]:
+        clear(w, a[0], a[3] * a[7] * a[8] * a[9])
     sweep(w, a, False)
 
 
 def conv_input(w, a):
-    """x (N, H, W, C) = what g (N, P, Q, F) sends back through k (F, kh, kw, C)."""
-    clear(w, a[0], a[3] * a[4] * a[5] * a[6])
+    """x (N, H, W, C) (+)= what g (N, P, Q, F) sends back through k (F, kh, kw, C)."""
+    if not a[15]:
+        clear(w, a[0], a[3] * a[4] * a[5] * a[6])
     sweep(w, a, True)
 
 
@@ -116,7 +151,7 @@ def _sum_kernel(size: int, vectors: int) -> Callable[..., None]:
     return tile_sum
 
 
-sum_2x4, sum_2x1 = _sum_kernel(2, 4), _sum_kernel(2, 1)
+sum_2x8, sum_2x4, sum_2x1 = (_sum_kernel(2, v) for v in (8, 4, 1))
 sum_1x4, sum_1x1 = _sum_kernel(1, 4), _sum_kernel(1, 1)
 
 
@@ -128,6 +163,10 @@ def sum_of_outer_products(w, o, channels, features, x, x_steps, g, g_steps, coun
     while c < channels:
         f = 0
         if c + 1 < channels:
+            while WIDE and f + 8 * width <= features:
+                t = o + c * features + f
+                sum_2x8(w, t, features, x + c, x_steps, g + f, g_steps, counts)
+                f += 8 * width
             while f + 4 * width <= features:
                 t = o + c * features + f
                 sum_2x4(w, t, features, x + c, x_steps, g + f, g_steps, counts)
@@ -162,14 +201,15 @@ def sum_of_outer_products(w, o, channels, features, x, x_steps, g, g_steps, coun
 
 
 def conv_weight(w, a):
-    """k (kh, kw, C, F) = what g (N, P, Q, F) sends back to the weights that met x.
+    """k (kh, kw, C, F) (+)= what g (N, P, Q, F) sends back to the weights that met x.
 
     Images, or rows of one image, are taken in blocks that stay in the cache.
     """
     k, x, g, images, height, width, channels = a[0], a[1], a[2], a[3], a[4], a[5], a[6]
     rows, columns, features, kh, kw = a[7], a[8], a[9], a[10], a[11]
     s, top, left = a[12], a[13], a[14]
-    clear(w, k, kh * kw * channels * features)
+    if not a[15]:
+        clear(w, k, kh * kw * channels * features)
     together = max(1, NEAR // (rows * columns * features))
     strip = max(1, NEAR // (columns * features))
     x_steps = (height * width * channels, s * width * channels, s * channels)

@@ -21,6 +21,7 @@ import numpy as np
 from numba import njit
 
 from tinymaml.machines.tiles import (
+    WIDE,
     lanes,
     number_like,
     tile_load,
@@ -40,20 +41,24 @@ def _tile_kernel(rows: int, vectors: int) -> Callable[..., None]:
     """One tile of C (+)= A B: rows `cs` and `bs` apart in C and B, `k` terms."""
 
     @njit(fastmath=FAST_MATH, forceinline=True)
-    def tile_product(w, c, cs, a, row_stride, column_stride, b, bs, k, accumulate):
+    def tile_product(w, c, cs, a, row_stride, column_stride, b, bs, k, more):
+        runs, length, a_jump, b_jump = k
         tile = tile_zero(w, rows, vectors)
-        if accumulate:
+        if more:
             tile = tile_load(tile, w, c, cs)
-        for _ in range(k):
-            tile = tile_update(tile, w, a, row_stride, b)
-            a += column_stride
-            b += bs
+        for _ in range(runs):
+            for _ in range(length):
+                tile = tile_update(tile, w, a, row_stride, b)
+                a += column_stride
+                b += bs
+            a += a_jump
+            b += b_jump
         tile_store(tile, w, c, cs)
 
     return tile_product
 
 
-tile_2x5, tile_2x4, tile_2x1 = (_tile_kernel(2, v) for v in (5, 4, 1))
+tile_2x8, tile_2x5, tile_2x4, tile_2x1 = (_tile_kernel(2, v) for v in (8, 5, 4, 1))
 tile_1x8, tile_1x4, tile_1x1 = (_tile_kernel(1, v) for v in (8, 4, 1))
 
 
@@ -61,11 +66,13 @@ tile_1x8, tile_1x4, tile_1x1 = (_tile_kernel(1, v) for v in (8, 4, 1))
 def product(w, c, cs, a, rs, ks, b, bs, m, n, k, more):
     """C (+)= A B for C (m, n), A (m, k), B (k, n), rows `cs`, `rs`, `bs` apart.
 
-    Elements of a row of A are `ks` apart, so A may be transposed. A width that is a
-    multiple of five vectors (40 units in float32) is cut into tiles of five, any other
-    into tiles of four, then one, then single columns. Rows go two by two; a last odd
-    row has tiles of eight vectors, four, one.
+    Elements of a row of A are `ks` apart, so A may be transposed. `k` is (runs, length,
+    jump in A, jump in B): after every `length` terms both skip what lies between. A
+    width that is a multiple of five vectors (40 units in float32) is cut into tiles of
+    five, any other into tiles of eight where registers are wide, four, one, then single
+    columns. Rows go two by two; a last odd row has tiles of eight vectors, four, one.
     """
+    runs, length, a_jump, b_jump = k
     width = lanes(w)
     fives = n // (5 * width) if n % (5 * width) == 0 else 0
     i = 0
@@ -76,6 +83,9 @@ def product(w, c, cs, a, rs, ks, b, bs, m, n, k, more):
             for _ in range(fives):
                 tile_2x5(w, o + j, cs, q, rs, ks, b + j, bs, k, more)
                 j += 5 * width
+            while WIDE and j + 8 * width <= n:
+                tile_2x8(w, o + j, cs, q, rs, ks, b + j, bs, k, more)
+                j += 8 * width
             while j + 4 * width <= n:
                 tile_2x4(w, o + j, cs, q, rs, ks, b + j, bs, k, more)
                 j += 4 * width
@@ -95,8 +105,14 @@ def product(w, c, cs, a, rs, ks, b, bs, m, n, k, more):
         while j < n:
             for r in range(i, min(i + 2, m)):
                 total = w[c + r * cs + j] if more else number_like(w, 0)
-                for p in range(k):
-                    total += w[a + r * rs + p * ks] * w[b + p * bs + j]
+                q, p = a + r * rs, b + j
+                for _ in range(runs):
+                    for _ in range(length):
+                        total += w[q] * w[p]
+                        q += ks
+                        p += bs
+                    q += a_jump
+                    p += b_jump
                 w[c + r * cs + j] = total
             j += 1
         i += 2
@@ -106,7 +122,7 @@ def matmul(w, a):
     """C (+)= A B for C (m, n), B (k, n); A read by strides, so it may be transposed."""
     c, x, y, m, n, k = a[0], a[1], a[2], a[3], a[4], a[5]
     rs, ks, more = a[6], a[7], a[8]
-    product(w, c, n, x, rs, ks, y, n, m, n, k, more)
+    product(w, c, n, x, rs, ks, y, n, m, n, (1, k, 0, 0), more)
 
 
 def matvec(w, a):
@@ -235,6 +251,22 @@ def _of_two(combine: Callable[..., float]) -> Callable[..., None]:
 add, sub, mul = (_of_two(f) for f in (operator.add, operator.sub, operator.mul))
 
 
+def mul_add(w, a):
+    """out (outer, middle, inner) += x * y (outer, 1, inner)."""
+    out, x, y, outer, middle, inner = a[0], a[1], a[2], a[3], a[4], a[5]
+    for o in range(outer):
+        first, last = o * middle, (o + 1) * middle
+        if inner == 1:
+            number = w[y + o]
+            for m in range(first, last):
+                w[out + m] += w[x + m] * number
+        else:
+            r = y + o * inner
+            for m in range(first * inner, last * inner, inner):
+                for i in range(inner):
+                    w[out + m + i] += w[x + m + i] * w[r + i]
+
+
 def add_relu(w, a):
     """out (outer, middle, inner) = max(x + y (outer, 1, inner), 0): bias, then relu."""
     out, x, y, outer, middle, inner = a[0], a[1], a[2], a[3], a[4], a[5]
@@ -273,6 +305,25 @@ def sum(w, a):
             for m in range(1, middle):
                 for i in range(inner):
                     w[out + o * inner + i] += w[first + m * inner + i]
+
+
+def mul_sum(w, a):
+    """out (outer, inner) = the sum of x * y, both (outer, middle, inner)."""
+    out, x, y, outer, middle, inner = a[0], a[1], a[2], a[3], a[4], a[5]
+    for o in range(outer):
+        first = o * middle * inner
+        if inner == 1:
+            total = number_like(w, 0)
+            for m in range(first, first + middle):
+                total += w[x + m] * w[y + m]
+            w[out + o] = total
+        else:
+            r = out + o * inner
+            for i in range(inner):
+                w[r + i] = w[x + first + i] * w[y + first + i]
+            for m in range(first + inner, first + middle * inner, inner):
+                for i in range(inner):
+                    w[r + i] += w[x + m + i] * w[y + m + i]
 
 
 # --- rows of logits -------------------------------------------------------------------

@@ -37,7 +37,7 @@ from tinymaml.machines.planner import ALIGNMENT, Plan
 from tinymaml.tape import Tape
 
 BLOCKS = 32
-ROW = 16  # integers in one row of the code: an address and up to 15 arguments
+ROW = 17  # integers in one row of the code: an address and up to 16 arguments
 Array = np.ndarray[Any, Any]
 KERNELS = {**vars(kernels), **vars(image_kernels)}
 

@@ -3,8 +3,8 @@
 The first half of planning (`planner.py` is the second). Each live entry becomes at most
 one call of a kernel. Reshapes and slices become none: they are other views of the same
 memory. A broadcast that only feeds sums and products is read where it is needed; a sum
-of matrix products accumulates in place; the pieces of a `concat` are computed where
-they belong in it; a transposed copy is made once and shared.
+of products accumulates in place; the pieces of a `concat` are computed where they
+belong in it; a transposed copy is made once and shared.
 
 Memory is told as buffers, numbered as they are needed; where they lie is not yet known.
 """
@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from tinymaml.tape import Entry, Shape, Tape
 
 BROADCASTING = ("add", "sub", "mul")
+PRODUCTS = ("mul", "matmul", "conv", "conv_input", "conv_weight")
 
 
 class Place(NamedTuple):
@@ -68,9 +69,9 @@ class Selection:
     def _claim(self) -> set[int]:
         """Decide, from the end, which values are computed inside another one's memory.
 
-        Pieces go into their concat, and the first term of `x + a @ b` into the sum, to
-        which the product (deferred until then) is added in place. Returns the deferred
-        products; claimed places go to `_places`.
+        Pieces go into their concat, and the first term of `x + a * b`, for any product,
+        into the sum, to which the product (deferred until then) is added in place.
+        Returns the deferred products; claimed places go to `_places`.
         """
         deferred: set[int] = set()
         for index in reversed(self._live):
@@ -87,7 +88,7 @@ class Selection:
             elif name == "add":
                 for first, second in (entry.arguments, entry.arguments[::-1]):
                     if (
-                        self._name(second) == "matmul"
+                        self._name(second) in PRODUCTS
                         and self._uses[first] == self._uses[second] == 1
                         and self._computed(first)
                         and first not in self._places
@@ -122,11 +123,21 @@ class Selection:
                 self._name(r) in BROADCASTING and self._broadcast_operand(r) == index
                 for r in readers
             )
-        if name == "add" and self._uses[index] == 1:
-            (reader,) = self._readers(index)
+        if name == "add":
             bias = self._broadcast_operand(index)
-            return self._name(reader) == "relu" and bias is not None
+            return bias is not None and self._only_reader(index) == "relu"
+        if name == "mul":
+            bias = self._broadcast_operand(index)
+            return bias is None and self._only_reader(index) == "sum"
         return False
+
+    def _only_reader(self, index: int) -> str | None:
+        """The operation that alone reads a value, reshaped perhaps, if there is one."""
+        while self._uses[index] == 1:
+            (index,) = self._reader_lists[index]
+            if self._name(index) != "reshape":
+                return self._name(index)
+        return None
 
     def _readers(self, index: int) -> list[int]:
         if any(o.entry == index for o in self.tape.outputs.values()):
@@ -183,7 +194,8 @@ class Selection:
         self._places[index] = self._constant(number, prod(entry.shape))
 
     def _select_reshape(self, index: int, entry: Entry, **_: Any) -> None:
-        self._places[index] = self._places[entry.arguments[0]]
+        if self._fused(index) is None:
+            self._places[index] = self._places[entry.arguments[0]]
 
     def _select_again(self, index: int, entry: Entry, **_: Any) -> None:
         # A new start: transposed copies made before it are not kept alive for it.
@@ -213,9 +225,20 @@ class Selection:
         self._emit("scale", index, reads, (prod(entry.shape),))
 
     def _select_sum(self, index: int, entry: Entry, *, start: int, stop: int) -> None:
-        shape = self.tape.entries[entry.arguments[0]].shape
+        (summed,) = entry.arguments
+        shape = self.tape.entries[summed].shape
         sizes = prod(shape[:start]), prod(shape[start:stop]), prod(shape[stop:])
-        self._emit("sum", index, (self._places[entry.arguments[0]],), sizes)
+        factors = self._fused(summed)
+        if factors is None:
+            self._emit("sum", index, (self._places[summed],), sizes)
+        else:
+            reads = tuple(self._places[i] for i in factors)
+            self._emit("mul_sum", index, reads, sizes)
+
+    def _fused(self, index: int) -> tuple[int, ...] | None:
+        """What a value never stored is made of, or None if it is stored."""
+        base = self._base(index)
+        return self.tape.entries[base].arguments if self._is_fused(base) else None
 
     def _select_broadcast(self, index: int, entry: Entry, **_: Any) -> None:
         read = self._places[entry.arguments[0]]
@@ -233,16 +256,20 @@ class Selection:
         )
 
     def _select_binary(self, index: int, entry: Entry) -> None:
-        name = entry.primitive.name
+        self._emit_binary(entry.primitive.name, index, index)
+
+    def _emit_binary(self, kernel: str, out: int, index: int) -> None:
+        """Entry `index`, written to the place of `out`."""
+        entry = self.tape.entries[index]
         spread = self._broadcast_operand(index)
         if spread is not None:
-            self._emit_spread(name, index, index, spread)
+            self._emit_spread(kernel, out, index, spread)
         else:
             reads = tuple(self._places[i] for i in entry.arguments)
-            self._emit(name, index, reads, (1, 1, prod(entry.shape)))
+            self._emit(kernel, out, reads, (1, 1, prod(entry.shape)))
 
     def _emit_spread(self, kernel: str, out: int, index: int, spread: int) -> None:
-        """Entry `index`, its argument `spread` read as what was broadcast."""
+        """The same, argument `spread` read as what was broadcast."""
         a, b = self.tape.entries[index].arguments
         source = self.tape.entries[spread].arguments[0]
         reads = (self._places[a if spread == b else b], self._places[source])
@@ -252,16 +279,19 @@ class Selection:
 
     def _select_add(self, index: int, entry: Entry) -> None:
         products = [i for i in entry.arguments if i in self._deferred]
-        if products:
+        if not products:
+            self._select_binary(index, entry)
+        elif self._name(products[0]) == "mul":
+            self._emit_binary("mul_add", index, products[0])
+        elif self._name(products[0]) == "matmul":
             self._emit_matmul(index, products[0], accumulate=1)
         else:
-            self._select_binary(index, entry)
+            self._emit_conv(index, products[0], accumulate=1)
 
     def _select_relu(self, index: int, entry: Entry) -> None:
         (a,) = entry.arguments
-        spread = self._broadcast_operand(a) if self._is_fused(a) else None
-        if spread is not None:
-            self._emit_spread("add_relu", index, a, spread)
+        if self._fused(a) is not None:
+            self._emit_binary("add_relu", index, self._base(a))
         else:
             self._emit("relu", index, (self._places[a],), (prod(entry.shape),))
 
@@ -311,10 +341,15 @@ class Selection:
             self.instructions.append(call)
         return self._known[key]
 
-    def _select_conv(
-        self, index: int, entry: Entry, *, stride: int, padding: Shape, size: Shape
-    ) -> None:
+    def _select_conv(self, index: int, entry: Entry, **_: Any) -> None:
+        self._emit_conv(index, index, accumulate=0)
+
+    _select_conv_input = _select_conv_weight = _select_conv
+
+    def _emit_conv(self, out: int, product: int, accumulate: int) -> None:
         """The sizes of all three rows: images, outputs, kernel, stride, padding."""
+        entry = self.tape.entries[product]
+        attributes = dict(entry.attributes)
         a, b = (self.tape.entries[i].shape for i in entry.arguments)
         reads = [self._places[i] for i in entry.arguments]
         kind = entry.primitive.name
@@ -325,10 +360,9 @@ class Selection:
         }[kind]
         if kind == "conv_input":
             reads[1] = self._transposed(reads[1], prod(kernel[:3]), kernel[3])
-        sizes = (*images, *outputs[1:], *kernel[:2], stride, *padding)
-        self._emit(kind, index, tuple(reads), sizes)
-
-    _select_conv_input = _select_conv_weight = _select_conv
+        where = (attributes["stride"], *attributes["padding"])
+        sizes = (*images, *outputs[1:], *kernel[:2], *where, accumulate)
+        self._emit(kind, out, tuple(reads), sizes)
 
     def _select_max_gather(self, index: int, entry: Entry, *, size: int) -> None:
         a, x = entry.arguments

@@ -5,6 +5,10 @@ registers and adds outer products to it. Tiles are the only thing in the kernels
 Python cannot say, so their operations are generated as LLVM code here. Each stands
 beside a plain NumPy twin, on which the kernels run when NUMBA_DISABLE_JIT=1.
 
+Tiles are counted in vectors of 32 bytes on every processor. Where there are registers
+of 64 bytes (AVX-512), two neighbouring vectors share one: that is this file's business
+alone, and the same sums in the same order.
+
 Measured: a 10x40 by 40x40 product in float32 takes 0.36 us, 89 GFLOP/s on one core; the
 same loops left to the compiler's own vectoriser take 1.8 us.
 """
@@ -13,30 +17,37 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba import config, types
 from numba.extending import intrinsic, models, register_model
 
 VECTOR_BYTES = 32  # one AVX2 register: 8 float32 or 4 float64
+WIDE = binding.get_host_cpu_features().get("avx512f", False)  # registers of 64 bytes
 
 
 class TileType(types.Type):
-    """`rows` times `vectors` registers: a small block of a matrix being accumulated."""
+    """`rows` times `vectors`: a small block of a matrix being accumulated.
+
+    `registers` hold a row, one vector or two in each.
+    """
 
     def __init__(self, dtype: Any, rows: int, vectors: int) -> None:
         self.dtype, self.rows, self.vectors = dtype, rows, vectors
+        self.registers = vectors // 2 if WIDE and vectors % 2 == 0 else vectors
         super().__init__(f"Tile({dtype}, {rows}, {vectors})")
 
 
 def lane_count(dtype: Any) -> int:
-    """Elements in one vector register."""
+    """Elements in one vector."""
     return VECTOR_BYTES * 8 // dtype.bitwidth
 
 
-def vector_of(dtype: Any) -> ir.VectorType:
-    """The LLVM type of one vector register."""
-    element = ir.FloatType() if dtype.bitwidth == 32 else ir.DoubleType()
-    return ir.VectorType(element, lane_count(dtype))
+def register_of(tile: TileType) -> ir.VectorType:
+    """The LLVM type of one register."""
+    element = ir.FloatType() if tile.dtype.bitwidth == 32 else ir.DoubleType()
+    return ir.VectorType(
+        element, lane_count(tile.dtype) * tile.vectors // tile.registers
+    )
 
 
 @register_model(TileType)
@@ -44,7 +55,7 @@ class TileModel(models.PrimitiveModel):
     """A tile is an LLVM array of vectors; LLVM takes it apart into registers."""
 
     def __init__(self, manager: Any, tile: TileType) -> None:
-        registers = ir.ArrayType(vector_of(tile.dtype), tile.rows * tile.vectors)
+        registers = ir.ArrayType(register_of(tile), tile.rows * tile.registers)
         super().__init__(manager, tile, registers)
 
 
@@ -62,13 +73,13 @@ def compiled_as(twin: Callable[..., Any]) -> Callable[..., Any]:
 def _each_register(
     builder: Any, tile: TileType, w: Any, start: Any, stride: Any
 ) -> Any:
-    """(register number, vector pointer) for a tile laid over rows of a matrix in w."""
-    vector = vector_of(tile.dtype)
+    """(register number, its pointer) for a tile laid over rows of a matrix in w."""
+    register = register_of(tile)
     for row in range(tile.rows):
-        for v in range(tile.vectors):
-            place = builder.add(start, ir.Constant(start.type, v * vector.count))
-            pointer = builder.gep(w, [place])
-            yield row * tile.vectors + v, builder.bitcast(pointer, vector.as_pointer())
+        for v in range(tile.registers):
+            place = builder.add(start, ir.Constant(start.type, v * register.count))
+            pointer = builder.bitcast(builder.gep(w, [place]), register.as_pointer())
+            yield row * tile.registers + v, pointer
         start = builder.add(start, stride)
 
 
@@ -79,7 +90,7 @@ def _unaligned(instruction: Any, tile: TileType) -> Any:
 
 @compiled_as(lambda w: VECTOR_BYTES // w.itemsize)
 def lanes(typing_context, w):
-    """Elements in one vector register."""
+    """Elements in one vector."""
 
     def generate(context, builder, signature, arguments):
         return ir.Constant(ir.IntType(64), lane_count(w.dtype))
@@ -153,7 +164,7 @@ def _update_twin(tile, w, column, stride, row):
 @compiled_as(_update_twin)
 def tile_update(typing_context, tile, w, column, stride, row):
     """Add the outer product of a strided column and a contiguous row of w."""
-    vector = vector_of(tile.dtype)
+    register = register_of(tile)
 
     def generate(context, builder, signature, arguments):
         value, base, column, stride, row = arguments
@@ -162,15 +173,15 @@ def tile_update(typing_context, tile, w, column, stride, row):
             _unaligned(builder.load(pointer), tile)
             for _, pointer in _each_register(builder, one_row, base, row, stride)
         ]
-        undefined = ir.Constant(vector, ir.Undefined)
-        everywhere = ir.Constant(ir.VectorType(ir.IntType(32), vector.count), None)
+        undefined = ir.Constant(register, ir.Undefined)
+        everywhere = ir.Constant(ir.VectorType(ir.IntType(32), register.count), None)
         for r in range(tile.rows):
             left = builder.load(builder.gep(base, [column]))
             column = builder.add(column, stride)
             left = builder.insert_element(undefined, left, ir.IntType(32)(0))
             left = builder.shuffle_vector(left, undefined, everywhere)
-            for v in range(tile.vectors):
-                i = r * tile.vectors + v
+            for v in range(tile.registers):
+                i = r * tile.registers + v
                 product = builder.fmul(left, right[v], flags=("contract",))
                 total = builder.extract_value(value, i)
                 total = builder.fadd(total, product, flags=("contract",))
