@@ -126,6 +126,12 @@ def sum_of_products_accumulates_in_place(tape):
     return [a @ b + c @ d + e @ f]
 
 
+@recipe("matmul relu tanh")
+def product_is_added_before_a_relu(tape):
+    a, b, x = inputs(tape, (5, 3), (3, 7), (5, 7))
+    return [relu(tanh(x) + a @ b)]
+
+
 @recipe("matmul tanh")
 def product_is_added_to_a_value_on_its_left(tape):
     a, b, x = inputs(tape, (5, 3), (3, 7), (5, 7))
@@ -211,6 +217,86 @@ def transposed_copies_of_two_shapes_of_one_vector_differ(tape):
 def both_operands_are_transposed(tape):
     a, b = inputs(tape, (3, 5), (7, 3))
     return [product(a, b, ta=True, tb=True)]
+
+
+# --- other products -------------------------------------------------------------------
+
+
+@recipe("mul mul_add mul_add")
+def sum_of_elementwise_products_accumulates_in_place(tape):
+    a, b, c, d, e = inputs(tape, (4, 3), (4, 3), (4, 3), (3,), (4, 1))
+    return [a * b + c * d + c * e]
+
+
+@recipe("mul_add tanh")
+def elementwise_product_is_added_to_a_value(tape):
+    a, b, x = inputs(tape, (4, 3), (3,), (4, 3))
+    return [a * b + tanh(x)]
+
+
+@recipe("add mul tanh")
+def elementwise_product_read_twice_is_stored(tape):
+    a, b, x = inputs(tape, (4, 3), (4, 3), (4, 3))
+    return [tanh(x) + a * b, a * b]
+
+
+@recipe("conv conv_input conv_weight tanh tanh tanh transpose")
+def convolutions_of_every_kind_accumulate(tape):
+    x, w, g = inputs(tape, (2, 4, 5, 2), (3, 2, 2, 3), (2, 2, 3, 3))
+    how = {"stride": 2, "padding": (0, 0)}
+    return [
+        tanh(g) + conv2d(x, w, stride=2),
+        tanh(x) + tape.record("conv_input", g, w, size=(4, 5), **how),
+        tanh(w) + tape.record("conv_weight", x, g, size=(3, 2), **how),
+    ]
+
+
+@recipe("conv tanh")
+def convolution_of_a_large_kernel_accumulates(tape):
+    x, w, g = inputs(tape, (1, 3, 3, 32), (3, 3, 32, 33), (1, 3, 3, 33))
+    return [tanh(g) + conv2d(x, w)]
+
+
+@recipe("mul_sum")
+def product_that_is_summed_is_not_stored(tape):
+    a, b = inputs(tape, (4, 3, 2), (4, 3, 2))
+    return [(a * b).sum(1)]
+
+
+@recipe("mul_sum")
+def product_that_is_reshaped_and_summed_is_not_stored(tape):
+    a, b = inputs(tape, (4, 3), (4, 3))
+    return [(a * b).reshape(12).sum()]
+
+
+@recipe("mul sum")
+def product_that_is_summed_and_an_output_is_stored(tape):
+    a, b = inputs(tape, (4, 3), (4, 3))
+    return [a * b, (a * b).sum(0)]
+
+
+@recipe("mul sum tanh")
+def product_that_is_summed_and_read_is_stored(tape):
+    a, b = inputs(tape, (4, 3), (4, 3))
+    return [tanh(a * b), (a * b).sum(0)]
+
+
+@recipe("mul sum")
+def product_with_a_broadcast_is_stored_before_its_sum(tape):
+    a, b = inputs(tape, (4, 3), (3,))
+    return [(a * b).sum(1)]
+
+
+@recipe("mul_sum")
+def square_that_is_summed_is_not_stored(tape):
+    (a,) = inputs(tape, (5, 3))
+    return [(a * a).sum(0)]
+
+
+@recipe("add_relu")
+def relu_after_a_reshaped_bias_is_one_call(tape):
+    x, b = inputs(tape, (4, 3), (3,))
+    return [relu((x + b).reshape(2, 6))]
 
 
 # --- vectors --------------------------------------------------------------------------
@@ -313,9 +399,9 @@ def one_pad_is_a_pad(tape):
 
 
 @recipe(
-    "add add add add add conv conv conv_input conv_weight gate mul mul mul mul mul mul "
-    "mul mul relu rsqrt scale scale scale scale scale scale sub sum sum sum sum "
-    "transpose"
+    "add add add_relu conv conv conv_input conv_weight gate mul mul mul mul mul "
+    "mul_add mul_sum mul_sum rsqrt scale scale scale scale scale scale scale sub sum "
+    "sum transpose"
 )
 def gradient_of_a_convolution_with_batch_normalisation(tape):
     x, w, beta, last = inputs(tape, (2, 4, 5, 2), (3, 2, 2, 3), (3,), (2, 2, 3, 2))
@@ -324,11 +410,32 @@ def gradient_of_a_convolution_with_batch_normalisation(tape):
     return [grad((out * out).sum(), w)]
 
 
-@recipe("conv conv conv_input conv_weight max_gather max_scatter scale transpose")
+@recipe(
+    "conv conv conv_input conv_weight largest max_gather max_scatter scale transpose"
+)
 def gradient_of_a_convolution_with_max_pooling(tape):
     x, w, last = inputs(tape, (2, 5, 4, 2), (2, 3, 2, 3), (1, 1, 3, 2))
     out = conv2d(max_pool(conv2d(x, w)), last)
     return [grad((out * out).sum(), w)]
+
+
+@recipe("largest largest max_gather max_gather max_gather")
+def largest_elements_are_found_once_for_each_size_and_value(tape):
+    x, z = inputs(tape, (1, 4, 5, 2), (1, 4, 5, 2))
+    gathered = tape.record("max_gather", z, x, size=2)
+    return [max_pool(x), gathered, max_pool(x, 3)]
+
+
+@recipe("largest largest max_gather max_gather")
+def largest_elements_of_two_values_of_one_shape_differ(tape):
+    x, z = inputs(tape, (1, 4, 5, 2), (1, 4, 5, 2))
+    return [max_pool(x), max_pool(z)]
+
+
+@recipe("largest largest max_gather max_gather")
+def largest_elements_are_found_anew_after_again(tape):
+    (x,) = inputs(tape, (1, 4, 4, 2))
+    return [max_pool(x), max_pool(again(x))]
 
 
 # --- outputs that nothing computes ----------------------------------------------------

@@ -10,7 +10,7 @@ from math import prod
 import numpy as np
 
 ONE_ARGUMENT = ("exp", "log", "tanh", "copy", "reciprocal", "rsqrt", "relu")
-TWO_ARGUMENTS = ("add", "sub", "mul", "add_relu")
+TWO_ARGUMENTS = ("add", "sub", "mul", "add_relu", "mul_add")
 NOBODY, BEFOREHAND = -2, -1
 
 
@@ -32,10 +32,14 @@ def extents(kernel, sizes):
     if kernel == "matvec":
         m, k, _ = sizes
         return m, (m * k, k)
-    if kernel in ("broadcast", "sum"):
+    if kernel in ("broadcast", "sum", "mul_sum"):
         outer, middle, inner = sizes
         few, many = outer * inner, prod(sizes)
-        return (many, (few,)) if kernel == "broadcast" else (few, (many,))
+        return {
+            "broadcast": (many, (few,)),
+            "sum": (few, (many,)),
+            "mul_sum": (few, (many, many)),
+        }[kernel]
     if kernel in ("conv", "conv_input", "conv_weight"):
         images, height, width, channels, rows, columns, features, kh, kw, *_ = sizes
         x = images * height * width * channels
@@ -45,12 +49,15 @@ def extents(kernel, sizes):
             "conv_input": (x, (y, w)),
             "conv_weight": (w, (x, y)),
         }[kernel]
-    if kernel in ("max_gather", "max_scatter"):
+    if kernel in ("largest", "max_gather", "max_scatter"):
         images, height, width, channels, size = sizes
         large = images * height * width * channels
         small = images * (height // size) * (width // size) * channels
-        gather = (small, (large, large))
-        return gather if kernel == "max_gather" else (large, (small, large))
+        return {
+            "largest": (2 * small, (large,)),
+            "max_gather": (small, (large, small)),
+            "max_scatter": (large, (small, small)),
+        }[kernel]
     rows, columns = sizes
     written = {
         "transpose": rows * columns,
@@ -61,7 +68,9 @@ def extents(kernel, sizes):
 
 
 def accumulates(call):
-    return call.kernel in ("matmul", "matvec") and call.sizes[-1] == 1
+    last_size_tells = ("matmul", "matvec", "conv", "conv_input", "conv_weight")
+    told = call.kernel in last_size_tells and call.sizes[-1] == 1
+    return told or call.kernel == "mul_add"
 
 
 def pieces(plan, call):

@@ -210,6 +210,7 @@ def convolutions(row):
 
 
 POOLS = [(1, 1, 1, 1, 1), (2, 4, 4, 3, 2), (1, 5, 7, 2, 2), (1, 6, 4, 1, 3)]
+POOLS += [(2, 5, 4, 9, 2), (1, 4, 5, 9, 2)]  # a row left over, a column left over
 
 
 def pools(scatter):

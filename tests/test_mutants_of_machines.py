@@ -33,7 +33,9 @@ MEMORY = [  # a buffer is given away too early, or never kept
     ("_count_uses", "uses[output.entry] += 2", "pass"),
 ]
 FUSION = [
-    ("_is_fused", "and self._uses[index] == 1", ""),
+    ("_only_reader", "while self._uses[index] == 1", "while True"),
+    ("_is_fused", "bias is None and self", "self"),
+    ("_is_fused", "bias is not None and self", "self"),
     (
         "_readers",
         "if any(o.entry == index for o in self.tape.outputs.values())",
@@ -44,8 +46,20 @@ FUSION = [
     ("_select_concat", "if self._places[i] != place", "if False"),
     ("_select_slice", "place.offset + start", "place.offset"),
     ("_select_pad", "(start, length, size)", "(start + 1, length, size)"),
-    ("_select_add", "accumulate=1", "accumulate=0"),
+    (
+        "_select_add",
+        "_emit_matmul(index, products[0], accumulate=1",
+        "_emit_matmul(index, products[0], accumulate=0",
+    ),
+    (
+        "_select_add",
+        "_emit_conv(index, products[0], accumulate=1",
+        "_emit_conv(index, products[0], accumulate=0",
+    ),
+    ("_select_add", '"mul_add"', '"mul"'),
     ("_select_matmul", "accumulate=0", "accumulate=1"),
+    ("_select_conv", "accumulate=0", "accumulate=1"),
+    ("_select_sum", '"mul_sum"', '"sum"'),
     ("_emit_spread", "(self._places[a if spread == b else b]", "(self._places[a]"),
     ("_emit_matmul", "strides = (1, m) if ta else (k, 1)", "strides = (k, 1)"),
     ("_emit_matmul", "self._transposed(b, n, k)", "self._transposed(b, k, n)"),
@@ -53,27 +67,21 @@ FUSION = [
     ("_constant", '("constant", number, size)', '("constant", size)'),
 ]
 IMAGES = [
-    ("_select_conv", '"conv": (a, entry.shape, b)', '"conv": (a, a, b)'),
-    ("_select_conv", "(entry.shape, a, b)", "(a, entry.shape, b)"),
-    ("_select_conv", "(a, b, entry.shape)", "(a, b, entry.shape[1::-1])"),
-    ("_select_conv", 'kind == "conv_input"', "False"),
-    ("_select_conv", "reads[1], prod(kernel[:3])", "reads[0], prod(kernel[:3])"),
-    ("_select_conv", "prod(kernel[:3]), kernel[3]", "kernel[3], prod(kernel[:3])"),
-    ("_select_conv", "*kernel[:2]", "*kernel[1::-1]"),
-    ("_select_conv", "stride, *padding)", "1, *padding)"),
-    ("_select_conv", "stride, *padding)", "stride, *padding[::-1])"),
-    (
-        "_select_max_gather",
-        "(self._places[a], self._places[x])",
-        "(self._places[a],) * 2",
-    ),
-    (
-        "_select_max_gather",
-        "(self._places[a], self._places[x])",
-        "(self._places[x],) * 2",
-    ),
-    ("_select_max_gather", "self.tape.entries[x].shape", "entry.shape"),
-    ("_select_max_gather", "size)", "1)"),
+    ("_emit_conv", '"conv": (a, entry.shape, b)', '"conv": (a, a, b)'),
+    ("_emit_conv", "(entry.shape, a, b)", "(a, entry.shape, b)"),
+    ("_emit_conv", "(a, b, entry.shape)", "(a, b, entry.shape[1::-1])"),
+    ("_emit_conv", 'kind == "conv_input"', "False"),
+    ("_emit_conv", "reads[1], prod(kernel[:3])", "reads[0], prod(kernel[:3])"),
+    ("_emit_conv", "prod(kernel[:3]), kernel[3]", "kernel[3], prod(kernel[:3])"),
+    ("_emit_conv", "*kernel[:2]", "*kernel[1::-1]"),
+    ("_emit_conv", '(attributes["stride"], *', "(1, *"),
+    ("_emit_conv", '*attributes["padding"])', '*attributes["padding"][::-1])'),
+    ("_select_max_gather", "(self._places[z], ", "(self._places[x], "),
+    ("_select_max_gather", "self._places[x], *sizes)", "self._places[x])"),
+    ("_select_max_gather", "self._places[x], *sizes)", "*sizes)"),
+    ("_select_max_gather", "(*self.tape.entries[x].shape", "(*entry.shape"),
+    ("_select_max_gather", "shape, size)\n", "shape, 1)\n"),
+    ("_select_max_gather", "2 * windows", "windows"),
 ]
 
 
@@ -169,13 +177,15 @@ def swapped_reads(kernel):
     )
 
 
-SWAPPED = ("sub", "gate", "matmul", "conv", "max_gather")
+SWAPPED = ("sub", "gate", "matmul", "conv", "max_gather", "max_scatter")
 CALLS = {
     "matmul strides swapped": resized(
         "matmul", lambda m, n, k, rs, cs, more: (m, n, k, cs, rs, more)
     ),
     "matmul never accumulates": resized("matmul", lambda *s: (*s[:-1], 0)),
     "matmul always accumulates": resized("matmul", lambda *s: (*s[:-1], 1)),
+    "conv never accumulates": resized("conv", lambda *s: (*s[:-1], 0)),
+    "conv always accumulates": resized("conv", lambda *s: (*s[:-1], 1)),
     "matvec never accumulates": resized("matvec", lambda *s: (*s[:-1], 0)),
     "matvec always accumulates": resized("matvec", lambda *s: (*s[:-1], 1)),
     "transpose sizes swapped": resized("transpose", lambda m, n: (n, m)),
@@ -190,6 +200,8 @@ CALLS = {
             "matvec": (0,),
             "transpose": (0,),
             "add": (0, 1, 2),
+            "mul_add": (0, 1, 2),
+            "mul_sum": (0, 1),
             "sub": (2,),
             "mul": (2,),
             "add_relu": (1, 2),
@@ -199,7 +211,7 @@ CALLS = {
             "logsumexp": (0,),
             "pad": (1, 2),
             **dict.fromkeys(("conv", "conv_input", "conv_weight"), (0,)),
-            **dict.fromkeys(("max_gather", "max_scatter"), (0,)),
+            **dict.fromkeys(("largest", "max_gather", "max_scatter"), (0,)),
             **dict.fromkeys(("copy", "scale", "gate", "relu", "exp", "log"), (0,)),
             **dict.fromkeys(("tanh", "reciprocal", "rsqrt"), (0,)),
         }.items()

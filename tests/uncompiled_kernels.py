@@ -6,6 +6,8 @@ A plan is played call by call on a NumPy array, so that a debugger can step thro
 kernel and coverage can see it, and the kernels' own mistakes are found in a moment.
 """
 
+from itertools import product
+
 import numpy as np
 import pytest
 from mutants import mutated, put, survives
@@ -121,10 +123,15 @@ def check_places_of_the_largest():
 
 
 def check_blocks():
-    """Convolutions cut into blocks, as those of large images and kernels are."""
+    """Convolutions cut into blocks, as those of large images and kernels are.
+
+    With the tiles of processors that have wide registers, and of those that have not.
+    """
     with pytest.MonkeyPatch.context() as patch:
-        for elements in (1, 40):
+        for elements, wide in product((1, 40, image_kernels.NEAR), (True, False)):
             patch.setattr(image_kernels, "NEAR", elements)
+            patch.setattr(image_kernels, "WIDE", wide)
+            patch.setattr(kernels, "WIDE", wide)
             for row in ("conv", "conv_weight"):
                 check_row(row)
 
@@ -171,10 +178,11 @@ def test_these_tapes_call_every_kernel():
         ("product", "if i + 1 < m:", "if True:"),
         ("product", "min(i + 2, m)", "i + 1"),
         ("product", "if more else", "if False else"),
-        ("product", "r * rs + p * ks", "r * ks + p * rs"),
-        ("product", "for p in range(k)", "for p in range(k - 1)"),
-        ("matmul", "y, n, m, n, k, more", "y, k, m, n, k, more"),
-        ("matmul", "k, more)", "k, 0)"),
+        ("product", "a + r * rs, b + j", "a + r * ks, b + j"),
+        ("product", "q += ks", "q += rs"),
+        ("product", "for _ in range(length)", "for _ in range(length - 1)"),
+        ("matmul", "y, n, m, n, (1, k", "y, k, m, n, (1, k"),
+        ("matmul", "0, 0), more)", "0, 0), 0)"),
         ("matvec", "if more else", "if not more else"),
         ("matvec", "for p in range(k)", "for p in range(k - 1)"),
         ("transpose", "while i < m:", "while i < m - 1:"),
@@ -187,6 +195,10 @@ def test_these_tapes_call_every_kernel():
         ("scale", "for i in range(n)", "for i in range(1, n)"),
         ("pad", "for i in range(n)", "for i in range(n - 1)"),
         ("sum", "range(1, middle)", "range(middle)"),
+        ("mul_sum", "first + inner, first", "first, first"),
+        ("mul_sum", "total += w[x + m] * w[y + m]", "total += w[x + m]"),
+        ("mul_sum", "w[r + i] += w[x + m + i] * w[y", "w[r + i] += w[x + m + i] * w[x"),
+        ("mul_sum", "o * middle * inner", "o * inner"),
         ("softmax", "w[x + r * n + i] - top", "w[x + r * n + i]"),
         ("logsumexp", "top + np.log(total)", "np.log(total)"),
         ("logsumexp", "w[x + r * n + i] - top", "w[x + r * n + i]"),
@@ -199,7 +211,7 @@ def test_broken_kernel_is_caught(monkeypatch, kernel, old, new):
     if kernel in KERNELS:
         monkeypatch.setitem(KERNELS, kernel, getattr(kernels, kernel))
     calls = {"product": "matmul", "matvec": "matmul", "transpose": "matmul"}
-    row = {**calls, "add_relu": "add"}.get(kernel, kernel)
+    row = {**calls, "add_relu": "add", "mul_sum": "mul"}.get(kernel, kernel)
 
     def recipes():
         for recipe in RECIPES:
@@ -221,7 +233,7 @@ CONVOLUTION = {
         ("min(high, ", "min(size, "),
     ],
     "sweep": [
-        ("range(start, start + block)", "range(start, start + 1)"),
+        ("range(images * rows)", "range(images)"),
         ("i < first or i >= end", "i < first"),
         ("i < first or i >= end", "i >= end"),
         ("r // rows, r % rows", "0, r % rows"),
@@ -231,12 +243,45 @@ CONVOLUTION = {
         ("p * channels, s * channels", "p * channels, channels"),
         ("k + tap, kh * kw * channels", "k + tap, channels"),
         ("(r * columns + j) * features", "r * columns * features"),
-        ("m, n, z = run, channels, features", "m, n, z = run, features, channels"),
-        ("m, n, z = run, features, channels", "m, n, z = run - 1, features, channels"),
+        ("m, n, z = run, channels", "m, n, z = run, features"),
+        ("m, n, z = run, features", "m, n, z = run - 1, features"),
+        ("(1, features, 0, 0)", "(1, channels, 0, 0)"),
+        ("(1, channels, 0, 0)", "(1, features, 0, 0)"),
     ],
-    "conv": [("a[8] * a[9]", "a[8]"), ("False", "True")],
-    "conv_input": [("a[5] * a[6]", "a[5]"), ("True", "False")],
+    "windows": [
+        ("range(images * rows)", "range(images)"),
+        ("s * (r % rows) - top", "(r % rows) - top"),
+        ("max(0, -up)", "0"),
+        ("min(kh, height - up)", "kh"),
+        ("s * j - left", "s * j"),
+        ("max(0, -aside)", "0"),
+        ("min(kw, width - aside)", "kw"),
+        ("max(whole - j, 1) if v == 0", "columns - j if v == 0"),
+        ("r // rows * height", "r % rows * height"),
+        ("height + up + u)", "height + up)"),
+        ("(u * kw + v) * channels", "u * kw * channels"),
+        ("(u_end - u, ", "(kh, "),
+        ("width * channels - length", "width * channels"),
+        ("skipped * features)", "0)"),
+        ("s * channels", "channels"),
+        ("m, n, z, more", "m, n, z, 0"),
+    ],
+    "conv": [
+        ("a[8] * a[9])", "a[8])"),
+        ("False", "True"),
+        ("if not a[15]", "if True"),
+        ("if not a[15]", "if False"),
+        ("w, a, a[15]", "w, a, 0"),
+    ],
+    "conv_input": [
+        ("a[5] * a[6]", "a[5]"),
+        ("True", "False"),
+        ("if not a[15]", "if 1"),
+        ("if not a[15]", "if 0"),
+    ],
     "conv_weight": [
+        ("if not a[15]", "if True"),
+        ("if not a[15]", "if False"),
         ("kh * kw * channels * features)", "channels * features)"),
         ("range(0, images, together)", "range(0, 1, together)"),
         ("range(0, rows, strip)", "range(0, 1, strip)"),
@@ -263,30 +308,41 @@ CONVOLUTION = {
 }
 POOLING = {
     "clear": [("start + size)", "start)")],
-    "place_of_largest": [
-        ("w[q] > w[best]", "w[q] >= w[best]"),
-        ("w[q] > w[best]", "w[q] < w[best]"),
-        ("or (w[q] != w[q] and w[best] == w[best])", ""),
-        (" and w[best] == w[best]", ""),
-        ("u * width + v", "u * size + v"),
-        ("(u * width + v) * channels", "(u * width + v)"),
+    "largest": [
+        ("new > old", "new >= old"),
+        ("new > old", "new < old"),
+        ("| ((new != new) & (old == old))", ""),
+        (" & (old == old)", ""),
+        ("range(1, size * size)", "range(1, size)"),
+        ("place // size * width", "place // size * size"),
+        ("number += number_like(w, 1)", "number = number_like(w, 1)"),
+        ("r // rows * height", "r % rows * height"),
+        ("r % rows * size) * width", "r % rows) * width"),
+        ("width + j * size", "width + j"),
+        ("w[best + o + c] = new if wins else old", "pass"),
     ],
     "pool": [
-        ("i * size) * width", "i) * width"),
-        ("j * size) * channels", "j) * channels"),
-        ("n * height + i", "i"),
-        ("range(height // size)", "range(height // size - 1)"),
-        ("p = q + c + place", "p = q + place"),
-        ("x + q + c", "z + q + c"),
-        ("o += 1", "o += channels"),
+        ("r // rows * height", "r % rows * height"),
+        ("r % rows * size) * width", "r % rows) * width"),
+        ("width + j * size", "width + j"),
+        ("range(images * rows * columns)", "range(rows * columns)"),
+        ("u * width + v", "u * size + v"),
+        ("window * channels, number_like", "window, number_like"),
+        ("w[chosen + o + c] == number", "w[chosen + c] == number"),
+        ("else w[out + o + c]", "else number_like(w, 0)"),
+        ("else number_like(w, 0)", "else w[out + p + c]"),
+        ("number += number_like(w, 1)", "pass"),
     ],
     "max_gather": [("False", "True")],
     "max_scatter": [
-        ("clear(w, a[0], a[3] * a[4] * a[5] * a[6])", "pass"),
+        ("clear(w, a[0], a[3] * height * width * a[6])", "pass"),
+        ("height % size or", ""),
+        ("or width % size", ""),
         ("True", "False"),
     ],
 }
 SUM_KERNELS = {
+    "sum_2x8": (2, 8),
     "sum_2x4": (2, 4),
     "sum_2x1": (2, 1),
     "sum_1x4": (1, 4),

@@ -84,7 +84,7 @@ def sweep(w, a, back):
 
 
 @njit
-def windows(w, a):
+def windows(w, a, more):
     """y (+)= x convolved with a small kernel: all taps of a pixel at once.
 
     The taps of one row of the kernel are neighbours in the image, so a window is a few
@@ -94,7 +94,7 @@ def windows(w, a):
     out, x, k, images = a[0], a[1], a[2], a[3]
     height, width, channels = a[4], a[5], a[6]
     rows, columns, features, kh, kw = a[7], a[8], a[9], a[10], a[11]
-    s, top, left, more = a[12], a[13], a[14], a[15]
+    s, top, left = a[12], a[13], a[14]
     whole = end_inside(kw - 1, left, s, width, columns)
     for r in range(images * rows):
         up, j = s * (r % rows) - top, 0
@@ -118,7 +118,7 @@ def windows(w, a):
 def conv(w, a):
     """y (N, P, Q, F) (+)= x (N, H, W, C) convolved with k (kh, kw, C, F)."""
     if a[10] * a[11] * a[6] * a[9] <= NEAR:
-        windows(w, a)
+        windows(w, a, a[15])
         return
     if not a[15]:
         clear(w, a[0], a[3] * a[7] * a[8] * a[9])
@@ -242,43 +242,64 @@ def conv_weight(w, a):
 # --- max-pooling ----------------------------------------------------------------------
 
 
-@njit
-def place_of_largest(w, x, width, channels, size):
-    """Where, from x on, the first largest element (or NaN) of one window lies."""
-    best = x
-    for u in range(size):
-        for v in range(size):
-            q = x + (u * width + v) * channels
-            if w[q] > w[best] or (w[q] != w[q] and w[best] == w[best]):
-                best = q
-    return best - x
+def largest(w, a):
+    """Which element of each window of x (N, H, W, C) is the largest: (2, N, P, Q, C).
+
+    Elements are counted row by row; of equal ones the first is taken, of NaN and
+    numbers the first NaN. Numbers of elements come first, then the elements.
+    """
+    out, x, images, height, width, channels = a[0], a[1], a[2], a[3], a[4], a[5]
+    size = a[6]
+    rows, columns = height // size, width // size
+    best = out + images * rows * columns * channels
+    for window in range(images * rows * columns):
+        r, j = window // columns, window % columns
+        corner = (r // rows * height + r % rows * size) * width + j * size
+        o, p = window * channels, x + corner * channels
+        for c in range(channels):
+            w[out + o + c] = number_like(w, 0)
+            w[best + o + c] = w[p + c]
+        number = number_like(w, 0)
+        for place in range(1, size * size):
+            number += number_like(w, 1)
+            q = p + (place // size * width + place % size) * channels
+            for c in range(channels):
+                new, old = w[q + c], w[best + o + c]
+                wins = (new > old) | ((new != new) & (old == old))
+                w[out + o + c] = number if wins else w[out + o + c]
+                w[best + o + c] = new if wins else old
 
 
 @njit(fastmath=FAST_MATH)
 def pool(w, a, back):
-    """Both directions: out (N, P, Q, C) from z (N, H, W, C) where x is largest."""
-    out, z, x, images, height, width = a[0], a[1], a[2], a[3], a[4], a[5]
+    """Both directions, between images and windows, told which elements count."""
+    out, z, chosen, images, height, width = a[0], a[1], a[2], a[3], a[4], a[5]
     channels, size = a[6], a[7]
-    o = 0
-    for n in range(images):
-        for i in range(height // size):
-            for j in range(width // size):
-                q = ((n * height + i * size) * width + j * size) * channels
+    rows, columns = height // size, width // size
+    for window in range(images * rows * columns):
+        r, j = window // columns, window % columns
+        corner = (r // rows * height + r % rows * size) * width + j * size
+        o, number = window * channels, number_like(w, 0)
+        for u in range(size):
+            for v in range(size):
+                p = (corner + u * width + v) * channels
                 for c in range(channels):
-                    p = q + c + place_of_largest(w, x + q + c, width, channels, size)
+                    here = w[chosen + o + c] == number
                     if back:
-                        w[out + p] = w[z + o]
+                        w[out + p + c] = w[z + o + c] if here else number_like(w, 0)
                     else:
-                        w[out + o] = w[z + p]
-                    o += 1
+                        w[out + o + c] = w[z + p + c] if here else w[out + o + c]
+                number += number_like(w, 1)
 
 
 def max_gather(w, a):
-    """out (N, P, Q, C) = z (N, H, W, C) where x (N, H, W, C) is largest in a window."""
+    """out (N, P, Q, C) = of each window of z (N, H, W, C) the chosen element."""
     pool(w, a, False)
 
 
 def max_scatter(w, a):
-    """out (N, H, W, C) = z (N, P, Q, C) put where x is largest in a window, else 0."""
-    clear(w, a[0], a[3] * a[4] * a[5] * a[6])
+    """out (N, H, W, C) = z (N, P, Q, C) put where the chosen elements are, else 0."""
+    height, width, size = a[4], a[5], a[7]
+    if height % size or width % size:  # rests that are in no window
+        clear(w, a[0], a[3] * height * width * a[6])
     pool(w, a, True)

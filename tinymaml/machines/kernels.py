@@ -224,8 +224,8 @@ def pad(w, a):
 # --- broadcasts and sums: (outer, middle, inner), the middle axis repeated or summed --
 
 
-def _of_two(combine: Callable[..., float]) -> Callable[..., None]:
-    """out (outer, middle, inner) = combine(x, y (outer, 1, inner)).
+def _of_two(combine: Callable[..., float], added: bool = False) -> Callable[..., None]:
+    """out (outer, middle, inner) = combine(x, y (outer, 1, inner)), or that is added.
 
     With middle 1 it is the plain elementwise operation; with inner 1, `y` is one number
     for each row.
@@ -238,33 +238,20 @@ def _of_two(combine: Callable[..., float]) -> Callable[..., None]:
             if inner == 1:
                 number = w[y + o]
                 for m in range(first, last):
-                    w[out + m] = combine(w[x + m], number)
+                    value = combine(w[x + m], number)
+                    w[out + m] = w[out + m] + value if added else value
             else:
                 r = y + o * inner
                 for m in range(first * inner, last * inner, inner):
                     for i in range(inner):
-                        w[out + m + i] = combine(w[x + m + i], w[r + i])
+                        value = combine(w[x + m + i], w[r + i])
+                        w[out + m + i] = w[out + m + i] + value if added else value
 
     return kernel
 
 
 add, sub, mul = (_of_two(f) for f in (operator.add, operator.sub, operator.mul))
-
-
-def mul_add(w, a):
-    """out (outer, middle, inner) += x * y (outer, 1, inner)."""
-    out, x, y, outer, middle, inner = a[0], a[1], a[2], a[3], a[4], a[5]
-    for o in range(outer):
-        first, last = o * middle, (o + 1) * middle
-        if inner == 1:
-            number = w[y + o]
-            for m in range(first, last):
-                w[out + m] += w[x + m] * number
-        else:
-            r = y + o * inner
-            for m in range(first * inner, last * inner, inner):
-                for i in range(inner):
-                    w[out + m + i] += w[x + m + i] * w[r + i]
+mul_add = _of_two(operator.mul, added=True)
 
 
 def add_relu(w, a):

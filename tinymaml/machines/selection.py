@@ -12,7 +12,8 @@ Memory is told as buffers, numbered as they are needed; where they lie is not ye
 from math import prod
 from typing import Any, NamedTuple
 
-from tinymaml.tape import Entry, Shape, Tape
+from tinymaml.convolution import pooled
+from tinymaml.tape import Entry, Tape
 
 BROADCASTING = ("add", "sub", "mul")
 PRODUCTS = ("mul", "matmul", "conv", "conv_input", "conv_weight")
@@ -198,8 +199,8 @@ class Selection:
             self._places[index] = self._places[entry.arguments[0]]
 
     def _select_again(self, index: int, entry: Entry, **_: Any) -> None:
-        # A new start: transposed copies made before it are not kept alive for it.
-        self._known = {k: v for k, v in self._known.items() if k[0] != "transposed"}
+        # A new start: what was found out before it is not kept alive for it.
+        self._known = {k: v for k, v in self._known.items() if k[0] == "constant"}
         self._select_reshape(index, entry)
 
     def _select_slice(self, index: int, entry: Entry, *, start: int, stop: int) -> None:
@@ -365,9 +366,16 @@ class Selection:
         self._emit(kind, out, tuple(reads), sizes)
 
     def _select_max_gather(self, index: int, entry: Entry, *, size: int) -> None:
-        a, x = entry.arguments
-        reads = (self._places[a], self._places[x])
+        """Which elements of a value are largest is found once, for all that ask."""
+        z, x = entry.arguments
         sizes = (*self.tape.entries[x].shape, size)
+        key = ("largest", self._places[x], *sizes)
+        if key not in self._known:
+            windows = prod(pooled(self.tape.entries[x].shape, size))
+            self._known[key] = self._new_buffer(2 * windows)
+            call = Instruction("largest", self._known[key], (self._places[x],), sizes)
+            self.instructions.append(call)
+        reads = (self._places[z], self._known[key])
         self._emit(entry.primitive.name, index, reads, sizes)
 
     _select_max_scatter = _select_max_gather
