@@ -100,7 +100,7 @@ def settings_of(case: str, order: int) -> image_peers.Settings:
         tuple(shape for _, shape in recipe.network().layout.values()),
         recipe.architecture == "miniimagenet",
         recipe.shots,
-        float(np.float32(recipe.alpha)),  # as tinymaml has it
+        recipe.alpha,
         recipe.steps,
         order,
     )

@@ -189,6 +189,7 @@ def normalise_shapes(x, support):
         (lambda: tm.Conv2d(1, 0), "^features: expected at least 1, got 0"),
         (lambda: tm.Conv2d(1, 2, kernel=0), "^kernel: expected at least 1, got 0"),
         (lambda: tm.Conv2d(1, 2, stride=-1), "^stride: expected at least 1, got -1"),
+        (lambda: tm.Conv2d(1, 2, stride=1.5), r"^stride: .* whole number, got 1\.5"),
         (lambda: tm.MaxPool(0), "^size: expected at least 1, got 0"),
         (lambda: tm.MeanPool(0), "^size: expected at least 1, got 0"),
         (

@@ -152,6 +152,11 @@ def test_mean_pool_is_the_mean_of_each_window(machine, size):
             [(1, 4, 4, 3), (3, 3, 3, 4)],
             "^stride: expected at least 1, got 0",
         ),
+        (
+            lambda x, w: conv2d(x, w, stride=1.5),
+            [(1, 4, 4, 3), (3, 3, 3, 4)],
+            r"^stride: expected a whole number, got 1\.5",
+        ),
         (max_pool, [(4, 4)], r"^x: expected images .*\(4, 4\)"),
         (max_pool, [(1, 4, 1, 2)], r"^size: expected .*, got 2 for .*\(1, 4, 1, 2\)"),
         (lambda x: max_pool(x, 0), [(1, 4, 4, 2)], "^size: expected .*, got 0 for"),

@@ -5,13 +5,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 TESTS = Path(__file__).parent
 
 
-def test_kernels_run_uncompiled():
+@pytest.mark.parametrize("file", ["uncompiled_kernels", "uncompiled_image_kernels"])
+def test_kernels_run_uncompiled(file):
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
-        + [str(TESTS / "uncompiled_kernels.py")],
+        + [str(TESTS / f"{file}.py")],
         env={**os.environ, "NUMBA_DISABLE_JIT": "1"},
         cwd=TESTS.parent,
         capture_output=True,

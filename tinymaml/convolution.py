@@ -294,6 +294,8 @@ def conv2d(x: "Value", w: "Value", stride: int = 1) -> "Value":
         )
     if stride < 1:
         raise ValueError(f"stride: expected at least 1, got {stride}")
+    if int(stride) != stride:
+        raise ValueError(f"stride: expected a whole number, got {stride}")
     size, padding = zip(
         *(
             same_padding(n, k, stride)

@@ -68,10 +68,12 @@ def xavier_uniform() -> Initialiser:
 
 
 def check_sizes(**sizes: int) -> None:
-    """Raise ValueError with the name of the first size that is below 1."""
+    """Raise ValueError with the name of the first that is not 1, 2, 3, ..."""
     for name, n in sizes.items():
         if n < 1:
             raise ValueError(f"{name}: expected at least 1, got {n}")
+        if int(n) != n:
+            raise ValueError(f"{name}: expected a whole number, got {n}")
 
 
 class Layer:

@@ -117,7 +117,7 @@ class Recipe:
 
         return MAML(
             loss,
-            network.adapted_only(self.alpha),
+            network.adapted_only(self.alpha, "float64"),
             self.steps,
             order=order,
             query_loss=loss,
