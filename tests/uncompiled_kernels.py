@@ -2,14 +2,14 @@
 
     NUMBA_DISABLE_JIT=1 pytest tests/uncompiled_kernels.py
 
-Mutants of the kernels for images are in uncompiled_image_kernels.py.
 A plan is played call by call on a NumPy array, so that a debugger can step through a
 kernel and coverage can see it, and the kernels' own mistakes are found in a moment.
+Those of kernels for images are in uncompiled_image_kernels.py.
 """
 
 import numpy as np
 import pytest
-from mutants import mutated, put, survives
+from mutants import put, survives
 from numba import config
 from plan_recipes import RECIPES
 from playing import AGREE, DTYPES, all_values, assert_close, play
