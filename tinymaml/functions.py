@@ -74,9 +74,10 @@ def simpler(
         return None
     (a,), tape = arguments, arguments[0].tape
     number = constant_number(a)
-    if number is not None and name != "sum":
+    if number is not None:
         shape = PRIMITIVES[name].shape(a.shape, **attributes)
-        return tape.constant(number * attributes.get("number", 1.0), shape)
+        terms = a.size // prod(shape) if name == "sum" else 1
+        return tape.constant(number * terms * attributes.get("number", 1.0), shape)
     inner = tape.entries[a.index]
     operands = [tape.value(i) for i in inner.arguments]
     of, how = inner.primitive.name, dict(inner.attributes)
