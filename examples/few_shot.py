@@ -140,7 +140,7 @@ def train(
     steps = recipe.test_steps
 
     def validate(theta: Array) -> float:
-        after = logits(maml, network, theta, kept, steps)[:, steps]
+        after = logits(maml, [network], theta, kept, steps)[0, :, steps]
         return float(accuracy(after, kept.y_query).mean())
 
     return stages.train(

@@ -9,6 +9,7 @@ import tinymaml as tm
 from few_shot_figures import Episode
 from tinymaml.convnets import ImageNetwork
 from tinymaml.experiment import mean_and_interval, text_table
+from tinymaml.functions import concatenate
 from tinymaml.machines import Machine
 from tinymaml.recipes import Recipe, accuracy
 from tinymaml.tasks.episodes import Episodes
@@ -43,16 +44,27 @@ def fixed_tasks(
 
 
 def logits(
-    maml: tm.MAML, network: ImageNetwork, theta: Array, tasks: tm.Tasks, steps: int
+    maml: tm.MAML,
+    networks: Sequence[ImageNetwork],
+    theta: Array,
+    tasks: tm.Tasks,
+    steps: int,
 ) -> Array:
-    """The network's logits after 0 .. steps inner steps: (T, steps + 1, N K, N)."""
+    """The logits after 0 .. steps inner steps: (networks, T, steps + 1, N K, N).
+
+    The networks differ in how they normalise query examples, so all of them can be
+    asked after one adaptation.
+    """
+
+    def each(theta: tm.Value, x: tm.Value, x_support: tm.Value) -> tm.Value:
+        return concatenate([n(theta, x, x_support).reshape(-1) for n in networks])
+
     pieces = [
-        maml.predict(
-            network, theta, tm.Tasks(*(a[i : i + BLOCK] for a in tasks)), steps
-        )
+        maml.predict(each, theta, tm.Tasks(*(a[i : i + BLOCK] for a in tasks)), steps)
         for i in range(0, len(tasks.x_query), BLOCK)
     ]
-    return np.concatenate(pieces)
+    shape = (len(tasks.x_query), steps + 1, len(networks), *tasks.y_query.shape[1:])
+    return np.moveaxis(np.concatenate(pieces).reshape(shape), 2, 0)
 
 
 # %% The test: 600 tasks, 0 to 10 gradient steps
@@ -74,12 +86,11 @@ def test(
     """
     rows = []
     paper = recipe.paper_of(order) if real else None
-    for mode in ("batch", "support"):
-        network = recipe.network(mode)
-        maml = recipe.maml(network, order, machine=machine)
-        right = accuracy(
-            logits(maml, network, theta, tasks, TEST_STEPS), tasks.y_query[:, None]
-        )
+    modes = ("batch", "support")
+    networks = [recipe.network(mode) for mode in modes]
+    maml = recipe.maml(networks[0], order, machine=machine)
+    both = logits(maml, networks, theta, tasks, TEST_STEPS)
+    for mode, right in zip(modes, accuracy(both, tasks.y_query[:, None]), strict=True):
         for steps in range(TEST_STEPS + 1):
             mean, interval = mean_and_interval(100 * right[:, steps])
             reported = mode == "batch" and steps == recipe.test_steps
@@ -121,7 +132,7 @@ def episode(theta: Array, recipe: Recipe, tasks: tm.Tasks, machine: Machine) -> 
     first = tm.Tasks(*(a[:1] for a in tasks))
     steps = recipe.test_steps
     maml = recipe.maml(network, machine=machine)
-    classes = logits(maml, network, theta, first, steps)[0].argmax(-1)
+    classes = logits(maml, [network], theta, first, steps)[0, 0].argmax(-1)
     support, query = first.y_support[0].argmax(-1), first.y_query[0].argmax(-1)
     return Episode(
         first.x_support[0], support, first.x_query[0], query, classes[[0, -1]], steps

@@ -171,6 +171,7 @@ def accuracy(logits: Array, y: Array) -> Array:
             f"y: expected rows of as many classes as logits of shape {logits.shape}, "
             f"got shape {y.shape}"
         )
+    y = np.broadcast_to(y, logits.shape)
     right = np.take_along_axis(logits, y.argmax(-1, keepdims=True), axis=-1)
     others = np.where(y > 0, -np.inf, logits).max(axis=-1, keepdims=True)
     return (right > others)[..., 0].mean(axis=-1)
