@@ -169,14 +169,14 @@ def value_read_elsewhere_is_not_accumulated_into(tape):
     return [tanh(x) + a @ b, exp(tanh(x))]
 
 
-@recipe("matvec tanh")
-def column_is_a_matvec_that_accumulates(tape):
+@recipe("dots tanh")
+def column_is_made_of_dots_that_accumulate(tape):
     a, b, x = inputs(tape, (5, 3), (3, 1), (5, 1))
     return [tanh(x) + a @ b]
 
 
-@recipe("matvec")
-def row_by_transposed_matrix_is_a_matvec(tape):
+@recipe("dots")
+def row_by_transposed_matrix_is_made_of_dots(tape):
     a, b = inputs(tape, (1, 3), (7, 3))
     return [product(a, b, tb=True)]
 
@@ -185,6 +185,24 @@ def row_by_transposed_matrix_is_a_matvec(tape):
 def column_of_a_transposed_matrix_is_a_row(tape):
     a, b = inputs(tape, (3, 5), (3, 1))
     return [product(a, b, ta=True)]
+
+
+@recipe("dots dots transpose transpose")
+def narrow_product_is_made_of_dots(tape):
+    a, b, c, d = inputs(tape, (9, 5), (5, 2), (9, 5), (5, 2))
+    return [a @ b + c @ d]
+
+
+@recipe("dots")
+def narrow_product_takes_a_transposed_matrix_as_it_is(tape):
+    a, b = inputs(tape, (9, 5), (3, 5))
+    return [product(a, b, tb=True)]
+
+
+@recipe("add matmul matmul transpose transpose")
+def narrow_product_of_a_transposed_matrix_is_turned_and_does_not_accumulate(tape):
+    a, b, c, d = inputs(tape, (5, 9), (5, 2), (5, 9), (5, 2))
+    return [product(a, b, ta=True) + product(c, d, ta=True)]
 
 
 @recipe("matmul matmul transpose")

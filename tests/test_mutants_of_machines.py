@@ -176,8 +176,8 @@ CALLS = {
     ),
     "matmul never accumulates": resized("matmul", lambda *s: (*s[:-1], 0)),
     "matmul always accumulates": resized("matmul", lambda *s: (*s[:-1], 1)),
-    "matvec never accumulates": resized("matvec", lambda *s: (*s[:-1], 0)),
-    "matvec always accumulates": resized("matvec", lambda *s: (*s[:-1], 1)),
+    "dots never accumulates": resized("dots", lambda *s: (*s[:-1], 0)),
+    "dots always accumulates": resized("dots", lambda *s: (*s[:-1], 1)),
     "transpose sizes swapped": resized("transpose", lambda m, n: (n, m)),
     "sum sizes turned": resized("sum", lambda o, m, i: (i, m, o)),
     "broadcast sizes turned": resized("broadcast", lambda o, m, i: (i, m, o)),
@@ -187,7 +187,7 @@ CALLS = {
         f"{kernel} tail {position}": resized(kernel, less_one(position))
         for kernel, positions in {
             "matmul": (0, 2),
-            "matvec": (0,),
+            "dots": (0, 1, 2),
             "transpose": (0,),
             "add": (0, 1, 2),
             "sub": (2,),

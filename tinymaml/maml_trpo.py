@@ -1,8 +1,8 @@
 """MAML for reinforcement learning: algorithm 3 of the paper, with TRPO's outer step.
 
     learner = MAMLTRPO(policy, Navigation(), alpha=0.5)
-    draw = learner.draw(rng, tasks=20)          # goals, and noise for all trajectories
-    step = learner.step(theta, draw)            # step.theta, step.returns, step.accepted
+    draw = learner.draw(rng, tasks=20)    # goals, and noise for all trajectories
+    step = learner.step(theta, draw)      # step.theta, step.after, step.accepted
 
 A policy samples trajectories in each task, takes a policy-gradient step on them, and
 the adapted policy samples again. The outer step makes the *adapted* policies better, by
@@ -25,12 +25,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinymaml.machines import Machine
+from tinymaml.machines.checks import check_dtype
 from tinymaml.maml import check_alpha, check_steps
 from tinymaml.policy import GaussianPolicy
 from tinymaml.policy_losses import PolicyLosses, Samples, cut
 from tinymaml.returns import advantages
 from tinymaml.trajectories import Environment, Trajectories, roll_out
-from tinymaml.trpo import TrustRegionStep, trust_region_step
+from tinymaml.trpo import trust_region_step
 
 Array = np.ndarray[Any, Any]
 
@@ -127,7 +128,7 @@ class MAMLTRPO:
         """The noise of `steps` inner steps and one more: (steps + 1, T, B, H, A)."""
         sizes = (tasks, self.trajectories, self.environment.horizon)
         shape = (steps + 1, *sizes, self.policy.actions)
-        return rng.standard_normal(shape, dtype)
+        return rng.standard_normal(shape, check_dtype(dtype).type)
 
     def adapt(
         self, theta: Array, draw: Draw, alphas: Sequence[float | Array] | None = None
@@ -157,7 +158,9 @@ class MAMLTRPO:
             adaptation.trajectories.append(sampled)
             adaptation.samples.append(cut(sampled, weighed))
             if alpha is not None:
-                thetas.append(self._inner_step(thetas[-1], adaptation.samples[-1], alpha))
+                thetas.append(
+                    self._inner_step(thetas[-1], adaptation.samples[-1], alpha)
+                )
         return adaptation
 
     def step(self, theta: Array, draw: Draw) -> MetaStep:
@@ -206,9 +209,7 @@ class Objective:
     def __init__(self, learner: MAMLTRPO, adaptation: Adaptation) -> None:
         self.learner = learner
         self.losses = learner.losses
-        self.inner = list(
-            zip(adaptation.thetas, adaptation.samples[:-1], strict=False)
-        )
+        self.inner = list(zip(adaptation.thetas, adaptation.samples[:-1], strict=False))
         self.adapted = adaptation.thetas[-1]
         self.samples = self.losses.remember(self.adapted, adaptation.samples[-1])
         self.alpha = learner.alpha.astype(self.adapted.dtype)
@@ -226,7 +227,7 @@ class Objective:
         return self._pull_back(self.losses.fisher(self.adapted, self.samples, tangents))
 
     def _pull_back(self, v: Array) -> Array:
-        """mean_i (I - H_i alpha) v_i, for v (T, P): the chain rule through the steps."""
+        """mean_i (I - H_i alpha) v_i, for v (T, P): the chain rule."""
         if self.learner.order == 2:
             for thetas, samples in reversed(self.inner):
                 v = v - self.losses.hvp(thetas, samples, self.alpha * v)

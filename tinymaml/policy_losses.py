@@ -163,7 +163,7 @@ class PolicyLosses:
     ) -> None:
         self.policy = policy
         self.machine = get_machine(machine, threads)
-        self._programs: dict[Any, Program] = {}
+        self._programs: dict[Any, tuple[Program, list[str]]] = {}
 
     def gradient(self, thetas: Array, samples: Samples) -> Array:
         """The gradient of the inner loss, equation (4): (T, P)."""
@@ -221,4 +221,3 @@ class PolicyLosses:
             name: np.add.reduceat(array, samples.starts, axis=0)
             for name, array in played.items()
         }
-

@@ -86,10 +86,10 @@ def trust_region_step(
 ) -> TrustRegionStep:
     """One step from theta (P,), float32 or float64.
 
-    gradient: (P,), of the surrogate loss at theta. product: v (P,) -> F v, F the Hessian
-    of the mean KL divergence at theta; `damping` v is added. evaluate: (P,) -> surrogate
-    loss and mean KL divergence. `tries` lengths are tried, each `shorten` times the one
-    before.
+    gradient: (P,), of the surrogate loss at theta. product: v (P,) -> F v, where F is
+    the Hessian of the mean KL divergence at theta; `damping` v is added. evaluate: (P,)
+    -> surrogate loss and mean KL divergence. `tries` lengths are tried, each `shorten`
+    times the one before.
 
     A step is accepted only if its loss is below that of theta and its divergence at
     most max_kl. Raises ValueError naming an argument that is out of range.
@@ -112,7 +112,9 @@ def trust_region_step(
     if not np.isfinite(gradient).all():
         return nothing("the gradient is not finite")
     direction = conjugate_gradient(damped, gradient, iterations)
-    curvature = float(direction @ damped(direction))
+    # x A x without a further product: CG's residual is orthogonal to its x, so A x may
+    # be replaced by b.
+    curvature = float(direction @ gradient)
     if not 0 < curvature < np.inf:
         return nothing(f"the curvature along the direction is {curvature:.3g}")
     step = sqrt(2 * max_kl / curvature) * direction

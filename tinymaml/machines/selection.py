@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from tinymaml.tape import Entry, Shape, Tape
 
 BROADCASTING = ("add", "sub", "mul")
+NARROW = 4  # columns: fewer do not fill half a vector of float32
 
 
 class Place(NamedTuple):
@@ -88,6 +89,7 @@ class Selection:
                 for first, second in (entry.arguments, entry.arguments[::-1]):
                     if (
                         self._name(second) == "matmul"
+                        and not self._is_narrow(second)
                         and self._uses[first] == self._uses[second] == 1
                         and self._computed(first)
                         and first not in self._places
@@ -273,14 +275,21 @@ class Selection:
 
     _select_softmax = _select_logsumexp
 
+    def _is_narrow(self, product: int) -> bool:
+        """Whether a product is best made as its transpose, which cannot accumulate."""
+        entry = self.tape.entries[product]
+        attributes = dict(entry.attributes)
+        return attributes["ta"] and not attributes["tb"] and 1 < entry.shape[1] < NARROW
+
     def _select_matmul(self, index: int, entry: Entry, **_: Any) -> None:
         self._emit_matmul(index, index, accumulate=0)
 
     def _emit_matmul(self, out: int, product: int, accumulate: int) -> None:
-        """The product in the one form the kernel has: rows of a times rows of b.
+        """The product in one of the forms that kernels have.
 
-        A column result is computed as its transpose, a row; a transposed right-hand
-        side is copied once and the copy shared by all products that want it.
+        Rows of a times rows of b: a transposed right-hand side is copied once and the
+        copy shared by all products that want it. A narrow result would leave vectors
+        empty: it is made of dot products, or as its transpose.
         """
         entry = self.tape.entries[product]
         attributes = dict(entry.attributes)
@@ -288,15 +297,23 @@ class Selection:
         ta, tb = attributes["ta"], attributes["tb"]
         shape = self.tape.entries[entry.arguments[0]].shape
         k = shape[0] if ta else shape[1]
-        if n == 1 and not ta and k > 1:
-            self._emit("matvec", out, (a, b), (m, k, accumulate))
+        if n < NARROW and not ta and k > 1:
+            if n > 1 and not tb:
+                b = self._transposed(b, k, n)
+            self._emit("dots", out, (a, b), (m, n, k, accumulate))
             return
         if m == 1 and tb and k > 1:
-            self._emit("matvec", out, (b, a), (n, k, accumulate))
+            self._emit("dots", out, (b, a), (n, 1, k, accumulate))
             return
         if n == 1:  # the transpose: a row of m
             sizes = (1, m, k, k, 1, accumulate)
             self._emit("matmul", out, (b, a), sizes)
+            return
+        if self._is_narrow(product) and not tb:
+            turned = self._new_buffer(m * n)
+            sizes = (n, m, k, 1, n, 0)
+            self.instructions.append(Instruction("matmul", turned, (b, a), sizes))
+            self._emit("transpose", out, (turned,), (n, m))
             return
         if tb and k > 1:
             b = self._transposed(b, n, k)

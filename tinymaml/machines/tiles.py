@@ -21,11 +21,14 @@ VECTOR_BYTES = 32  # one AVX2 register: 8 float32 or 4 float64
 
 
 class TileType(types.Type):
-    """`rows` times `vectors` registers: a small block of a matrix being accumulated."""
+    """`rows` times `vectors` registers: a small block of a matrix being accumulated.
 
-    def __init__(self, dtype: Any, rows: int, vectors: int) -> None:
-        self.dtype, self.rows, self.vectors = dtype, rows, vectors
-        super().__init__(f"Tile({dtype}, {rows}, {vectors})")
+    Of each register one of `parts` equal parts is used.
+    """
+
+    def __init__(self, dtype: Any, rows: int, vectors: int, parts: int = 1) -> None:
+        self.dtype, self.rows, self.vectors, self.parts = dtype, rows, vectors, parts
+        super().__init__(f"Tile({dtype}, {rows}, {vectors}, {parts})")
 
 
 def lane_count(dtype: Any) -> int:
@@ -33,10 +36,10 @@ def lane_count(dtype: Any) -> int:
     return VECTOR_BYTES * 8 // dtype.bitwidth
 
 
-def vector_of(dtype: Any) -> ir.VectorType:
-    """The LLVM type of one vector register."""
-    element = ir.FloatType() if dtype.bitwidth == 32 else ir.DoubleType()
-    return ir.VectorType(element, lane_count(dtype))
+def vector_of(tile: TileType) -> ir.VectorType:
+    """The LLVM type of one vector of a tile."""
+    element = ir.FloatType() if tile.dtype.bitwidth == 32 else ir.DoubleType()
+    return ir.VectorType(element, lane_count(tile.dtype) // tile.parts)
 
 
 @register_model(TileType)
@@ -44,7 +47,7 @@ class TileModel(models.PrimitiveModel):
     """A tile is an LLVM array of vectors; LLVM takes it apart into registers."""
 
     def __init__(self, manager: Any, tile: TileType) -> None:
-        registers = ir.ArrayType(vector_of(tile.dtype), tile.rows * tile.vectors)
+        registers = ir.ArrayType(vector_of(tile), tile.rows * tile.vectors)
         super().__init__(manager, tile, registers)
 
 
@@ -63,7 +66,7 @@ def _each_register(
     builder: Any, tile: TileType, w: Any, start: Any, stride: Any
 ) -> Any:
     """(register number, vector pointer) for a tile laid over rows of a matrix in w."""
-    vector = vector_of(tile.dtype)
+    vector = vector_of(tile)
     for row in range(tile.rows):
         for v in range(tile.vectors):
             place = builder.add(start, ir.Constant(start.type, v * vector.count))
@@ -97,15 +100,20 @@ def number_like(typing_context, w, number):
     return w.dtype(w, number), generate
 
 
-@compiled_as(lambda w, rows, vectors: np.zeros((rows, vectors * lanes(w)), w.dtype))
-def tile_zero(typing_context, w, rows, vectors):
+def _zero_twin(w, rows, vectors, parts):
+    return np.zeros((rows, vectors * lanes(w) // parts), w.dtype)
+
+
+@compiled_as(_zero_twin)
+def tile_zero(typing_context, w, rows, vectors, parts):
     """A tile of zeros."""
-    tile = TileType(w.dtype, rows.literal_value, vectors.literal_value)
+    sizes = (size.literal_value for size in (rows, vectors, parts))
+    tile = TileType(w.dtype, *sizes)
 
     def generate(context, builder, signature, arguments):
         return ir.Constant(context.get_value_type(tile), None)
 
-    return tile(w, rows, vectors), generate
+    return tile(w, rows, vectors, parts), generate
 
 
 def _load_twin(tile, w, start, stride):
@@ -153,11 +161,11 @@ def _update_twin(tile, w, column, stride, row):
 @compiled_as(_update_twin)
 def tile_update(typing_context, tile, w, column, stride, row):
     """Add the outer product of a strided column and a contiguous row of w."""
-    vector = vector_of(tile.dtype)
+    vector = vector_of(tile)
 
     def generate(context, builder, signature, arguments):
         value, base, column, stride, row = arguments
-        one_row = TileType(tile.dtype, 1, tile.vectors)
+        one_row = TileType(tile.dtype, 1, tile.vectors, tile.parts)
         right = [
             _unaligned(builder.load(pointer), tile)
             for _, pointer in _each_register(builder, one_row, base, row, stride)
