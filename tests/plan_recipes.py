@@ -219,10 +219,10 @@ def transposed_matrix_is_copied_anew_after_again(tape):
 
 @recipe("matmul matmul tanh transpose transpose")
 def transposed_copies_of_two_shapes_of_one_vector_differ(tape):
-    a, b, w = inputs(tape, (5, 3), (2, 7), (21,))
+    a, b, w = inputs(tape, (5, 4), (2, 7), (28,))
     w = tanh(w)
-    first = product(a, w.reshape(7, 3), tb=True)
-    return [first, product(b, w.reshape(3, 7), tb=True)]
+    first = product(a, w.reshape(7, 4), tb=True)
+    return [first, product(b, w.reshape(4, 7), tb=True)]
 
 
 @recipe("matmul transpose")

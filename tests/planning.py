@@ -29,9 +29,9 @@ def extents(kernel, sizes):
     if kernel == "matmul":
         m, n, k, *_ = sizes
         return m * n, (m * k, k * n)
-    if kernel == "matvec":
-        m, k, _ = sizes
-        return m, (m * k, k)
+    if kernel == "dots":
+        m, n, k, _ = sizes
+        return m * n, (m * k, n * k)
     if kernel in ("broadcast", "sum"):
         outer, middle, inner = sizes
         few, many = outer * inner, prod(sizes)
@@ -61,7 +61,7 @@ def extents(kernel, sizes):
 
 
 def accumulates(call):
-    return call.kernel in ("matmul", "matvec") and call.sizes[-1] == 1
+    return call.kernel in ("matmul", "dots") and call.sizes[-1] == 1
 
 
 def pieces(plan, call):

@@ -159,7 +159,7 @@ class MAMLTRPO:
             adaptation.samples.append(cut(sampled, weighed))
             if alpha is not None:
                 thetas.append(
-                    self._inner_step(thetas[-1], adaptation.samples[-1], alpha)
+                    self.inner_step(thetas[-1], adaptation.samples[-1], alpha)
                 )
         return adaptation
 
@@ -193,7 +193,7 @@ class MAMLTRPO:
         )
 
     # [alg3-line7]
-    def _inner_step(
+    def inner_step(
         self, thetas: Array, samples: Samples, alpha: float | Array
     ) -> Array:
         """theta_i' = theta_i - alpha grad L_i(theta_i), in each task."""
@@ -242,6 +242,6 @@ class Objective:
         """
         thetas = np.broadcast_to(theta, self.adapted.shape)
         for _, samples in self.inner:
-            thetas = self.learner._inner_step(thetas, samples, self.learner.alpha)
+            thetas = self.learner.inner_step(thetas, samples, self.learner.alpha)
         loss, kl = self.losses.judge(thetas, self.samples)
         return float(loss.mean(dtype=np.float64)), float(kl.mean(dtype=np.float64))

@@ -13,9 +13,17 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from tinymaml.policy import GaussianPolicy
-
 Array = np.ndarray[Any, Any]
+
+
+class Actor(Protocol):
+    """What `roll_out` asks of a policy."""
+
+    size: int
+    actions: int
+
+    def act(self, thetas: Array, x: Array, noise: Array) -> Array:
+        """Actions (T, B, A) for thetas (T, P), x (T, B, O) and noise (T, B, A)."""
 
 
 class Environment(Protocol):
@@ -61,7 +69,7 @@ class Trajectories(NamedTuple):
 
 # [alg3-line5]
 def roll_out(
-    policy: GaussianPolicy,
+    policy: Actor,
     environment: Environment,
     thetas: Array,
     tasks: Array,
@@ -70,7 +78,8 @@ def roll_out(
     """B trajectories in each of T tasks, task i under the policy of theta_i.
 
     thetas: (T, P), float32 or float64. tasks: (T, ...), what `environment.draw` makes.
-    noise: (T, B, H, A), standard normal numbers, of the dtype of thetas.
+    noise: (T, B, H, A), standard normal numbers, of the dtype of thetas. policy: a
+    `GaussianPolicy`, or whatever has its method `act`.
 
     Raises ValueError or TypeError naming the argument that does not fit.
     """
@@ -115,7 +124,7 @@ def _trajectories(
 
 
 def _check(
-    policy: GaussianPolicy,
+    policy: Actor,
     environment: Environment,
     thetas: Array,
     tasks: Array,
