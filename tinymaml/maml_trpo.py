@@ -29,9 +29,9 @@ from tinymaml.machines.checks import check_dtype
 from tinymaml.maml import check_alpha, check_steps
 from tinymaml.policy import GaussianPolicy
 from tinymaml.policy_losses import PolicyLosses, Samples, cut
-from tinymaml.returns import advantages
+from tinymaml.returns import advantages, check_factors
 from tinymaml.trajectories import Environment, Trajectories, roll_out
-from tinymaml.trpo import trust_region_step
+from tinymaml.trpo import check_settings, trust_region_step
 
 Array = np.ndarray[Any, Any]
 
@@ -52,8 +52,7 @@ class Adaptation(NamedTuple):
 
     def returns(self) -> Array:
         """The mean return of each task after 0 .. K steps: (T, K + 1)."""
-        means = [t.returns().mean(axis=1) for t in self.trajectories]
-        return np.stack(means, axis=1)
+        return np.stack([t.returns() for t in self.trajectories], axis=1)
 
 
 class MetaStep(NamedTuple):
@@ -79,6 +78,7 @@ class MAMLTRPO:
     steps: K, inner steps, each on trajectories of its own; 0 is plain TRPO.
     order: 2, or 1 for first-order MAML, which leaves out the H_i above.
     trajectories: B, sampled in each task before each inner step and after the last.
+    transitions: if given, only as many of these count as have so many steps in all.
     max_kl, iterations, damping: of the outer step, see `trpo.trust_region_step`.
     discount, decay: of rewards and of GAE. machine, threads: see `get_machine`.
     """
@@ -91,6 +91,7 @@ class MAMLTRPO:
         steps: int = 1,
         order: int = 2,
         trajectories: int = 20,
+        transitions: int | None = None,
         max_kl: float = 0.01,
         iterations: int = 10,
         damping: float = 1e-5,
@@ -103,12 +104,16 @@ class MAMLTRPO:
             raise ValueError(f"order: expected 1 or 2, got {order!r}")
         if trajectories < 1:
             raise ValueError(f"trajectories: expected at least 1, got {trajectories}")
+        if transitions is not None and transitions < 1:
+            raise ValueError(f"transitions: expected at least 1, got {transitions}")
+        check_settings(max_kl, iterations, damping)
+        check_factors(discount=discount, decay=decay)
         self.policy = policy
         self.environment = environment
         self.alpha = check_alpha(alpha)
         self.steps = check_steps(steps)
         self.order = order
-        self.trajectories = trajectories
+        self.trajectories, self.transitions = trajectories, transitions
         self.max_kl, self.iterations, self.damping = max_kl, iterations, damping
         self.discount, self.decay = discount, decay
         self.losses = PolicyLosses(policy, machine, threads)
@@ -143,6 +148,8 @@ class MAMLTRPO:
             raise ValueError(
                 f"theta: expected shape ({self.policy.size},), got {theta.shape}"
             )
+        if not np.isfinite(theta).all():
+            raise ValueError("theta: expected finite numbers, got NaN or inf")
         if len(draw.noise) != len(alphas) + 1:
             raise ValueError(
                 f"noise: expected it for {len(alphas)} steps and one more, got "
@@ -154,6 +161,8 @@ class MAMLTRPO:
             sampled = roll_out(
                 self.policy, self.environment, thetas[-1], draw.tasks, noise
             )
+            if self.transitions is not None:
+                sampled = sampled.first(self.transitions)
             weighed = advantages(sampled, self.discount, self.decay)
             adaptation.trajectories.append(sampled)
             adaptation.samples.append(cut(sampled, weighed))

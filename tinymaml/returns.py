@@ -98,6 +98,13 @@ def standardise(advantages: Array, mask: Array) -> Array:
     return centred / (deviation + 1e-8)
 
 
+def check_factors(**factors: float) -> None:
+    """Raise ValueError with the name of the first that is not in [0, 1]."""
+    for name, number in factors.items():
+        if not 0 <= number <= 1:
+            raise ValueError(f"{name}: expected a number in [0, 1], got {number}")
+
+
 def advantages(
     trajectories: Trajectories, discount: float = 0.99, decay: float = 1.0
 ) -> Array:
@@ -109,9 +116,7 @@ def advantages(
     reward is not finite.
     """
     observations, _, rewards, mask = trajectories
-    for name, number in (("discount", discount), ("decay", decay)):
-        if not 0 <= number <= 1:
-            raise ValueError(f"{name}: expected a number in [0, 1], got {number}")
+    check_factors(discount=discount, decay=decay)
     if rewards.ndim != 3 or not mask.any(axis=(1, 2)).all() or rewards.size == 0:
         raise ValueError(
             f"trajectories: expected at least one step in each task, got arrays of "

@@ -63,8 +63,25 @@ class Trajectories(NamedTuple):
     mask: Array  # (T, B, H), bool: whether it came to that
 
     def returns(self) -> Array:
-        """The sum of each trajectory's rewards, not discounted: (T, B)."""
-        return self.rewards.sum(axis=2)
+        """The mean over a task's trajectories of the sum of their rewards: (T,).
+
+        Not discounted. A trajectory without a step is none.
+        """
+        return self.rewards.sum(axis=(1, 2)) / self.mask.any(axis=2).sum(axis=1)
+
+    def first(self, steps: int) -> "Trajectories":
+        """Of each task the first trajectories, until these have so many steps in all.
+
+        The last of them is kept whole; of the others nothing is left.
+        """
+        before = self.mask.sum(axis=2).cumsum(axis=1) - self.mask.sum(axis=2)
+        kept = (before < steps)[..., None]
+        return Trajectories(
+            np.where(kept[..., None], self.observations, 0),
+            np.where(kept[..., None], self.actions, 0),
+            np.where(kept, self.rewards, 0.0),
+            self.mask & kept,
+        )
 
 
 # [alg3-line5]

@@ -35,6 +35,16 @@ class TrustRegionStep(NamedTuple):
     why: str  # nothing was accepted; "" if something was
 
 
+def check_settings(max_kl: float, iterations: int, damping: float) -> None:
+    """Raise ValueError with the name of the first that is out of its range."""
+    if not 0 < max_kl < np.inf:
+        raise ValueError(f"max_kl: expected a positive number, got {max_kl}")
+    if iterations < 1:
+        raise ValueError(f"iterations: expected at least 1, got {iterations}")
+    if not 0 <= damping < np.inf:
+        raise ValueError(f"damping: expected a number of at least 0, got {damping}")
+
+
 def conjugate_gradient(
     product: Product, b: Array, iterations: int = 10, tolerance: float = 1e-10
 ) -> Array:
@@ -94,14 +104,11 @@ def trust_region_step(
     A step is accepted only if its loss is below that of theta and its divergence at
     most max_kl. Raises ValueError naming an argument that is out of range.
     """
-    if not 0 < max_kl < np.inf:
-        raise ValueError(f"max_kl: expected a positive number, got {max_kl}")
+    check_settings(max_kl, iterations, damping)
     if not 0 < shorten < 1:
         raise ValueError(f"shorten: expected a number in (0, 1), got {shorten}")
     if tries < 1:
         raise ValueError(f"tries: expected at least 1, got {tries}")
-    if not 0 <= damping < np.inf:
-        raise ValueError(f"damping: expected at least 0, got {damping}")
 
     def damped(v: Array) -> Array:
         return product(v.astype(theta.dtype)) + damping * v
