@@ -5,38 +5,13 @@ kernels its plan must call, in alphabetical order. So no recipe can pass because
 was fused.
 """
 
-from tinymaml.convnets import BatchNorm
-from tinymaml.convolution import conv2d, max_pool
+import plan_recipes_images  # noqa: F401 (adds recipes)
+from plan_registry import RECIPES, inputs, pad, product, recipe
+
 from tinymaml.functions import again, broadcast_to, concatenate, exp, relu, tanh
-from tinymaml.sweeps import fan_in, grad
+from tinymaml.sweeps import fan_in
 
-RECIPES = {}
-
-
-def recipe(kernels):
-    """Register a recipe by its name."""
-
-    def register(function):
-        RECIPES[function.__name__] = (function, kernels.split())
-        return function
-
-    return register
-
-
-def inputs(tape, *shapes):
-    """Inputs of these shapes: per-task and shared ones in turn."""
-    return [
-        tape.input(f"x{i}", shape, per_task=i % 2 == 0)
-        for i, shape in enumerate(shapes)
-    ]
-
-
-def product(a, b, ta=False, tb=False):
-    return a.tape.record("matmul", a, b, ta=ta, tb=tb)
-
-
-def pad(a, start, size):
-    return a.tape.record("pad", a, start=start, size=size)
+__all__ = ["RECIPES"]
 
 
 # --- broadcasts and sums that are not stored ------------------------------------------
@@ -175,14 +150,14 @@ def value_read_elsewhere_is_not_accumulated_into(tape):
     return [tanh(x) + a @ b, exp(tanh(x))]
 
 
-@recipe("matvec tanh")
-def column_is_a_matvec_that_accumulates(tape):
+@recipe("dots tanh")
+def column_is_made_of_dots_that_accumulate(tape):
     a, b, x = inputs(tape, (5, 3), (3, 1), (5, 1))
     return [tanh(x) + a @ b]
 
 
-@recipe("matvec")
-def row_by_transposed_matrix_is_a_matvec(tape):
+@recipe("dots")
+def row_by_transposed_matrix_is_made_of_dots(tape):
     a, b = inputs(tape, (1, 3), (7, 3))
     return [product(a, b, tb=True)]
 
@@ -191,6 +166,24 @@ def row_by_transposed_matrix_is_a_matvec(tape):
 def column_of_a_transposed_matrix_is_a_row(tape):
     a, b = inputs(tape, (3, 5), (3, 1))
     return [product(a, b, ta=True)]
+
+
+@recipe("dots dots transpose transpose")
+def narrow_product_is_made_of_dots(tape):
+    a, b, c, d = inputs(tape, (9, 5), (5, 2), (9, 5), (5, 2))
+    return [a @ b + c @ d]
+
+
+@recipe("dots")
+def narrow_product_takes_a_transposed_matrix_as_it_is(tape):
+    a, b = inputs(tape, (9, 5), (3, 5))
+    return [product(a, b, tb=True)]
+
+
+@recipe("add matmul matmul transpose transpose")
+def narrow_product_of_a_transposed_matrix_is_turned_and_does_not_accumulate(tape):
+    a, b, c, d = inputs(tape, (5, 9), (5, 2), (5, 9), (5, 2))
+    return [product(a, b, ta=True) + product(c, d, ta=True)]
 
 
 @recipe("matmul matmul transpose")
@@ -207,10 +200,10 @@ def transposed_matrix_is_copied_anew_after_again(tape):
 
 @recipe("matmul matmul tanh transpose transpose")
 def transposed_copies_of_two_shapes_of_one_vector_differ(tape):
-    a, b, w = inputs(tape, (5, 3), (2, 7), (21,))
+    a, b, w = inputs(tape, (5, 4), (2, 7), (28,))
     w = tanh(w)
-    first = product(a, w.reshape(7, 3), tb=True)
-    return [first, product(b, w.reshape(3, 7), tb=True)]
+    first = product(a, w.reshape(7, 4), tb=True)
+    return [first, product(b, w.reshape(4, 7), tb=True)]
 
 
 @recipe("matmul transpose")
@@ -238,23 +231,6 @@ def elementwise_product_is_added_to_a_value(tape):
 def elementwise_product_read_twice_is_stored(tape):
     a, b, x = inputs(tape, (4, 3), (4, 3), (4, 3))
     return [tanh(x) + a * b, a * b]
-
-
-@recipe("conv conv_input conv_weight tanh tanh tanh transpose")
-def convolutions_of_every_kind_accumulate(tape):
-    x, w, g = inputs(tape, (2, 4, 5, 2), (3, 2, 2, 3), (2, 2, 3, 3))
-    how = {"stride": 2, "padding": (0, 0)}
-    return [
-        tanh(g) + conv2d(x, w, stride=2),
-        tanh(x) + tape.record("conv_input", g, w, size=(4, 5), **how),
-        tanh(w) + tape.record("conv_weight", x, g, size=(3, 2), **how),
-    ]
-
-
-@recipe("conv tanh")
-def convolution_of_a_large_kernel_accumulates(tape):
-    x, w, g = inputs(tape, (1, 3, 3, 32), (3, 3, 32, 33), (1, 3, 3, 33))
-    return [tanh(g) + conv2d(x, w)]
 
 
 @recipe("mul_sum")
@@ -393,49 +369,6 @@ def pads_are_added_to_a_whole_vector(tape):
 def one_pad_is_a_pad(tape):
     (a,) = inputs(tape, (5,))
     return [tanh(pad(a, 2, 9))]
-
-
-# --- networks of images ---------------------------------------------------------------
-
-
-@recipe(
-    "add add add_relu conv conv conv_input conv_weight gate mul mul mul mul mul "
-    "mul_add mul_sum mul_sum rsqrt scale scale scale scale scale scale scale sub sum "
-    "sum transpose"
-)
-def gradient_of_a_convolution_with_batch_normalisation(tape):
-    x, w, beta, last = inputs(tape, (2, 4, 5, 2), (3, 2, 2, 3), (3,), (2, 2, 3, 2))
-    h = BatchNorm(3)([beta], conv2d(x, w, stride=2))
-    out = conv2d(relu(h), last)
-    return [grad((out * out).sum(), w)]
-
-
-@recipe(
-    "conv conv conv_input conv_weight largest max_gather max_scatter scale transpose"
-)
-def gradient_of_a_convolution_with_max_pooling(tape):
-    x, w, last = inputs(tape, (2, 5, 4, 2), (2, 3, 2, 3), (1, 1, 3, 2))
-    out = conv2d(max_pool(conv2d(x, w)), last)
-    return [grad((out * out).sum(), w)]
-
-
-@recipe("largest largest max_gather max_gather max_gather")
-def largest_elements_are_found_once_for_each_size_and_value(tape):
-    x, z = inputs(tape, (1, 4, 5, 2), (1, 4, 5, 2))
-    gathered = tape.record("max_gather", z, x, size=2)
-    return [max_pool(x), gathered, max_pool(x, 3)]
-
-
-@recipe("largest largest max_gather max_gather")
-def largest_elements_of_two_values_of_one_shape_differ(tape):
-    x, z = inputs(tape, (1, 4, 5, 2), (1, 4, 5, 2))
-    return [max_pool(x), max_pool(z)]
-
-
-@recipe("largest largest max_gather max_gather")
-def largest_elements_are_found_anew_after_again(tape):
-    (x,) = inputs(tape, (1, 4, 4, 2))
-    return [max_pool(x), max_pool(again(x))]
 
 
 # --- outputs that nothing computes ----------------------------------------------------

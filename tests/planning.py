@@ -29,9 +29,9 @@ def extents(kernel, sizes):
     if kernel == "matmul":
         m, n, k, *_ = sizes
         return m * n, (m * k, k * n)
-    if kernel == "matvec":
-        m, k, _ = sizes
-        return m, (m * k, k)
+    if kernel == "dots":
+        m, n, k, _ = sizes
+        return m * n, (m * k, n * k)
     if kernel in ("broadcast", "sum", "mul_sum"):
         outer, middle, inner = sizes
         few, many = outer * inner, prod(sizes)
@@ -68,7 +68,7 @@ def extents(kernel, sizes):
 
 
 def accumulates(call):
-    last_size_tells = ("matmul", "matvec", "conv", "conv_input", "conv_weight")
+    last_size_tells = ("matmul", "dots", "conv", "conv_input", "conv_weight")
     told = call.kernel in last_size_tells and call.sizes[-1] == 1
     return told or call.kernel == "mul_add"
 

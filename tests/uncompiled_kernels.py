@@ -129,17 +129,19 @@ def test_these_tapes_call_every_kernel():
 @pytest.mark.parametrize(
     ("kernel", "old", "new"),
     [
-        ("product", "while i < m:", "while i < m - 1:"),
-        ("product", "if i + 1 < m:", "if True:"),
-        ("product", "min(i + 2, m)", "i + 1"),
+        ("product", "even = m - m % 2", "even = m"),
+        ("product", "if even < m:", "if False:"),
+        ("product", "while x < j:", "while x < j - width:"),
+        ("product", "j += half", "j += width"),
+        ("product", "for r in range(m)", "for r in range(m - 1)"),
         ("product", "if more else", "if False else"),
         ("product", "a + r * rs, b + j", "a + r * ks, b + j"),
         ("product", "q += ks", "q += rs"),
         ("product", "for _ in range(length)", "for _ in range(length - 1)"),
         ("matmul", "y, n, m, n, (1, k", "y, k, m, n, (1, k"),
         ("matmul", "0, 0), more)", "0, 0), 0)"),
-        ("matvec", "if more else", "if not more else"),
-        ("matvec", "for p in range(k)", "for p in range(k - 1)"),
+        ("dots", "if more else", "if not more else"),
+        ("dots", "for p in range(k)", "for p in range(k - 1)"),
         ("transpose", "while i < m:", "while i < m - 1:"),
         ("transpose", "while j < n:", "while j < n - 1:"),
         ("gate", "w[y + i] <= zero", "w[y + i] >= zero"),
@@ -165,7 +167,7 @@ def test_broken_kernel_is_caught(monkeypatch, kernel, old, new):
     put(monkeypatch, kernels, kernel, old, new)
     if kernel in KERNELS:
         monkeypatch.setitem(KERNELS, kernel, getattr(kernels, kernel))
-    calls = {"product": "matmul", "matvec": "matmul", "transpose": "matmul"}
+    calls = {"product": "matmul", "dots": "matmul", "transpose": "matmul"}
     row = {**calls, "add_relu": "add", "mul_sum": "mul"}.get(kernel, kernel)
 
     def recipes():

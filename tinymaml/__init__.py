@@ -31,19 +31,28 @@ from tinymaml.functions import (
 )
 from tinymaml.gradcheck import GradientError, gradcheck
 from tinymaml.initialisations import Initialisation, pretrained
-from tinymaml.losses import cross_entropy, squared_error
+from tinymaml.losses import (
+    cross_entropy,
+    policy_gradient_loss,
+    squared_error,
+    surrogate_loss,
+)
 from tinymaml.machines import get_machine
 from tinymaml.maml import MAML, MetaGradient, Parts
+from tinymaml.maml_trpo import MAMLTRPO
 from tinymaml.nn import MLP, Activation, Linear, Network
 from tinymaml.optim import SGD, Adam
+from tinymaml.policy import GaussianPolicy
 from tinymaml.recipes import RECIPES, Recipe, accuracy
 from tinymaml.sweeps import grad, hvp, jvp
 from tinymaml.tape import Tape, Value
 from tinymaml.train import NonFiniteLossError, TrainResult, train
+from tinymaml.trajectories import Trajectories, roll_out
 
 __version__ = "0.1.0"
 __all__ = [
     "MAML",
+    "MAMLTRPO",
     "MLP",
     "RECIPES",
     "SGD",
@@ -53,6 +62,7 @@ __all__ = [
     "CheckpointError",
     "Conv2d",
     "Flatten",
+    "GaussianPolicy",
     "GradientError",
     "Initialisation",
     "Linear",
@@ -69,6 +79,7 @@ __all__ = [
     "Tape",
     "Tasks",
     "TrainResult",
+    "Trajectories",
     "Value",
     "accuracy",
     "concatenate",
@@ -85,12 +96,15 @@ __all__ = [
     "logsumexp",
     "max_pool",
     "mean_pool",
+    "policy_gradient_loss",
     "pretrained",
     "relu",
+    "roll_out",
     "rsqrt",
     "save_checkpoint",
     "softmax",
     "squared_error",
+    "surrogate_loss",
     "tanh",
     "train",
 ]

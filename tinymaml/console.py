@@ -23,6 +23,7 @@ class LogRow(NamedTuple):
     iteration: int
     loss: float
     seconds: float
+    more: tuple[float, ...] = ()  # the means of further columns
 
 
 class Table:
@@ -32,6 +33,7 @@ class Table:
         path: file to write or overwrite; None for no log.
         label: name of this training in a log of several, which has one column more.
         before: the rows of earlier trainings, each behind its own label.
+        columns: names of what stands behind iteration, loss and seconds.
     """
 
     def __init__(
@@ -39,10 +41,12 @@ class Table:
         path: str | os.PathLike[str] | None,
         label: str | None = None,
         before: Iterable[tuple[str, LogRow]] = (),
+        columns: Iterable[str] = (),
     ) -> None:
         self.path = path
         self._label = [] if label is None else [label]
         self._before = list(before)
+        self._columns = ("iteration", "loss", "seconds", *columns)
 
     def begin(self, rows: Iterable[LogRow]) -> None:
         """Open the file and write the rows that stand in it already."""
@@ -50,7 +54,7 @@ class Table:
         self._file = open(path, "w", newline="", encoding="utf-8")
         self._writer = csv.writer(self._file, lineterminator="\n")
         heading = ["training"] if self._label else []
-        self._writer.writerow([*heading, *LogRow._fields])
+        self._writer.writerow([*heading, *self._columns])
         for label, row in self._before:
             self._write([label], row)
         for row in rows:
@@ -62,7 +66,8 @@ class Table:
         self._file.flush()
 
     def _write(self, label: list[str], row: LogRow) -> None:
-        self._writer.writerow([*label, row.iteration, row.loss, f"{row.seconds:.3f}"])
+        seconds = f"{row.seconds:.3f}"
+        self._writer.writerow([*label, row.iteration, row.loss, seconds, *row.more])
 
     def __enter__(self) -> "Table":
         return self

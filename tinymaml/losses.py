@@ -64,3 +64,29 @@ def cross_entropy(
 
 
 # [/maml-eq3]
+
+
+# [maml-eq4]
+def policy_gradient_loss(
+    log_probability: Value, advantages: Value, weights: Value
+) -> Value:
+    """A loss with the gradient of paper eq. (4), minus the expected sum of rewards.
+
+    log_probability: of the actions taken, (N,). advantages, weights: (N,). With weights
+    1 / N it is minus the mean of log pi(a | x) A; steps that were not taken have 0.
+    """
+    return -(log_probability * advantages * weights).sum()
+
+
+def surrogate_loss(
+    log_probability: Value, old: Value, advantages: Value, weights: Value
+) -> Value:
+    """Eq. (4) by importance sampling: minus the weighted sum of pi(a | x) / pi_old A.
+
+    `old` is log pi_old of the same actions, (N,). At pi = pi_old its gradient is that
+    of `policy_gradient_loss`; away from there it says what the change is worth.
+    """
+    return -(functions.exp(log_probability - old) * advantages * weights).sum()
+
+
+# [/maml-eq4]

@@ -186,7 +186,7 @@ class MAML:
             raise ValueError(f"reduction: expected 'mean' or 'sum', got {reduction!r}")
         self.loss = loss
         self.alpha = alpha
-        self.steps = _check_steps(steps)
+        self.steps = check_steps(steps)
         if step_weights is not None:
             step_weights = _check_step_weights(step_weights, self.steps)
         self.order = order
@@ -204,7 +204,7 @@ class MAML:
 
     @alpha.setter
     def alpha(self, alpha: float | Array) -> None:
-        self._alpha = _check_alpha(alpha)
+        self._alpha = check_alpha(alpha)
 
     def meta_gradient(
         self, theta: Array, tasks: Tasks, parts: bool = False
@@ -234,14 +234,14 @@ class MAML:
 
         theta: (P,); x, y: (T, N, ...). `steps` may differ from meta-training.
         """
-        steps = self.steps if steps is None else _check_steps(steps)
+        steps = self.steps if steps is None else check_steps(steps)
         check_tasks(theta, Tasks(x, y, x, y))
         results = self._play("adapt", theta, Tasks(x, y, x, y), steps)
         return results["thetas"].reshape(len(x), steps + 1, theta.size)
 
     def evaluate(self, theta: Array, tasks: Tasks, steps: int | None = None) -> Array:
         """The query loss of each task after 0 .. steps inner steps: (T, steps + 1)."""
-        steps = self.steps if steps is None else _check_steps(steps)
+        steps = self.steps if steps is None else check_steps(steps)
         check_tasks(theta, tasks := as_tasks(tasks))
         results = self._play("evaluate", theta, tasks, steps)
         return np.stack([results[f"loss{k}"] for k in range(steps + 1)], axis=1)
@@ -258,7 +258,7 @@ class MAML:
         `function` returns a Value, such as a network's logits (N, ways); the result has
         shape (T, steps + 1, N, ways).
         """
-        steps = self.steps if steps is None else _check_steps(steps)
+        steps = self.steps if steps is None else check_steps(steps)
         check_tasks(theta, tasks := as_tasks(tasks))
         results = self._play("predict", theta, tasks, steps, function=function)
         return np.stack([results[f"out{k}"] for k in range(steps + 1)], axis=1)
@@ -395,7 +395,7 @@ def _parts(
     )
 
 
-def _check_steps(steps: int) -> int:
+def check_steps(steps: int) -> int:
     if isinstance(steps, bool) or not isinstance(steps, int | np.integer):
         raise TypeError(f"steps: expected a whole number, got {steps!r}")
     if steps < 0:
@@ -415,7 +415,7 @@ def _check_step_weights(weights: Sequence[float], steps: int) -> tuple[float, ..
     return tuple(array.tolist())
 
 
-def _check_alpha(alpha: float | Array) -> Array:
+def check_alpha(alpha: float | Array) -> Array:
     try:
         array = np.asarray(alpha)
     except ValueError:

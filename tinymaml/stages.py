@@ -113,7 +113,7 @@ class Stages:
             optimiser=optimiser,
             rng=rng,
             out=part,
-            log=Table(self.log, name, before),
+            log=Table(self.log, name, before, options.get("columns", ())),
             config={**self.config, **(config or {})},
             resume=known if name in self._parts else None,
             progress=self.progress,

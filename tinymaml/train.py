@@ -15,7 +15,7 @@ import math
 import operator
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -102,6 +102,7 @@ def train(
     description: str = "",
     validate: Callable[[np.ndarray], float] | None = None,
     validate_every: int = 1000,
+    columns: Sequence[str] = (),
 ) -> TrainResult:
     """Train until `iterations` steps have been taken in all, or until Ctrl-C.
 
@@ -137,6 +138,8 @@ def train(
             for this; higher is better, and the best theta so far is kept (early
             stopping, without the stopping). It must not draw from `rng`.
         validate_every: iterations between scores.
+        columns: attributes of the gradient's result, numbers, whose means stand in the
+            log behind those of the loss; a `Table` must have been told of them too.
 
     Returns:
         A `TrainResult`.
@@ -173,7 +176,7 @@ def train(
     _check_theta(theta)
     if not isinstance(rng, np.random.Generator):
         raise TypeError(f"rng: expected a numpy.random.Generator, got {type(rng)}")
-    table = log if isinstance(log, Table) else Table(log)
+    table = log if isinstance(log, Table) else Table(log, columns=columns)
     others = {os.path.realpath(path) for path in (out, resume) if path is not None}
     if table.path is not None and os.path.realpath(table.path) in others:
         raise ValueError(
@@ -181,7 +184,8 @@ def train(
         )
     plain_config = json.loads(to_json("config", config or {}))
 
-    run = _Run(theta.copy(), copy.deepcopy(optimiser), rng, plain_config)
+    start = theta.copy()
+    run = _Run(start, copy.deepcopy(optimiser), rng, plain_config, tuple(columns))
     with _naming("resume"):
         rng_state = None if resume is None else run.restore(resume)
     with _naming("out"):
@@ -208,8 +212,7 @@ def train(
             run.optimiser.update(run.theta, result.gradient)
             # [/alg2-line10]
             run.iteration += 1
-            run.loss_sum += loss
-            run.loss_count += 1
+            run.add(loss, result)
             bar.step(run.iteration, loss)
             if validate is not None and run.iteration % validate_every == 0:
                 run.judge(float(validate(run.theta.copy())))
@@ -245,20 +248,31 @@ class _Run:
     optimiser: Optimiser
     rng: np.random.Generator
     config: dict[str, Any]
+    columns: tuple[str, ...] = ()
     iteration: int = 0
     loss_sum: float = 0.0
     loss_count: int = 0
+    sums: list[float] = field(default_factory=list)  # of the columns, as loss_sum
     seconds: float = 0.0
     rows: list[LogRow] = field(default_factory=list)
     saved: tuple[str, int] | None = None  # last good checkpoint: file and iteration
     scores: list[tuple[int, float]] = field(default_factory=list)
     best: np.ndarray | None = None  # theta at the first highest score
 
+    def add(self, loss: float, result: GradientResult) -> None:
+        """Count a loss, and what else the log shows of a result, towards the row."""
+        self.loss_sum += loss
+        self.loss_count += 1
+        more = [float(getattr(result, name)) for name in self.columns]
+        old = self.sums or [0.0] * len(more)
+        self.sums = [a + b for a, b in zip(old, more, strict=True)]
+
     def close_row(self) -> LogRow:
         """Turn the losses since the last row into a new one."""
         loss = self.loss_sum / self.loss_count
-        self.rows.append(LogRow(self.iteration, loss, self.seconds))
-        self.loss_sum, self.loss_count = 0.0, 0
+        more = tuple(total / self.loss_count for total in self.sums)
+        self.rows.append(LogRow(self.iteration, loss, self.seconds, more))
+        self.loss_sum, self.loss_count, self.sums = 0.0, 0, []
         return self.rows[-1]
 
     def judge(self, score: float) -> None:
@@ -278,7 +292,9 @@ class _Run:
                 raise self._error(self.iteration, f"{name} is no longer finite")
         if out is None or self.saved == (os.path.realpath(out), self.iteration):
             return
-        arrays["log"] = np.array(self.rows, np.float64).reshape(-1, 3)
+        rows = [(*row[:3], *row.more) for row in self.rows]
+        width = 3 + len(self.columns)
+        arrays["log"] = np.array(rows, np.float64).reshape(-1, width)
         if self.best is not None:
             arrays["best"] = self.best
             arrays["scores"] = np.array(self.scores, np.float64)
@@ -286,6 +302,7 @@ class _Run:
             "iteration": self.iteration,
             "loss_sum": self.loss_sum,
             "loss_count": self.loss_count,
+            "sums": self.sums,
             "seconds": self.seconds,
             "rng": _rng_state(self.rng),
             "optimiser": self.optimiser.config(),
@@ -301,6 +318,7 @@ class _Run:
             theta, log = arrays.pop("theta"), arrays.pop("log")
             self.iteration, self.seconds = state["iteration"], state["seconds"]
             self.loss_sum, self.loss_count = state["loss_sum"], state["loss_count"]
+            self.sums = state.get("sums", [])  # none in a file of an older version
             optimiser, rng_state = state["optimiser"], state["rng"]
         except KeyError as error:
             raise CheckpointError(
@@ -310,6 +328,10 @@ class _Run:
             self.theta, self.optimiser.config(), _rng_state(self.rng), self.config
         )
         saved = _identity(theta, optimiser, rng_state, checkpoint.config)
+        here["width of the log"], saved["width of the log"] = (
+            3 + len(self.columns),
+            log.shape[-1],
+        )
         for key in {**here, **saved}:
             ours, theirs = here.get(key, "nothing"), saved.get(key, "nothing")
             if ours != theirs:
@@ -324,7 +346,10 @@ class _Run:
         self.optimiser.load_state(
             {name.removeprefix("optimiser/"): array for name, array in arrays.items()}
         )
-        self.rows = [LogRow(int(row[0]), *row[1:]) for row in log.tolist()]
+        self.rows = [
+            LogRow(int(iteration), loss, seconds, tuple(more))
+            for iteration, loss, seconds, *more in log.tolist()
+        ]
         self.saved = (os.path.realpath(path), self.iteration)
         return dict(rng_state)
 

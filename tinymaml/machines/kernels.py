@@ -37,13 +37,16 @@ FAST_MATH = {"contract", "reassoc", "nsz", "arcp"}
 # --- matrix products ------------------------------------------------------------------
 
 
-def _tile_kernel(rows: int, vectors: int) -> Callable[..., None]:
-    """One tile of C (+)= A B: rows `cs` and `bs` apart in C and B, `k` terms."""
+def _tile_kernel(rows: int, vectors: int, parts: int = 1) -> Callable[..., None]:
+    """One tile of C (+)= A B: rows `cs` and `bs` apart in C and B, `k` terms.
+
+    A vector may be one of `parts` parts of a register.
+    """
 
     @njit(fastmath=FAST_MATH, forceinline=True)
     def tile_product(w, c, cs, a, row_stride, column_stride, b, bs, k, more):
         runs, length, a_jump, b_jump = k
-        tile = tile_zero(w, rows, vectors)
+        tile = tile_zero(w, rows, vectors, parts)
         if more:
             tile = tile_load(tile, w, c, cs)
         for _ in range(runs):
@@ -58,8 +61,10 @@ def _tile_kernel(rows: int, vectors: int) -> Callable[..., None]:
     return tile_product
 
 
-tile_2x8, tile_2x5, tile_2x4, tile_2x1 = (_tile_kernel(2, v) for v in (8, 5, 4, 1))
+tile_2x8, tile_2x5, tile_2x4 = (_tile_kernel(2, v) for v in (8, 5, 4))
+tile_8x1 = _tile_kernel(8, 1)
 tile_1x8, tile_1x4, tile_1x1 = (_tile_kernel(1, v) for v in (8, 4, 1))
+tile_8xhalf, tile_1xhalf = (_tile_kernel(rows, 1, 2) for rows in (8, 1))
 
 
 @njit(fastmath=FAST_MATH)
@@ -67,55 +72,76 @@ def product(w, c, cs, a, rs, ks, b, bs, m, n, k, more):
     """C (+)= A B for C (m, n), A (m, k), B (k, n), rows `cs`, `rs`, `bs` apart.
 
     Elements of a row of A are `ks` apart, so A may be transposed. `k` is (runs, length,
-    jump in A, jump in B): after every `length` terms both skip what lies between. A
-    width that is a multiple of five vectors (40 units in float32) is cut into tiles of
-    five, any other into tiles of eight where registers are wide, four, one, then single
-    columns. Rows go two by two; a last odd row has tiles of eight vectors, four, one.
+    jump in A, jump in B): after every `length` terms both skip what lies between.
+
+    C is made in strips of columns, so that the strip of B stays in the first-level
+    cache while the rows of A pass by. A width that is a multiple of five vectors (40
+    units in float32) is cut into strips of five, any other into strips of eight where
+    registers are wide, then four, one, half a vector, and single columns. Rows go two
+    by two in wide strips and eight by eight in narrow ones, which keeps as many sums
+    going; a last odd row has wider tiles.
     """
     runs, length, a_jump, b_jump = k
     width = lanes(w)
+    half = width // 2
+    even = m - m % 2
     fives = n // (5 * width) if n % (5 * width) == 0 else 0
-    i = 0
-    while i < m:
-        o, q = c + i * cs, a + i * rs
-        j = 0
-        if i + 1 < m:
-            for _ in range(fives):
-                tile_2x5(w, o + j, cs, q, rs, ks, b + j, bs, k, more)
-                j += 5 * width
-            while WIDE and j + 8 * width <= n:
-                tile_2x8(w, o + j, cs, q, rs, ks, b + j, bs, k, more)
-                j += 8 * width
-            while j + 4 * width <= n:
-                tile_2x4(w, o + j, cs, q, rs, ks, b + j, bs, k, more)
-                j += 4 * width
-            while j + width <= n:
-                tile_2x1(w, o + j, cs, q, rs, ks, b + j, bs, k, more)
-                j += width
-        else:
-            while j + 8 * width <= n:
-                tile_1x8(w, o + j, cs, q, rs, ks, b + j, bs, k, more)
-                j += 8 * width
-            while j + 4 * width <= n:
-                tile_1x4(w, o + j, cs, q, rs, ks, b + j, bs, k, more)
-                j += 4 * width
-            while j + width <= n:
-                tile_1x1(w, o + j, cs, q, rs, ks, b + j, bs, k, more)
-                j += width
-        while j < n:
-            for r in range(i, min(i + 2, m)):
-                total = w[c + r * cs + j] if more else number_like(w, 0)
-                q, p = a + r * rs, b + j
-                for _ in range(runs):
-                    for _ in range(length):
-                        total += w[q] * w[p]
-                        q += ks
-                        p += bs
-                    q += a_jump
-                    p += b_jump
-                w[c + r * cs + j] = total
-            j += 1
-        i += 2
+    j = 0
+    for _ in range(fives):
+        for i in range(0, even, 2):
+            tile_2x5(w, c + i * cs + j, cs, a + i * rs, rs, ks, b + j, bs, k, more)
+        j += 5 * width
+    while WIDE and j + 8 * width <= n:
+        for i in range(0, even, 2):
+            tile_2x8(w, c + i * cs + j, cs, a + i * rs, rs, ks, b + j, bs, k, more)
+        j += 8 * width
+    while j + 4 * width <= n:
+        for i in range(0, even, 2):
+            tile_2x4(w, c + i * cs + j, cs, a + i * rs, rs, ks, b + j, bs, k, more)
+        j += 4 * width
+    if even < m:
+        o, q = c + even * cs, a + even * rs
+        x = 0
+        while x + 8 * width <= j:
+            tile_1x8(w, o + x, cs, q, rs, ks, b + x, bs, k, more)
+            x += 8 * width
+        while x + 4 * width <= j:
+            tile_1x4(w, o + x, cs, q, rs, ks, b + x, bs, k, more)
+            x += 4 * width
+        while x < j:
+            tile_1x1(w, o + x, cs, q, rs, ks, b + x, bs, k, more)
+            x += width
+    while j + width <= n:
+        i = 0
+        while i + 8 <= m:
+            tile_8x1(w, c + i * cs + j, cs, a + i * rs, rs, ks, b + j, bs, k, more)
+            i += 8
+        while i < m:
+            tile_1x1(w, c + i * cs + j, cs, a + i * rs, rs, ks, b + j, bs, k, more)
+            i += 1
+        j += width
+    if j + half <= n:
+        i = 0
+        while i + 8 <= m:
+            tile_8xhalf(w, c + i * cs + j, cs, a + i * rs, rs, ks, b + j, bs, k, more)
+            i += 8
+        while i < m:
+            tile_1xhalf(w, c + i * cs + j, cs, a + i * rs, rs, ks, b + j, bs, k, more)
+            i += 1
+        j += half
+    while j < n:
+        for r in range(m):
+            total = w[c + r * cs + j] if more else number_like(w, 0)
+            q, p = a + r * rs, b + j
+            for _ in range(runs):
+                for _ in range(length):
+                    total += w[q] * w[p]
+                    q += ks
+                    p += bs
+                q += a_jump
+                p += b_jump
+            w[c + r * cs + j] = total
+        j += 1
 
 
 def matmul(w, a):
@@ -125,14 +151,15 @@ def matmul(w, a):
     product(w, c, n, x, rs, ks, y, n, m, n, (1, k, 0, 0), more)
 
 
-def matvec(w, a):
-    """c (+)= A b for A (m, k)."""
-    c, x, y, m, k, more = a[0], a[1], a[2], a[3], a[4], a[5]
+def dots(w, a):
+    """C (+)= A B^T for A (m, k), B (n, k): products of rows, where B has few."""
+    c, x, y, m, n, k, more = a[0], a[1], a[2], a[3], a[4], a[5], a[6]
     for i in range(m):
-        total = w[c + i] if more else number_like(w, 0)
-        for p in range(k):
-            total += w[x + i * k + p] * w[y + p]
-        w[c + i] = total
+        for j in range(n):
+            total = w[c + i * n + j] if more else number_like(w, 0)
+            for p in range(k):
+                total += w[x + i * k + p] * w[y + j * k + p]
+            w[c + i * n + j] = total
 
 
 def transpose(w, a):

@@ -2,7 +2,7 @@
 
 `Plan(tape)` does three things, all of them arithmetic on shapes:
 
-1. **select** kernel calls (`selection.py`).
+1. **select** kernel calls (`fusion.py`, `selection.py`).
 2. **live ranges**: a buffer is needed from the first call that writes it to the last
    that reads it. Inputs, constants and outputs are needed throughout.
 3. **place**: buffers get offsets, large ones first, each at the lowest offset where it
@@ -14,7 +14,8 @@ The result is data: a list of calls and the size of the workspace, which is what
 
 import numpy as np
 
-from tinymaml.machines.selection import Place, Selection
+from tinymaml.machines.fusion import Place
+from tinymaml.machines.selection import Selection
 from tinymaml.tape import Tape
 
 ALIGNMENT = 16  # elements: 64 bytes of float32, one cache line

@@ -1,29 +1,17 @@
-"""Which kernel calls play a tape, and what memory each of them reads and writes.
+"""Which kernel calls play a tape: the second of three steps of planning.
 
-The first half of planning (`planner.py` is the second). Each live entry becomes at most
-one call of a kernel. Reshapes and slices become none: they are other views of the same
-memory. A broadcast that only feeds sums and products is read where it is needed; a sum
-of products accumulates in place; the pieces of a `concat` are computed where they
-belong in it; a transposed copy is made once and shared.
-
-Memory is told as buffers, numbered as they are needed; where they lie is not yet known.
+Each live entry becomes at most one call of a kernel; `fusion.py` has decided which
+become none, because their values are never stored or made inside others. A broadcast
+that only feeds sums and products is read where it is needed; a transposed copy is made
+once and shared. Where the memory lies is not yet known: that is `planner.py`.
 """
 
 from math import prod
 from typing import Any, NamedTuple
 
 from tinymaml.convolution import pooled
+from tinymaml.machines.fusion import NARROW, Fusion, Place
 from tinymaml.tape import Entry, Tape
-
-BROADCASTING = ("add", "sub", "mul")
-PRODUCTS = ("mul", "matmul", "conv", "conv_input", "conv_weight")
-
-
-class Place(NamedTuple):
-    """Where a value lives: a buffer, and an offset in it."""
-
-    buffer: int
-    offset: int
 
 
 class Instruction(NamedTuple):
@@ -35,126 +23,16 @@ class Instruction(NamedTuple):
     sizes: tuple[int, ...]
 
 
-class Selection:
+class Selection(Fusion):
     """The kernel calls of a tape, in playing order."""
 
     def __init__(self, tape: Tape) -> None:
-        self.tape = tape
+        super().__init__(tape)
         self.instructions: list[Instruction] = []
         self.constants: dict[int, float] = {}  # buffer -> the number it is filled with
-        self._sizes: list[int] = []
-        self._places: dict[int, Place] = {}
         self._known: dict[tuple[Any, ...], Place] = {}
-        self._live = tape.live()
-        self._uses = self._count_uses()
-        self._reader_lists: dict[int, list[int]] = {i: [] for i in self._live}
-        for reader in self._live:
-            for i in set(tape.entries[reader].arguments):
-                self._reader_lists[i].append(reader)
-        self._deferred = self._claim()
         for index in self._live:
             self._select(index, tape.entries[index])
-
-    def _name(self, index: int) -> str:
-        return self.tape.entries[index].primitive.name
-
-    def _count_uses(self) -> dict[int, int]:
-        uses = dict.fromkeys(self._live, 0)
-        for index in self._live:
-            for i in self.tape.entries[index].arguments:
-                uses[i] += 1
-        for output in self.tape.outputs.values():
-            uses[output.entry] += 2  # never overwritten, never fused away
-        return uses
-
-    def _claim(self) -> set[int]:
-        """Decide, from the end, which values are computed inside another one's memory.
-
-        Pieces go into their concat, and the first term of `x + a * b`, for any product,
-        into the sum, to which the product (deferred until then) is added in place.
-        Returns the deferred products; claimed places go to `_places`.
-        """
-        deferred: set[int] = set()
-        for index in reversed(self._live):
-            entry = self.tape.entries[index]
-            name = entry.primitive.name
-            if name == "concat":
-                place = self._claim_here(index, entry)
-                for i in entry.arguments:
-                    base = self._base(i)
-                    if base not in self._places and self._computed(base):
-                        self._places[base] = place
-                    size = prod(self.tape.entries[i].shape)
-                    place = Place(place.buffer, place.offset + size)
-            elif name == "add":
-                for first, second in (entry.arguments, entry.arguments[::-1]):
-                    if (
-                        self._name(second) in PRODUCTS
-                        and self._uses[first] == self._uses[second] == 1
-                        and self._computed(first)
-                        and first not in self._places
-                    ):
-                        self._places[first] = self._claim_here(index, entry)
-                        deferred.add(second)
-                        break
-        return deferred
-
-    def _claim_here(self, index: int, entry: Entry) -> Place:
-        if index not in self._places:
-            self._places[index] = self._new_buffer(prod(entry.shape))
-        return self._places[index]
-
-    def _base(self, index: int) -> int:
-        """The entry whose memory a reshaped value shares."""
-        while self._name(index) in ("reshape", "again"):
-            index = self.tape.entries[index].arguments[0]
-        return index
-
-    def _computed(self, index: int) -> bool:
-        """Whether a kernel call makes the value, rather than a view or a hole."""
-        views = ("input", "full", "reshape", "again", "slice", "concat")
-        return self._name(index) not in views and not self._is_fused(index)
-
-    def _is_fused(self, index: int) -> bool:
-        """Whether a value is never stored: its only readers make it as they go."""
-        name = self._name(index)
-        if name == "broadcast":
-            readers = self._readers(index)
-            return bool(readers) and all(
-                self._name(r) in BROADCASTING and self._broadcast_operand(r) == index
-                for r in readers
-            )
-        if name == "add":
-            bias = self._broadcast_operand(index)
-            return bias is not None and self._only_reader(index) == "relu"
-        if name == "mul":
-            bias = self._broadcast_operand(index)
-            return bias is None and self._only_reader(index) == "sum"
-        return False
-
-    def _only_reader(self, index: int) -> str | None:
-        """The operation that alone reads a value, reshaped perhaps, if there is one."""
-        while self._uses[index] == 1:
-            (index,) = self._reader_lists[index]
-            if self._name(index) != "reshape":
-                return self._name(index)
-        return None
-
-    def _readers(self, index: int) -> list[int]:
-        if any(o.entry == index for o in self.tape.outputs.values()):
-            return []
-        return self._reader_lists[index]
-
-    def _broadcast_operand(self, index: int) -> int | None:
-        """The argument of a sum or product that is read as a broadcast, if one is."""
-        a, b = self.tape.entries[index].arguments
-        if a == b:
-            return None  # it is read as the other operand too, so it must be stored
-        if self._name(b) == "broadcast":
-            return b
-        if self._name(a) == "broadcast" and self._name(index) != "sub":
-            return a
-        return None
 
     def _select(self, index: int, entry: Entry) -> None:
         """Emit the kernel call of one entry, if it needs one."""
@@ -174,10 +52,6 @@ class Selection:
     ) -> None:
         out = self._claim_here(index, self.tape.entries[index])
         self.instructions.append(Instruction(kernel, out, reads, sizes))
-
-    def _new_buffer(self, size: int) -> Place:
-        self._sizes.append(size)
-        return Place(len(self._sizes) - 1, 0)
 
     def _constant(self, number: float, size: int) -> Place:
         key = ("constant", number, size)
@@ -235,11 +109,6 @@ class Selection:
         else:
             reads = tuple(self._places[i] for i in factors)
             self._emit("mul_sum", index, reads, sizes)
-
-    def _fused(self, index: int) -> tuple[int, ...] | None:
-        """What a value never stored is made of, or None if it is stored."""
-        base = self._base(index)
-        return self.tape.entries[base].arguments if self._is_fused(base) else None
 
     def _select_broadcast(self, index: int, entry: Entry, **_: Any) -> None:
         read = self._places[entry.arguments[0]]
@@ -308,10 +177,11 @@ class Selection:
         self._emit_matmul(index, index, accumulate=0)
 
     def _emit_matmul(self, out: int, product: int, accumulate: int) -> None:
-        """The product in the one form the kernel has: rows of a times rows of b.
+        """The product in one of the forms that kernels have.
 
-        A column result is computed as its transpose, a row; a transposed right-hand
-        side is copied once and the copy shared by all products that want it.
+        Rows of a times rows of b: a transposed right-hand side is copied once and the
+        copy shared by all products that want it. A narrow result would leave vectors
+        empty: it is made of dot products, or as its transpose.
         """
         entry = self.tape.entries[product]
         attributes = dict(entry.attributes)
@@ -319,15 +189,23 @@ class Selection:
         ta, tb = attributes["ta"], attributes["tb"]
         shape = self.tape.entries[entry.arguments[0]].shape
         k = shape[0] if ta else shape[1]
-        if n == 1 and not ta and k > 1:
-            self._emit("matvec", out, (a, b), (m, k, accumulate))
+        if n < NARROW and not ta and k > 1:
+            if n > 1 and not tb:
+                b = self._transposed(b, k, n)
+            self._emit("dots", out, (a, b), (m, n, k, accumulate))
             return
         if m == 1 and tb and k > 1:
-            self._emit("matvec", out, (b, a), (n, k, accumulate))
+            self._emit("dots", out, (b, a), (n, 1, k, accumulate))
             return
         if n == 1:  # the transpose: a row of m
             sizes = (1, m, k, k, 1, accumulate)
             self._emit("matmul", out, (b, a), sizes)
+            return
+        if self._is_narrow(product) and not tb:
+            turned = self._new_buffer(m * n)
+            sizes = (n, m, k, 1, n, 0)
+            self.instructions.append(Instruction("matmul", turned, (b, a), sizes))
+            self._emit("transpose", out, (turned,), (n, m))
             return
         if tb and k > 1:
             b = self._transposed(b, n, k)

@@ -28,13 +28,15 @@ WIDE = binding.get_host_cpu_features().get("avx512f", False)  # registers of 64 
 class TileType(types.Type):
     """`rows` times `vectors`: a small block of a matrix being accumulated.
 
-    `registers` hold a row, one vector or two in each.
+    Of each vector one of `parts` equal parts is used. `registers` hold a row, with one
+    vector or two in each.
     """
 
-    def __init__(self, dtype: Any, rows: int, vectors: int) -> None:
-        self.dtype, self.rows, self.vectors = dtype, rows, vectors
-        self.registers = vectors // 2 if WIDE and vectors % 2 == 0 else vectors
-        super().__init__(f"Tile({dtype}, {rows}, {vectors})")
+    def __init__(self, dtype: Any, rows: int, vectors: int, parts: int = 1) -> None:
+        self.dtype, self.rows, self.vectors, self.parts = dtype, rows, vectors, parts
+        two = WIDE and vectors % 2 == 0
+        self.registers = vectors // 2 if two else vectors
+        super().__init__(f"Tile({dtype}, {rows}, {vectors}, {parts})")
 
 
 def lane_count(dtype: Any) -> int:
@@ -45,9 +47,8 @@ def lane_count(dtype: Any) -> int:
 def register_of(tile: TileType) -> ir.VectorType:
     """The LLVM type of one register."""
     element = ir.FloatType() if tile.dtype.bitwidth == 32 else ir.DoubleType()
-    return ir.VectorType(
-        element, lane_count(tile.dtype) * tile.vectors // tile.registers
-    )
+    elements = lane_count(tile.dtype) * tile.vectors // tile.parts
+    return ir.VectorType(element, elements // tile.registers)
 
 
 @register_model(TileType)
@@ -108,15 +109,20 @@ def number_like(typing_context, w, number):
     return w.dtype(w, number), generate
 
 
-@compiled_as(lambda w, rows, vectors: np.zeros((rows, vectors * lanes(w)), w.dtype))
-def tile_zero(typing_context, w, rows, vectors):
+def _zero_twin(w, rows, vectors, parts):
+    return np.zeros((rows, vectors * lanes(w) // parts), w.dtype)
+
+
+@compiled_as(_zero_twin)
+def tile_zero(typing_context, w, rows, vectors, parts):
     """A tile of zeros."""
-    tile = TileType(w.dtype, rows.literal_value, vectors.literal_value)
+    sizes = (size.literal_value for size in (rows, vectors, parts))
+    tile = TileType(w.dtype, *sizes)
 
     def generate(context, builder, signature, arguments):
         return ir.Constant(context.get_value_type(tile), None)
 
-    return tile(w, rows, vectors), generate
+    return tile(w, rows, vectors, parts), generate
 
 
 def _load_twin(tile, w, start, stride):
@@ -168,7 +174,7 @@ def tile_update(typing_context, tile, w, column, stride, row):
 
     def generate(context, builder, signature, arguments):
         value, base, column, stride, row = arguments
-        one_row = TileType(tile.dtype, 1, tile.vectors)
+        one_row = TileType(tile.dtype, 1, tile.vectors, tile.parts)
         right = [
             _unaligned(builder.load(pointer), tile)
             for _, pointer in _each_register(builder, one_row, base, row, stride)

@@ -1,0 +1,260 @@
+"""An outer step of 2D navigation in tinymaml and PyTorch: checked, then timed.
+
+    python benchmarks/navigation.py --quick             # two minutes
+    python benchmarks/navigation.py --json results.json
+
+The work is one iteration of algorithm 3 with the settings of `examples/navigation.py`:
+20 goals, 20 trajectories of 100 steps before and 20 after the inner step, policy
+2-100-100-2, and TRPO's outer step with ten products F v, float32, exact (order 2) and
+first-order (order 1). First the surrogate gradient and a product F v, on one set of
+sampled trajectories, are compared with the numpy machine's in float64.
+
+The environment, the advantages, conjugate gradients and the line search are the same
+NumPy code for all. Left out: JAX.
+"""
+
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+# Run as a script, Python looks for modules beside the script and not in the root.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import common, long_steps, measure, workers
+from benchmarks.common import Array, Row
+from benchmarks.measure import Bench, Implementation
+from benchmarks.workers import Prepared
+
+OURS, READABLE = common.REFERENCE, "tinymaml numpy"
+TORCH = "PyTorch double backward"
+FORMS = ("batched", "loop")
+TASKS, TRAJECTORIES, ALPHA = 20, 20, 0.5
+WORK = f"navigation, {TASKS} tasks"
+BUDGET = {True: 40.0, False: 180.0}  # seconds of timing for an order, if quick
+# Of float32: a relu whose input is within rounding of 0 may fall on either side.
+TOLERANCE = 1e-3
+GOAL = 3.0  # times faster than PyTorch, exact steps
+
+
+# --- inside a worker ------------------------------------------------------------------
+
+
+def learner_of(machine: str, order: int, threads: int | None) -> Any:
+    """tinymaml's learner for this work."""
+    import tinymaml as tm
+    from tinymaml.nn import xavier_uniform
+    from tinymaml.tasks.navigation import Navigation
+
+    rules = Navigation()
+    network = tm.MLP([2, 100, 100, 2], initialiser=xavier_uniform())
+    options: dict[str, Any] = {"machine": machine, "threads": threads}
+    policy = tm.GaussianPolicy(network, rules.actions, **options)
+    return tm.MAMLTRPO(
+        policy, rules, ALPHA, order=order, trajectories=TRAJECTORIES, **options
+    )
+
+
+def load(request: dict[str, Any]) -> tuple[Array, Array, Any, list[Any]]:
+    """theta, v, the draw, and two sets of sampled trajectories with advantages."""
+    from tinymaml.maml_trpo import Draw
+    from tinymaml.trajectories import Trajectories
+
+    with np.load(Path(request["folder"]) / "data.npz") as data:
+        dtype = request["dtype"]
+        draw = Draw(data["goals"], data["noise"].astype(dtype))
+        sampled = []
+        for i in (0, 1):
+            x, actions, rewards, mask = (
+                data[f"{name}{i}"] for name in Trajectories._fields
+            )
+            one = Trajectories(x.astype(dtype), actions.astype(dtype), rewards, mask)
+            sampled.append((one, data[f"advantages{i}"]))
+        return data["theta"].astype(dtype), data["v"].astype(dtype), draw, sampled
+
+
+def derivatives(objective: Any, v: Array) -> Array:
+    """What is compared: the surrogate gradient and F v, each over its largest entry."""
+    found = objective.gradient, objective.fisher(v)
+    return np.concatenate([array / np.abs(array).max() for array in found])
+
+
+def build(request: dict[str, Any]) -> Prepared:
+    """What a worker is to time: imports the library asked for, and no other."""
+    name, order = request["implementation"], request["order"]
+    if name == measure.PEAK:
+        return measure.matmul_peak()
+    theta, v, draw, sampled = load(request)
+    call: Any
+    if name in (OURS, READABLE):
+        from tinymaml.maml_trpo import Adaptation, Objective
+        from tinymaml.policy_losses import cut
+
+        learner = learner_of(name.split()[1], order, request["threads"])
+        thetas = [np.broadcast_to(theta, (TASKS, theta.size))]
+        samples = [cut(*one) for one in sampled]
+        thetas.append(learner.inner_step(thetas[0], samples[0], learner.alpha))
+        adaptation = Adaptation(thetas, [one for one, _ in sampled], samples)
+
+        def check() -> Array:
+            return derivatives(Objective(learner, adaptation), v)
+
+        def call() -> Any:
+            return learner.step(theta, draw)
+
+    else:
+        import torch
+
+        from benchmarks import navigation_peers as peers
+
+        torch.set_num_threads(request["threads"])
+        network = learner_of("numpy", order, 1).policy.network
+        policy = peers.TorchPolicy([shape for _, shape in network.layout.values()], 2)
+        settings = (ALPHA, order, request["form"])
+
+        def check() -> Array:
+            return derivatives(peers.Objective(policy, theta, sampled, *settings), v)
+
+        def call() -> Any:
+            return peers.meta_step(policy, theta, draw, *settings)
+
+    if request.get("check_only"):
+        return Prepared(check, lambda result: result)
+    return Prepared(call, lambda _: check())
+
+
+# --- the data and the reference -------------------------------------------------------
+
+
+def save_data(folder: Path) -> None:
+    """theta as training starts, goals, noise, and what the policies sample with it."""
+    from tinymaml.returns import advantages
+
+    rng = np.random.default_rng(0)
+    learner = learner_of("numpy", 2, 1)
+    theta = learner.policy.init(rng)
+    draw = learner.draw(rng, TASKS)
+    arrays = {"theta": theta, "goals": draw.tasks, "noise": draw.noise}
+    arrays["v"] = rng.standard_normal(theta.size).astype(np.float32)
+    for i, sampled in enumerate(learner.adapt(theta, draw).trajectories):
+        for name, array in sampled._asdict().items():
+            arrays[f"{name}{i}"] = array
+        arrays[f"advantages{i}"] = advantages(sampled)
+    np.savez(folder / "data.npz", **arrays)
+
+
+def references(folder: Path) -> dict[int, Array]:
+    """The numpy machine's float64 derivatives; that the orders differ is checked."""
+    found = {}
+    for order in (2, 1):
+        request = {"implementation": READABLE, "order": order, "form": "", "threads": 1}
+        request |= {"dtype": "float64", "folder": str(folder), "check_only": True}
+        found[order] = build(request).call()
+    difference = common.relative_error(found[1], found[2])
+    if difference < 10 * TOLERANCE:
+        raise common.DisagreementError(
+            f"orders 1 and 2 differ by {difference:.1e} only: the check could not tell"
+        )
+    return found
+
+
+@dataclass
+class NavigationBench(Bench):
+    """A benchmark whose results are the derivatives of `derivatives`."""
+
+    def check(self, label: str, result: Array, order: int, dtype: str) -> float:
+        """The error of both derivatives."""
+        tolerance = TOLERANCE if dtype == "float32" else common.TOLERANCES[dtype]
+        return common.check_agreement(label, result, self.references[order], tolerance)
+
+
+# --- the benchmark --------------------------------------------------------------------
+
+
+def implementations(
+    threads: int, chosen_peers: Sequence[str], quick: bool
+) -> list[Implementation]:
+    """What is compared, tinymaml first."""
+    both = tuple(sorted({1, threads}))
+    everything = [
+        *(Implementation(OURS, "tinymaml", (n,)) for n in reversed(both)),
+        Implementation(READABLE, "tinymaml", (1,)),
+        Implementation(TORCH, "torch", both, FORMS),
+    ]
+    left_out = {READABLE: "left out by --quick"} if quick else {}
+    return measure.to_compare(everything, chosen_peers, left_out)
+
+
+def print_times(rows: Sequence[Row], errors: Sequence[float]) -> None:
+    """Median, spread, ratio, memory and the error of the derivatives."""
+    header = ["implementation", "order", "threads", *common.TIMES, "peak MB", "error"]
+    cells = [
+        [row.implementation, str(row.order), str(row.threads), *common.times_of(row)]
+        + [common.megabytes(row.peak_bytes), f"{error:.0e}"]
+        for row, error in zip(rows, errors, strict=True)
+    ]
+    print("\n" + common.markdown_table(header, cells) + "\n")
+
+
+def print_claim(rows: Sequence[Row]) -> None:
+    """Whether the exact step met its goal."""
+    for row in rows:
+        if row.implementation == TORCH and row.order == 2 and row.ratio is not None:
+            verdict = "met" if row.ratio >= GOAL else "NOT met"
+            print(
+                f"goal: {GOAL:g} times faster than PyTorch; "
+                f"measured {row.ratio:.2f}: {verdict}"
+            )
+
+
+def run(bench: Bench, threads: int, chosen_peers: Sequence[str]) -> list[Row]:
+    """Check in float64, then time both orders."""
+    compared = implementations(threads, chosen_peers, bench.quick)
+    measure.check_float64(bench, compared, every_form=True)
+    rows: list[Row] = []
+    for order in bench.references:
+        found = long_steps.measure_steps(
+            bench, compared, WORK, order, BUDGET[bench.quick]
+        )
+        timed = common.with_ratios(found.rows)
+        print_times(timed, found.errors)
+        rows += timed
+    print_claim(rows)
+    return rows
+
+
+def main() -> int:
+    """Run the benchmark from the command line."""
+    options = common.parser_of((__doc__ or "").splitlines()[0]).parse_args()
+    if options.serve:
+        workers.serve(build)
+        return 0
+    machine = common.describe_machine()
+    common.print_machine(machine)
+    try:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            save_data(folder)
+            bench = NavigationBench(
+                Path(__file__), folder, options.quick, references(folder), TASKS
+            )
+            bench.limits = long_steps.LIMITS
+            rows = run(bench, options.threads, options.peers)
+    except (common.DisagreementError, workers.WorkerError) as error:
+        print(f"STOPPED: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted: nothing is written", file=sys.stderr)
+        return 130
+    if options.json is not None:
+        common.write_json(options.json, machine, rows)
+        print(f"wrote {options.json}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

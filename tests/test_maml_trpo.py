@@ -1,0 +1,355 @@
+"""Algorithm 3: the outer step's gradient and F v by three routes, and a whole step."""
+
+import numpy as np
+import pytest
+from mutants import put, survives
+from playing import MACHINES, assert_close, difference, relative_error
+from policy_problems import TASKS, by_one_function, dense, problem, small_policy
+
+import tinymaml as tm
+from tinymaml.maml_trpo import MAMLTRPO, Draw, Objective
+from tinymaml.policy_losses import PolicyLosses
+from tinymaml.tasks.navigation import Navigation
+
+every_machine = pytest.mark.parametrize("machine", MACHINES)
+some_steps = pytest.mark.parametrize("steps", [0, 1, 2])
+
+
+def direction(size, seed=3):
+    v = np.random.default_rng(seed).standard_normal(size)
+    return v / np.linalg.norm(v)
+
+
+def check_gradient(p):
+    """The surrogate's gradient: reverse over reverse, and differences of its value."""
+    objective = p.objective()
+    reverse = by_one_function(p, "surrogate")["gradient"]
+    assert_close(objective.gradient, reverse, 1e-10, "reverse over reverse")
+    v = direction(p.theta.size)
+    slope = difference(lambda theta: objective.evaluate(theta)[0], p.theta, v)
+    assert_close(objective.gradient @ v, slope, 1e-8, "finite differences")
+
+
+def check_fisher(p):
+    """F v: the Hessian of the divergence, and differences of its exact gradient."""
+    v = direction(p.theta.size)
+    product = p.objective().fisher(v)
+    assert_close(product, by_one_function(p, "kl", v=v)["hvp"], 1e-10, "hessian")
+
+    def slope(theta):
+        return by_one_function(p, "kl", theta)["gradient"]
+
+    assert_close(product, difference(slope, p.theta, v), 1e-8, "finite differences")
+
+
+@every_machine
+@some_steps
+def test_alg3_line10_surrogate_gradient_by_three_routes(machine, steps):
+    check_gradient(problem(machine, steps))
+
+
+@every_machine
+@some_steps
+def test_maml_fisher_product_by_three_routes(machine, steps):
+    check_fisher(problem(machine, steps))
+
+
+def test_maml_fisher_is_the_dense_hessian_of_the_divergence_and_no_negative_one():
+    p = problem()
+    size = p.theta.size
+    ours = dense(p.objective().fisher, size)
+    hessian = dense(lambda e: by_one_function(p, "kl", v=e)["hvp"], size)
+    assert_close(ours, hessian, 1e-10)
+    assert_close(ours, ours.T, 1e-10, "symmetric")
+    assert np.linalg.eigvalsh(ours).min() > -1e-12
+    v = direction(size)
+    assert_close(
+        v @ ours @ v / 2 * 1e-6, p.objective().evaluate(p.theta + 1e-3 * v)[1], 0.01
+    )
+
+
+def test_alg3_line10_divergence_and_its_slope_are_0_at_the_old_parameters():
+    p = problem()
+    found = by_one_function(p, "kl")
+    assert abs(found["loss"]) < 1e-14
+    assert np.abs(found["gradient"]).max() < 1e-14
+    loss, kl = p.objective().evaluate(p.theta)
+    assert loss == pytest.approx(by_one_function(p, "surrogate")["loss"], abs=1e-12)
+    assert abs(kl) < 1e-14
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_without_the_hessian_the_routes_do_not_meet(steps):
+    exact, first = problem(steps=steps), problem(steps=steps, order=1)
+    v = direction(exact.theta.size)
+    gradients = [p.objective().gradient for p in (exact, first)]
+    products = [p.objective().fisher(v) for p in (exact, first)]
+    assert relative_error(*gradients[::-1]) > 0.01
+    assert relative_error(*products[::-1]) > 0.01
+    for check in (check_gradient, check_fisher):
+        with pytest.raises(AssertionError):
+            check(first)
+
+
+def test_first_order_leaves_out_the_hessian_and_nothing_else():
+    p = problem(order=1)
+    objective = p.objective()
+    losses, adapted = p.learner.losses, p.adaptation.thetas[-1]
+    _, slopes = losses.surrogate(adapted, objective.samples)
+    assert_close(objective.gradient, slopes.mean(axis=0), 1e-14)
+    v = direction(p.theta.size)
+    vs = np.broadcast_to(v, adapted.shape)
+    product = losses.fisher(adapted, objective.samples, vs).mean(axis=0)
+    assert_close(objective.fisher(v), product, 1e-14)
+
+
+def test_a_step_size_for_each_parameter():
+    p = problem(alpha=np.linspace(0.0, 0.5, small_policy().size))
+    objective, v = p.objective(), direction(p.theta.size)
+    slope = difference(lambda theta: objective.evaluate(theta)[0], p.theta, v)
+    assert_close(objective.gradient @ v, slope, 1e-8)
+    h = dense(
+        lambda e: p.learner.losses.hvp(
+            p.adaptation.thetas[0], p.adaptation.samples[0], np.tile(e, (TASKS, 1))
+        )[0],
+        p.theta.size,
+    )
+    one = np.eye(p.theta.size) - p.learner.alpha[:, None] * h
+    turned = p.learner.losses.fisher(
+        p.adaptation.thetas[1], objective.samples, np.tile(one @ v, (TASKS, 1))
+    )
+    objective.adapted = p.adaptation.thetas[1]
+    pulled = objective._pull_back(
+        np.zeros((TASKS, p.theta.size)) + turned[:1] * [[1], [0], [0]]
+    )
+    assert_close(pulled, one.T @ turned[0] / TASKS, 1e-10)
+
+
+# (method, old text, new text): mistakes that one of the checks must notice
+MUTANTS = [
+    (
+        Objective,
+        "fisher",
+        "tangents - self.alpha * turned",
+        "tangents + self.alpha * turned",
+    ),
+    (Objective, "fisher", "tangents = tangents - self.alpha * turned", "pass"),
+    (Objective, "fisher", "return self._pull_back(", "return np.mean(axis=0, a="),
+    (Objective, "_pull_back", "self.alpha * v)", "v)"),
+    (Objective, "_pull_back", "v = v - self", "v = v + self"),
+    (Objective, "_pull_back", "reversed(self.inner)", "self.inner[:1]"),
+    (Objective, "fisher", "in self.inner:", "in self.inner[:1]:"),
+    (Objective, "evaluate", "for _, samples in self.inner:", "for _, samples in []:"),
+    (
+        PolicyLosses,
+        "_play",
+        "samples.starts, axis=0)",
+        "samples.starts[:], axis=0) * 2",
+    ),
+    (PolicyLosses, "hvp", "_play(record_hvp", "_play(record_fisher"),
+]
+
+
+@pytest.mark.parametrize(("owner", "name", "old", "new"), MUTANTS)
+def test_broken_objective_is_caught(monkeypatch, owner, name, old, new):
+    put(monkeypatch, owner, name, old, new)
+
+    def checks():
+        for check in (check_gradient, check_fisher):
+            check(problem(steps=2))
+
+    try:
+        caught = not survives(checks)
+    except (KeyError, TypeError):
+        caught = True
+    assert caught
+
+
+# --- the inner loop -------------------------------------------------------------------
+
+
+def small_learner(machine="numpy", **options):
+    options = {"alpha": 0.4, "trajectories": 4, **options}
+    return MAMLTRPO(
+        small_policy(machine),
+        Navigation(horizon=7),
+        machine=machine,
+        threads=1,
+        **options,
+    )
+
+
+def start(learner, dtype="float64", seed=0):
+    rng = np.random.default_rng(seed)
+    return learner.policy.init(rng, dtype), learner.draw(rng, 3, dtype)
+
+
+def test_alg3_line3_draws_new_goals_and_noise_from_the_generator_alone():
+    learner = small_learner(steps=2)
+    one, same, other = (
+        learner.draw(np.random.default_rng(seed), tasks=5) for seed in (0, 0, 1)
+    )
+    assert one.tasks.shape == (5, 2) and one.noise.shape == (3, 5, 4, 7, 2)
+    assert one.noise.dtype == np.float32
+    assert all((a == b).all() for a, b in zip(one, same, strict=True))
+    assert all((a != b).any() for a, b in zip(one, other, strict=True))
+
+
+@every_machine
+def test_alg3_line7_is_a_step_down_each_tasks_own_gradient(machine):
+    learner = small_learner(machine)
+    theta, draw = start(learner)
+    adaptation = learner.adapt(theta, draw)
+    for task, after in enumerate(adaptation.thetas[1]):
+        alone = Draw(draw.tasks[task : task + 1], draw.noise[:, task : task + 1])
+        by_itself = learner.adapt(theta, alone)
+        assert_close(after, by_itself.thetas[1][0], 1e-12)
+        slope = learner.losses.gradient(theta[None], by_itself.samples[0])
+        assert_close(after, theta - 0.4 * slope[0], 1e-12)
+    assert len({tuple(row) for row in adaptation.thetas[1]}) == 3
+
+
+def test_the_step_sizes_of_adaptation_are_those_asked_for():
+    learner = small_learner()
+    theta, draw = start(learner)
+    noise = np.concatenate([draw.noise, draw.noise[:1]])
+    alphas = [0.4, 0.2]
+    adaptation = learner.adapt(theta, Draw(draw.tasks, noise), alphas)
+    assert adaptation.returns().shape == (3, 3)
+    for k, alpha in enumerate(alphas):
+        before, after = adaptation.thetas[k : k + 2]
+        slope = learner.losses.gradient(before, adaptation.samples[k])
+        np.testing.assert_allclose(after, before - alpha * slope, atol=1e-12)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_same_seed_same_bits_whatever_the_threads(threads):
+    found = []
+    for n in (1, threads):
+        policy = tm.GaussianPolicy(tm.MLP([2, 8, 2]), 2, "numba", n)
+        learner = MAMLTRPO(
+            policy, Navigation(horizon=20), 0.5, machine="numba", threads=n
+        )
+        theta, draw = start(learner, "float32")
+        found.append(learner.step(theta, draw))
+    assert found[0].theta.tobytes() == found[1].theta.tobytes()
+    assert found[0][2:] == found[1][2:]
+
+
+def test_both_machines_take_the_same_step():
+    steps = []
+    for machine in MACHINES:
+        learner = small_learner(machine, damping=0.1)  # CG multiplies rounding
+        steps.append(learner.step(*start(learner)))
+    assert steps[0].accepted and steps[1].accepted
+    assert_close(steps[0].theta, steps[1].theta, 1e-8)
+
+
+# --- the outer step -------------------------------------------------------------------
+
+
+def test_alg3_line10_step_lowers_the_surrogate_within_the_divergence():
+    for seed in range(4):
+        learner = small_learner(max_kl=0.01)
+        theta, draw = start(learner, seed=seed)
+        step = learner.step(theta, draw)
+        assert step.accepted and step.why == ""
+        objective = Objective(learner, learner.adapt(theta, draw))
+        before, _ = objective.evaluate(theta)
+        after, kl = objective.evaluate(step.theta)
+        assert after < before and 0 < kl <= 0.01
+        assert before - after == pytest.approx(step.improvement)
+        assert kl == pytest.approx(step.kl)
+        assert (step.gradient == theta - step.theta).all()
+        assert step.loss == -step.after
+
+
+def test_a_step_that_fails_leaves_theta_alone_and_says_why(monkeypatch):
+    learner = small_learner()
+    theta, draw = start(learner)
+    monkeypatch.setattr(Objective, "evaluate", lambda self, theta: (0.0, 0.0))
+    step = learner.step(theta, draw)
+    assert not step.accepted and "lengths" in step.why
+    assert (step.theta == theta).all() and (step.gradient == 0).all()
+    assert (step.kl, step.improvement) == (0.0, 0.0)
+
+
+def test_returns_are_those_of_the_trajectories_before_and_after():
+    learner = small_learner()
+    theta, draw = start(learner)
+    step, adaptation = learner.step(theta, draw), learner.adapt(theta, draw)
+    before, after = (t.rewards.sum(axis=2).mean() for t in adaptation.trajectories)
+    assert step.before != step.after
+    assert (step.before, step.after) == pytest.approx((before, after))
+
+
+def test_no_inner_step_is_plain_trpo():
+    learner = small_learner(steps=0, alpha=123.0)
+    theta, draw = start(learner)
+    step = learner.step(theta, draw)
+    assert step.accepted and step.before == step.after
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("order", [1, 2])
+def test_a_few_outer_steps_learn_to_adapt(order):
+    policy = tm.GaussianPolicy(tm.MLP([2, 16, 2]), 2, threads=1)
+    learner = MAMLTRPO(
+        policy, Navigation(horizon=20), 0.5, order=order, max_kl=0.05, threads=1
+    )
+    rng = np.random.default_rng(0)
+    theta = policy.init(rng)
+    kept = learner.draw(rng, 20)
+    before = learner.adapt(theta, kept).returns().mean(axis=0)
+    for _ in range(15):
+        theta = learner.step(theta, learner.draw(rng, 10)).theta
+    after = learner.adapt(theta, kept).returns().mean(axis=0)
+    assert after[1] > before[1] + 0.8
+    assert after[1] > after[0] + 0.8
+
+
+# --- bad input ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"order": 3}, "order: expected 1 or 2, got 3"),
+        ({"trajectories": 0}, "trajectories: expected at least 1, got 0"),
+        ({"transitions": 0}, "transitions: expected at least 1, got 0"),
+        ({"steps": -1}, "steps: expected at least 0, got -1"),
+        ({"alpha": np.nan}, "alpha: expected finite numbers"),
+        ({"max_kl": 0.0}, "max_kl: expected a positive number, got 0.0"),
+        ({"damping": -1.0}, "damping: expected a number of at least 0, got -1.0"),
+        ({"discount": 1.5}, "discount: expected a number in .0, 1., got 1.5"),
+        ({"decay": -0.5}, "decay: expected a number in .0, 1., got -0.5"),
+        ({"iterations": 0}, "iterations: expected at least 1, got 0"),
+    ],
+)
+def test_bad_settings_are_refused_by_name(options, complaint):
+    with pytest.raises(ValueError, match=f"^{complaint}"):
+        small_learner(**options)
+
+
+def test_bad_theta_tasks_and_noise_are_refused_by_name():
+    learner = small_learner()
+    theta, draw = start(learner)
+    for bad, complaint in [
+        ((theta[:-1], draw), "theta: expected shape"),
+        (
+            (theta, draw._replace(noise=draw.noise[:1])),
+            "noise: expected it for 1 steps",
+        ),
+        (
+            (theta, draw._replace(noise=draw.noise[:, :, :, :-1])),
+            "noise: expected shape",
+        ),
+        ((theta, draw._replace(tasks=draw.tasks[:2])), "noise: expected shape"),
+        ((theta, draw._replace(noise=draw.noise[:, :, :0])), "trajectories: expected"),
+    ]:
+        with pytest.raises(ValueError, match=f"^{complaint}"):
+            learner.adapt(*bad)
+    with pytest.raises(TypeError, match="^noise: expected dtype float64, got float32"):
+        learner.adapt(theta, draw._replace(noise=draw.noise.astype("float32")))
+    with pytest.raises(ValueError, match="^theta: expected finite numbers"):
+        learner.step(np.full_like(theta, np.nan), draw)

@@ -1,0 +1,223 @@
+"""A policy's losses on sampled trajectories, and their derivatives, task by task.
+
+With this file the algorithm (`maml_trpo.py`) reads like its formulas: `gradient`, `hvp`
+and `fisher` take parameters (T, P) and vectors (T, P), one for each task, and return
+such.
+
+A loss of sampled steps is a sum over steps, and so are its gradient and all of these
+products. So the steps of all tasks that were really taken are cut into pieces of
+`ROWS`, a machine plays a piece as it plays a task elsewhere, and the pieces of a task
+are added. Ended trajectories cost nothing, one tape serves whatever is sampled, and the
+arrays of a piece stay in the core's cache.
+
+Left out: losses that are no sums over steps.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tinymaml.functions import again, exp
+from tinymaml.losses import policy_gradient_loss, surrogate_loss
+from tinymaml.machines import Machine, Program, get_machine
+from tinymaml.policy import Gaussian, GaussianPolicy, kl_divergence, log_probability
+from tinymaml.sweeps import grad, hvp, jvp
+from tinymaml.tape import Tape, Value
+from tinymaml.trajectories import Trajectories
+
+Array = np.ndarray[Any, Any]
+ROWS = 250  # steps in a piece; measured, see docs/log.md
+
+
+class Samples(NamedTuple):
+    """The steps of T tasks, cut into M pieces of R; a piece belongs to one task."""
+
+    task: Array  # (M,) whose piece it is, in ascending order
+    starts: Array  # (T,) the number of each task's first piece
+    arrays: dict[str, Array]  # (M, R, ...): x, actions, advantages, weights
+
+
+def cut(trajectories: Trajectories, advantages: Array, rows: int = ROWS) -> Samples:
+    """The steps that were taken, in pieces; the last of a task is filled up.
+
+    A step's weight is 1 over the number of its task's steps, so that weighted sums are
+    means; what fills up has weight 0. advantages: (T, B, H).
+    """
+    mask = trajectories.mask.reshape(len(trajectories.mask), -1)
+    counts = mask.sum(axis=1)
+    pieces = -(-counts // rows)
+    starts = np.cumsum(pieces) - pieces
+    task = np.repeat(np.arange(len(counts)), pieces)
+    place = (np.arange(len(task)) - starts[task])[:, None] * rows + np.arange(rows)
+    taken = place < counts[task][:, None]
+    first = (np.cumsum(counts) - counts)[task][:, None]
+    index = np.flatnonzero(mask)[first + np.where(taken, place, 0)]
+    x = trajectories.observations
+    weights = taken / counts[task][:, None]
+    return Samples(
+        task,
+        starts,
+        {
+            "x": x.reshape(-1, x.shape[-1])[index],
+            "actions": trajectories.actions.reshape(mask.size, -1)[index],
+            "advantages": advantages.reshape(-1)[index].astype(x.dtype),
+            "weights": weights.astype(x.dtype),
+        },
+    )
+
+
+class _Holes:
+    """The inputs of a tape, made when they are first asked for: `holes.theta`."""
+
+    def __init__(self, tape: Tape, shapes: dict[str, tuple[int, ...]]) -> None:
+        self._tape, self._shapes = tape, shapes
+
+    def __getattr__(self, name: str) -> Value:
+        value = self._tape.input(name, self._shapes[name], per_task=True)
+        setattr(self, name, value)
+        return value
+
+
+# --- what goes on the tape, for one piece ---------------------------------------------
+
+
+def _inner_loss(policy: GaussianPolicy, holes: _Holes) -> Value:
+    log_pi = log_probability(policy(holes.theta, holes.x), holes.actions)
+    return policy_gradient_loss(log_pi, holes.advantages, holes.weights)
+
+
+def record_gradient(policy: GaussianPolicy, holes: _Holes) -> dict[str, Value]:
+    """The gradient of the inner loss."""
+    return {"gradient": grad(_inner_loss(policy, holes), holes.theta)}
+
+
+def record_hvp(policy: GaussianPolicy, holes: _Holes) -> dict[str, Value]:
+    """The Hessian of the inner loss times v."""
+    return {"hvp": hvp(_inner_loss(policy, holes), holes.theta, holes.v)}
+
+
+def record_old(policy: GaussianPolicy, holes: _Holes) -> dict[str, Value]:
+    """What the surrogate and the KL divergence must know of the old policy."""
+    gaussian = policy(holes.theta, holes.x)
+    return {
+        "old": log_probability(gaussian, holes.actions),
+        "old_mean": gaussian.mean,
+        "old_log_std": gaussian.log_std,
+    }
+
+
+def record_surrogate(policy: GaussianPolicy, holes: _Holes) -> dict[str, Value]:
+    """The surrogate loss and its gradient."""
+    log_pi = log_probability(policy(holes.theta, holes.x), holes.actions)
+    loss = surrogate_loss(log_pi, holes.old, holes.advantages, holes.weights)
+    return {"loss": loss, "gradient": grad(loss, holes.theta)}
+
+
+def record_judgement(policy: GaussianPolicy, holes: _Holes) -> dict[str, Value]:
+    """The surrogate loss and the mean KL divergence from the old policy."""
+    new = policy(holes.theta, holes.x)
+    log_pi = log_probability(new, holes.actions)
+    loss = surrogate_loss(log_pi, holes.old, holes.advantages, holes.weights)
+    old = Gaussian(holes.old_mean, holes.old_log_std)
+    return {"loss": loss, "kl": (kl_divergence(old, new) * holes.weights).sum()}
+
+
+# [fisher]
+def record_fisher(policy: GaussianPolicy, holes: _Holes) -> dict[str, Value]:
+    """F v, the Hessian at new = old of the mean KL(old || new), times v.
+
+    The KL divergence has slope 0 there, so its Hessian is J' M J: J the derivative of
+    (mean, log sigma), M the curvature of the divergence in these, 1 / sigma^2 for a
+    mean and 2 for log sigma. J v is a jvp, J' of what comes of it a gradient. The
+    latter is taken at a copy of theta, on which J v does not depend.
+    """
+    mean, log_std = gaussian = policy(holes.theta, holes.x)
+    mean_dot, log_std_dot = (jvp(output, holes.theta, holes.v) for output in gaussian)
+    pull_mean = mean_dot * exp(log_std * -2) * holes.weights.reshape(-1, 1)
+    pull_log_std = log_std_dot * 2 * holes.weights.sum()
+    copy = again(holes.theta)
+    mean, log_std = policy(copy, holes.x)
+    pulled = (mean * pull_mean).sum() + (log_std * pull_log_std).sum()
+    return {"fisher": grad(pulled, copy)}
+
+
+# [/fisher]
+
+
+# --- playing it for all pieces of all tasks -------------------------------------------
+
+
+class PolicyLosses:
+    """The losses of a policy on samples, played by a machine.
+
+    Each method takes thetas (T, P) and samples of T tasks and returns an array with a
+    leading task axis, in the dtype of thetas.
+    """
+
+    def __init__(
+        self,
+        policy: GaussianPolicy,
+        machine: str | Machine = "auto",
+        threads: int | None = None,
+    ) -> None:
+        self.policy = policy
+        self.machine = get_machine(machine, threads)
+        self._programs: dict[Any, tuple[Program, list[str]]] = {}
+
+    def gradient(self, thetas: Array, samples: Samples) -> Array:
+        """The gradient of the inner loss, equation (4): (T, P)."""
+        return self._play(record_gradient, thetas, samples)["gradient"]
+
+    def hvp(self, thetas: Array, samples: Samples, v: Array) -> Array:
+        """Its Hessian times v (T, P): (T, P)."""
+        return self._play(record_hvp, thetas, samples, v=v)["hvp"]
+
+    def fisher(self, thetas: Array, samples: Samples, v: Array) -> Array:
+        """The Hessian of the mean KL(old || new) at new = old, times v: (T, P)."""
+        return self._play(record_fisher, thetas, samples, v=v)["fisher"]
+
+    def remember(self, thetas: Array, samples: Samples) -> Samples:
+        """The samples with what the policy of thetas, which drew them, gives them."""
+        old = self._play(record_old, thetas, samples, add=False)
+        return samples._replace(arrays=samples.arrays | old)
+
+    def surrogate(self, thetas: Array, samples: Samples) -> tuple[Array, Array]:
+        """The surrogate loss (T,) and its gradient (T, P), of remembered samples."""
+        played = self._play(record_surrogate, thetas, samples)
+        return played["loss"], played["gradient"]
+
+    def judge(self, thetas: Array, samples: Samples) -> tuple[Array, Array]:
+        """The surrogate loss and the mean KL(old || new): (T,), (T,)."""
+        played = self._play(record_judgement, thetas, samples)
+        return played["loss"], played["kl"]
+
+    def _play(
+        self,
+        record: Callable[..., dict[str, Value]],
+        thetas: Array,
+        samples: Samples,
+        add: bool = True,
+        **vectors: Array,
+    ) -> dict[str, Array]:
+        """Play what `record` records for every piece; add up the pieces of a task."""
+        # Recording asks only for the inputs it uses, and a machine wants no others.
+        inputs = {"theta": thetas[samples.task]} | samples.arrays
+        inputs |= {name: vector[samples.task] for name, vector in vectors.items()}
+        shapes = {name: array.shape[1:] for name, array in inputs.items()}
+        key = (record, thetas.dtype, shapes["x"])  # all other shapes follow
+        if key not in self._programs:
+            tape = Tape()
+            holes = _Holes(tape, shapes)
+            for name, value in record(self.policy, holes).items():
+                tape.output(name, value)
+            program = self.machine.prepare(tape, thetas.dtype)
+            self._programs[key] = program, [*tape.inputs]
+        program, names = self._programs[key]
+        played = program({name: inputs[name] for name in names})
+        if not add:
+            return played
+        return {
+            name: np.add.reduceat(array, samples.starts, axis=0)
+            for name, array in played.items()
+        }
