@@ -91,6 +91,7 @@ METHODS = {
     "random": Method("random", None, "random", RANDOM, "0.5", "v"),
     "oracle": Method("oracle", None, "oracle", (-2.29,), "#009E73", "d"),
 }
+HIDDEN = (100, 100)  # sizes of the policy's hidden layers
 TASKS = 20  # goals in an outer step
 TRAJECTORIES = 20  # of each, before and after the inner step
 POOLED = 100  # trajectories in an outer step of a baseline, each with its own goal
@@ -119,7 +120,7 @@ def make_learner(
 ) -> MAMLTRPO:
     """A policy in its environment; `told` makes it the oracle's."""
     rules = Navigation(options.reward, told=told)
-    sizes = [rules.observations, 100, 100, rules.actions]
+    sizes = [rules.observations, *HIDDEN, rules.actions]
     network = tm.MLP(sizes, initialiser=xavier_uniform())
     policy = GaussianPolicy(network, rules.actions, machine=machine)
     settings = {"alpha": options.alpha, "trajectories": TRAJECTORIES, **settings}
