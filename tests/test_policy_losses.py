@@ -69,8 +69,8 @@ def test_no_result_depends_on_where_steps_are_cut(machine):
         found.append(
             [
                 losses.gradient(thetas, samples),
-                losses.hvp(thetas, samples, v),
-                losses.fisher(thetas, samples, v),
+                losses.hessian(thetas, samples)(v),
+                losses.fisher(thetas, samples)(v),
                 *(loss + 1, slope, other, kl),
             ]
         )
@@ -178,11 +178,13 @@ def one_task(p, kind, task=0):
 def test_fisher_and_hvp_are_the_dense_hessians_of_divergence_and_loss(machine, kind):
     p = problem(machine)
     theta, samples = p.adaptation.thetas[0], p.adaptation.samples[0]
-    product = p.learner.losses.fisher if kind == "kl" else p.learner.losses.hvp
+    losses = p.learner.losses
+    make = losses.fisher if kind == "kl" else losses.hessian
+    product = make(theta, samples)
     size = p.theta.size
 
     def ours(e):
-        return product(theta, samples, np.tile(e, (TASKS, 1)))[0]
+        return product(np.tile(e, (TASKS, 1)))[0]
 
     hessian = dense(one_task(p, kind), size)
     assert_close(dense(ours, size), hessian, 1e-10)
@@ -205,12 +207,8 @@ def test_fisher_is_the_covariance_of_the_slopes_of_log_probability():
     one = np.ones((1, 1, 1, 1))
     sampled = Trajectories(x * one, 0 * np.ones((1, 1, 1, 2)), one[0], one[0] > 0)
     samples = cut(sampled, one[0], rows=1)
-    fisher = dense(
-        lambda e: PolicyLosses(policy, "numpy").fisher(theta[None], samples, e[None])[
-            0
-        ],
-        policy.size,
-    )
+    product = PolicyLosses(policy, "numpy").fisher(theta[None], samples)
+    fisher = dense(lambda e: product(e[None])[0], policy.size)
     np.testing.assert_allclose(covariance, fisher, atol=0.02 * np.abs(fisher).max())
 
 
@@ -241,8 +239,9 @@ def test_both_machines_agree_in_float32():
         arrays = {k: a.astype("float32") for k, a in samples.arrays.items()}
         samples = samples._replace(arrays=arrays)
         v = np.ones_like(theta)
-        found.append([p.learner.losses.hvp(theta, samples, v)])
-        found[-1].append(p.learner.losses.fisher(theta, samples, v))
+        losses = p.learner.losses
+        makers = (losses.hessian, losses.fisher)
+        found.append([make(theta, samples)(v) for make in makers])
     for one, other in zip(*found, strict=True):
         assert one.dtype == other.dtype == np.float32
         assert_close(one, other, 1e-5)
