@@ -1,8 +1,8 @@
 """2D navigation: section 5.3 of the paper, figure 4 and table 4.
 
-    python examples/navigation.py                 # all methods: ... on two cores
+    python examples/navigation.py                 # all methods
     python examples/navigation.py --order 2       # without first-order MAML
-    python examples/navigation.py --fast          # under two minutes: a trial
+    python examples/navigation.py --fast          # a trial
 
 A task is a goal that the agent is not told; it sees its own position and, after some
 trajectories, what they were paid. Policies meta-learned by MAML (exact and first-order)

@@ -7,7 +7,7 @@ there.
 
     first, second = split(tape, "v")
     kept = play first(inputs)                # once
-    product = play second(inputs, kept, v)   # for each v, about half the work
+    product = play second(inputs, kept, v)   # for each v
 
 Left out: weighing what a kept value costs in memory. Views and broadcasts are made
 again, all else is kept.
