@@ -33,6 +33,7 @@ from benchmarks.workers import Prepared
 OURS, READABLE = common.REFERENCE, "tinymaml numpy"
 TORCH = "PyTorch double backward"
 FORMS = ("batched", "loop")
+SIZES = [2, 100, 100, 2]
 TASKS, TRAJECTORIES, ALPHA = 20, 20, 0.5
 WORK = f"navigation, {TASKS} tasks"
 BUDGET = {True: 40.0, False: 180.0}  # seconds of timing for an order, if quick
@@ -51,7 +52,7 @@ def learner_of(machine: str, order: int, threads: int | None) -> Any:
     from tinymaml.tasks.navigation import Navigation
 
     rules = Navigation()
-    network = tm.MLP([2, 100, 100, 2], initialiser=xavier_uniform())
+    network = tm.MLP(SIZES, initialiser=xavier_uniform())
     options: dict[str, Any] = {"machine": machine, "threads": threads}
     policy = tm.GaussianPolicy(network, rules.actions, **options)
     return tm.MAMLTRPO(

@@ -1,8 +1,8 @@
 """2D navigation: section 5.3 of the paper, figure 4 and table 4.
 
-    python examples/navigation.py                 # all methods: ... on two cores
+    python examples/navigation.py                 # all methods
     python examples/navigation.py --order 2       # without first-order MAML
-    python examples/navigation.py --fast          # under two minutes: a trial
+    python examples/navigation.py --fast          # a trial
 
 A task is a goal that the agent is not told; it sees its own position and, after some
 trajectories, what they were paid. Policies meta-learned by MAML (exact and first-order)
@@ -35,23 +35,22 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 import tinymaml as tm
 from navigation_figures import Curve, Paths, draw_figure_4
+from navigation_results import METHODS, Row, rows_of, table
 from tinymaml.experiment import (
     Parser,
     command_line,
     experiment_parser,
-    mean_and_interval,
     open_stages,
     positive_number,
     read_options,
     run_to_the_end,
-    text_table,
     write_results,
 )
 from tinymaml.machines import Machine
@@ -62,42 +61,17 @@ from tinymaml.stages import Stages
 from tinymaml.tasks.navigation import REWARDS, Navigation
 
 Array = np.ndarray[Any, Any]
-Row = dict[str, Any]  # of results.json
 FILES = ("figure4.png", "results.json", "log.csv", "checkpoint.npz")
 
-# %% What is compared
-# Names as in the log and the checkpoint, as in results.json, and as a reader sees them;
-# returns after 0, 1, 2 ... gradient steps in the authors' files behind figure 4.
+# %% The recipe
 
-
-class Method(NamedTuple):
-    """One row of the comparison; `paper` is by number of gradient steps."""
-
-    name: str
-    order: int | None
-    label: str
-    paper: tuple[float, ...]
-    colour: str
-    marker: str
-
-
-MAML = (-40.41, -11.68, -3.33, -3.23, -3.35)
-PRETRAINED = (-40.81, -19.73, -11.72, -8.47, -7.49)
-RANDOM = (-82.66, -57.96, -53.84, -46.81)
-METHODS = {
-    "exact": Method("maml", 2, "MAML", MAML, "#0072B2", "o"),
-    "first-order": Method("maml", 1, "MAML, first order", (), "#E69F00", "s"),
-    "pretrained": Method("pretrained", None, "pretrained", PRETRAINED, "#CC3311", "^"),
-    "random": Method("random", None, "random", RANDOM, "0.5", "v"),
-    "oracle": Method("oracle", None, "oracle", (-2.29,), "#009E73", "d"),
-}
+HIDDEN = (100, 100)  # sizes of the policy's hidden layers
 TASKS = 20  # goals in an outer step
 TRAJECTORIES = 20  # of each, before and after the inner step
 POOLED = 100  # trajectories in an outer step of a baseline, each with its own goal
 TEST_TASKS, TEST_STEPS = 40, 4
-SHOTS = 40  # trajectories for each gradient step; where they are short, more of them,
-TEST_TRANSITIONS = 4000  # until they have so many steps in all,
-TEST_TRAJECTORIES = 160  # but never more than these
+TEST_TRANSITIONS = 4000  # steps for each gradient step, 40 trajectories if all are long
+TEST_TRAJECTORIES = 160  # at most, where they are short
 VALIDATION_STEPS, VALIDATE_EVERY = 3, 10
 COLUMNS = ("before", "after", "kl", "improvement", "backtracks", "accepted")
 
@@ -119,7 +93,7 @@ def make_learner(
 ) -> MAMLTRPO:
     """A policy in its environment; `told` makes it the oracle's."""
     rules = Navigation(options.reward, told=told)
-    sizes = [rules.observations, 100, 100, rules.actions]
+    sizes = [rules.observations, *HIDDEN, rules.actions]
     network = tm.MLP(sizes, initialiser=xavier_uniform())
     policy = GaussianPolicy(network, rules.actions, machine=machine)
     settings = {"alpha": options.alpha, "trajectories": TRAJECTORIES, **settings}
@@ -231,44 +205,6 @@ def adapt(
     alphas = [options.alpha] + [options.alpha / 2] * steps
     draw = Draw(goals, learner.noise(rng, TEST_TASKS, steps))
     return learner.adapt(theta, draw, alphas[:steps])
-
-
-def rows_of(name: str, adaptation: Adaptation, reward: str) -> list[Row]:
-    """The rows of `results.json`: mean and interval for each number of steps."""
-    method = METHODS[name]
-    rows = []
-    for steps, returns in enumerate(adaptation.returns().T):
-        mean, interval = mean_and_interval(returns)
-        known = reward == "distance" and steps < len(method.paper)
-        rows.append(
-            {
-                "method": method.name,
-                "order": method.order,
-                "shots": SHOTS,
-                "steps": steps,
-                "return": mean,
-                "ci95": interval,
-                "paper": method.paper[steps] if known else None,
-            }
-        )
-    return rows
-
-
-def table(rows: Mapping[str, Sequence[Row]]) -> str:
-    """Returns after 0 to 3 steps, the authors' numbers behind ours."""
-    lines = []
-    for name, points in rows.items():
-        line = [METHODS[name].label]
-        for steps in range(TEST_STEPS):
-            if steps < len(points):
-                row = points[steps]
-                paper = "" if row["paper"] is None else f" ({row['paper']:.2f})"
-                line.append(f"{row['return']:.2f} ± {row['ci95']:.2f}{paper}")
-            else:
-                line.append("")
-        lines.append(line)
-    header = ["return after", "0 steps", "1 step", "2 steps", "3 steps"]
-    return text_table(header, lines)
 
 
 # %% Figure 4: the return against gradient steps, and trajectories

@@ -93,6 +93,15 @@ def test_the_log_has_the_rows_of_all_trainings(tmp_path):
     assert [(name, iteration) for name, iteration, *_ in rows[1:]] == expected
 
 
+def test_the_log_of_all_trainings_may_have_further_columns(tmp_path):
+    both = stages(tmp_path)
+    for name in ("first", "second"):
+        run(both, name, log_every=10, columns=["loss"])
+    rows = read_csv(tmp_path / "log.csv")
+    assert rows[0] == ["training", "iteration", "loss", "seconds", "loss"]
+    assert [row[2] for row in rows[1:]] == [row[4] for row in rows[1:]]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -213,33 +213,40 @@ class MAMLTRPO:
 
 
 class Objective:
-    """What the outer step asks about the adapted policies, as functions of theta."""
+    """What the outer step asks about the adapted policies, as functions of theta.
+
+    First-order MAML has no `hessians`; nothing else differs.
+    """
 
     def __init__(self, learner: MAMLTRPO, adaptation: Adaptation) -> None:
         self.learner = learner
         self.losses = learner.losses
-        self.inner = list(zip(adaptation.thetas, adaptation.samples[:-1], strict=False))
-        self.adapted = adaptation.thetas[-1]
-        self.samples = self.losses.remember(self.adapted, adaptation.samples[-1])
-        self.alpha = learner.alpha.astype(self.adapted.dtype)
-        _, v = self.losses.surrogate(self.adapted, self.samples)
+        self.inner, last = adaptation.samples[:-1], adaptation.samples[-1]
+        *before, adapted = adaptation.thetas
+        self.alpha = learner.alpha.astype(adapted.dtype)
+        self.tasks = len(adapted)
+        self.hessians = [
+            self.losses.hessian(thetas, samples)
+            for thetas, samples in zip(before, self.inner, strict=True)
+            if learner.order == 2
+        ]
+        self.samples = self.losses.remember(adapted, last)
+        self.adapted_fisher = self.losses.fisher(adapted, last)
+        _, v = self.losses.surrogate(adapted, self.samples)
         self.gradient = self._pull_back(v)
 
     # [maml-fisher]
     def fisher(self, v: Array) -> Array:
         """mean_i (I - H_i alpha) F_i' (I - alpha H_i) v, for v (P,): (P,)."""
-        tangents = np.broadcast_to(v, self.adapted.shape)
-        if self.learner.order == 2:
-            for thetas, samples in self.inner:
-                turned = self.losses.hvp(thetas, samples, tangents)
-                tangents = tangents - self.alpha * turned
-        return self._pull_back(self.losses.fisher(self.adapted, self.samples, tangents))
+        tangents = np.broadcast_to(v, (self.tasks, v.size))
+        for hessian in self.hessians:
+            tangents = tangents - self.alpha * hessian(tangents)
+        return self._pull_back(self.adapted_fisher(tangents))
 
     def _pull_back(self, v: Array) -> Array:
         """mean_i (I - H_i alpha) v_i, for v (T, P): the chain rule."""
-        if self.learner.order == 2:
-            for thetas, samples in reversed(self.inner):
-                v = v - self.losses.hvp(thetas, samples, self.alpha * v)
+        for hessian in reversed(self.hessians):
+            v = v - hessian(self.alpha * v)
         return v.mean(axis=0, dtype=np.float64)
 
     # [/maml-fisher]
@@ -249,8 +256,8 @@ class Objective:
 
         On the trajectories there are: nothing is sampled anew.
         """
-        thetas = np.broadcast_to(theta, self.adapted.shape)
-        for _, samples in self.inner:
+        thetas = np.broadcast_to(theta, (self.tasks, theta.size))
+        for samples in self.inner:
             thetas = self.learner.inner_step(thetas, samples, self.learner.alpha)
         loss, kl = self.losses.judge(thetas, self.samples)
         return float(loss.mean(dtype=np.float64)), float(kl.mean(dtype=np.float64))

@@ -1,0 +1,77 @@
+"""What `examples/navigation.py` compares, the authors' numbers, and its table.
+
+Left out: where the numbers come from.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from tinymaml.experiment import mean_and_interval, text_table
+from tinymaml.maml_trpo import Adaptation
+
+Row = dict[str, Any]  # of results.json
+SHOTS = 40  # trajectories for each gradient step, where none of them ends early
+
+# Names as in the log and the checkpoint, as in results.json, and as a reader sees them;
+# returns after 0, 1, 2 ... gradient steps in the authors' files behind figure 4.
+
+
+class Method(NamedTuple):
+    """One row of the comparison; `paper` is by number of gradient steps."""
+
+    name: str
+    order: int | None
+    label: str
+    paper: tuple[float, ...]
+    colour: str
+    marker: str
+
+
+MAML = (-40.41, -11.68, -3.33, -3.23, -3.35)
+PRETRAINED = (-40.81, -19.73, -11.72, -8.47, -7.49)
+RANDOM = (-82.66, -57.96, -53.84, -46.81)
+METHODS = {
+    "exact": Method("maml", 2, "MAML", MAML, "#0072B2", "o"),
+    "first-order": Method("maml", 1, "MAML, first order", (), "#E69F00", "s"),
+    "pretrained": Method("pretrained", None, "pretrained", PRETRAINED, "#CC3311", "^"),
+    "random": Method("random", None, "random", RANDOM, "0.5", "v"),
+    "oracle": Method("oracle", None, "oracle", (-2.29,), "#009E73", "d"),
+}
+
+
+def rows_of(name: str, adaptation: Adaptation, reward: str) -> list[Row]:
+    """The rows of `results.json`: mean and interval for each number of steps."""
+    method = METHODS[name]
+    rows = []
+    for steps, returns in enumerate(adaptation.returns().T):
+        mean, interval = mean_and_interval(returns)
+        known = reward == "distance" and steps < len(method.paper)
+        rows.append(
+            {
+                "method": method.name,
+                "order": method.order,
+                "shots": SHOTS,
+                "steps": steps,
+                "return": mean,
+                "ci95": interval,
+                "paper": method.paper[steps] if known else None,
+            }
+        )
+    return rows
+
+
+def table(rows: Mapping[str, Sequence[Row]]) -> str:
+    """Returns after 0 to 3 steps, the authors' numbers behind ours."""
+    lines = []
+    for name, points in rows.items():
+        line = [METHODS[name].label]
+        for steps in range(4):
+            if steps < len(points):
+                row = points[steps]
+                paper = "" if row["paper"] is None else f" ({row['paper']:.2f})"
+                line.append(f"{row['return']:.2f} ± {row['ci95']:.2f}{paper}")
+            else:
+                line.append("")
+        lines.append(line)
+    header = ["return after", "0 steps", "1 step", "2 steps", "3 steps"]
+    return text_table(header, lines)
