@@ -87,7 +87,8 @@ def gae(
 def standardise(advantages: Array, mask: Array) -> Array:
     """Mean 0 and deviation 1 over the steps of each task; 0 elsewhere: (T, B, H).
 
-    >>> standardise(np.array([[[1.0, 3.0, 7.0]]]), np.array([[[True, True, False]]]))
+    >>> mask = np.array([[[True, True, False]]])
+    >>> standardise(np.array([[[1.0, 3.0, 7.0]]]), mask).round(6)
     array([[[-1.,  1.,  0.]]])
     """
     axes = (1, 2)
