@@ -152,16 +152,15 @@ def test_mean_pool_is_the_mean_of_each_window(machine, size):
             [(1, 4, 4, 3), (3, 3, 3, 4)],
             "^stride: expected at least 1, got 0",
         ),
-        (
-            lambda x, w: conv2d(x, w, stride=1.5),
-            [(1, 4, 4, 3), (3, 3, 3, 4)],
-            r"^stride: expected a whole number, got 1\.5",
-        ),
         (max_pool, [(4, 4)], r"^x: expected images .*\(4, 4\)"),
         (max_pool, [(1, 4, 1, 2)], r"^size: expected .*, got 2 for .*\(1, 4, 1, 2\)"),
-        (lambda x: max_pool(x, 0), [(1, 4, 4, 2)], "^size: expected .*, got 0 for"),
+        (lambda x: max_pool(x, 0), [(1, 4, 4, 2)], "^size: expected at least 1, got 0"),
         (mean_pool, [(4, 4)], r"^x: expected images .*\(4, 4\)"),
-        (lambda x: mean_pool(x, 0), [(1, 4, 4, 2)], "^size: expected .*, got 0 for"),
+        (
+            lambda x: mean_pool(x, 0),
+            [(1, 4, 4, 2)],
+            "^size: expected at least 1, got 0",
+        ),
         (lambda x: mean_pool(x, 8), [(1, 4, 4, 2)], "^size: expected .*, got 8 for"),
         (
             lambda x: mean_pool(x, 2),
@@ -176,3 +175,12 @@ def test_a_shape_that_does_not_fit_is_refused_by_name(function, shapes, message)
     with pytest.raises(ValueError, match=message) as caught:
         function(*values)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("number", [1.5, 2.0, True])
+def test_a_window_or_stride_that_is_no_whole_number_is_refused(number):
+    tape = Tape()
+    x, w = tape.input("x", (1, 4, 4, 3)), tape.input("w", (3, 3, 3, 4))
+    for call in (max_pool, mean_pool, lambda x, n: conv2d(x, w, n)):
+        with pytest.raises(TypeError, match="^(size|stride): expected a whole number"):
+            call(x, number)

@@ -210,6 +210,16 @@ def test_arguments_that_cannot_work_are_refused_with_a_reason():
         episodes.fixed(0, 0)
 
 
+def test_counts_that_are_no_whole_numbers_are_refused_and_lists_are_welcome():
+    images, labels = np.zeros((60, 8, 8)), np.repeat(np.arange(6), 10)
+    for name in ("ways", "shots", "queries", "tasks"):
+        counts = {"ways": 5, "shots": 1, "queries": 1, "tasks": 1, name: 1.5}
+        with pytest.raises(TypeError, match=f"{name}: expected a whole number"):
+            Episodes(images, labels, **counts)
+    sample = Episodes(images.tolist(), labels.tolist(), ways=5, shots=1, queries=1)
+    assert sample.fixed(0, 2).x_query.shape == (2, 5, 8, 8, 1)
+
+
 def test_the_example_of_own_images_learns_more_than_chance():
     before, after = load_example("own_images").main(iterations=60)
     assert before < 0.3 < 0.4 < after

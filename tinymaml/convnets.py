@@ -23,11 +23,11 @@ from tinymaml.nn import (
     Layer,
     Linear,
     Network,
-    check_sizes,
     normal,
     truncated_normal,
     xavier_uniform,
 )
+from tinymaml.primitives import check_sizes
 from tinymaml.tape import Value
 
 MODES = ("batch", "support", "none")

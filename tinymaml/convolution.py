@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tinymaml.primitives import Array, Primitive, Shape, expect
+from tinymaml.primitives import Array, Primitive, Shape, check_sizes, expect
 
 if TYPE_CHECKING:
     from tinymaml.tape import Value
@@ -292,10 +292,7 @@ def conv2d(x: "Value", w: "Value", stride: int = 1) -> "Value":
             f"x: expected images (N, H, W, C) with {w.shape[2]} channels, "
             f"got shape {x.shape}"
         )
-    if stride < 1:
-        raise ValueError(f"stride: expected at least 1, got {stride}")
-    if int(stride) != stride:
-        raise ValueError(f"stride: expected a whole number, got {stride}")
+    check_sizes(stride=stride)
     size, padding = zip(
         *(
             same_padding(n, k, stride)
@@ -308,11 +305,12 @@ def conv2d(x: "Value", w: "Value", stride: int = 1) -> "Value":
 
 
 def check_windows(shape: Shape, size: int) -> None:
-    """Raise ValueError unless images of this shape have a whole window."""
-    if not 1 <= size <= min(shape[1:3]):
+    """Raise an error unless images of this shape have a whole window."""
+    check_sizes(size=size)
+    if size > min(shape[1:3]):
         raise ValueError(
-            f"size: expected at least 1 and at most height and width, got {size} for "
-            f"images of shape {shape}"
+            f"size: expected at most height and width, got {size} for images of shape "
+            f"{shape}"
         )
 
 

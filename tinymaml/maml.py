@@ -258,6 +258,8 @@ class MAML:
         `function` returns a Value, such as a network's logits (N, ways); the result has
         shape (T, steps + 1, N, ways).
         """
+        if not callable(function):
+            raise TypeError(f"function: expected a function, got {function!r}")
         steps = self.steps if steps is None else check_steps(steps)
         check_tasks(theta, tasks := as_tasks(tasks))
         results = self._play("predict", theta, tasks, steps, function=function)

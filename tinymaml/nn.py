@@ -19,6 +19,7 @@ import numpy as np
 
 from tinymaml import functions
 from tinymaml.machines.checks import check_dtype
+from tinymaml.primitives import check_sizes
 from tinymaml.tape import Tape, Value
 
 Array = np.ndarray[Any, Any]
@@ -65,15 +66,6 @@ def xavier_uniform() -> Initialiser:
 
 
 # --- layers ---------------------------------------------------------------------------
-
-
-def check_sizes(**sizes: int) -> None:
-    """Raise ValueError with the name of the first that is not 1, 2, 3, ..."""
-    for name, n in sizes.items():
-        if n < 1:
-            raise ValueError(f"{name}: expected at least 1, got {n}")
-        if int(n) != n:
-            raise ValueError(f"{name}: expected a whole number, got {n}")
 
 
 class Layer:

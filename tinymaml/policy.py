@@ -19,7 +19,8 @@ import numpy as np
 from tinymaml import functions
 from tinymaml.machines import Machine, Program, get_machine
 from tinymaml.machines.checks import check_dtype
-from tinymaml.nn import Network, check_sizes
+from tinymaml.nn import Network
+from tinymaml.primitives import check_sizes
 from tinymaml.tape import Tape, Value
 
 Array = np.ndarray[Any, Any]

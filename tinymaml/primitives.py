@@ -62,6 +62,15 @@ def expect(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
+def check_sizes(**sizes: int) -> None:
+    """Raise an error with the name of the first that is not 1, 2, 3, ..."""
+    for name, n in sizes.items():
+        if isinstance(n, bool) or not isinstance(n, int | np.integer):
+            raise TypeError(f"{name}: expected a whole number, got {n!r}")
+        if n < 1:
+            raise ValueError(f"{name}: expected at least 1, got {n}")
+
+
 class Elementwise(Primitive):
     """Rows whose arguments and result all have one shape."""
 

@@ -166,6 +166,7 @@ def accuracy(logits: Array, y: Array) -> Array:
     >>> float(accuracy(np.array([[2.0, 1.0], [2.0, 1.0]]), np.eye(2)))
     0.5
     """
+    logits, y = np.asarray(logits), np.asarray(y)
     if logits.ndim < 2 or y.shape[-1:] != logits.shape[-1:]:
         raise ValueError(
             f"y: expected rows of as many classes as logits of shape {logits.shape}, "

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from tinymaml.batch import Tasks
+from tinymaml.primitives import check_sizes
 
 Array = np.ndarray[Any, Any]
 
@@ -60,10 +61,8 @@ class Episodes:
         tasks: int = 1,
         dtype: str = "float32",
     ) -> None:
-        named = (("ways", ways), ("shots", shots), ("queries", queries))
-        for name, number in (*named, ("tasks", tasks)):
-            if number < 1:
-                raise ValueError(f"{name}: expected at least 1, got {number}")
+        check_sizes(ways=ways, shots=shots, queries=queries, tasks=tasks)
+        images = np.asarray(images)
         if images.dtype != np.uint8 and images.dtype.kind != "f":
             raise TypeError(
                 f"images: expected uint8 or a floating dtype, got {images.dtype}"
@@ -112,8 +111,7 @@ class Episodes:
         All of it is in memory: 600 tasks of 5-way 1-shot Omniglot take 19 MB, of 20-way
         5-shot 380 MB, of 5-way 5-shot MiniImagenet 2.5 GB.
         """
-        if count < 1:
-            raise ValueError(f"count: expected at least 1, got {count}")
+        check_sizes(count=count)
         return self._draw(np.random.default_rng(seed), count)
 
     def _draw(self, rng: np.random.Generator, tasks: int) -> Tasks:
