@@ -6,6 +6,7 @@ No profile has a deadline: the first example of a test may compile kernels.
 """
 
 import os
+import signal
 
 from hypothesis import HealthCheck, settings
 
@@ -20,3 +21,6 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+
+# A shell starts its background jobs with Ctrl-C ignored; then the tests of it would fail.
+signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -29,9 +29,9 @@ class Plan(Selection):
     >>> tape.output("total", (x * x).sum())
     >>> plan = Plan(tape)
     >>> [call.kernel for call in plan.instructions]
-    ['mul', 'sum']
+    ['mul_sum']
     >>> plan.bytes("float32")
-    192
+    128
     """
 
     def __init__(self, tape: Tape) -> None:
