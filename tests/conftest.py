@@ -22,5 +22,5 @@ settings.register_profile(
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 
-# A shell starts its background jobs with Ctrl-C ignored; then the tests of it would fail.
+# A shell starts background jobs with Ctrl-C ignored; the tests of it would fail there.
 signal.signal(signal.SIGINT, signal.default_int_handler)
