@@ -68,7 +68,8 @@ def simpler(
     What is done to a constant gives a constant. A factor goes where there are fewer
     elements: two factors become one, `broadcast(a) * 2` is `broadcast(a * 2)`,
     `(a * broadcast(b)) * 2` is `a * broadcast(b * 2)`, `sum(a * 2)` is `sum(a) * 2`.
-    Nothing of this is needed for a result to be right; derivatives are full of it.
+    Derivatives are full of such factors. The result is equal up to rounding, and up to
+    overflow and underflow of what stands between: 0.25 a sum is scaled after the sum.
     """
     if name not in ("scale", "broadcast", "reshape", "slice", "sum"):
         return None

@@ -16,7 +16,7 @@ of any order are, and a machine that plays these rows can play any of them. Line
 stand beside their transpose: `broadcast` / `sum`, `slice` / `pad`, `reshape` /
 `reshape`, `matmul` with transpose flags is its own.
 
-Left out: convolution and pooling, which are rows of the same kind.
+Convolution and pooling are rows of the same kind, in `convolution.py`.
 """
 
 from collections.abc import Callable
