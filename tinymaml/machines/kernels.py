@@ -10,8 +10,8 @@ vectorises. Indices into `w` are offsets plus counters and are never negative, s
 bounds or wraparound are checked. Fast-math is limited to contraction, reassociation and
 reciprocals: never to the flags that assume NaN and infinity away.
 
-After a change to this file or `tiles.py`, remove `__pycache__`: Numba's cache of a
-compiled kernel looks only at the date of the file that the kernel itself is in.
+Compiled kernels are kept on disk until this file, `image_kernels.py` or `tiles.py` is
+newer than they are.
 """
 
 import operator

@@ -18,6 +18,7 @@ import os
 from collections.abc import Mapping
 from functools import cache
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 from numba import config, njit, prange, types
 from numba.extending import intrinsic
 
-from tinymaml.machines import image_kernels, kernels
+from tinymaml.machines import image_kernels, kernels, tiles
 from tinymaml.machines.checks import check_dtype, check_inputs, check_threads
 from tinymaml.machines.planner import ALIGNMENT, Plan
 from tinymaml.tape import Tape
@@ -47,6 +48,18 @@ def pointer_type(dtype: str) -> types.CPointer:
     return types.CPointer(types.float32 if dtype == "float32" else types.float64)
 
 
+def _is_stale(folder: str, name: str) -> bool:
+    """Whether what Numba has kept of a kernel is older than the code it is made of.
+
+    Numba looks at the kernel's own file; what it calls may be in the others.
+    """
+    sources = [Path(str(file.__file__)) for file in (kernels, image_kernels, tiles)]
+    made_by = KERNELS[name].__qualname__.replace("<", "").replace(">", "")
+    kept = [path.stat().st_mtime_ns for path in Path(folder).glob(f"*.{made_by}-*.nbi")]
+    newest = max(path.stat().st_mtime_ns for path in sources)
+    return bool(kept) and max(kept) < newest
+
+
 @cache
 def kernel_address(name: str, dtype: str) -> int:
     """Compile one kernel for one dtype (or load it from Numba's cache): its address."""
@@ -57,6 +70,8 @@ def kernel_address(name: str, dtype: str) -> int:
         error_model="numpy",
         cache=True,
     )(KERNELS[name])
+    if compiled.stats.cache_hits and _is_stale(compiled.stats.cache_path, name):
+        compiled.recompile()
     (result,) = compiled.overloads.values()
     return int(result.library.get_pointer_to_function(result.fndesc.llvm_func_name))
 
