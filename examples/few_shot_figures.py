@@ -82,6 +82,6 @@ def draw_episode(episode: Episode, title: str, path: Path) -> None:
             for spine in axis.spines.values():
                 spine.set_color("0.7" if label == "support" else colour)
         line[0].set_ylabel(label, fontsize=11)
-    figure.suptitle(f"{title}: classes given, and predicted for the query", fontsize=11)
+    figure.suptitle(f"{title}\nclasses given, and predicted", fontsize=11)
     save_figure(figure, path)
     plt.close(figure)
