@@ -14,7 +14,6 @@ NumPy code for all. Left out: JAX.
 """
 
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -231,30 +230,18 @@ def run(bench: Bench, threads: int, chosen_peers: Sequence[str]) -> list[Row]:
 def main() -> int:
     """Run the benchmark from the command line."""
     options = common.parser_of((__doc__ or "").splitlines()[0]).parse_args()
-    if options.serve:
-        workers.serve(build)
-        return 0
-    machine = common.describe_machine()
-    common.print_machine(machine)
-    try:
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            save_data(folder)
-            bench = NavigationBench(
-                Path(__file__), folder, options.quick, references(folder), TASKS
-            )
-            bench.limits = long_steps.LIMITS
-            rows = run(bench, options.threads, options.peers)
-    except (common.DisagreementError, workers.WorkerError) as error:
-        print(f"STOPPED: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted: nothing is written", file=sys.stderr)
-        return 130
-    if options.json is not None:
-        common.write_json(options.json, machine, rows)
-        print(f"wrote {options.json}")
-    return 0
+
+    def everything(
+        folder: Path, machine: dict[str, Any]
+    ) -> tuple[list[Row], dict[str, Any]]:
+        save_data(folder)
+        bench = NavigationBench(
+            Path(__file__), folder, options.quick, references(folder), TASKS
+        )
+        bench.limits = long_steps.LIMITS
+        return run(bench, options.threads, options.peers), {}
+
+    return workers.run_benchmark(options, build, everything)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ optimiser and the sampling of tasks, which cost all of them the same.
 
 import argparse
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -363,26 +362,16 @@ def parser_of() -> argparse.ArgumentParser:
 def main() -> int:
     """Run the benchmark from the command line."""
     options = parser_of().parse_args()
-    if options.serve:
-        workers.serve(build)
-        return 0
     if options.cases is None:
         options.cases = [*CASES][: 1 if options.quick else None]
-    machine = common.describe_machine()
-    common.print_machine(machine)
-    try:
-        with tempfile.TemporaryDirectory() as name:
-            rows, details = run(Path(name), options)
-    except (common.DisagreementError, workers.WorkerError) as error:
-        print(f"STOPPED: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted: nothing is written", file=sys.stderr)
-        return 130
-    if options.json is not None:
-        common.write_json(options.json, machine, rows, details=details)
-        print(f"wrote {options.json}")
-    return 0
+
+    def everything(
+        folder: Path, machine: dict[str, Any]
+    ) -> tuple[list[Row], dict[str, Any]]:
+        rows, details = run(folder, options)
+        return rows, {"details": details}
+
+    return workers.run_benchmark(options, build, everything)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ Left out: the optimiser and the sampling of tasks, which cost all of them the sa
 """
 
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -291,31 +290,16 @@ def run(
 
 def main() -> int:
     """Run the benchmark from the command line."""
-    parser = common.parser_of(__doc__.splitlines()[0])
-    options = parser.parse_args()
-    if options.serve:
-        workers.serve(build)
-        return 0
-    machine = common.describe_machine()
-    common.print_machine(machine)
-    try:
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            save_data(folder, SCALING)
-            bench = Bench(
-                Path(__file__), folder, options.quick, references(folder), TASKS
-            )
-            rows = run(bench, options.threads, options.peers, machine)
-    except (common.DisagreementError, workers.WorkerError) as error:
-        print(f"STOPPED: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted: nothing is written", file=sys.stderr)
-        return 130
-    if options.json is not None:
-        common.write_json(options.json, machine, rows)
-        print(f"wrote {options.json}")
-    return 0
+    options = common.parser_of(__doc__.splitlines()[0]).parse_args()
+
+    def everything(
+        folder: Path, machine: dict[str, Any]
+    ) -> tuple[list[Row], dict[str, Any]]:
+        save_data(folder, SCALING)
+        bench = Bench(Path(__file__), folder, options.quick, references(folder), TASKS)
+        return run(bench, options.threads, options.peers, machine), {}
+
+    return workers.run_benchmark(options, build, everything)
 
 
 if __name__ == "__main__":

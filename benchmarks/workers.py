@@ -15,6 +15,7 @@ slows all of them.
 Left out: pinning to cores and fixing the clock, which need privileges.
 """
 
+import argparse
 import json
 import math
 import os
@@ -30,6 +31,8 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from benchmarks import common
 
 Array = np.ndarray[Any, Any]
 # Each library reads its own; OpenMP's pools are created at these sizes.
@@ -118,6 +121,36 @@ def reset_peak() -> bool:
     except OSError:
         return False
     return True
+
+
+def run_benchmark(
+    options: argparse.Namespace,
+    build: Build,
+    run: Callable[[Path, dict[str, Any]], tuple[list[common.Row], dict[str, Any]]],
+) -> int:
+    """Serve as a worker or run a benchmark, as the options say; the exit status.
+
+    `run` is given an empty folder and the machine's facts; it returns the rows, and
+    what else the JSON file is to hold.
+    """
+    if options.serve:
+        serve(build)
+        return 0
+    machine = common.describe_machine()
+    common.print_machine(machine)
+    try:
+        with tempfile.TemporaryDirectory() as name:
+            rows, more = run(Path(name), machine)
+    except (common.DisagreementError, WorkerError) as error:
+        print(f"STOPPED: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted: nothing is written", file=sys.stderr)
+        return 130
+    if options.json is not None:
+        common.write_json(options.json, machine, rows, **more)
+        print(f"wrote {options.json}")
+    return 0
 
 
 def serve(build: Build) -> None:

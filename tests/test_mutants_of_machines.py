@@ -60,10 +60,10 @@ FUSION = [
     ("_select_matmul", "accumulate=0", "accumulate=1"),
     ("_select_conv", "accumulate=0", "accumulate=1"),
     ("_select_sum", '"mul_sum"', '"sum"'),
-    ("_emit_spread", "(self._places[a if spread == b else b]", "(self._places[a]"),
+    ("_emit_binary", "(self._places[a if spread == b else b]", "(self._places[a]"),
     ("_emit_matmul", "strides = (1, m) if ta else (k, 1)", "strides = (k, 1)"),
     ("_emit_matmul", "self._transposed(b, n, k)", "self._transposed(b, k, n)"),
-    ("_transposed", '("transposed", place, rows, columns)', '("transposed", place)'),
+    ("_once", "(kernel, read, *sizes)", "(kernel, read)"),
     ("_constant", '("constant", number, size)', '("constant", size)'),
 ]
 IMAGES = [
@@ -77,8 +77,8 @@ IMAGES = [
     ("_emit_conv", '(attributes["stride"], *', "(1, *"),
     ("_emit_conv", '*attributes["padding"])', '*attributes["padding"][::-1])'),
     ("_select_max_gather", "(self._places[z], ", "(self._places[x], "),
-    ("_select_max_gather", "self._places[x], *sizes)", "self._places[x])"),
-    ("_select_max_gather", "self._places[x], *sizes)", "*sizes)"),
+    ("_once", "(kernel, read, *sizes)", "(kernel, *sizes)"),
+    ("_select_max_gather", '"largest", self._places[x]', '"largest", self._places[z]'),
     ("_select_max_gather", "(*self.tape.entries[x].shape", "(*entry.shape"),
     ("_select_max_gather", "shape, size)\n", "shape, 1)\n"),
     ("_select_max_gather", "2 * windows", "windows"),

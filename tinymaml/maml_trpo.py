@@ -29,6 +29,7 @@ from tinymaml.machines.checks import check_dtype
 from tinymaml.maml import check_alpha, check_steps
 from tinymaml.policy import GaussianPolicy
 from tinymaml.policy_losses import PolicyLosses, Samples, cut
+from tinymaml.primitives import check_sizes
 from tinymaml.returns import advantages, check_factors
 from tinymaml.trajectories import Environment, Trajectories, roll_out
 from tinymaml.trpo import check_settings, trust_region_step
@@ -102,8 +103,7 @@ class MAMLTRPO:
     ) -> None:
         if order not in (1, 2):
             raise ValueError(f"order: expected 1 or 2, got {order!r}")
-        if trajectories < 1:
-            raise ValueError(f"trajectories: expected at least 1, got {trajectories}")
+        check_sizes(trajectories=trajectories)
         if transitions is not None and transitions < 1:
             raise ValueError(f"transitions: expected at least 1, got {transitions}")
         check_settings(max_kl, iterations, damping)

@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tinymaml.primitives import check_sizes
+
 Array = np.ndarray[Any, Any]
 Product = Callable[[Array], Array]
 
@@ -39,8 +41,7 @@ def check_settings(max_kl: float, iterations: int, damping: float) -> None:
     """Raise ValueError with the name of the first that is out of its range."""
     if not 0 < max_kl < np.inf:
         raise ValueError(f"max_kl: expected a positive number, got {max_kl}")
-    if iterations < 1:
-        raise ValueError(f"iterations: expected at least 1, got {iterations}")
+    check_sizes(iterations=iterations)
     if not 0 <= damping < np.inf:
         raise ValueError(f"damping: expected a number of at least 0, got {damping}")
 
@@ -62,8 +63,7 @@ def conjugate_gradient(
     b = np.asarray(b, np.float64)
     if b.ndim != 1 or not np.isfinite(b).all():
         raise ValueError(f"b: expected a finite vector, got {b!r:.60}")
-    if iterations < 1:
-        raise ValueError(f"iterations: expected at least 1, got {iterations}")
+    check_sizes(iterations=iterations)
     x, residual, direction = np.zeros_like(b), b.copy(), b.copy()
     squared = residual @ residual
     for _ in range(iterations):
@@ -107,8 +107,7 @@ def trust_region_step(
     check_settings(max_kl, iterations, damping)
     if not 0 < shorten < 1:
         raise ValueError(f"shorten: expected a number in (0, 1), got {shorten}")
-    if tries < 1:
-        raise ValueError(f"tries: expected at least 1, got {tries}")
+    check_sizes(tries=tries)
 
     def damped(v: Array) -> Array:
         return product(v.astype(theta.dtype)) + damping * v

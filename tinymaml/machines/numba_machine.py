@@ -54,10 +54,15 @@ def _is_stale(folder: str, name: str) -> bool:
     Numba looks at the kernel's own file; what it calls may be in the others.
     """
     sources = [Path(str(file.__file__)) for file in (kernels, image_kernels, tiles)]
-    made_by = KERNELS[name].__qualname__.replace("<", "").replace(">", "")
-    kept = [path.stat().st_mtime_ns for path in Path(folder).glob(f"*.{made_by}-*.nbi")]
+    kept = [path.stat().st_mtime_ns for path in _kept_files(folder, name)]
     newest = max(path.stat().st_mtime_ns for path in sources)
     return bool(kept) and max(kept) < newest
+
+
+def _kept_files(folder: str, name: str) -> list[Path]:
+    """Numba's index files of a kernel, by Numba's own way to name them."""
+    made_by = KERNELS[name].__qualname__.replace("<", "").replace(">", "")
+    return [*Path(folder).glob(f"*.{made_by}-*.nbi")]
 
 
 @cache

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from tinymaml.convolution import pooled
 from tinymaml.machines.fusion import NARROW, Fusion, Place
-from tinymaml.tape import Entry, Tape
+from tinymaml.tape import Entry, Shape, Tape
 
 
 class Instruction(NamedTuple):
@@ -129,21 +129,16 @@ class Selection(Fusion):
         self._emit_binary(entry.primitive.name, index, index)
 
     def _emit_binary(self, kernel: str, out: int, index: int) -> None:
-        """Entry `index`, written to the place of `out`."""
-        entry = self.tape.entries[index]
-        spread = self._broadcast_operand(index)
-        if spread is not None:
-            self._emit_spread(kernel, out, index, spread)
-        else:
-            reads = tuple(self._places[i] for i in entry.arguments)
-            self._emit(kernel, out, reads, (1, 1, prod(entry.shape)))
-
-    def _emit_spread(self, kernel: str, out: int, index: int, spread: int) -> None:
-        """The same, argument `spread` read as what was broadcast."""
+        """Entry `index`, written to the place of `out`; a broadcast is not stored."""
         a, b = self.tape.entries[index].arguments
-        source = self.tape.entries[spread].arguments[0]
-        reads = (self._places[a if spread == b else b], self._places[source])
-        self._emit(kernel, out, reads, self._broadcast_sizes(spread))
+        spread = self._broadcast_operand(index)
+        if spread is None:
+            sizes = (1, 1, prod(self.tape.entries[index].shape))
+            self._emit(kernel, out, (self._places[a], self._places[b]), sizes)
+        else:
+            source = self.tape.entries[spread].arguments[0]
+            reads = (self._places[a if spread == b else b], self._places[source])
+            self._emit(kernel, out, reads, self._broadcast_sizes(spread))
 
     _select_sub = _select_mul = _select_binary
 
@@ -213,10 +208,14 @@ class Selection(Fusion):
         self._emit("matmul", out, (a, b), (m, n, k, *strides, accumulate))
 
     def _transposed(self, place: Place, rows: int, columns: int) -> Place:
-        key = ("transposed", place, rows, columns)
+        return self._once("transpose", place, rows * columns, (rows, columns))
+
+    def _once(self, kernel: str, read: Place, size: int, sizes: Shape) -> Place:
+        """What a kernel makes of a place, made once for all that ask for it."""
+        key = (kernel, read, *sizes)
         if key not in self._known:
-            self._known[key] = self._new_buffer(rows * columns)
-            call = Instruction("transpose", self._known[key], (place,), (rows, columns))
+            self._known[key] = self._new_buffer(size)
+            call = Instruction(kernel, self._known[key], (read,), sizes)
             self.instructions.append(call)
         return self._known[key]
 
@@ -247,13 +246,8 @@ class Selection(Fusion):
         """Which elements of a value are largest is found once, for all that ask."""
         z, x = entry.arguments
         sizes = (*self.tape.entries[x].shape, size)
-        key = ("largest", self._places[x], *sizes)
-        if key not in self._known:
-            windows = prod(pooled(self.tape.entries[x].shape, size))
-            self._known[key] = self._new_buffer(2 * windows)
-            call = Instruction("largest", self._known[key], (self._places[x],), sizes)
-            self.instructions.append(call)
-        reads = (self._places[z], self._known[key])
-        self._emit(entry.primitive.name, index, reads, sizes)
+        windows = prod(pooled(self.tape.entries[x].shape, size))
+        chosen = self._once("largest", self._places[x], 2 * windows, sizes)
+        self._emit(entry.primitive.name, index, (self._places[z], chosen), sizes)
 
     _select_max_scatter = _select_max_gather

@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from tinymaml.primitives import check_sizes
+
 GOALS = (-0.5, 0.5)  # length units, along each axis
 LARGEST_MOVE = 0.1  # along each axis, in one step
 NEAR = 0.01  # of the goal, along each axis
@@ -73,8 +75,7 @@ class Navigation:
 
     def start(self, goals: Array, trajectories: int) -> Array:
         """The positions in which trajectories start, all (0, 0): (T, B, 2)."""
-        if trajectories < 1:
-            raise ValueError(f"trajectories: expected at least 1, got {trajectories}")
+        check_sizes(trajectories=trajectories)
         spread = self._spread(goals)
         if spread.shape[1] not in (1, trajectories):
             raise ValueError(

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinymaml.batch import Tasks
+from tinymaml.primitives import check_sizes
 
 AMPLITUDES = (0.1, 5.0)
 PHASES = (0.0, np.pi)  # radians
@@ -53,9 +54,7 @@ def sample_tasks(
     ((25, 10, 1), dtype('float32'))
     """
     query = shots if query is None else query
-    for name, number in (("tasks", tasks), ("shots", shots), ("query", query)):
-        if number < 1:
-            raise ValueError(f"{name}: expected at least 1, got {number}")
+    check_sizes(tasks=tasks, shots=shots, query=query)
     return sample_points(rng, sample_waves(rng, tasks), shots, query, dtype)
 
 
