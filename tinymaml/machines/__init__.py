@@ -17,7 +17,7 @@ from tinymaml.tape import Tape
 Program = Callable[
     [Mapping[str, np.ndarray[Any, Any]]], dict[str, np.ndarray[Any, Any]]
 ]
-MACHINES = ("auto", "numba", "numpy")
+MACHINES = ("auto", "cupy", "cupy-tf32", "numba", "numpy")
 
 
 class Machine(Protocol):
@@ -30,33 +30,61 @@ class Machine(Protocol):
         """A callable that plays the tape."""
 
 
-_noticed = False
+_told: set[str] = set()
 
 
 def get_machine(name: "str | Machine" = "auto", threads: int | None = None) -> Machine:
-    """The machine of that name; "auto" is numba where it is installed, else numpy.
+    """The machine of that name, or the machine itself.
 
-    `threads` defaults to the number of cores. Raises ValueError for an unknown name or
-    fewer than one thread, ImportError for "numba" where Numba is missing.
+    "numpy" is the reference, "numba" the fast one on processors, "cupy" that of NVIDIA
+    GPUs, and "cupy-tf32" the same with products that round their factors to ten bits.
+    "auto" is "cupy" where a GPU can be used, else "numba" where it is installed, else
+    "numpy"; what is missing is told once, on stderr. `threads` defaults to the number
+    of cores.
+
+    Raises ValueError for an unknown name or fewer than one thread, ImportError with one
+    line that says what is missing.
     """
-    global _noticed
     if not isinstance(name, str) and hasattr(name, "prepare"):
         return name
     if name not in MACHINES:
         raise ValueError(
             f"machine: expected one of {', '.join(MACHINES)}, got {name!r}"
         )
-    if name == "auto" and find_spec("numba") is None:
-        if not _noticed:
-            print("tinymaml: Numba is missing, so NumPy computes.", file=sys.stderr)
-        _noticed = True
-        name = "numpy"
+    if name == "auto":
+        name = _automatic()
     if name == "numpy":
         from tinymaml.machines.numpy_machine import NumpyMachine
 
         return NumpyMachine(threads)
+    if name in ("cupy", "cupy-tf32"):
+        from tinymaml.machines.cupy_machine import CupyMachine
+
+        return CupyMachine(threads, tf32=name == "cupy-tf32")
     try:
         from tinymaml.machines.numba_machine import NumbaMachine
     except ImportError as error:
         raise ImportError(f"machine 'numba' needs Numba: {error}") from error
     return NumbaMachine(threads)
+
+
+def _automatic() -> str:
+    """The name of the fastest machine that can be used."""
+    from tinymaml.machines import cupy_machine
+
+    if cupy_machine.seems_wanted():
+        why = cupy_machine.why_not()
+        if not why:
+            return "cupy"
+        _tell(f"no GPU is used: {why}")
+    if find_spec("numba") is not None:
+        return "numba"
+    _tell("Numba is missing, so NumPy computes")
+    return "numpy"
+
+
+def _tell(what: str) -> None:
+    """One line on stderr, once."""
+    if what not in _told:
+        print(f"tinymaml: {what}.", file=sys.stderr)
+    _told.add(what)

@@ -12,6 +12,8 @@ The result is data: a list of calls and the size of the workspace, which is what
 `Tape.summary` prints and the numba machine plays. Offsets and sizes count elements.
 """
 
+from collections.abc import Collection
+
 import numpy as np
 
 from tinymaml.machines.fusion import Place
@@ -46,8 +48,12 @@ class Plan(Selection):
         """The place as an offset in the workspace."""
         return self.offsets[place.buffer] + place.offset
 
+    def place_of(self, index: int) -> Place:
+        """The place of the value that entry `index` of the tape makes."""
+        return self._places[index]
+
     def offset_of(self, index: int) -> int:
-        """The offset of the value that entry `index` of the tape makes."""
+        """Its offset in the workspace."""
         return self.offset(self._places[index])
 
     def holds(self, index: int) -> bool:
@@ -60,6 +66,10 @@ class Plan(Selection):
             (self.offsets[buffer], self._sizes[buffer], number)
             for buffer, number in self.constants.items()
         ]
+
+    def _apart(self) -> Collection[int]:
+        """Buffers that have memory of their own, outside the workspace."""
+        return ()
 
     def _place_buffers(self) -> tuple[list[int], int]:
         first = np.full(len(self._sizes), len(self.instructions))
@@ -78,6 +88,7 @@ class Plan(Selection):
         first[pinned] = 0
         last[pinned] = len(self.instructions)
         sizes = -(-np.array(self._sizes, dtype=np.int64) // ALIGNMENT) * ALIGNMENT
+        sizes[list(self._apart())] = 0
         offsets = np.zeros(len(sizes), dtype=np.int64)
         order = np.argsort(-sizes, kind="stable")
         for count, buffer in enumerate(order):

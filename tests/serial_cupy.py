@@ -1,0 +1,185 @@
+"""A stand-in for CuPy and cuBLAS, so that the GPU machine can be tested without a GPU.
+
+It has those parts of CuPy that `cupy_machine.py` uses. Memory is NumPy's. Kernels are
+kernels.cu itself, compiled as plain C++ (serial_cuda.h has CUDA's words for that) and
+called through ctypes: the threads of a grid one after the other, in a shuffled order if
+one likes, since no launch may depend on it. While a graph is captured, calls are noted
+and not made. cuBLAS is serial_cublas.c.
+"""
+
+import ctypes
+import shutil
+import subprocess
+from functools import cache
+from itertools import product
+from pathlib import Path
+from tempfile import mkdtemp
+from types import SimpleNamespace
+
+import numpy as np
+
+from tinymaml.machines.checks import check_dtype
+from tinymaml.machines.cupy_machine import REAL, SOURCE, CupyDevice
+from tinymaml.machines.device_program import DeviceProgram
+
+HERE = Path(__file__).resolve().parent
+COMPILER = shutil.which("g++") or shutil.which("c++")
+WHY_NOT = "" if COMPILER else "no C++ compiler is on the PATH"
+
+
+@cache
+def build_folder():
+    return Path(mkdtemp(prefix="tinymaml-kernels-"))
+
+
+@cache
+def compiled(source, *options):
+    """Source text in C or C++, as a shared library."""
+    number = len(list(build_folder().glob("*.so")))
+    file = build_folder() / f"{number}.so"
+    command = [COMPILER, *options, "-O1", "-Wall", "-Wextra", "-Werror", "-shared"]
+    command += ["-fPIC", "-o", str(file), "-"]
+    subprocess.run(command, input=source, text=True, check=True)
+    return ctypes.CDLL(str(file))
+
+
+def compiled_kernels(dtype, source=None):
+    source = SOURCE.read_text(encoding="utf-8") if source is None else source
+    words = ("-include", str(HERE / "serial_cuda.h"))
+    return compiled(source, "-x", "c++", *words, f"-DREAL={REAL[dtype]}")
+
+
+class Recorder:
+    """Makes calls, or notes them while a graph is captured."""
+
+    def __init__(self):
+        self.noted = None
+
+    def call(self, function, *arguments):
+        if self.noted is None:
+            return function(*arguments)
+        self.noted.append((function, arguments))
+        return 0
+
+
+class Ndarray:
+    """A flat array whose address counts."""
+
+    def __init__(self, array):
+        self.array = array
+        self.data = SimpleNamespace(ptr=array.ctypes.data)
+
+    def __getitem__(self, piece):
+        return Ndarray(self.array[piece])
+
+    def set(self, array, stream=None):
+        assert array.shape == self.array.shape and array.dtype == self.array.dtype
+        self.array[...] = array
+
+    def get(self, stream=None):
+        return self.array.copy()
+
+
+class Stream:
+    ptr = 1234
+
+    def __init__(self, recorder):
+        self.recorder = recorder
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def synchronize(self):
+        assert self.recorder.noted is None, "not allowed while a graph is captured"
+
+    def begin_capture(self):
+        assert self.recorder.noted is None
+        self.recorder.noted = []
+
+    def end_capture(self):
+        noted, self.recorder.noted = self.recorder.noted, None
+
+        def launch(stream):
+            for function, arguments in noted:
+                assert function(*arguments) in (0, None)
+
+        return SimpleNamespace(launch=launch)
+
+
+class SerialCupy:
+    """The module: `grid` = (across, down) blocks of `threads`, whatever is asked for."""
+
+    def __init__(self, grid=(1, 1), threads=1, seed=None, free=2**33, source=None):
+        self.recorder, self.source, self.free = Recorder(), source, free
+        self.grid, self.threads = grid, threads
+        self.rng = None if seed is None else np.random.default_rng(seed)
+        self.launches = []  # (kernel, grid and block asked for)
+        self.cuda = SimpleNamespace(
+            Stream=lambda non_blocking: Stream(self.recorder),
+            Event=lambda block: SimpleNamespace(
+                record=lambda stream: None, synchronize=lambda: None
+            ),
+            runtime=SimpleNamespace(memGetInfo=lambda: (self.free, 2**34)),
+        )
+        self.empty_pinned = np.empty
+
+    def get_default_memory_pool(self):
+        return SimpleNamespace(free_bytes=lambda: 0)
+
+    def zeros(self, size, dtype):
+        """Not zeros: nothing may depend on what memory holds."""
+        dtype = np.dtype(dtype)
+        return Ndarray(np.full(size, np.nan if dtype.kind == "f" else 77, dtype))
+
+    def asarray(self, array):
+        return Ndarray(np.array(array))
+
+    def RawModule(self, code, options):
+        (real,) = options
+        dtype = {f"-DREAL={real}": name for name, real in REAL.items()}[real]
+        library = compiled_kernels(dtype, self.source or code)
+
+        def get_function(name):
+            return lambda *call: self.recorder.call(self._run, library, name, *call)
+
+        return SimpleNamespace(get_function=get_function)
+
+    def _run(self, library, name, grid, block, arguments):
+        self.launches.append((name, grid, block))
+        numbers = [ctypes.c_longlong(n) for n in arguments]
+        (across, down), threads = self.grid, self.threads
+        everyone = list(product(range(across), range(down), range(threads)))
+        if self.rng is not None:
+            self.rng.shuffle(everyone)
+        for block_x, block_y, thread in everyone:
+            library.be_thread(block_x, block_y, thread, across, down, threads)
+            getattr(library, name)(*numbers)
+
+
+class SerialCublas:
+    """cuBLAS as `cublas.py` sees it."""
+
+    def __init__(self, recorder):
+        source = (HERE / "serial_cublas.c").read_text(encoding="utf-8")
+        self.library, self.recorder = compiled(source, "-x", "c"), recorder
+
+    def __getattr__(self, name):
+        function = getattr(self.library, name)
+        return lambda *arguments: self.recorder.call(function, *arguments)
+
+
+class SerialMachine:
+    """The GPU machine on the stand-in; for the tests that all machines must pass."""
+
+    name, threads = "serial", 1
+
+    def __init__(self, **options):
+        self.cupy = SerialCupy(**options)
+        cublas = SerialCublas(self.cupy.recorder)
+        self.device = CupyDevice(self.cupy, self.cupy, cublas)
+
+    def prepare(self, tape, dtype):
+        return DeviceProgram(tape, check_dtype(dtype), self.device)
