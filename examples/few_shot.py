@@ -145,7 +145,7 @@ def train(
 
     return stages.train(
         "exact" if options.order == 2 else "first-order",
-        recipe.gradient(maml),
+        maml,
         network.init(random(INITIAL, options.seed)),
         sample,
         iterations=options.iterations,

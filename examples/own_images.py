@@ -44,7 +44,7 @@ def main(iterations: int = 1000) -> np.ndarray:
     tests = Episodes(images[new], labels[new], ways=5, shots=1, queries=3).fixed(seed=1)
     maml, adam, theta = tm.MAML(loss, alpha=0.3), tm.Adam(0.001), network.init(rng)
     result = tm.train(
-        maml.meta_gradient,
+        maml,
         theta,
         sample,
         iterations=iterations,

@@ -176,7 +176,7 @@ def train_methods(
     return {
         name: stages.train(
             name,
-            maml.meta_gradient,
+            maml,
             tm.MLP(sizes, initialiser=initialiser).init(random(INITIAL, options.seed)),
             sample,
             iterations=options.iterations,

@@ -66,7 +66,7 @@ class Ndarray:
     """A flat array whose address counts."""
 
     def __init__(self, array):
-        self.array = array
+        self.array, self.size, self.dtype = array, array.size, array.dtype
         self.data = SimpleNamespace(ptr=array.ctypes.data)
 
     def __getitem__(self, piece):

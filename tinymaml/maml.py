@@ -27,6 +27,7 @@ import numpy as np
 from tinymaml.batch import Tasks, as_tasks, check_tasks
 from tinymaml.functions import again, concatenate
 from tinymaml.machines import Machine, Program, get_machine
+from tinymaml.optim import SGD, Adam, Optimiser
 from tinymaml.sweeps import grad, hvp
 from tinymaml.tape import Tape, Value
 
@@ -154,6 +155,7 @@ class MAML:
     recompute: keep no activations of inner steps; make them again. Memory O(K P).
     step_weights: K weights of the query losses after steps 1 .. K; default: last only.
     query_loss: (theta, x_query, y_query, x_support) -> one number; default: loss.
+    clip: largest size of an entry of the meta-gradient, or None; parts are not clipped.
     machine, threads: see `machines.get_machine`.
 
     >>> import numpy as np
@@ -177,6 +179,7 @@ class MAML:
         recompute: bool = False,
         step_weights: Sequence[float] | None = None,
         query_loss: Callable[[Value, Value, Value, Value], Value] | None = None,
+        clip: float | None = None,
         machine: str | Machine = "auto",
         threads: int | None = None,
     ) -> None:
@@ -194,6 +197,9 @@ class MAML:
         self.recompute = recompute
         self.step_weights = step_weights
         self.query_loss = query_loss
+        if clip is not None and not 0 < clip < np.inf:
+            raise ValueError(f"clip: expected a positive number or None, got {clip!r}")
+        self.clip = clip
         self.machine = get_machine(machine, threads)
         self._programs: dict[Any, Program] = {}
 
@@ -225,7 +231,34 @@ class MAML:
         losses = results["losses"]
         gradient = results["gradient"] * losses.dtype.type(scale)
         made_of = _parts(gradient, results, scale, self.steps) if parts else None
+        if self.clip is not None:
+            gradient = gradient.clip(-self.clip, self.clip)
         return MetaGradient(gradient, float(losses.sum() * scale), losses, made_of)
+
+    __call__ = meta_gradient
+
+    def resident(
+        self,
+        theta: Array,
+        optimiser: Optimiser,
+        sample: Callable[[np.random.Generator], Any],
+    ) -> Any:
+        """Training from here on that stays on the machine, if it has memory of its own.
+
+        `train` asks for this when it is given this object. See `machines.resident`;
+        None where a machine or an optimiser has no such thing.
+        """
+        make = getattr(self.machine, "resident", None)
+        if make is None or type(optimiser) not in (SGD, Adam):
+            return None
+
+        def prepare(tasks: Tasks) -> Program:
+            check_tasks(theta, tasks)
+            return self._program("meta-gradient", theta, tasks, self.steps)
+
+        shared = {"alpha": self.alpha.astype(theta.dtype)}
+        mean = self.reduction == "mean"
+        return make(prepare, theta, shared, optimiser, mean, self.clip, sample)
 
     def adapt(
         self, theta: Array, x: Array, y: Array, steps: int | None = None
@@ -344,6 +377,25 @@ class MAML:
             return self.loss
         return lambda theta, x, y: query_loss(theta, x, y, x_support)
 
+    def _program(
+        self,
+        kind: str,
+        theta: Array,
+        tasks: Tasks,
+        steps: int,
+        parts: bool = False,
+        function: Prediction | None = None,
+    ) -> Program:
+        """The program for these shapes, recorded and prepared at its first use."""
+        shapes = tuple(array.shape[1:] for array in tasks)
+        options = (self.order, self.recompute, self.step_weights, self.alpha.shape)
+        key = (kind, theta.size, theta.dtype, shapes, steps, parts, function, options)
+        program = self._programs.get(key)
+        if program is None:
+            tape = self._record(kind, theta, tasks, steps, parts, function)
+            program = self._programs[key] = self.machine.prepare(tape, theta.dtype)
+        return program
+
     def _play(
         self,
         kind: str,
@@ -353,14 +405,8 @@ class MAML:
         parts: bool = False,
         function: Prediction | None = None,
     ) -> dict[str, Array]:
-        """Play the program for these shapes, recorded and prepared at its first use."""
-        shapes = tuple(array.shape[1:] for array in tasks)
-        options = (self.order, self.recompute, self.step_weights, self.alpha.shape)
-        key = (kind, theta.size, theta.dtype, shapes, steps, parts, function, options)
-        program = self._programs.get(key)
-        if program is None:
-            tape = self._record(kind, theta, tasks, steps, parts, function)
-            program = self._programs[key] = self.machine.prepare(tape, theta.dtype)
+        """Play the program for these shapes; say which input is not finite, if one is."""
+        program = self._program(kind, theta, tasks, steps, parts, function)
         inputs = {
             "theta": theta,
             "alpha": self.alpha.astype(theta.dtype),

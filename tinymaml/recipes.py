@@ -3,7 +3,7 @@
     recipe = RECIPES["5w1s"]
     network = recipe.network()
     maml = recipe.maml(network)
-    train(recipe.gradient(maml), network.init(rng), episodes, ...)
+    train(maml, network.init(rng), episodes, ...)
 
 The numbers are the authors' (paper, appendix A.1, and their code where the two differ
 or the paper is silent). One of them is easily overlooked: the authors' code divides
@@ -121,20 +121,9 @@ class Recipe:
             self.steps,
             order=order,
             query_loss=loss,
+            clip=self.clip,
             **options,
         )
-
-    def gradient(self, maml: MAML) -> Callable[[Array, Tasks], MetaGradient]:
-        """The meta-gradient, clipped entry by entry if the recipe says so."""
-        limit = self.clip
-        if limit is None:
-            return maml.meta_gradient
-
-        def clipped(theta: Array, tasks: Tasks) -> MetaGradient:
-            result = maml.meta_gradient(theta, tasks)
-            return result._replace(gradient=result.gradient.clip(-limit, limit))
-
-        return clipped
 
     def summary(self) -> str:
         """The recipe in words, one fact a line."""

@@ -6,7 +6,7 @@ was, bit for bit. The checkpoint holds a complete training state per training, s
 finished one can be prolonged as well.
 
     stages = Stages("results", config={"seed": 0}, iterations=9)
-    exact = stages.train("exact", maml.meta_gradient, theta, sample, iterations=9, ...)
+    exact = stages.train("exact", maml, theta, sample, iterations=9, ...)
 
 Left out: trainings at the same time.
 """

@@ -112,7 +112,8 @@ def train(
 
     Args:
         gradient: from theta, shape (P,), and a batch to an object with `.loss` (a
-            number) and `.gradient`, shape (P,).
+            number) and `.gradient`, shape (P,). A `MAML` object is such a function; on
+            a GPU it trains there and comes back only for what this loop writes down.
         theta: start, shape (P,), float32 or float64; copied. With `resume` only its
             shape and dtype count.
         sample: from `rng` to a batch. For an exact resume all its randomness must come
@@ -186,6 +187,7 @@ def train(
 
     start = theta.copy()
     run = _Run(start, copy.deepcopy(optimiser), rng, plain_config, tuple(columns))
+    draw, resident = sample, None
     with _naming("resume"):
         rng_state = None if resume is None else run.restore(resume)
     with _naming("out"):
@@ -196,32 +198,47 @@ def train(
     if rng_state is not None:
         rng.bit_generator.state = rng_state
 
+    if hasattr(gradient, "resident") and not columns:
+        resident = gradient.resident(run.theta, run.optimiser, sample)
+    if resident is not None:
+        draw = resident.draw
+
     started = time.perf_counter() - run.seconds
     bar = ProgressBar(progress, description, run.iteration, iterations)
     with table, bar, Interrupt() as interrupt:
         # [alg2-line2]
         while run.iteration < iterations and not interrupt.requested:
             # [alg2-line3]
-            batch = sample(rng)
+            batch = draw(rng)
             # [/alg2-line3]
-            result = gradient(run.theta, batch)
-            loss = float(result.loss)
-            if not (math.isfinite(loss) and np.isfinite(result.gradient).all()):
-                raise run.non_finite(loss, result.gradient)
-            # [alg2-line10]
-            run.optimiser.update(run.theta, result.gradient)
-            # [/alg2-line10]
+            if resident is None:
+                result = gradient(run.theta, batch)
+                loss = float(result.loss)
+                if not (math.isfinite(loss) and np.isfinite(result.gradient).all()):
+                    raise run.non_finite(loss, result.gradient)
+                # [alg2-line10]
+                run.optimiser.update(run.theta, result.gradient)
+                # [/alg2-line10]
+                run.add(loss, result)
+                bar.step(run.iteration + 1, loss)
+            else:
+                resident.step(batch)
             run.iteration += 1
-            run.add(loss, result)
-            bar.step(run.iteration, loss)
-            if validate is not None and run.iteration % validate_every == 0:
+            validates = validate is not None and run.iteration % validate_every == 0
+            logs = run.iteration % log_every == 0
+            saves = run.iteration % checkpoint_every == 0
+            if resident is not None and (validates or logs or saves or resident.full):
+                run.fetch(resident, bar)
+            if validate is not None and validates:
                 run.judge(float(validate(run.theta.copy())))
-            if run.iteration % log_every == 0:
+            if logs:
                 run.seconds = time.perf_counter() - started
                 table.write(run.close_row())
-            if run.iteration % checkpoint_every == 0:
+            if saves:
                 run.seconds = time.perf_counter() - started
                 run.save(out)
+        if resident is not None:
+            run.fetch(resident, bar)
         # [/alg2-line2]
         run.seconds = time.perf_counter() - started
         run.save(out)
@@ -259,13 +276,26 @@ class _Run:
     scores: list[tuple[int, float]] = field(default_factory=list)
     best: np.ndarray | None = None  # theta at the first highest score
 
-    def add(self, loss: float, result: GradientResult) -> None:
+    def add(self, loss: float, result: GradientResult | None = None) -> None:
         """Count a loss, and what else the log shows of a result, towards the row."""
         self.loss_sum += loss
         self.loss_count += 1
+        if result is None:
+            return
         more = [float(getattr(result, name)) for name in self.columns]
         old = self.sums or [0.0] * len(more)
         self.sums = [a + b for a, b in zip(old, more, strict=True)]
+
+    def fetch(self, resident: Any, bar: ProgressBar) -> None:
+        """Bring theta, optimiser and losses up to date with steps taken elsewhere."""
+        losses = resident.fetch(self.theta, self.optimiser)
+        first = self.iteration - len(losses) + 1
+        for iteration, loss in enumerate(losses, start=first):
+            if not math.isfinite(loss):
+                raise self._error(iteration, f"the loss is {loss}")
+            self.add(loss)
+        if losses:
+            bar.step(self.iteration, losses[-1])
 
     def close_row(self) -> LogRow:
         """Turn the losses since the last row into a new one."""

@@ -23,7 +23,7 @@ import numpy as np
 
 from tinymaml.machines.checks import check_dtype, check_threads
 from tinymaml.machines.cublas import WORKSPACE, Cublas, Gemm
-from tinymaml.machines.device_program import Command, DeviceProgram, Memory
+from tinymaml.machines.device_program import Command, DeviceProgram
 from tinymaml.tape import Tape
 
 OLDEST_CUPY = 13  # the first that works with NumPy 2
@@ -43,11 +43,11 @@ class CupyMemory:
 
 
 class CupyStaging:
-    """Pinned host memory for the beginning of an array on the GPU."""
+    """Pinned host memory for a part of an array on the GPU."""
 
-    def __init__(self, device: "CupyDevice", memory: Memory, size: int, dtype: Any):
-        self._pinned = device.cupyx.empty_pinned(size, dtype)
-        self._target = memory.array[:size]  # type: ignore[attr-defined]
+    def __init__(self, device: "CupyDevice", target: Any) -> None:
+        self._pinned = device.cupyx.empty_pinned(target.size, target.dtype)
+        self._target = target
         self._stream = device.stream
         self._sent = device.cupy.cuda.Event(block=True)
 
@@ -92,14 +92,14 @@ class CupyDevice:
         with self.stream:
             return CupyMemory(self.cupy.asarray(array))
 
-    def read(self, memory: Memory, start: int, size: int, dtype: Any) -> Array:
+    def read(self, memory: CupyMemory, start: int, size: int) -> Array:
         """Elements of memory, once all work given to the device so far is done."""
-        array = memory.array[start : start + size]  # type: ignore[attr-defined]
+        array = memory.array[start : start + size]
         return np.asarray(array.get(stream=self.stream))
 
-    def staging(self, memory: Memory, size: int, dtype: Any) -> CupyStaging:
-        """Pinned host memory for the first `size` elements of memory."""
-        return CupyStaging(self, memory, size, dtype)
+    def staging(self, memory: CupyMemory, start: int, size: int) -> CupyStaging:
+        """Pinned host memory for `size` elements of memory."""
+        return CupyStaging(self, memory.array[start : start + size])
 
     def launch(
         self, kernel: str, dtype: Any, work: int, tasks: int, arguments: tuple[int, ...]
@@ -208,3 +208,9 @@ class CupyMachine:
     def prepare(self, tape: Tape, dtype: str) -> DeviceProgram:
         """A callable that plays the tape: {name: array} in, {name: array} out."""
         return DeviceProgram(tape, check_dtype(dtype), self.device)
+
+    def resident(self, *arguments: Any) -> Any:
+        """Training that stays on the GPU: see `resident.Resident`."""
+        from tinymaml.machines.resident import Resident
+
+        return Resident(*arguments)

@@ -62,11 +62,11 @@ class Device(Protocol):
     def put(self, array: Array) -> Memory:
         """A copy of an array."""
 
-    def read(self, memory: Memory, start: int, size: int, dtype: Any) -> Array:
+    def read(self, memory: Any, start: int, size: int) -> Array:
         """Elements of memory, once all work given to the device so far is done."""
 
-    def staging(self, memory: Memory, size: int, dtype: Any) -> Staging:
-        """Host memory for the first `size` elements of memory."""
+    def staging(self, memory: Any, start: int, size: int) -> Staging:
+        """Host memory for `size` elements of memory."""
 
     def launch(
         self, kernel: str, dtype: Any, work: int, tasks: int, arguments: tuple[int, ...]
@@ -90,35 +90,33 @@ class Operand(NamedTuple):
 class Layout:
     """Where the arrays of T tasks lie in one block of memory, in elements.
 
-    In this order: what comes from the host, which is inputs and constants; the
-    workspace; sums over blocks of tasks; outputs, which go to the host.
+    In this order: what comes from the host, which is shared inputs, constants and inputs
+    of each task; the workspace; sums over blocks of tasks; outputs, for the host.
     """
 
     def __init__(self, plan: DevicePlan, tasks: int) -> None:
         self.plan, self.tasks = plan, tasks
-        tape, self._apart = plan.tape, dict[int, Operand]()
+        self._apart: dict[int, Operand] = {}
         self.size = 0
         self.inputs: dict[str, Operand] = {}
-        for name, place in tape.inputs.items():
-            size = prod(place.shape)
-            start = self._take(size * tasks if place.per_task else size)
-            operand = Operand(start, size if place.per_task else 0)
-            self.inputs[name] = operand
-            if plan.holds(place.entry):
-                self._apart[plan.place_of(place.entry).buffer] = operand
+        self._take_inputs(per_task=False)
         for buffer in plan.constants:
             start = self._take(plan.buffer_size(buffer))
             self._apart[buffer] = Operand(start, 0)
-        self.from_host = self.size  # elements
+        self.per_task = self.size  # where inputs of each task begin
+        self._take_inputs(per_task=True)
+        self.from_host = self.size
         self._workspace = self._take(plan.size * tasks)
-        self.partial_sums, self.outputs = {}, {}
-        for name, output in tape.outputs.items():
+        self.partial_sums: dict[str, Operand] = {}
+        self.outputs: dict[str, Operand] = {}
+        outputs = plan.tape.outputs.items()
+        for name, output in outputs:
             size = prod(output.shape)
             if output.reduction == "sum":
                 blocks = min(BLOCKS, tasks)
                 self.partial_sums[name] = Operand(self._take(blocks * size), size)
         self.outputs_start = self.size
-        for name, output in tape.outputs.items():
+        for name, output in outputs:
             size = prod(output.shape)
             each = output.reduction == "each"
             start = self._take(size * tasks if each else size)
@@ -128,6 +126,16 @@ class Layout:
         start = self.size
         self.size += -(-size // ALIGNMENT) * ALIGNMENT
         return start
+
+    def _take_inputs(self, per_task: bool) -> None:
+        for name, place in self.plan.tape.inputs.items():
+            if place.per_task == per_task:
+                size = prod(place.shape)
+                start = self._take(size * self.tasks if per_task else size)
+                operand = Operand(start, size if per_task else 0)
+                self.inputs[name] = operand
+                if self.plan.holds(place.entry):
+                    self._apart[self.plan.place_of(place.entry).buffer] = operand
 
     def operand(self, place: Place) -> Operand:
         """Where a place of the plan lies."""
@@ -158,14 +166,16 @@ class Commands:
         for name, output in layout.plan.tape.outputs.items():
             self.list += self._output(name, output)
 
-    def _argument(self, operand: Operand) -> tuple[int, int]:
+    def argument(self, operand: Operand) -> tuple[int, int]:
+        """An array of each task, as kernels are told of it."""
         itemsize = self.dtype.itemsize
         return self.memory.address + operand.start * itemsize, operand.step
 
     def _at(self, place: Place) -> tuple[int, int]:
-        return self._argument(self.layout.operand(place))
+        return self.argument(self.layout.operand(place))
 
-    def _launch(self, kernel: str, work: int, tasks: int, *arguments: int) -> Command:
+    def launch(self, kernel: str, work: int, tasks: int, *arguments: int) -> Command:
+        """A command that launches a kernel for `work` elements of each task."""
         device, dtype = self.device, self.dtype
         return lambda: device.launch(kernel, dtype, work, tasks, arguments)
 
@@ -176,13 +186,13 @@ class Commands:
         if kernel == "elementwise":
             return self._chain(links, sizes[0])
         places = [number for place in (out, *reads) for number in self._at(place)]
-        return self._launch(kernel, work_of(launch), self.tasks, *places, *sizes)
+        return self.launch(kernel, work_of(launch), self.tasks, *places, *sizes)
 
     def _chain(self, links: Iterable[Instruction], n: int) -> Command:
         rows = np.array([self._link(link) for link in links], dtype=np.int64)
         self.links.append(self.device.put(rows))
         address = self.links[-1].address
-        return self._launch("elementwise", n, self.tasks, address, len(rows), n)
+        return self.launch("elementwise", n, self.tasks, address, len(rows), n)
 
     def _link(self, call: Instruction) -> list[int]:
         """One operation, as `Link` in kernels.cu has it."""
@@ -233,14 +243,14 @@ class Commands:
         source = self.layout.operand(self.layout.plan.place_of(output.entry))
         target, size = self.layout.outputs[name], prod(output.shape)
         if output.reduction == "each":
-            arguments = (*self._argument(target), *self._argument(source), 0, size)
-            return [self._launch("pad", size, self.tasks, *arguments, size)]
+            arguments = (*self.argument(target), *self.argument(source), 0, size)
+            return [self.launch("pad", size, self.tasks, *arguments, size)]
         some, blocks = self.layout.partial_sums[name], min(BLOCKS, self.tasks)
-        into, total = self._argument(some), self._argument(target)
-        read = self._argument(source)
+        into, total = self.argument(some), self.argument(target)
+        read = self.argument(source)
         return [
-            self._launch("sum_tasks", size, blocks, *into, *read, self.tasks, size),
-            self._launch("sum_tasks", size, 1, *total, *into, blocks, size),
+            self.launch("sum_tasks", size, blocks, *into, *read, self.tasks, size),
+            self.launch("sum_tasks", size, 1, *total, *into, blocks, size),
         ]
 
 
@@ -271,7 +281,7 @@ class Loaded:
             device,
             dtype,
         )
-        self.staging = device.staging(memory, layout.from_host, dtype)
+        self.staging = device.staging(memory, 0, layout.from_host)
         for start, size, number in layout.constants():
             self.staging.array[start : start + size] = number
         self.commands = Commands(layout, memory, dtype, device)
@@ -288,7 +298,7 @@ class Loaded:
         """Fetch the outputs: those of each task with a leading task axis."""
         layout = self.layout
         start = layout.outputs_start
-        flat = self.device.read(self.memory, start, layout.size - start, self.dtype)
+        flat = self.device.read(self.memory, start, layout.size - start)
         results = {}
         for name, output in layout.plan.tape.outputs.items():
             each = output.reduction == "each"

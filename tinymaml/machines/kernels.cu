@@ -275,3 +275,84 @@ KERNEL max_scatter(whole tasks, TO(out), FROM(z), FROM(x), POOL)
         out[task * out_step + i] = value;
     }
 }
+
+// --- training that stays on the device ------------------------------------------------
+
+// Examples of a task assembled from a data set of bytes, as 0 to 1: `numbers` says which
+// images, `turns` by how many quarters each is turned, against the clock.
+KERNEL look_up(
+    whole tasks, TO(out), const unsigned char *images, const whole *numbers,
+    const whole *turns, whole examples, whole height, whole width, whole channels)
+{
+    const int depth = channels, across = width, down = height;
+    EACH_TASK EACH(i, examples * height * width * channels) {
+        int c = i % depth, rest = i / depth;
+        int z = rest % across; rest /= across;
+        int y = rest % down, from_y = y, from_z = z;
+        whole example = task * examples + rest / down;
+        switch (turns[example]) {  // images that are turned are square
+        case 1: from_y = z; from_z = down - 1 - y; break;
+        case 2: from_y = down - 1 - y; from_z = down - 1 - z; break;
+        case 3: from_y = down - 1 - z; from_z = y; break;
+        }
+        whole pixel = ((numbers[example] * height + from_y) * width + from_z) * depth + c;
+        out[task * out_step + i] = (real)images[pixel] / 255;
+    }
+}
+
+// Labels as rows of one 1 and zeros.
+KERNEL one_hot(whole tasks, TO(out), const whole *labels, whole examples, whole ways)
+{
+    EACH_TASK EACH(i, examples * ways)
+        out[task * out_step + i] = labels[task * examples + i / ways] == i % ways;
+}
+
+// What an optimiser goes by, and how far it has come; `resident.Resident` writes it.
+struct Training {
+    double scale, clip, learning_rate, beta1, beta2, epsilon;
+    double step, rate, failed;
+};
+
+// Count a step: its loss is noted, and its rate made ready. Once a loss was not finite
+// nothing changes any more, so that the parameters can be looked at as they were.
+KERNEL begin_step(
+    whole tasks, Training *training, const real *loss, double *history, whole length)
+{
+    EACH_TASK EACH(i, 1) {
+        double step = training->step, mean = (double)loss[0] * training->scale;
+        history[(whole)step % length] = mean;
+        training->step = ++step;
+        if (!(mean - mean == 0)) training->failed = 1;
+        training->rate = training->learning_rate * sqrt(1 - pow(training->beta2, step)) /
+                         (1 - pow(training->beta1, step));
+    }
+}
+
+__device__ real clipped(real gradient, const Training *training)
+{
+    real g = gradient * (real)training->scale, most = training->clip;
+    return g > most ? most : g < -most ? -most : g;
+}
+
+KERNEL sgd(
+    whole tasks, real *theta, const real *gradient, const Training *training, whole n)
+{
+    EACH_TASK EACH(i, n) if (!training->failed)
+        theta[i] -= clipped(gradient[i], training) * (real)training->rate;
+}
+
+// As `optim.Adam`, in its order; both moments lie behind each other.
+KERNEL adam(
+    whole tasks, real *theta, const real *gradient, const Training *training, whole n,
+    real *moments)
+{
+    EACH_TASK EACH(i, n) if (!training->failed) {
+        real *first = moments + i, *second = moments + n + i;
+        const real beta1 = training->beta1, beta2 = training->beta2;
+        const real g = clipped(gradient[i], training);
+        *first = *first * beta1 + g * (real)(1 - training->beta1);
+        *second = *second * beta2 + g * g * (real)(1 - training->beta2);
+        theta[i] -= *first / (sqrt(*second) + (real)training->epsilon) *
+                    (real)training->rate;
+    }
+}

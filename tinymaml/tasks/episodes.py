@@ -14,7 +14,7 @@ Left out: the images themselves, which are in `omniglot.py` and `miniimagenet.py
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,6 +22,17 @@ from tinymaml.batch import Tasks
 from tinymaml.primitives import check_sizes
 
 Array = np.ndarray[Any, Any]
+
+
+class Places(NamedTuple):
+    """Where the examples of T tasks are in a data set: whole numbers (T, N*K)."""
+
+    support: Array  # numbers of images
+    support_turns: Array  # by how many quarters each is turned, against the clock
+    support_labels: Array  # 0 .. N - 1
+    query: Array
+    query_turns: Array
+    query_labels: Array
 
 
 class Episodes:
@@ -103,6 +114,10 @@ class Episodes:
 
     def __call__(self, rng: np.random.Generator) -> Tasks:
         """T new tasks: x (T, N*K, H, W, C) and one-hot y (T, N*K, N), in `dtype`."""
+        return self.look_up(self.draw(rng))
+
+    def draw(self, rng: np.random.Generator) -> Places:
+        """Where the examples of T new tasks are; `look_up` fetches them."""
         return self._draw(rng, self.tasks)
 
     def fixed(self, seed: int, count: int = 600) -> Tasks:
@@ -112,9 +127,19 @@ class Episodes:
         5-shot 380 MB, of 5-way 5-shot MiniImagenet 2.5 GB.
         """
         check_sizes(count=count)
-        return self._draw(np.random.default_rng(seed), count)
+        return self.look_up(self._draw(np.random.default_rng(seed), count))
 
-    def _draw(self, rng: np.random.Generator, tasks: int) -> Tasks:
+    def look_up(self, places: Places) -> Tasks:
+        """The examples at these places."""
+        one_hot = np.eye(self.ways, dtype=self.dtype)
+        return Tasks(
+            self._images(places.support, places.support_turns),
+            one_hot[places.support_labels],
+            self._images(places.query, places.query_turns),
+            one_hot[places.query_labels],
+        )
+
+    def _draw(self, rng: np.random.Generator, tasks: int) -> Places:
         ways, slots = self.ways, self.shots + self.queries
         classes = _distinct(rng, np.full(tasks, len(self._counts)), ways)
         images = _distinct(rng, self._counts[classes].ravel(), slots)
@@ -127,17 +152,17 @@ class Episodes:
         label = rng.random((tasks, slots, ways)).argsort(axis=-1)
         task, slot = np.arange(tasks)[:, None, None], np.arange(slots)[:, None]
         images, turns = images[task, label, slot], turns[task, label]
-        one_hot = np.eye(ways, dtype=self.dtype)
         support, query = np.s_[:, : self.shots], np.s_[:, self.shots :]
-        return Tasks(
-            self._look_up(images[support], turns[support]),
-            one_hot[label[support].reshape(tasks, -1)],
-            self._look_up(images[query], turns[query]),
-            one_hot[label[query].reshape(tasks, -1)],
+        return Places(
+            *(
+                np.ascontiguousarray(array[part].reshape(tasks, -1), np.int64)
+                for part in (support, query)
+                for array in (images, turns, label)
+            )
         )
 
-    def _look_up(self, images: Array, turns: Array) -> Array:
-        """Images by number (T, K, N), each turned: (T, K*N, H, W, C) in `dtype`."""
+    def _images(self, images: Array, turns: Array) -> Array:
+        """Images by number (T, N*K), each turned: (T, N*K, H, W, C) in `dtype`."""
         pixels, turns = np.asarray(self.images[images.ravel()]), turns.ravel()
         for quarters in (1, 2, 3):
             chosen = np.flatnonzero(turns == quarters)
