@@ -110,7 +110,7 @@ class Stream:
 
 
 class SerialCupy:
-    """The module: `grid` = (across, down) blocks of `threads`, whatever is asked for."""
+    """The module. Grids have `grid` (across, down) blocks of `threads`, always."""
 
     def __init__(self, grid=(1, 1), threads=1, seed=None, free=2**33, source=None):
         self.recorder, self.source, self.free = Recorder(), source, free

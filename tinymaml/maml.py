@@ -405,7 +405,7 @@ class MAML:
         parts: bool = False,
         function: Prediction | None = None,
     ) -> dict[str, Array]:
-        """Play the program for these shapes; say which input is not finite, if one is."""
+        """Play the program for these shapes; say which input is not finite, if any."""
         program = self._program(kind, theta, tasks, steps, parts, function)
         inputs = {
             "theta": theta,

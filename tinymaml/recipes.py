@@ -14,13 +14,11 @@ alpha is one of size N alpha on the mean. `scaling` says which of the two is mea
 Left out: the data, which are in `tinymaml.tasks`.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from tinymaml.batch import Tasks
 from tinymaml.convnets import (
     ImageNetwork,
     MiniImagenetConv,
@@ -28,7 +26,7 @@ from tinymaml.convnets import (
     OmniglotFC,
 )
 from tinymaml.losses import cross_entropy
-from tinymaml.maml import MAML, MetaGradient
+from tinymaml.maml import MAML
 from tinymaml.tape import Value
 
 NETWORKS = {

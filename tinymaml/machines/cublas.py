@@ -8,7 +8,6 @@ and to give the same bits each time.
 Left out: all other functions of the library.
 """
 
-import ctypes
 from ctypes import byref, c_double, c_float, c_int, c_longlong, c_size_t, c_void_p
 from typing import Any, NamedTuple
 

@@ -106,7 +106,9 @@ class CupyDevice:
     ) -> None:
         """A kernel of kernels.cu, a thread for each element as far as grids go."""
         blocks = -(-work // THREADS), tasks
-        across, down = (min(n, most) for n, most in zip(blocks, MOST_BLOCKS, strict=True))
+        across, down = (
+            min(n, most) for n, most in zip(blocks, MOST_BLOCKS, strict=True)
+        )
         function = self._kernel(kernel, np.dtype(dtype).name)
         with self.stream:
             function((across, down), (THREADS,), (tasks, *arguments))

@@ -55,7 +55,7 @@ class DevicePlan(Plan):
         """Placed with the operations of a launch at one time: none may reuse memory
         that another still reads."""
         self.launches = chained(self.instructions)
-        self.instructions = [launch._replace(links=()) for launch in self.launches]
+        self.instructions = [Instruction(*launch[:4]) for launch in self.launches]
         return super()._place_buffers()
 
     def _apart(self) -> set[int]:

@@ -44,7 +44,9 @@ class Memory(Protocol):
 class Staging(Protocol):
     """Host memory from which a device reads fast, and where it goes."""
 
-    array: Array  # flat; fill it, then send
+    @property
+    def array(self) -> Array:
+        """Flat; fill it, then send."""
 
     def send(self) -> None:
         """Copy it to the device, in the order of the device's other work."""
@@ -90,8 +92,8 @@ class Operand(NamedTuple):
 class Layout:
     """Where the arrays of T tasks lie in one block of memory, in elements.
 
-    In this order: what comes from the host, which is shared inputs, constants and inputs
-    of each task; the workspace; sums over blocks of tasks; outputs, for the host.
+    In this order: shared inputs, constants and inputs of each task, which come from the
+    host; the workspace; sums over blocks of tasks; outputs, which go to the host.
     """
 
     def __init__(self, plan: DevicePlan, tasks: int) -> None:

@@ -1,8 +1,8 @@
 """Training that stays on the GPU: an iteration is one replay, and nothing comes back.
 
-The graph of an iteration assembles the episodes, plays the tape of the meta-gradient and
-takes the optimiser's step; parameters and moments never leave the device. All the host
-does is draw random numbers and send them, while the device is busy with the step
+The graph of an iteration assembles the episodes, plays the tape of the meta-gradient
+and takes the optimiser's step; parameters and moments never leave the device. All the
+host does is draw random numbers and send them, while the device is busy with the step
 before. Losses are noted there and fetched every now and then, with the parameters.
 
     resident = maml.resident(theta, optimiser, sample)    # `train` does all of this
@@ -27,7 +27,6 @@ from tinymaml.machines.device_program import (
     BLOCKS,
     Command,
     Commands,
-    Device,
     DeviceProgram,
     Layout,
 )
@@ -49,9 +48,9 @@ class Resident:
 
     prepare: a batch -> the program of its meta-gradient, which has the inputs of a
     batch by name, "theta" and what is in `shared`, and the outputs "gradient", a sum
-    over tasks, and "losses". theta, optimiser: where to start. mean: whether the loss is
-    the mean over tasks, not their sum. clip: largest size of an entry of its gradient.
-    sample: what `train` draws batches with.
+    over tasks, and "losses". theta, optimiser: where to start. mean: whether the loss
+    is the mean over tasks, not their sum. clip: largest size of an entry of its
+    gradient. sample: what `train` draws batches with.
     """
 
     def __init__(
@@ -167,7 +166,9 @@ class Resident:
         self._images = device.put(np.ascontiguousarray(self._episodes.images))
         made, address, count = [], self._places.address, len(tasks[0])
         for part, x, y in (("support", *tasks[:2]), ("query", *tasks[2:])):
-            images, turns, labels = (address + i * x[..., 0, 0, 0].size * 8 for i in range(3))
+            images, turns, labels = (
+                address + i * x[..., 0, 0, 0].size * 8 for i in range(3)
+            )
             address = labels + x[..., 0, 0, 0].size * 8
             to_x, to_y = (
                 commands.argument(layout.inputs[f"{name}_{part}"]) for name in "xy"
@@ -175,7 +176,9 @@ class Resident:
             pixels = x[0].size, count, *to_x, self._images.address, images, turns
             made.append(commands.launch("look_up", *pixels, *x.shape[1:]))
             made.append(
-                commands.launch("one_hot", y[0].size, count, *to_y, labels, *y.shape[1:])
+                commands.launch(
+                    "one_hot", y[0].size, count, *to_y, labels, *y.shape[1:]
+                )
             )
         return made
 
