@@ -63,6 +63,18 @@ def build(program):
     return tape, values
 
 
+output_picks = st.lists(st.integers(0, 20), min_size=1, max_size=4, unique=True)
+
+
+def with_outputs(program, picks):
+    """The tape of a program with some of its values, newest first, as outputs."""
+    tape, values = build(program)
+    for pick in picks:
+        value = values[-1 - pick % len(values)]
+        tape.output(f"value {pick}", value, "sum" if pick % 2 else "each")
+    return tape
+
+
 def pick_of(values, pick, fits):
     """The value a pick stands for, counted from the newest, among those that fit."""
     good = [value for value in reversed(values) if fits(value)]

@@ -21,6 +21,7 @@ import numpy as np
 from tinymaml.machines.checks import check_dtype
 from tinymaml.machines.cupy_machine import REAL, SOURCE, CupyDevice
 from tinymaml.machines.device_program import DeviceProgram
+from tinymaml.machines.resident import Resident
 
 HERE = Path(__file__).resolve().parent
 COMPILER = shutil.which("g++") or shutil.which("c++")
@@ -183,3 +184,6 @@ class SerialMachine:
 
     def prepare(self, tape, dtype):
         return DeviceProgram(tape, check_dtype(dtype), self.device)
+
+    def resident(self, *arguments):
+        return Resident(*arguments)

@@ -18,24 +18,20 @@ from playing import (
     complex_step,
     play,
 )
-from random_programs import build, programs, random_inputs
+from random_programs import (
+    build,
+    output_picks,
+    programs,
+    random_inputs,
+    with_outputs,
+)
 
 from tinymaml.machines.planner import Plan
 from tinymaml.sweeps import grad, jvp
 
 many = settings(max_examples=10 * settings().max_examples)
 seeds = st.integers(0, 2**16)
-output_picks = st.lists(st.integers(0, 20), min_size=1, max_size=4, unique=True)
 wide = programs(sizes=(1, 2, 3, 7, 8, 9, 16, 33, 40, 41))
-
-
-def with_outputs(program, picks):
-    """The tape of a program with some of its values, newest first, as outputs."""
-    tape, values = build(program)
-    for pick in picks:
-        value = values[-1 - pick % len(values)]
-        tape.output(f"value {pick}", value, "sum" if pick % 2 else "each")
-    return tape
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

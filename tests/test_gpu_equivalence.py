@@ -1,0 +1,175 @@
+"""The GPU machine gives the numbers of the reference, on a stand-in and on a GPU.
+
+Every row of the table with its derivatives of orders 1, 2 and 3, random programs, and
+the meta-gradients of small networks and policies. Tests of the machine "cupy" say why
+they are skipped where no GPU can be used.
+"""
+
+import numpy as np
+import pytest
+from gpu_machines import AGREE, GPU_MACHINES, gpu_machine
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from image_problems import image_problem, pooled_network, small_network, strided_network
+from maml_problems import alpha_vector, problem
+from playing import DTYPES, all_values, assert_close, play
+from policy_problems import problem as policy_problem
+from primitive_cases import CASES
+from primitive_checks import derivative_inputs, derivative_tape
+from random_programs import output_picks, programs, random_inputs, with_outputs
+
+import tinymaml as tm
+from tinymaml.tape import Tape
+
+every_machine = pytest.mark.parametrize("machine", GPU_MACHINES)
+every_dtype = pytest.mark.parametrize("dtype", DTYPES)
+NETWORKS = (small_network, pooled_network, strided_network)
+
+
+def assert_agrees(tape, inputs, machine, dtype):
+    """All outputs are the reference's, relative to the largest number on the tape."""
+    inputs = {name: np.array(array, dtype) for name, array in inputs.items()}
+    expected = play(tape, inputs, "numpy", dtype)
+    actual = machine.prepare(tape, dtype)(inputs)
+    floor = max(np.abs(a).max() for a in all_values(tape, inputs).values())
+    assert actual.keys() == expected.keys()
+    for name, array in expected.items():
+        assert actual[name].dtype == dtype
+        assert_close(actual[name], array, AGREE[dtype], name, floor)
+
+
+@pytest.mark.parametrize("row", CASES)
+@every_machine
+@every_dtype
+def test_primitive_and_its_derivatives_agree(row, machine, dtype):
+    machine = gpu_machine(machine)
+    for seed, (shapes, attributes) in enumerate(CASES[row].odd):
+        tape = derivative_tape(row, shapes, attributes)
+        inputs = derivative_inputs(tape, row, shapes, attributes, seed)
+        assert_agrees(tape, inputs, machine, dtype)
+
+
+@every_machine
+@settings(max_examples=5 * settings().max_examples)
+@given(program=programs(), picks=output_picks, seed=st.integers(0, 2**16))
+def test_random_programs_agree(machine, program, picks, seed):
+    machine = gpu_machine(machine)
+    tape = with_outputs(program, picks)
+    assert_agrees(tape, random_inputs(tape, seed, tasks=3), machine, "float64")
+
+
+# --- meta-gradients -------------------------------------------------------------------
+
+
+def both(p, machine, **options):
+    """(meta-gradient of the machine, of the reference)."""
+    return [
+        p.maml(machine=m, **options).meta_gradient(
+            p.theta, p.tasks, parts=options.get("order", 2) == 2
+        )
+        for m in (machine, "numpy")
+    ]
+
+
+def assert_same(results, dtype):
+    actual, expected = results
+    assert actual.gradient.dtype == dtype
+    assert_close(actual.gradient, expected.gradient, AGREE[dtype], "gradient")
+    assert_close(actual.losses, expected.losses, AGREE[dtype], "losses")
+    if expected.parts is not None:
+        for name in ("query_gradient", "corrections", "alpha_gradient"):
+            one, other = (getattr(r.parts, name) for r in results)
+            floor = np.linalg.norm(expected.gradient)
+            assert_close(one, other, AGREE[dtype], name, floor)
+
+
+@every_machine
+@every_dtype
+@pytest.mark.parametrize("steps", [0, 1, 3])
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("loss", ["squared_error", "cross_entropy"])
+def test_meta_gradients_of_perceptrons_agree(machine, dtype, steps, order, loss):
+    p = problem(loss, tasks=7).cast(dtype)
+    machine = gpu_machine(machine)
+    for options in (
+        {},
+        {"recompute": True, "reduction": "mean"},
+        {"alpha": alpha_vector(p.theta)},
+    ):
+        found = both(p, machine, steps=steps, order=order, **options)
+        assert_same(found, dtype)
+
+
+@every_machine
+@every_dtype
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_meta_gradients_of_convolutional_networks_agree(machine, dtype, order, network):
+    p = image_problem(network(), size=6 if network is small_network else 5).cast(dtype)
+    assert_same(both(p, gpu_machine(machine), steps=2, order=order), dtype)
+
+
+@every_machine
+def test_adaptation_evaluation_and_prediction_agree(machine):
+    p = problem(tasks=5)
+    ours, reference = p.maml(machine=gpu_machine(machine)), p.maml()
+    x, y = p.tasks[:2]
+    assert_close(*(m.adapt(p.theta, x, y, 3) for m in (ours, reference)), 1e-10)
+    assert_close(*(m.evaluate(p.theta, p.tasks, 3) for m in (ours, reference)), 1e-10)
+
+
+@every_machine
+def test_an_outer_step_of_policy_search_agrees(machine):
+    machine = gpu_machine(machine)
+    v = np.random.default_rng(0).standard_normal(policy_problem().theta.size)
+    ours, reference = (policy_problem(m).objective() for m in (machine, "numpy"))
+    assert_close(ours.gradient, reference.gradient, 1e-9, "surrogate gradient")
+    assert_close(ours.fisher(v), reference.fisher(v), 1e-9, "F v")
+
+
+# --- repeatability --------------------------------------------------------------------
+
+
+@every_machine
+@every_dtype
+def test_a_replay_gives_the_same_bits(machine, dtype):
+    p = image_problem(strided_network(), tasks=35).cast(dtype)
+    maml = p.maml(machine=gpu_machine(machine), steps=2)
+    first = maml.meta_gradient(p.theta, p.tasks)
+    maml.meta_gradient(p.theta * 2, p.tasks)
+    again = maml.meta_gradient(p.theta, p.tasks)
+    assert first.gradient.tobytes() == again.gradient.tobytes()
+    assert first.losses.tobytes() == again.losses.tobytes()
+
+
+def test_no_order_of_threads_changes_a_bit():
+    p = image_problem(pooled_network(), tasks=3).cast("float32")
+    results = [
+        p.maml(machine=gpu_machine("stand-in", **options)).meta_gradient(
+            p.theta, p.tasks
+        )
+        for options in ({}, {"grid": (3, 2), "threads": 5, "seed": 1})
+    ]
+    assert results[0].gradient.tobytes() == results[1].gradient.tobytes()
+
+
+@every_machine
+def test_nan_and_infinity_are_results(machine):
+    tape = Tape()
+    x = tape.input("x", (5,))
+    tape.output("relu", tm.relu(x))
+    tape.output("gate", tape.record("gate", tape.constant(2.0, (5,)), x))
+    tape.output("exp", tm.exp(x * 1e4))
+    tape.output("log", tm.log(x))
+    tape.output("sum", x.sum())
+    numbers = np.array([np.nan, -1.0, 0.0, 1.0, np.inf])
+    found = gpu_machine(machine).prepare(tape, "float64")({"x": numbers})
+    nan, inf = np.nan, np.inf
+    for name, expected in {
+        "relu": [nan, 0, 0, 1, inf],
+        "gate": [2, 0, 0, 2, 2],
+        "exp": [nan, 0, 1, inf, inf],
+        "log": [nan, nan, -inf, 0, inf],
+        "sum": nan,
+    }.items():
+        assert np.array_equal(found[name][0], expected, equal_nan=True), name
