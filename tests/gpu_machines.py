@@ -1,4 +1,4 @@
-"""The GPU machine for tests: on a stand-in for CuPy, and on a GPU where there is one."""
+"""The GPU machine for tests: on a stand-in for CuPy, and on a GPU if there is one."""
 
 import pytest
 import serial_cupy

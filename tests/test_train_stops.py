@@ -12,7 +12,7 @@ from training import START, at_call, contents, parabola, press_ctrl_c, run, unti
 
 from tinymaml.checkpoint import load_checkpoint
 from tinymaml.optim import SGD
-from tinymaml.train import NonFiniteLossError
+from tinymaml.training_run import NonFiniteLossError
 
 
 def with_fault(number, loss=None, entry=None):

@@ -38,15 +38,17 @@ from tinymaml.losses import (
     surrogate_loss,
 )
 from tinymaml.machines import get_machine
-from tinymaml.maml import MAML, MetaGradient, Parts
+from tinymaml.maml import MAML, MetaGradient
 from tinymaml.maml_trpo import MAMLTRPO
 from tinymaml.nn import MLP, Activation, Linear, Network
 from tinymaml.optim import SGD, Adam
+from tinymaml.parts import Parts
 from tinymaml.policy import GaussianPolicy
 from tinymaml.recipes import RECIPES, Recipe, accuracy
 from tinymaml.sweeps import grad, hvp, jvp
 from tinymaml.tape import Tape, Value
-from tinymaml.train import NonFiniteLossError, TrainResult, train
+from tinymaml.train import TrainResult, train
+from tinymaml.training_run import NonFiniteLossError
 from tinymaml.trajectories import Trajectories, roll_out
 
 __version__ = "0.1.0"

@@ -28,24 +28,13 @@ from tinymaml.batch import Tasks, as_tasks, check_tasks
 from tinymaml.functions import again, concatenate
 from tinymaml.machines import Machine, Program, get_machine
 from tinymaml.optim import SGD, Adam, Optimiser
+from tinymaml.parts import Parts, parts_of
 from tinymaml.sweeps import grad, hvp
 from tinymaml.tape import Tape, Value
 
 Array = np.ndarray[Any, Any]
 Loss = Callable[[Value, Value, Value], Value]
 Prediction = Callable[[Value, Value, Value], Value]
-
-
-class Parts(NamedTuple):
-    """What a meta-gradient is made of: exact = query_gradient - corrections.sum(0)."""
-
-    query_gradient: Array  # (P,) the first-order meta-gradient
-    corrections: (
-        Array  # (steps, P) H_S(theta_k) (alpha v_{k+1}), for k = 0 .. steps - 1
-    )
-    alpha_gradient: Array  # (P,) derivative of the meta-loss along each entry of alpha
-    cosine: float  # of the angle between first-order and exact
-    norm_ratio: float  # |first-order| / |exact|
 
 
 class MetaGradient(NamedTuple):
@@ -226,11 +215,11 @@ class MAML:
         if parts and self.order == 1:
             raise ValueError("parts: order=1 leaves out the corrections; use order=2")
         count = check_tasks(theta, tasks := as_tasks(tasks))
-        results = self._play("meta-gradient", theta, tasks, self.steps, parts)
+        results = self._play("meta-gradient", theta, tasks, self.steps, parts=parts)
         scale = 1.0 / count if self.reduction == "mean" else 1.0
         losses = results["losses"]
         gradient = results["gradient"] * losses.dtype.type(scale)
-        made_of = _parts(gradient, results, scale, self.steps) if parts else None
+        made_of = parts_of(gradient, results, scale, self.steps) if parts else None
         if self.clip is not None:
             gradient = gradient.clip(-self.clip, self.clip)
         return MetaGradient(gradient, float(losses.sum() * scale), losses, made_of)
@@ -397,16 +386,10 @@ class MAML:
         return program
 
     def _play(
-        self,
-        kind: str,
-        theta: Array,
-        tasks: Tasks,
-        steps: int,
-        parts: bool = False,
-        function: Prediction | None = None,
+        self, kind: str, theta: Array, tasks: Tasks, steps: int, **what: Any
     ) -> dict[str, Array]:
         """Play the program for these shapes; say which input is not finite, if any."""
-        program = self._program(kind, theta, tasks, steps, parts, function)
+        program = self._program(kind, theta, tasks, steps, **what)
         inputs = {
             "theta": theta,
             "alpha": self.alpha.astype(theta.dtype),
@@ -426,21 +409,6 @@ class MAML:
                 if not np.isfinite(array).all():
                     raise ValueError(f"{name}: expected finite numbers, got NaN or inf")
         return results
-
-
-def _parts(
-    gradient: Array, results: dict[str, Array], scale: float, steps: int
-) -> Parts:
-    first = results["query_gradient"] * scale
-    corrections = [results[f"correction{k}"] * scale for k in range(steps)]
-    norms = float(np.linalg.norm(first)), float(np.linalg.norm(gradient))
-    return Parts(
-        first,
-        np.array(corrections).reshape(steps, len(gradient)),
-        results["alpha_gradient"] * scale,
-        float(first @ gradient) / (norms[0] * norms[1]) if all(norms) else float("nan"),
-        norms[0] / norms[1] if norms[1] else float("nan"),
-    )
 
 
 def check_steps(steps: int) -> int:

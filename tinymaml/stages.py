@@ -28,7 +28,8 @@ from tinymaml.checkpoint import (
 )
 from tinymaml.console import Table
 from tinymaml.optim import Optimiser
-from tinymaml.train import FilePath, GradientResult, TrainResult, train
+from tinymaml.train import TrainResult, train
+from tinymaml.training_run import FilePath, GradientResult
 
 
 class Stages:
