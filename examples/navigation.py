@@ -16,7 +16,7 @@ standardised advantages; outer steps by TRPO with a mean KL divergence of 0.01, 
 each, 100 of them. Test: 40 goals, the same for all methods and seeds, 4,000 steps (40
 trajectories or more) for each gradient step, the first of size alpha and the others of
 half of it; 95 % intervals of 1.96 deviations / sqrt(40). Parameters tested are those
-that did best on 40 other goals, in the mean over 1 to 3 steps, every 10 outer steps.
+that did best on 40 other goals, in the mean over 1 to 3 steps, every 5 outer steps.
 
 Deviations: alpha = 0.5 is what the file behind the authors' figure is named after; the
 paper's text has 0.1 (try --alpha 0.1). The reward is minus the distance, as in the
@@ -72,7 +72,7 @@ POOLED = 100  # trajectories in an outer step of a baseline, each with its own g
 TEST_TASKS, TEST_STEPS = 40, 4
 TEST_TRANSITIONS = 4000  # steps for each gradient step, 40 trajectories if all are long
 TEST_TRAJECTORIES = 160  # at most, where they are short
-VALIDATION_STEPS, VALIDATE_EVERY = 3, 10
+VALIDATION_STEPS, VALIDATE_EVERY = 3, 5
 COLUMNS = ("before", "after", "kl", "improvement", "backtracks", "accepted")
 
 # Each use of random numbers has a stream of its own, so none disturbs another.
