@@ -30,6 +30,7 @@ from tinymaml.tape import Output, Tape
 
 BLOCKS = 32  # of tasks, in a sum over tasks
 SPARE = 0.9  # of the free memory that a program may take
+MOST_ELEMENTS = 2**31 - 1  # of one task: kernels count with ints
 KEPT = 4  # numbers of tasks for which a program is kept ready
 Array = np.ndarray[Any, Any]
 Command = Callable[[], None]
@@ -245,6 +246,7 @@ class Commands:
         source = self.layout.operand(self.layout.plan.place_of(output.entry))
         target, size = self.layout.outputs[name], prod(output.shape)
         if output.reduction == "each":
+            # A pad with nothing around is a copy.
             arguments = (*self.argument(target), *self.argument(source), 0, size)
             return [self.launch("pad", size, self.tasks, *arguments, size)]
         some, blocks = self.layout.partial_sums[name], min(BLOCKS, self.tasks)
@@ -277,12 +279,7 @@ class Loaded:
     def __init__(
         self, layout: Layout, memory: Memory, dtype: np.dtype[Any], device: Device
     ) -> None:
-        self.layout, self.memory, self.device, self.dtype = (
-            layout,
-            memory,
-            device,
-            dtype,
-        )
+        self.layout, self.memory, self.device = layout, memory, device
         self.staging = device.staging(memory, 0, layout.from_host)
         for start, size, number in layout.constants():
             self.staging.array[start : start + size] = number
@@ -362,11 +359,12 @@ class DeviceProgram:
         held = self._size * self.dtype.itemsize
         room = int(SPARE * (self.device.free_bytes() + held)) // self.dtype.itemsize
         one, two = (Layout(self.plan, n).size for n in (1, 2))
-        if one > room:
+        if one > min(room, MOST_ELEMENTS):
             raise MemoryError(
-                f"machine: one task of this tape needs {_gigabytes(one, self.dtype)} "
-                f"of the GPU's memory, and {_gigabytes(room, self.dtype)} are free; "
-                "take fewer examples or inner steps, recompute=True, or float32"
+                f"machine: one task of this tape needs {self._gigabytes(one)} of the "
+                f"GPU's memory, {self._gigabytes(room)} are free, and at most "
+                f"{self._gigabytes(MOST_ELEMENTS)} can be used for it; take fewer "
+                "examples or inner steps, recompute=True, or float32"
             )
         fit = 1 + (room - one) // max(two - one, 1)
         return -(-tasks // -(-tasks // fit))
@@ -384,6 +382,5 @@ class DeviceProgram:
             self._loaded[tasks] = Loaded(layout, self._memory, self.dtype, self.device)
         return self._loaded[tasks]
 
-
-def _gigabytes(elements: int, dtype: np.dtype[Any]) -> str:
-    return f"{elements * dtype.itemsize / 1e9:.3g} GB"
+    def _gigabytes(self, elements: int) -> str:
+        return f"{elements * self.dtype.itemsize / 1e9:.3g} GB"
