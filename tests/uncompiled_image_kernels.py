@@ -214,8 +214,8 @@ def test_broken_convolution_is_caught(monkeypatch, kernel, old, new):
     ("old", "new"),
     [
         (
-            "tile_load(tile_zero(w, size, vectors, 1), w, o, features)",
-            "tile_zero(w, size, vectors, 1)",
+            "tile_load(tile_zero(w, size, vectors), w, o, features)",
+            "tile_zero(w, size, vectors)",
         ),
         ("range(counts[0])", "range(1)"),
         ("range(counts[1])", "range(1)"),

@@ -137,7 +137,7 @@ def _sum_kernel(size: int, vectors: int) -> Callable[..., None]:
 
     @njit(fastmath=FAST_MATH, forceinline=True)
     def tile_sum(w, o, features, x, x_steps, g, g_steps, counts):
-        tile = tile_load(tile_zero(w, size, vectors, 1), w, o, features)
+        tile = tile_load(tile_zero(w, size, vectors), w, o, features)
         for n in range(counts[0]):
             for i in range(counts[1]):
                 q = x + n * x_steps[0] + i * x_steps[1]

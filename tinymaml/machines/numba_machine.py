@@ -241,8 +241,9 @@ class NumbaProgram:
             arguments = [*places, *call.sizes]
             row[0] = kernel_address(call.kernel, dtype.name)
             row[1 : 1 + len(arguments)] = arguments
-        # one row of aligned memory per thread
-        memory = np.zeros(threads * plan.size + ALIGNMENT, dtype=dtype)
+        # one row of aligned memory per thread, and room behind the last: products read
+        # up to a vector further than their operands go
+        memory = np.zeros(threads * plan.size + 2 * ALIGNMENT, dtype=dtype)
         shift = (-memory.ctypes.data // memory.itemsize) % ALIGNMENT
         memory = memory[shift : shift + threads * plan.size]
         self.workspaces = memory.reshape(threads, plan.size)
