@@ -10,7 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from tinymaml.machines.checks import check_dtype, check_inputs, check_threads
+from tinymaml.machines import Play
+from tinymaml.machines.checks import (
+    check_dtype,
+    check_held,
+    check_inputs,
+    check_some,
+    check_threads,
+)
 from tinymaml.tape import Tape
 
 BLOCK = 32  # tasks played together
@@ -65,6 +72,16 @@ class NumpyProgram:
             joined = np.concatenate(parts) if output.reduction == "each" else sum(parts)
             results[name] = np.asarray(joined)
         return results
+
+    def hold(self, held: Mapping[str, Array]) -> Play:
+        """The same for the rest of the inputs, these being given now."""
+        asked, tasks = check_held(self.tape, self.dtype, held)
+
+        def play(inputs: Mapping[str, Array]) -> dict[str, Array]:
+            check_some(asked, self.dtype, inputs, tasks)
+            return self({**held, **inputs})
+
+        return play
 
     def _play(
         self, inputs: Mapping[str, Array], start: int, stop: int
