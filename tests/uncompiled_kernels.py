@@ -148,6 +148,7 @@ PRODUCTS = [
     ("_tile_kernel", "part and columns", "False and columns"),
     ("_tile_kernel", "columns < vectors", "columns + 1 < vectors"),
     ("_tile_kernel", "w, c, cs, columns)", "w, c, cs, columns - 1)"),
+    ("_tile_kernel", "c, cs, vectors * lanes(w))", "c, cs, vectors * lanes(w) - 1)"),
     ("_strip_kernel", "while i + rows <= m", "while i + rows < m"),
     ("_strip_kernel", "while i + rows <= m", "while i + rows <= m + 1"),
     ("_strip_kernel", "while rows > 2 and i + 2 <= m", "while False"),

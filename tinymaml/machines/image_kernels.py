@@ -24,7 +24,6 @@ from tinymaml.machines.tiles import (
     number_like,
     tile_load,
     tile_store,
-    tile_store_part,
     tile_update,
     tile_zero,
 )
@@ -150,10 +149,7 @@ def _sum_kernel(size: int, vectors: int) -> Callable[..., None]:
                     tile = tile_update(tile, w, q, 1, p)
                     q += x_steps[2]
                     p += features
-        if columns < vectors * lanes(w):
-            tile_store_part(tile, w, o, features, columns)
-        else:
-            tile_store(tile, w, o, features)
+        tile_store(tile, w, o, features, columns)
 
     return tile_sum
 

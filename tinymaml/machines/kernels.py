@@ -26,7 +26,6 @@ from tinymaml.machines.tiles import (
     number_like,
     tile_load,
     tile_store,
-    tile_store_part,
     tile_update,
     tile_zero,
     transpose_block,
@@ -56,9 +55,9 @@ def _tile_kernel(rows: int, vectors: int, part: bool) -> Callable[..., None]:
             a += a_jump
             b += b_jump
         if part and columns < vectors * lanes(w):
-            tile_store_part(tile, w, c, cs, columns)
+            tile_store(tile, w, c, cs, columns)
         else:
-            tile_store(tile, w, c, cs)
+            tile_store(tile, w, c, cs, vectors * lanes(w))
 
     return tile_product
 

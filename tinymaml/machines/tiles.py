@@ -150,31 +150,17 @@ def tile_load(typing_context, tile, w, start, stride):
     return tile(tile, w, types.int64, types.int64), generate
 
 
-def _store_twin(tile, w, start, stride):
-    _store_part_twin(tile, w, start, stride, tile.shape[1])
-
-
-@compiled_as(_store_twin)
-def tile_store(typing_context, tile, w, start, stride):
-    """Write the tile to `start` of a matrix whose rows are `stride` apart."""
-
-    def generate(context, builder, signature, arguments):
-        value, *place = arguments
-        for i, pointer in _each_register(builder, tile, *place):
-            _unaligned(builder.store(builder.extract_value(value, i), pointer), tile)
-        return context.get_dummy_value()
-
-    return types.void(tile, w, types.int64, types.int64), generate
-
-
-def _store_part_twin(tile, w, start, stride, columns):
+def _store_twin(tile, w, start, stride, columns):
     for r, row in enumerate(tile):
         w[start + r * stride :][:columns] = row[:columns]
 
 
-@compiled_as(_store_part_twin)
-def tile_store_part(typing_context, tile, w, start, stride, columns):
-    """Write the tile's first columns to `start` of a matrix, and no more."""
+@compiled_as(_store_twin)
+def tile_store(typing_context, tile, w, start, stride, columns):
+    """Write the tile's first columns to `start` of a matrix, rows `stride` apart.
+
+    Where the compiler sees that these are all, nothing is left of the mask.
+    """
     register = register_of(tile)
     numbers = ir.VectorType(ir.IntType(64), register.count)
     mask = ir.VectorType(ir.IntType(1), register.count)
