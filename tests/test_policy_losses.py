@@ -41,7 +41,7 @@ def test_pieces_hold_every_step_that_was_taken_once_and_in_order(seed, rows):
     weights = samples.arrays["weights"]
     assert weights.shape == (len(samples.task), rows)
     assert (np.diff(samples.task) >= 0).all()
-    assert (samples.task[samples.starts] == np.arange(3)).all()
+    assert samples.tasks == 3 and (np.unique(samples.task) == np.arange(3)).all()
     for task in range(3):
         pieces = samples.task == task
         assert pieces.sum() == -(-mask[task].sum() // rows)

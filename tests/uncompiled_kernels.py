@@ -15,6 +15,7 @@ from plan_recipes import RECIPES
 from playing import AGREE, DTYPES, all_values, assert_close, play
 from primitive_cases import CASES
 from primitive_checks import derivative_inputs, derivative_tape
+from product_checks import check_product, check_products
 from random_programs import random_inputs
 from test_planner import tape_of
 
@@ -23,6 +24,7 @@ from tinymaml.machines.planner import Plan
 from tinymaml.tape import Tape
 
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
+STRIPS = {8: (4, 8), 4: (2, 4), 5: (2, 5, True), 1: (8, 1, True)}  # in kernels.py
 SLACK = 64  # so that a mutant that goes too far hits no wall
 
 
@@ -115,6 +117,19 @@ def test_kernels_play_every_recipe(recipe, dtype):
     check_recipe(recipe, dtype)
 
 
+@pytest.mark.parametrize("wide", [False, True])
+@every_dtype
+def test_product_is_exact_and_writes_nothing_else(monkeypatch, dtype, wide):
+    monkeypatch.setattr(kernels, "WIDE", wide)
+    check_products(kernels.matmul, dtype)
+
+
+def test_product_needs_room_behind_its_operands():
+    with pytest.raises(ValueError, match="shape"):
+        check_product(kernels.matmul, "float64", (1, 1, 1), False, 0, slack=2)
+    check_product(kernels.matmul, "float64", (1, 1, 1), False, 0, slack=3)
+
+
 def test_kernels_survive_extremes():
     check_extremes()
 
@@ -126,20 +141,44 @@ def test_these_tapes_call_every_kernel():
     assert called == set(KERNELS)
 
 
+PRODUCTS = [
+    ("_tile_kernel", "if more:", "if False:"),
+    ("_tile_kernel", "for _ in range(length)", "for _ in range(length - 1)"),
+    ("_tile_kernel", "a += ks", "a += rs"),
+    ("_tile_kernel", "part and columns", "False and columns"),
+    ("_tile_kernel", "columns < vectors", "columns + 1 < vectors"),
+    ("_tile_kernel", "w, c, cs, columns)", "w, c, cs, columns - 1)"),
+    ("_tile_kernel", "c, cs, vectors * lanes(w))", "c, cs, vectors * lanes(w) - 1)"),
+    ("_strip_kernel", "while i + rows <= m", "while i + rows < m"),
+    ("_strip_kernel", "while i + rows <= m", "while i + rows <= m + 1"),
+    ("_strip_kernel", "while rows > 2 and i + 2 <= m", "while False"),
+    ("_strip_kernel", "i + 2 <= m", "i + 2 <= m + 1"),
+    ("_strip_kernel", "if i < m", "if False"),
+    ("product", "4 * width < n - j < 5 * width", "width < n - j < 5 * width"),
+    ("product", "more, n - j)", "more, 5 * width)"),
+    ("product", "while j < n:", "while j + width <= n:"),
+    ("product", "min(n - j, width)", "width"),
+    ("matmul", "range(0, k, NEAR_TERMS)", "range(0, NEAR_TERMS, NEAR_TERMS)"),
+    ("matmul", "x + p * ks", "x + p"),
+    ("matmul", "y + p * n", "y + p"),
+    ("matmul", "min(k - p, NEAR_TERMS)", "NEAR_TERMS"),
+    ("matmul", "more or p", "more"),
+    ("matmul", "more or p", "p"),
+]
+
+
+@pytest.mark.parametrize(("kernel", "old", "new"), PRODUCTS)
+def test_broken_product_is_caught(monkeypatch, kernel, old, new):
+    put(monkeypatch, kernels, kernel, old, new)
+    for vectors, options in STRIPS.items():
+        strip = kernels._strip_kernel(*options)
+        monkeypatch.setattr(kernels, f"strip_{vectors}", strip)
+    assert not survives(lambda: check_products(kernels.matmul, "float64"))
+
+
 @pytest.mark.parametrize(
     ("kernel", "old", "new"),
     [
-        ("product", "even = m - m % 2", "even = m"),
-        ("product", "if even < m:", "if False:"),
-        ("product", "while x < j:", "while x < j - width:"),
-        ("product", "j += half", "j += width"),
-        ("product", "for r in range(m)", "for r in range(m - 1)"),
-        ("product", "if more else", "if False else"),
-        ("product", "a + r * rs, b + j", "a + r * ks, b + j"),
-        ("product", "q += ks", "q += rs"),
-        ("product", "for _ in range(length)", "for _ in range(length - 1)"),
-        ("matmul", "y, n, m, n, (1, k", "y, k, m, n, (1, k"),
-        ("matmul", "0, 0), more)", "0, 0), 0)"),
         ("dots", "if more else", "if not more else"),
         ("dots", "for p in range(k)", "for p in range(k - 1)"),
         ("transpose", "while i < m:", "while i < m - 1:"),
@@ -167,7 +206,7 @@ def test_broken_kernel_is_caught(monkeypatch, kernel, old, new):
     put(monkeypatch, kernels, kernel, old, new)
     if kernel in KERNELS:
         monkeypatch.setitem(KERNELS, kernel, getattr(kernels, kernel))
-    calls = {"product": "matmul", "dots": "matmul", "transpose": "matmul"}
+    calls = {"dots": "matmul", "transpose": "matmul"}
     row = {**calls, "add_relu": "add", "mul_sum": "mul"}.get(kernel, kernel)
 
     def recipes():

@@ -36,7 +36,7 @@ class Samples(NamedTuple):
     """The steps of T tasks, cut into M pieces of R; a piece belongs to one task."""
 
     task: Array  # (M,) whose piece it is, in ascending order
-    starts: Array  # (T,) the number of each task's first piece
+    tasks: int  # T
     arrays: dict[str, Array]  # (M, R, ...): x, actions, advantages, weights
 
 
@@ -59,7 +59,7 @@ def cut(trajectories: Trajectories, advantages: Array, rows: int = ROWS) -> Samp
     weights = taken / counts[task][:, None]
     return Samples(
         task,
-        starts,
+        len(counts),
         {
             "x": x.reshape(-1, x.shape[-1])[index],
             "actions": trajectories.actions.reshape(mask.size, -1)[index],
@@ -168,8 +168,7 @@ class PolicyLosses:
     ) -> None:
         self.policy = policy
         self.machine = get_machine(machine, threads)
-        self._programs: dict[Any, Program] = {}
-        self._products: dict[Any, tuple[Program, ...]] = {}
+        self._programs: dict[Any, list[tuple[Tape, Program]]] = {}
 
     def gradient(self, thetas: Array, samples: Samples) -> Array:
         """The gradient of the inner loss, equation (4): (T, P)."""
@@ -203,12 +202,8 @@ class PolicyLosses:
     ) -> dict[str, Array]:
         """Play what `record` records for every piece; add up the pieces of a task."""
         inputs = {"theta": thetas[samples.task], **samples.arrays}
-        key = (record, thetas.dtype, samples.arrays["x"].shape[1:])
-        if key not in self._programs:
-            self._programs[key] = self._prepare(
-                _record(self.policy, record, inputs), thetas.dtype
-            )
-        played = self._programs[key](inputs)
+        ((tape, program),) = self._prepared(record, inputs)
+        played = program({name: inputs[name] for name in tape.inputs})
         return _add_up(played, samples) if add else played
 
     def _product(self, record: Recorder, thetas: Array, samples: Samples) -> Product:
@@ -218,26 +213,29 @@ class PolicyLosses:
         policy with two layers of 100 units in float32.
         """
         inputs = {"theta": thetas[samples.task], **samples.arrays}
-        key = (record, thetas.dtype, samples.arrays["x"].shape[1:])
-        if key not in self._products:
-            tape = _record(self.policy, record, {**inputs, "v": inputs["theta"]})
-            self._products[key] = tuple(
-                self._prepare(part, thetas.dtype) for part in split(tape, "v")
-            )
-        first, second = self._products[key]
-        inputs |= first(inputs)
+        (one, first), (two, second) = self._prepared(record, inputs, changing="v")
+        inputs |= first({name: inputs[name] for name in one.inputs})
+        play = second.hold({name: inputs[name] for name in two.inputs if name != "v"})
 
         def product(v: Array) -> Array:
-            played = second({**inputs, "v": v[samples.task]})
-            (added,) = _add_up(played, samples).values()
+            (added,) = _add_up(play({"v": v[samples.task]}), samples).values()
             return added
 
         return product
 
-    def _prepare(self, tape: Tape, dtype: Any) -> Program:
-        """A program that takes of what it is given what the tape asks for."""
-        program = self.machine.prepare(tape, dtype)
-        return lambda inputs: program({name: inputs[name] for name in tape.inputs})
+    def _prepared(
+        self, record: Recorder, inputs: dict[str, Array], changing: str = ""
+    ) -> list[tuple[Tape, Program]]:
+        """What `record` records, split by an input that changes, and its programs."""
+        key = (record, inputs["theta"].dtype, inputs["x"].shape[1:])
+        if key not in self._programs:
+            holes = inputs | ({changing: inputs["theta"]} if changing else {})
+            tape = _record(self.policy, record, holes)
+            self._programs[key] = [
+                (part, self.machine.prepare(part, inputs["theta"].dtype))
+                for part in (split(tape, changing) if changing else (tape,))
+            ]
+        return self._programs[key]
 
 
 def _record(policy: GaussianPolicy, record: Recorder, inputs: dict[str, Array]) -> Tape:
@@ -250,8 +248,10 @@ def _record(policy: GaussianPolicy, record: Recorder, inputs: dict[str, Array]) 
 
 
 def _add_up(played: dict[str, Array], samples: Samples) -> dict[str, Array]:
-    """Sums over the pieces of each task."""
-    return {
-        name: np.add.reduceat(array, samples.starts, axis=0)
-        for name, array in played.items()
-    }
+    """Sums over the pieces of each task, in their order."""
+    added = {}
+    for name, array in played.items():
+        total = added[name] = np.zeros((samples.tasks, *array.shape[1:]), array.dtype)
+        for task, piece in zip(samples.task, array, strict=True):
+            total[task] += piece
+    return added

@@ -1,8 +1,12 @@
 """Machines play tapes.
 
-A machine has one method, `prepare(tape, dtype)`, which returns a callable: it takes the
-tape's inputs by name (shared ones as they are, per-task ones with a leading task axis)
-and returns its outputs by name. All machines give the same numbers.
+A machine has one method, `prepare(tape, dtype)`, which returns a program. Called, it
+takes the tape's inputs by name (shared ones as they are, per-task ones with a leading
+task axis) and returns its outputs by name. All machines give the same numbers.
+
+Where most inputs stay the same from call to call, `program.hold(inputs)` is given these
+once and returns a callable of the rest. They must not be changed while it is in use.
+Any number of such callables of one program may be in use at the same time.
 """
 
 import sys
@@ -14,10 +18,19 @@ import numpy as np
 
 from tinymaml.tape import Tape
 
-Program = Callable[
-    [Mapping[str, np.ndarray[Any, Any]]], dict[str, np.ndarray[Any, Any]]
-]
+Arrays = Mapping[str, np.ndarray[Any, Any]]
+Play = Callable[[Arrays], dict[str, np.ndarray[Any, Any]]]
 MACHINES = ("auto", "cupy", "cupy-tf32", "numba", "numpy")
+
+
+class Program(Protocol):
+    """A tape, ready to be played."""
+
+    def __call__(self, inputs: Arrays, /) -> dict[str, np.ndarray[Any, Any]]:
+        """Play it for all tasks."""
+
+    def hold(self, held: Arrays, /) -> Play:
+        """The same for the rest of the inputs, these being given now."""
 
 
 class Machine(Protocol):
@@ -27,7 +40,7 @@ class Machine(Protocol):
     threads: int
 
     def prepare(self, tape: Tape, dtype: str) -> Program:
-        """A callable that plays the tape."""
+        """A program that plays the tape."""
 
 
 _told: set[str] = set()

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from tinymaml.tape import Tape
+from tinymaml.tape import Input, Tape
 
 Array = np.ndarray[Any, Any]
 DTYPES = (np.dtype("float32"), np.dtype("float64"))
@@ -34,15 +34,33 @@ def check_threads(threads: int | None, default: int) -> int:
 
 
 def check_inputs(tape: Tape, dtype: np.dtype[Any], inputs: Mapping[str, Array]) -> int:
-    """The number of tasks, if every input has its name, shape and dtype.
+    """The number of tasks, if every input has its name, shape and dtype."""
+    return check_some(tape.inputs, dtype, inputs) or 1
+
+
+def check_held(
+    tape: Tape, dtype: np.dtype[Any], held: Mapping[str, Array]
+) -> tuple[dict[str, Input], int | None]:
+    """What a program that holds these inputs asks for, and their number of tasks."""
+    places = tape.inputs.items()
+    tasks = check_some({name: i for name, i in places if name in held}, dtype, held)
+    return {name: i for name, i in places if name not in held}, tasks
+
+
+def check_some(
+    places: Mapping[str, Input],
+    dtype: np.dtype[Any],
+    inputs: Mapping[str, Array],
+    tasks: int | None = None,
+) -> int | None:
+    """The number of tasks, None if nothing tells it, if all inputs fit their places.
 
     Raises ValueError or TypeError naming the input, what was expected and what came.
     Called for every step of training, so the usual case is decided in a few lookups.
     """
-    if inputs.keys() != tape.inputs.keys():
-        raise ValueError(f"inputs: expected {[*tape.inputs]}, got {[*inputs]}")
-    tasks = None
-    for name, (_, shape, per_task) in tape.inputs.items():
+    if inputs.keys() != places.keys():
+        raise ValueError(f"inputs: expected {[*places]}, got {[*inputs]}")
+    for name, (_, shape, per_task) in places.items():
         array = inputs[name]
         if not isinstance(array, np.ndarray) or array.dtype != dtype:
             came = getattr(array, "dtype", type(array).__name__)
@@ -55,4 +73,4 @@ def check_inputs(tape: Tape, dtype: np.dtype[Any], inputs: Mapping[str, Array]) 
             raise ValueError(f"{name}: expected shape {wanted}, got {array.shape}")
     if tasks == 0:
         raise ValueError("tasks: expected at least one task, got none")
-    return 1 if tasks is None else tasks
+    return tasks

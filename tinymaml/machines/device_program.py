@@ -24,6 +24,7 @@ from tinymaml.machines.checks import check_inputs
 from tinymaml.machines.cublas import Gemm
 from tinymaml.machines.device_plan import ELEMENTWISE, DevicePlan, Launch
 from tinymaml.machines.fusion import Place
+from tinymaml.machines.holding import hold_beside
 from tinymaml.machines.planner import ALIGNMENT
 from tinymaml.machines.selection import Instruction
 from tinymaml.tape import Output, Tape
@@ -321,6 +322,8 @@ class DeviceProgram:
         self._memory: Memory | None = None
         self._size = 0  # elements of it
         self._loaded: dict[int, Loaded] = {}
+
+    hold = hold_beside
 
     @property
     def launches(self) -> int:

@@ -133,11 +133,14 @@ def conv_input(w, a):
 
 
 def _sum_kernel(size: int, vectors: int) -> Callable[..., None]:
-    """One tile of a weight gradient: a sum over pixels, image by image, row by row."""
+    """One tile of a weight gradient: a sum over pixels, image by image, row by row.
+
+    Only the first `columns` are stored.
+    """
 
     @njit(fastmath=FAST_MATH, forceinline=True)
-    def tile_sum(w, o, features, x, x_steps, g, g_steps, counts):
-        tile = tile_load(tile_zero(w, size, vectors, 1), w, o, features)
+    def tile_sum(w, o, features, x, x_steps, g, g_steps, counts, columns):
+        tile = tile_load(tile_zero(w, size, vectors), w, o, features)
         for n in range(counts[0]):
             for i in range(counts[1]):
                 q = x + n * x_steps[0] + i * x_steps[1]
@@ -146,7 +149,7 @@ def _sum_kernel(size: int, vectors: int) -> Callable[..., None]:
                     tile = tile_update(tile, w, q, 1, p)
                     q += x_steps[2]
                     p += features
-        tile_store(tile, w, o, features)
+        tile_store(tile, w, o, features, columns)
 
     return tile_sum
 
@@ -164,39 +167,26 @@ def sum_of_outer_products(w, o, channels, features, x, x_steps, g, g_steps, coun
         f = 0
         if c + 1 < channels:
             while WIDE and f + 8 * width <= features:
-                t = o + c * features + f
-                sum_2x8(w, t, features, x + c, x_steps, g + f, g_steps, counts)
-                f += 8 * width
+                t, p, n = o + c * features + f, g + f, 8 * width
+                sum_2x8(w, t, features, x + c, x_steps, p, g_steps, counts, n)
+                f += n
             while f + 4 * width <= features:
-                t = o + c * features + f
-                sum_2x4(w, t, features, x + c, x_steps, g + f, g_steps, counts)
-                f += 4 * width
-            while f + width <= features:
-                t = o + c * features + f
-                sum_2x1(w, t, features, x + c, x_steps, g + f, g_steps, counts)
-                f += width
+                t, p, n = o + c * features + f, g + f, 4 * width
+                sum_2x4(w, t, features, x + c, x_steps, p, g_steps, counts, n)
+                f += n
+            while f < features:
+                t, p, n = o + c * features + f, g + f, min(features - f, width)
+                sum_2x1(w, t, features, x + c, x_steps, p, g_steps, counts, n)
+                f += n
         else:
             while f + 4 * width <= features:
-                t = o + c * features + f
-                sum_1x4(w, t, features, x + c, x_steps, g + f, g_steps, counts)
-                f += 4 * width
-            while f + width <= features:
-                t = o + c * features + f
-                sum_1x1(w, t, features, x + c, x_steps, g + f, g_steps, counts)
-                f += width
-        while f < features:
-            for r in range(c, min(c + 2, channels)):
-                total = w[o + r * features + f]
-                for n in range(counts[0]):
-                    for i in range(counts[1]):
-                        q = x + n * x_steps[0] + i * x_steps[1] + r
-                        p = g + n * g_steps[0] + i * g_steps[1] + f
-                        for _ in range(counts[2]):
-                            total += w[q] * w[p]
-                            q += x_steps[2]
-                            p += features
-                w[o + r * features + f] = total
-            f += 1
+                t, p, n = o + c * features + f, g + f, 4 * width
+                sum_1x4(w, t, features, x + c, x_steps, p, g_steps, counts, n)
+                f += n
+            while f < features:
+                t, p, n = o + c * features + f, g + f, min(features - f, width)
+                sum_1x1(w, t, features, x + c, x_steps, p, g_steps, counts, n)
+                f += n
         c += 2
 
 

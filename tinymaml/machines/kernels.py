@@ -32,39 +32,57 @@ from tinymaml.machines.tiles import (
 )
 
 FAST_MATH = {"contract", "reassoc", "nsz", "arcp"}
+NEAR_TERMS = 64  # rows of a strip of B that stay in the first-level cache; measured
 
 
 # --- matrix products ------------------------------------------------------------------
 
 
-def _tile_kernel(rows: int, vectors: int, parts: int = 1) -> Callable[..., None]:
-    """One tile of C (+)= A B: rows `cs` and `bs` apart in C and B, `k` terms.
-
-    A vector may be one of `parts` parts of a register.
-    """
+def _tile_kernel(rows: int, vectors: int, part: bool) -> Callable[..., None]:
+    """One tile of C (+)= A B; of a `part` only the first `columns` are stored."""
 
     @njit(fastmath=FAST_MATH, forceinline=True)
-    def tile_product(w, c, cs, a, row_stride, column_stride, b, bs, k, more):
+    def tile_product(w, c, cs, a, rs, ks, b, bs, k, more, columns):
         runs, length, a_jump, b_jump = k
-        tile = tile_zero(w, rows, vectors, parts)
+        tile = tile_zero(w, rows, vectors)
         if more:
             tile = tile_load(tile, w, c, cs)
         for _ in range(runs):
             for _ in range(length):
-                tile = tile_update(tile, w, a, row_stride, b)
-                a += column_stride
+                tile = tile_update(tile, w, a, rs, b)
+                a += ks
                 b += bs
             a += a_jump
             b += b_jump
-        tile_store(tile, w, c, cs)
+        if part and columns < vectors * lanes(w):
+            tile_store(tile, w, c, cs, columns)
+        else:
+            tile_store(tile, w, c, cs, vectors * lanes(w))
 
     return tile_product
 
 
-tile_2x8, tile_2x5, tile_2x4 = (_tile_kernel(2, v) for v in (8, 5, 4))
-tile_8x1 = _tile_kernel(8, 1)
-tile_1x8, tile_1x4, tile_1x1 = (_tile_kernel(1, v) for v in (8, 4, 1))
-tile_8xhalf, tile_1xhalf = (_tile_kernel(rows, 1, 2) for rows in (8, 1))
+def _strip_kernel(rows: int, vectors: int, part: bool = False) -> Callable[..., None]:
+    """A strip of columns of C (+)= A B: tiles of so many rows, of two, and of one."""
+    tall, pair, flat = (_tile_kernel(r, vectors, part) for r in (rows, 2, 1))
+
+    @njit(fastmath=FAST_MATH, forceinline=True)
+    def strip_product(w, c, cs, a, rs, ks, b, bs, m, k, more, columns):
+        i = 0
+        while i + rows <= m:
+            tall(w, c + i * cs, cs, a + i * rs, rs, ks, b, bs, k, more, columns)
+            i += rows
+        while rows > 2 and i + 2 <= m:
+            pair(w, c + i * cs, cs, a + i * rs, rs, ks, b, bs, k, more, columns)
+            i += 2
+        if i < m:
+            flat(w, c + i * cs, cs, a + i * rs, rs, ks, b, bs, k, more, columns)
+
+    return strip_product
+
+
+strip_8, strip_4 = _strip_kernel(4, 8), _strip_kernel(2, 4)
+strip_5, strip_1 = _strip_kernel(2, 5, part=True), _strip_kernel(8, 1, part=True)
 
 
 @njit(fastmath=FAST_MATH)
@@ -77,78 +95,38 @@ def product(w, c, cs, a, rs, ks, b, bs, m, n, k, more):
     C is made in strips of columns, so that the strip of B stays in the first-level
     cache while the rows of A pass by. A width that is a multiple of five vectors (40
     units in float32) is cut into strips of five, any other into strips of eight where
-    registers are wide, then four, one, half a vector, and single columns. Rows go two
-    by two in wide strips and eight by eight in narrow ones, which keeps as many sums
-    going; a last odd row has wider tiles.
+    registers are wide, then four, or five if that is the rest, then single vectors. The
+    last vector may be stored in part; what it reads behind the columns of B and C is
+    thrown away. Rows go four by four where registers are wide, else two by two, and
+    eight by eight in narrow strips: enough sums to hide the time an addition takes.
     """
-    runs, length, a_jump, b_jump = k
     width = lanes(w)
-    half = width // 2
-    even = m - m % 2
     fives = n // (5 * width) if n % (5 * width) == 0 else 0
     j = 0
     for _ in range(fives):
-        for i in range(0, even, 2):
-            tile_2x5(w, c + i * cs + j, cs, a + i * rs, rs, ks, b + j, bs, k, more)
+        strip_5(w, c + j, cs, a, rs, ks, b + j, bs, m, k, more, 5 * width)
         j += 5 * width
     while WIDE and j + 8 * width <= n:
-        for i in range(0, even, 2):
-            tile_2x8(w, c + i * cs + j, cs, a + i * rs, rs, ks, b + j, bs, k, more)
+        strip_8(w, c + j, cs, a, rs, ks, b + j, bs, m, k, more, 8 * width)
         j += 8 * width
+    if 4 * width < n - j < 5 * width:
+        strip_5(w, c + j, cs, a, rs, ks, b + j, bs, m, k, more, n - j)
+        j = n
     while j + 4 * width <= n:
-        for i in range(0, even, 2):
-            tile_2x4(w, c + i * cs + j, cs, a + i * rs, rs, ks, b + j, bs, k, more)
+        strip_4(w, c + j, cs, a, rs, ks, b + j, bs, m, k, more, 4 * width)
         j += 4 * width
-    if even < m:
-        o, q = c + even * cs, a + even * rs
-        x = 0
-        while x + 8 * width <= j:
-            tile_1x8(w, o + x, cs, q, rs, ks, b + x, bs, k, more)
-            x += 8 * width
-        while x + 4 * width <= j:
-            tile_1x4(w, o + x, cs, q, rs, ks, b + x, bs, k, more)
-            x += 4 * width
-        while x < j:
-            tile_1x1(w, o + x, cs, q, rs, ks, b + x, bs, k, more)
-            x += width
-    while j + width <= n:
-        i = 0
-        while i + 8 <= m:
-            tile_8x1(w, c + i * cs + j, cs, a + i * rs, rs, ks, b + j, bs, k, more)
-            i += 8
-        while i < m:
-            tile_1x1(w, c + i * cs + j, cs, a + i * rs, rs, ks, b + j, bs, k, more)
-            i += 1
-        j += width
-    if j + half <= n:
-        i = 0
-        while i + 8 <= m:
-            tile_8xhalf(w, c + i * cs + j, cs, a + i * rs, rs, ks, b + j, bs, k, more)
-            i += 8
-        while i < m:
-            tile_1xhalf(w, c + i * cs + j, cs, a + i * rs, rs, ks, b + j, bs, k, more)
-            i += 1
-        j += half
     while j < n:
-        for r in range(m):
-            total = w[c + r * cs + j] if more else number_like(w, 0)
-            q, p = a + r * rs, b + j
-            for _ in range(runs):
-                for _ in range(length):
-                    total += w[q] * w[p]
-                    q += ks
-                    p += bs
-                q += a_jump
-                p += b_jump
-            w[c + r * cs + j] = total
-        j += 1
+        strip_1(w, c + j, cs, a, rs, ks, b + j, bs, m, k, more, min(n - j, width))
+        j += width
 
 
 def matmul(w, a):
     """C (+)= A B for C (m, n), B (k, n); A read by strides, so it may be transposed."""
     c, x, y, m, n, k = a[0], a[1], a[2], a[3], a[4], a[5]
     rs, ks, more = a[6], a[7], a[8]
-    product(w, c, n, x, rs, ks, y, n, m, n, (1, k, 0, 0), more)
+    for p in range(0, k, NEAR_TERMS):
+        terms = (1, min(k - p, NEAR_TERMS), 0, 0)
+        product(w, c, n, x + p * ks, rs, ks, y + p * n, n, m, n, terms, more or p)
 
 
 def dots(w, a):

@@ -29,11 +29,18 @@ import numpy as np
 # this when it is loaded, which importing numba's parallel half does.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
+from llvmlite import ir
 from numba import config, njit, prange, types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from tinymaml.machines import image_kernels, kernels, tiles
-from tinymaml.machines.checks import check_dtype, check_inputs, check_threads
+from tinymaml.machines.checks import (
+    check_dtype,
+    check_held,
+    check_some,
+    check_threads,
+)
 from tinymaml.machines.planner import ALIGNMENT, Plan
 from tinymaml.tape import Tape
 
@@ -125,6 +132,27 @@ def add_pieces(source, target, moves):
 
 
 @intrinsic
+def copy_memory(typing_context, target, source, size):
+    """Copy so many bytes from one address to another."""
+
+    def generate(context, builder, signature, arguments):
+        byte = ir.IntType(8).as_pointer()
+        target, source = (builder.inttoptr(place, byte) for place in arguments[:2])
+        cgutils.raw_memcpy(builder, target, source, arguments[2], 1)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64), generate
+
+
+@njit(cache=True)
+def read_inputs(w, task, inputs):
+    """Copy inputs to w: (address, bytes from task to task, place in w, bytes)."""
+    for k in range(len(inputs)):
+        start = inputs[k, 0] + task * inputs[k, 1]
+        copy_memory(w.ctypes.data + inputs[k, 2], start, inputs[k, 3])
+
+
+@intrinsic
 def take_number(typing_context, counter):
     """The next of 0, 1, 2, ...: no two threads get the same."""
 
@@ -137,22 +165,22 @@ def take_number(typing_context, counter):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def play_blocks(counter, code, w, rows, moves):
+def play_blocks(counter, code, w, inputs, rows, moves):
     """Play the code for one block of tasks after another, until none is left.
 
     Threads take blocks as they come, so one that starts late, or that another program
     disturbs, takes fewer. Who takes a block does not matter to its sum.
     """
-    shared, tasks, each, blocks = rows
-    shared_moves, task_moves, each_moves, sum_moves = moves
-    count, cuts = len(tasks), len(blocks)
-    copy_pieces(shared[0], w, shared_moves)
+    each, blocks = rows
+    each_moves, sum_moves = moves
+    count, cuts = len(each), len(blocks)
+    read_inputs(w, 0, inputs[0])
     block = take_number(counter)
     while block < cuts:
         blocks[block, :] = 0
         # [alg2-line4]
         for task in range(block * count // cuts, (block + 1) * count // cuts):
-            copy_pieces(tasks[task], w, task_moves)
+            read_inputs(w, task, inputs[1])
             row = code.ctypes.data + 8
             for i in range(len(code)):
                 call_kernel(code[i, 0], w.ctypes.data, row)
@@ -164,10 +192,10 @@ def play_blocks(counter, code, w, rows, moves):
 
 
 @njit(parallel=True, nogil=True, cache=True, error_model="numpy")
-def play_in_parallel(counter, code, workspaces, rows, moves):
+def play_in_parallel(counter, code, workspaces, inputs, rows, moves):
     """Play all blocks, each thread in a workspace of its own."""
     for thread in prange(len(workspaces)):
-        play_blocks(counter, code, workspaces[thread], rows, moves)
+        play_blocks(counter, code, workspaces[thread], inputs, rows, moves)
 
 
 @njit(nogil=True, cache=True)
@@ -197,7 +225,7 @@ class NumbaMachine:
 
 
 class Rows:
-    """Named arrays packed end to end, one row a task, and their workspace places."""
+    """Named outputs packed end to end, one row a task, and their workspace places."""
 
     def __init__(self, plan: Plan, places: Mapping[str, Any], dtype: Any) -> None:
         self.dtype = dtype
@@ -207,12 +235,10 @@ class Rows:
         for name, place in places.items():
             size = prod(place.shape)
             self.pieces[name] = (slice(start, start + size), place.shape)
-            if plan.holds(place.entry):
-                moves.append((start, plan.offset_of(place.entry), size))
+            moves.append((plan.offset_of(place.entry), start, size))
             start += size
         self.size = start
-        self.into = np.array(moves, dtype=np.int64).reshape(-1, 3)
-        self.out_of = self.into[:, [1, 0, 2]].copy()
+        self.moves = np.array(moves, dtype=np.int64).reshape(-1, 3)
 
     def new(self, count: int) -> Array:
         """`count` rows, not yet filled."""
@@ -241,58 +267,93 @@ class NumbaProgram:
             arguments = [*places, *call.sizes]
             row[0] = kernel_address(call.kernel, dtype.name)
             row[1 : 1 + len(arguments)] = arguments
-        # one row of aligned memory per thread
-        memory = np.zeros(threads * plan.size + ALIGNMENT, dtype=dtype)
+        # one row of aligned memory per thread, and room behind the last: products read
+        # up to a vector further than their operands go
+        memory = np.zeros(threads * plan.size + 2 * ALIGNMENT, dtype=dtype)
         shift = (-memory.ctypes.data // memory.itemsize) % ALIGNMENT
         memory = memory[shift : shift + threads * plan.size]
         self.workspaces = memory.reshape(threads, plan.size)
         for offset, size, number in plan.constant_pieces():
             self.workspaces[:, offset : offset + size] = number
-        inputs, outputs = tape.inputs.items(), tape.outputs.items()
-        self._shared, self._tasks, self._each, self._sums = (
-            Rows(plan, dict(places), dtype)
-            for places in (
-                [(name, i) for name, i in inputs if not i.per_task],
-                [(name, i) for name, i in inputs if i.per_task],
-                [(name, o) for name, o in outputs if o.reduction == "each"],
-                [(name, o) for name, o in outputs if o.reduction == "sum"],
-            )
-        )
-        self._moves = (
-            self._shared.into,
-            self._tasks.into,
-            self._each.out_of,
-            self._sums.out_of,
-        )
-        self._shared_row = self._shared.new(1)
-        self._shared_views = self._shared.views(self._shared_row)
-        self._counter = np.zeros(1, dtype=np.int64)
-        self._make_room(1)
+        self._play = HeldProgram(self, {})
 
-    def _make_room(self, count: int) -> None:
-        """Rows for the inputs of `count` tasks, kept from call to call."""
-        self._task_rows = self._tasks.new(count)
-        self._task_views = self._tasks.views(self._task_rows)
-        self._blocks = self._sums.new(min(count, BLOCKS))
+    def hold(self, held: Mapping[str, Array]) -> "HeldProgram":
+        """The same for the rest of the inputs, these being given now."""
+        return HeldProgram(self, held)
 
     def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Play the tape for all tasks; sums run over tasks in task order."""
-        count = check_inputs(self.tape, self.dtype, inputs)
-        if count != len(self._task_rows):
-            self._make_room(count)
-        for name, view in self._shared_views.items():
-            view[0] = inputs[name]
-        for name, view in self._task_views.items():
-            view[...] = inputs[name]
-        each, total = self._each.new(count), self._sums.new(1)
-        rows = (self._shared_row, self._task_rows, each, self._blocks)
-        self._counter[0] = 0
-        if self.threads == 1:
-            play_blocks(self._counter, self.code, self.workspaces[0], rows, self._moves)
-        else:
-            play_in_parallel(
-                self._counter, self.code, self.workspaces, rows, self._moves
+        return self._play(inputs)
+
+
+class HeldProgram:
+    """A program that knows where some inputs are, and asks for the others.
+
+    What is asked for is copied to arrays of its own, because to ask NumPy for an
+    address takes longer than to copy the inputs of a small network.
+    """
+
+    def __init__(self, program: NumbaProgram, held: Mapping[str, Array]) -> None:
+        self._program, tape = program, program.tape
+        self._asked, self._count = check_held(tape, program.dtype, held)
+        self._held = {
+            name: array if one_row.flags.c_contiguous else array.copy("C")
+            for name, array in held.items()
+            for one_row in (array[:1] if tape.inputs[name].per_task else array,)
+        }
+        self._each, self._sums = (
+            Rows(
+                program.plan,
+                {n: o for n, o in tape.outputs.items() if o.reduction == reduction},
+                program.dtype,
             )
+            for reduction in ("each", "sum")
+        )
+        self._moves = self._each.moves, self._sums.moves
+        self._counter = np.zeros(1, dtype=np.int64)
+        self._make_room(self._count or 1)
+
+    def _make_room(self, count: int) -> None:
+        """Arrays for the inputs of `count` tasks, kept from call to call."""
+        self._room = count
+        self._arrays = {
+            name: np.empty((count, *shape) if per_task else shape, self._program.dtype)
+            for name, (_, shape, per_task) in self._asked.items()
+        }
+        self._inputs = self._addresses(per_task=False), self._addresses(per_task=True)
+        self._blocks = self._sums.new(min(count, BLOCKS))
+
+    def _addresses(self, per_task: bool) -> Array:
+        """What `read_inputs` must know of inputs."""
+        plan, unit = self._program.plan, self._program.dtype.itemsize
+        arrays = self._held | self._arrays
+        rows = [
+            (
+                arrays[name].ctypes.data,
+                arrays[name].strides[0] if per_task else 0,
+                plan.offset_of(place.entry) * unit,
+                prod(place.shape) * unit,
+            )
+            for name, place in self._program.tape.inputs.items()
+            if place.per_task == per_task and plan.holds(place.entry)
+        ]
+        return np.array(rows, dtype=np.int64).reshape(-1, 4)
+
+    def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Play the tape for all tasks; sums run over tasks in task order."""
+        program = self._program
+        count = check_some(self._asked, program.dtype, inputs, self._count) or 1
+        if count != self._room:
+            self._make_room(count)
+        for name, array in self._arrays.items():
+            array[...] = inputs[name]
+        each, total = self._each.new(count), self._sums.new(1)
+        work = self._inputs, (each, self._blocks), self._moves
+        self._counter[0] = 0
+        if program.threads == 1:
+            play_blocks(self._counter, program.code, program.workspaces[0], *work)
+        else:
+            play_in_parallel(self._counter, program.code, program.workspaces, *work)
         sum_blocks(self._blocks, total[0])
         sums = self._sums.views(total)
         return self._each.views(each) | {name: sums[name][0] for name in sums}

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tinymaml.machines.checks import check_dtype, check_inputs, check_threads
+from tinymaml.machines.holding import hold_beside
 from tinymaml.tape import Tape
 
 BLOCK = 32  # tasks played together
@@ -65,6 +66,8 @@ class NumpyProgram:
             joined = np.concatenate(parts) if output.reduction == "each" else sum(parts)
             results[name] = np.asarray(joined)
         return results
+
+    hold = hold_beside
 
     def _play(
         self, inputs: Mapping[str, Array], start: int, stop: int

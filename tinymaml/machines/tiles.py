@@ -28,15 +28,14 @@ WIDE = binding.get_host_cpu_features().get("avx512f", False)  # registers of 64 
 class TileType(types.Type):
     """`rows` times `vectors`: a small block of a matrix being accumulated.
 
-    Of each vector one of `parts` equal parts is used. `registers` hold a row, with one
-    vector or two in each.
+    `registers` hold a row, with one vector or two in each.
     """
 
-    def __init__(self, dtype: Any, rows: int, vectors: int, parts: int = 1) -> None:
-        self.dtype, self.rows, self.vectors, self.parts = dtype, rows, vectors, parts
+    def __init__(self, dtype: Any, rows: int, vectors: int) -> None:
+        self.dtype, self.rows, self.vectors = dtype, rows, vectors
         two = WIDE and vectors % 2 == 0
         self.registers = vectors // 2 if two else vectors
-        super().__init__(f"Tile({dtype}, {rows}, {vectors}, {parts})")
+        super().__init__(f"Tile({dtype}, {rows}, {vectors})")
 
 
 def lane_count(dtype: Any) -> int:
@@ -47,7 +46,7 @@ def lane_count(dtype: Any) -> int:
 def register_of(tile: TileType) -> ir.VectorType:
     """The LLVM type of one register."""
     element = ir.FloatType() if tile.dtype.bitwidth == 32 else ir.DoubleType()
-    elements = lane_count(tile.dtype) * tile.vectors // tile.parts
+    elements = lane_count(tile.dtype) * tile.vectors
     return ir.VectorType(element, elements // tile.registers)
 
 
@@ -89,6 +88,14 @@ def _unaligned(instruction: Any, tile: TileType) -> Any:
     return instruction
 
 
+def _everywhere(builder: Any, number: Any, vector: ir.VectorType) -> Any:
+    """A vector of one number."""
+    undefined = ir.Constant(vector, ir.Undefined)
+    first = builder.insert_element(undefined, number, ir.IntType(32)(0))
+    zeros = ir.Constant(ir.VectorType(ir.IntType(32), vector.count), None)
+    return builder.shuffle_vector(first, undefined, zeros)
+
+
 @compiled_as(lambda w: VECTOR_BYTES // w.itemsize)
 def lanes(typing_context, w):
     """Elements in one vector."""
@@ -109,20 +116,19 @@ def number_like(typing_context, w, number):
     return w.dtype(w, number), generate
 
 
-def _zero_twin(w, rows, vectors, parts):
-    return np.zeros((rows, vectors * lanes(w) // parts), w.dtype)
+def _zero_twin(w, rows, vectors):
+    return np.zeros((rows, vectors * lanes(w)), w.dtype)
 
 
 @compiled_as(_zero_twin)
-def tile_zero(typing_context, w, rows, vectors, parts):
+def tile_zero(typing_context, w, rows, vectors):
     """A tile of zeros."""
-    sizes = (size.literal_value for size in (rows, vectors, parts))
-    tile = TileType(w.dtype, *sizes)
+    tile = TileType(w.dtype, rows.literal_value, vectors.literal_value)
 
     def generate(context, builder, signature, arguments):
         return ir.Constant(context.get_value_type(tile), None)
 
-    return tile(w, rows, vectors, parts), generate
+    return tile(w, rows, vectors), generate
 
 
 def _load_twin(tile, w, start, stride):
@@ -144,22 +150,40 @@ def tile_load(typing_context, tile, w, start, stride):
     return tile(tile, w, types.int64, types.int64), generate
 
 
-def _store_twin(tile, w, start, stride):
+def _store_twin(tile, w, start, stride, columns):
     for r, row in enumerate(tile):
-        w[start + r * stride :][: len(row)] = row
+        w[start + r * stride :][:columns] = row[:columns]
 
 
 @compiled_as(_store_twin)
-def tile_store(typing_context, tile, w, start, stride):
-    """Write the tile to `start` of a matrix whose rows are `stride` apart."""
+def tile_store(typing_context, tile, w, start, stride, columns):
+    """Write the tile's first columns to `start` of a matrix, rows `stride` apart.
+
+    Where the compiler sees that these are all, nothing is left of the mask.
+    """
+    register = register_of(tile)
+    numbers = ir.VectorType(ir.IntType(64), register.count)
+    mask = ir.VectorType(ir.IntType(1), register.count)
+    takes = register, register.as_pointer(), ir.IntType(32), mask
+    kind = f"v{register.count}f{tile.dtype.bitwidth}"
 
     def generate(context, builder, signature, arguments):
-        value, *place = arguments
+        value, *place, columns = arguments
+        store = builder.module.declare_intrinsic(
+            f"llvm.masked.store.{kind}.p0{kind}",
+            fnty=ir.FunctionType(ir.VoidType(), takes),
+        )
+        align = ir.IntType(32)(tile.dtype.bitwidth // 8)
+        count = _everywhere(builder, columns, numbers)
         for i, pointer in _each_register(builder, tile, *place):
-            _unaligned(builder.store(builder.extract_value(value, i), pointer), tile)
+            first = i % tile.registers * register.count
+            lanes = ir.Constant(numbers, [*range(first, first + register.count)])
+            chosen = builder.icmp_signed("<", lanes, count)
+            part = builder.extract_value(value, i)
+            builder.call(store, (part, pointer, align, chosen))
         return context.get_dummy_value()
 
-    return types.void(tile, w, types.int64, types.int64), generate
+    return types.void(tile, w, types.int64, types.int64, types.int64), generate
 
 
 def _update_twin(tile, w, column, stride, row):
@@ -174,18 +198,15 @@ def tile_update(typing_context, tile, w, column, stride, row):
 
     def generate(context, builder, signature, arguments):
         value, base, column, stride, row = arguments
-        one_row = TileType(tile.dtype, 1, tile.vectors, tile.parts)
+        one_row = TileType(tile.dtype, 1, tile.vectors)
         right = [
             _unaligned(builder.load(pointer), tile)
             for _, pointer in _each_register(builder, one_row, base, row, stride)
         ]
-        undefined = ir.Constant(register, ir.Undefined)
-        everywhere = ir.Constant(ir.VectorType(ir.IntType(32), register.count), None)
         for r in range(tile.rows):
             left = builder.load(builder.gep(base, [column]))
             column = builder.add(column, stride)
-            left = builder.insert_element(undefined, left, ir.IntType(32)(0))
-            left = builder.shuffle_vector(left, undefined, everywhere)
+            left = _everywhere(builder, left, register)
             for v in range(tile.registers):
                 i = r * tile.registers + v
                 product = builder.fmul(left, right[v], flags=("contract",))
