@@ -1,4 +1,4 @@
-"""Programs that hold some inputs, where a machine has nothing to gain from knowing them.
+"""Programs that hold some inputs, for machines with nothing to gain from knowing them.
 
 With this file such a machine says `hold = hold_beside`.
 """
