@@ -29,9 +29,6 @@ from benchmarks.workers import Build, Limits
 
 DEVICE = "cuda"
 MACHINES = ("numba", "cupy", "cupy-tf32")
-# In TF32 each factor of a product has 11 bits; what that makes of a gradient has not
-# been seen on a card yet. The gradient of the other order is off by 0.9.
-TOLERANCE, TF32_TOLERANCE = 1e-4, 0.1
 BUDGET = {True: 20.0, False: 90.0}  # seconds of timing for a work and order, if quick
 # torch.compile of five inner steps takes minutes, and gigabytes of the host's memory.
 LIMITS = Limits(start_seconds=900, step_seconds=60, bytes=32e9)
@@ -41,6 +38,16 @@ PROBES = {
     "jax": "import jax; print(jax.default_backend() == 'gpu')",
 }
 LIBRARIES = ("cupy", "nvidia-", "jax-cuda", "triton")  # how their packages' names begin
+
+
+class Tolerance(NamedTuple):
+    """The largest error of a gradient, relative to its norm.
+
+    The gradient of the other order is off by 0.9 or more.
+    """
+
+    float32: float
+    tf32: float  # the factors of a product have 11 bits, its sum has 24
 
 
 class Work(NamedTuple):
@@ -166,16 +173,13 @@ def implementations(
     return measure.to_compare(everything, options.peers, left_out)
 
 
-def settings(
-    options: argparse.Namespace, tolerance: float = TOLERANCE
-) -> dict[str, Any]:
-    """What a Bench on a card has and others have not. tolerance: of float32."""
+def settings(options: argparse.Namespace, tolerance: Tolerance) -> dict[str, Any]:
+    """What a Bench on a card has and others have not."""
     tf32 = options.machine == "cupy-tf32"
-    tolerance = max(TF32_TOLERANCE, tolerance) if tf32 else tolerance
     return {
         "device": DEVICE,
         "tf32": tf32,
-        "tolerances": {"float32": tolerance},
+        "tolerances": {"float32": tolerance.tf32 if tf32 else tolerance.float32},
         "limits": LIMITS,
     }
 
