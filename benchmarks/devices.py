@@ -124,6 +124,7 @@ def torch_prepared(
         )
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
     torch.backends.cudnn.allow_tf32 = tf32  # convolutions; PyTorch's default is True
+    torch.backends.cudnn.benchmark = True  # the fastest algorithm, tried at first use
     in_memory = [p.as_strided((p.numel(),), (1,)) for p in parameters]
     host = [torch.cat(in_memory), *tasks]
     starts = np.cumsum([0, *(p.numel() for p in parameters)]).tolist()

@@ -126,16 +126,17 @@ def measure_steps(
             rows.append(row_of(times, work, name, order, variant.threads, peak))
             before.append(memory["before_bytes"])
             if bench.device:
-                launches.append(launches_of(worker, name))
+                launches.append(launches_of(bench, worker, name))
         speed = bench.peak_flops / min(product_samples)
     assert product.variant.implementation.name == PEAK
     return Measured(rows, before, errors[:-1], speed, launches)
 
 
-def launches_of(worker: Worker, name: str) -> int | None:
+def launches_of(bench: Bench, worker: Worker, name: str) -> int | None:
     """Launches in one call, None if they are unknown: a profiler may fail."""
+    worker.send("launches")
     try:
-        return worker.ask("launches")["launches"]
+        return worker.receive(bench.limits or LIMITS)["launches"]
     except WorkerError as error:
         print(f"launches of {name} are not counted: {error}")
         return None
