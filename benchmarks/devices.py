@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.common import Array
+from benchmarks.peers import Gradient
 from benchmarks.workers import Prepared
 
-Array = np.ndarray[Any, Any]
-Gradient = Callable[[Sequence[Any], Sequence[Any]], Any]  # of (parameters, tasks)
 # Of the square matrices whose product is the peak: large enough to fill the device.
 PEAK_SIZES = {"": 1024, "cpu": 256, "cuda": 8192}
 
