@@ -69,8 +69,8 @@ def row_of(
     return Row(work, implementation, order, threads, *spread, peak_bytes)
 
 
-def with_ratios(rows: Sequence[Row]) -> list[Row]:
-    """The rows with ratio = median over the median of tinymaml's numba machine.
+def with_ratios(rows: Sequence[Row], reference_name: str = REFERENCE) -> list[Row]:
+    """The rows with ratio = median over the median of the reference implementation.
 
     Of its rows with the same work and order the one with the most threads counts. None
     where there is none.
@@ -78,7 +78,7 @@ def with_ratios(rows: Sequence[Row]) -> list[Row]:
     references: dict[tuple[str, int], Row] = {}
     for row in rows:
         known = references.get((row.work, row.order))
-        if row.implementation == REFERENCE:
+        if row.implementation == reference_name:
             if known is None or row.threads > known.threads:
                 references[row.work, row.order] = row
     filled = []
@@ -247,6 +247,23 @@ def times_of(row: Row) -> list[str]:
     spread = (row.median_seconds, row.min_seconds, row.max_seconds)
     ratio = "" if row.ratio is None else f"{row.ratio:,.2f}"
     return [*map(milliseconds, spread), ratio]
+
+
+def verdict(
+    claim: str, value: float, sign: str, bound: float, unit: str = ""
+) -> list[str]:
+    """The cells of a claim, of what was measured, of its bound, and whether it is met.
+
+    >>> verdict("twice as fast", 2.5, ">=", 2)
+    ['twice as fast', '2.5', '>= 2', 'met']
+    """
+    met = value >= bound if sign == ">=" else value <= bound
+    return [
+        claim,
+        f"{value:,.3g}{unit}",
+        f"{sign} {bound:g}{unit}",
+        "met" if met else "MISSED",
+    ]
 
 
 TIMES = ["median ms", "min", "max", "ratio"]

@@ -1,6 +1,6 @@
 """What the peers of the image benchmark share: settings, layouts, forms.
 
-    prepared = image_peers_torch.loop(theta, tasks, settings, "channels last")
+    prepared = image_peers_torch.loop(theta, tasks, settings, "channels last", device)
     prepared.read(prepared.call())       # [loss, gradient ...], in the order of theta
 
 The convolutional networks of sections 5.2 and 6.1, and MAML of them, are in
@@ -15,14 +15,15 @@ fastest. "patches" is a convolution written as a matrix product with the patches
 out: under vmap each task has weights of its own, and a batch of matrix products is
 often faster than a convolution in groups.
 
-Left out: torch.compile (minutes for five inner steps), graphics cards, the optimiser.
+Left out: the optimiser.
 """
 
 from collections.abc import Callable, Sequence
-from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from benchmarks.devices import cut, joined
 
 Array = np.ndarray[Any, Any]
 Tensors = Sequence[Any]
@@ -73,9 +74,7 @@ def same_padding(size: int, stride: int) -> tuple[int, int]:
 
 def pieces(theta: Array, settings: Settings) -> list[Array]:
     """theta cut into arrays; kernels (3, 3, C, F), the last weight (inputs, ways)."""
-    stops = np.cumsum([prod(shape) for shape in settings.shapes])
-    cut = np.split(theta, stops[:-1])
-    return [a.reshape(s) for a, s in zip(cut, settings.shapes, strict=True)]
+    return cut(theta, settings.shapes)
 
 
 def torch_layout(arrays: Sequence[Array], settings: Settings) -> list[Array]:
@@ -100,7 +99,7 @@ def from_torch_layout(arrays: Sequence[Array], settings: Settings) -> list[Array
 
 def flat(loss: Any, arrays: Sequence[Array]) -> Array:
     """[loss, gradient ...] as a worker sends it."""
-    return np.concatenate([np.ravel(loss), *(np.ravel(a) for a in arrays)])
+    return joined([loss, *arrays])
 
 
 def with_adapted(parameters: Tensors, changed: Tensors, adapted: list[int]) -> list:

@@ -8,8 +8,7 @@ Left out: one device per core (pmap).
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
+from benchmarks.devices import jax_prepared, joined
 from benchmarks.image_peers import (
     AXES,
     BATCHES,
@@ -18,7 +17,6 @@ from benchmarks.image_peers import (
     Loss,
     Settings,
     Tensors,
-    flat,
     pieces,
     same_padding,
     with_adapted,
@@ -79,14 +77,12 @@ def loss_of(settings: Settings, patches: bool) -> Loss:
     return loss
 
 
-def read(result: Any) -> Array:
-    """(loss, gradients) in theta's layout -> [loss, gradient ...]."""
-    loss, gradients = result
-    return flat(float(loss), [np.asarray(g) for g in gradients])
-
-
 def jitted(
-    theta: Array, tasks: Sequence[Array], settings: Settings, form: str
+    theta: Array,
+    tasks: Sequence[Array],
+    settings: Settings,
+    form: str,
+    device: str = "",
 ) -> Prepared:
     """jax.jit of grad and vmap, of grad in lax.map, or of one task in a loop."""
     import jax
@@ -94,9 +90,7 @@ def jitted(
 
     batches, convolution = form.split(", ")
     loss, chosen = loss_of(settings, convolution == "patches"), settings.adapted
-    parameters = [jnp.asarray(piece) for piece in pieces(theta, settings)]
-    tensors = tuple(jnp.asarray(array) for array in tasks)
-    count = len(tasks[0])
+    cut_theta, count = pieces(theta, settings), len(tasks[0])
 
     def query_loss(parameters: Tensors, *task: Any) -> Any:
         x, y, x_query, y_query = task
@@ -132,6 +126,8 @@ def jitted(
         return mean(jax.lax.map(lambda task: of_one(parameters, *task), tasks))
 
     if batches == "loop":
+        parameters = [jnp.asarray(piece) for piece in cut_theta]
+        tensors = [jnp.asarray(array) for array in tasks]
         one, add = jax.jit(of_one), jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b))
         divide = jax.jit(lambda tree: jax.tree.map(lambda a: a / count, tree))
         each = [tuple(t[i] for t in tensors) for i in range(count)]
@@ -142,7 +138,11 @@ def jitted(
                 total = add(total, one(parameters, *task))
             return jax.block_until_ready(divide(total))
 
-        return Prepared(call, read)
+        return Prepared(call, lambda found: joined(jax.tree.leaves(found)))
     functions = {BATCHES[0]: grad_of_vmap, BATCHES[1]: vmap_of_grad, "map": mapped}
-    function = jax.jit(functions[batches])
-    return Prepared(lambda: jax.block_until_ready(function(parameters, *tensors)), read)
+
+    def function(parameters: Tensors, tasks: Tensors) -> Any:
+        loss, gradients = functions[batches](list(parameters), *tasks)
+        return [loss, *gradients]
+
+    return jax_prepared(function, cut_theta, tasks, device)

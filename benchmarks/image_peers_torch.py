@@ -2,8 +2,6 @@
 
 Images are (N, C, H, W). Every function at the end takes theta, the tasks' arrays and
 the settings, and returns what a worker is to time.
-
-Left out: torch.compile.
 """
 
 import os
@@ -11,6 +9,7 @@ import signal
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from benchmarks.devices import cut, joined, torch_prepared
 from benchmarks.image_peers import (
     AXES,
     BATCHES,
@@ -26,6 +25,7 @@ from benchmarks.image_peers import (
     torch_layout,
     with_adapted,
 )
+from benchmarks.peers import GRAPHS, torch_compiled
 from benchmarks.workers import Prepared, peak_bytes
 
 
@@ -86,15 +86,15 @@ def tensors_of(
     return parameters, tensors
 
 
-def reader(settings: Settings) -> Callable[[Any], Array]:
-    """(loss, gradients) in PyTorch's layout -> [loss, gradient ...]."""
+def arranger(parameters: Tensors, settings: Settings) -> Callable[[Array], Array]:
+    """[loss, gradient ...] in PyTorch's layout -> the same in theta's."""
+    shapes = [tuple(p.shape) for p in parameters]
 
-    def read(result: Any) -> Array:
-        loss, gradients = result
-        arrays = [g.detach().contiguous().numpy() for g in gradients]
-        return flat(float(loss), from_torch_layout(arrays, settings))
+    def arrange(numbers: Array) -> Array:
+        gradients = cut(numbers[1:], shapes)
+        return flat(numbers[0], from_torch_layout(gradients, settings))
 
-    return read
+    return arrange
 
 
 def task_gradients(settings: Settings, form: str) -> Callable[[Tensors, Tensors], Any]:
@@ -121,7 +121,7 @@ def task_gradients(settings: Settings, form: str) -> Callable[[Tensors, Tensors]
                 adapted = with_adapted(adapted, free, chosen)
             query_loss = loss(adapted, x_query, y_query)
             found = torch.autograd.grad(query_loss, parameters)
-            total += float(query_loss.detach())
+            total = total + query_loss.detach()  # on a card, float() would wait for it
             if sums is None:
                 sums = list(found)
             else:
@@ -132,18 +132,23 @@ def task_gradients(settings: Settings, form: str) -> Callable[[Tensors, Tensors]
 
 
 def loop(
-    theta: Array, tasks: Sequence[Array], settings: Settings, form: str
+    theta: Array,
+    tasks: Sequence[Array],
+    settings: Settings,
+    form: str,
+    device: str = "",
+    tf32: bool = False,
 ) -> Prepared:
     """A loop over tasks with torch.autograd.grad(create_graph=True): the usual way."""
     parameters, tensors = tensors_of(theta, tasks, settings, form)
-    parameters = [p.requires_grad_() for p in parameters]
     gradients, count = task_gradients(settings, form), len(tasks[0])
 
-    def call() -> Any:
-        loss, sums = gradients(parameters, tensors)
-        return loss / count, [g / count for g in sums]
+    def function(parameters: Tensors, tasks: Tensors) -> Any:
+        loss, sums = gradients([p.requires_grad_() for p in parameters], tasks)
+        return [loss / count, *(g / count for g in sums)]
 
-    return Prepared(call, reader(settings))
+    arrange = arranger(parameters, settings)
+    return torch_prepared(function, parameters, tensors, device, tf32, arrange)
 
 
 def serve_share(
@@ -168,7 +173,7 @@ def serve_share(
         loss, found = gradients(parameters, tasks)
         for place, g in zip(sums, found, strict=True):
             place.copy_(g)
-        pipe.send(loss)
+        pipe.send(float(loss))
 
 
 def processes(
@@ -209,25 +214,33 @@ def processes(
             pipe.send(question)
         return [pipe.recv() for pipe in pipes]
 
+    arrange = arranger(parameters, settings)
+
     def call() -> Any:
         losses = ask("gradient")
         gradients = [torch.stack(g).sum(0) / size for g in zip(*sums, strict=True)]
-        return sum(losses) / size, gradients
+        return [sum(losses) / size, *gradients]
 
     def others() -> int:
         return sum(peak or 0 for peak in ask("memory"))
 
-    return Prepared(call, reader(settings), others)
+    return Prepared(call, lambda found: arrange(joined(found)), others)
 
 
 def batched(
-    theta: Array, tasks: Sequence[Array], settings: Settings, form: str
+    theta: Array,
+    tasks: Sequence[Array],
+    settings: Settings,
+    form: str,
+    device: str = "",
+    tf32: bool = False,
+    compiled: bool = False,
 ) -> Prepared:
-    """torch.func: vmap over tasks, grad in grad."""
+    """torch.func: vmap over tasks, grad in grad; if `compiled`, by torch.compile."""
     import torch
     from torch.func import grad, grad_and_value, vmap
 
-    batches, convolution = form.split(", ")
+    batches, convolution = form.removesuffix(GRAPHS).split(", ")
     loss, chosen = loss_of(settings, convolution == "patches"), settings.adapted
     parameters, tensors = tensors_of(theta, tasks, settings, form)
 
@@ -247,14 +260,17 @@ def batched(
             adapted = with_adapted(adapted, free, chosen)
         return loss(adapted, x_query, y_query)
 
-    def mean_query_loss(parameters: Tensors) -> Any:
-        return vmap(query_loss, AXES)(parameters, *tensors).mean()
+    def mean_query_loss(parameters: Tensors, tasks: Tensors) -> Any:
+        return vmap(query_loss, AXES)(parameters, *tasks).mean()
 
-    def call() -> Any:
+    def function(parameters: Tensors, tasks: Tensors) -> Any:
         if batches == BATCHES[0]:
-            gradients, value = grad_and_value(mean_query_loss)(parameters)
-            return value, gradients
-        found, values = vmap(grad_and_value(query_loss), AXES)(parameters, *tensors)
-        return values.mean(), [torch.mean(g, 0) for g in found]
+            gradients, value = grad_and_value(mean_query_loss)(parameters, tasks)
+            return [value, *gradients]
+        found, values = vmap(grad_and_value(query_loss), AXES)(parameters, *tasks)
+        return [values.mean(), *(torch.mean(g, 0) for g in found)]
 
-    return Prepared(call, reader(settings))
+    if compiled:
+        function = torch_compiled(function, form)
+    arrange = arranger(parameters, settings)
+    return torch_prepared(function, parameters, tensors, device, tf32, arrange)

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 from benchmarks import measure
 from benchmarks.common import Row, milliseconds, row_of
-from benchmarks.measure import PEAK, PEAK_SIZE, Bench, Chosen, Implementation, Variant
-from benchmarks.workers import Limits, WorkerError
+from benchmarks.measure import PEAK, Bench, Chosen, Implementation, Variant
+from benchmarks.workers import Limits, Worker, WorkerError
 
 LIMITS = Limits(start_seconds=300, step_seconds=60, bytes=8e9)
 LEAST_ROUNDS, MOST_ROUNDS = (3, 5), (7, 40)  # (quick, full)
@@ -27,7 +27,8 @@ class Measured(NamedTuple):
     rows: list[Row]
     before: list[int | None]  # peak memory of each row's process before its first call
     errors: list[float]  # of each row's gradient
-    peak: float  # FLOP/s of the matrix product on one thread
+    peak: float  # FLOP/s of the matrix product on one thread, or on the card
+    launches: Sequence[int | None] = ()  # of each row in one call, on a card
 
 
 def variants_of(bench: Bench, implementation: Implementation) -> list[Variant]:
@@ -47,7 +48,7 @@ def try_once(bench: Bench, variant: Variant, order: int, stack: ExitStack) -> An
         return None
     limits = bench.limits or LIMITS
     try:
-        worker.send("time", seconds=0.0)
+        worker.send("time", seconds=measure.BATCH)
         twice = limits._replace(start_seconds=2 * limits.step_seconds)
         seconds = worker.receive(twice)["seconds"]
         if seconds > limits.step_seconds:
@@ -118,12 +119,24 @@ def measure_steps(
         )
         *runners, product = runners
         *samples, product_samples = samples
-        rows, before = [], []
+        rows, before, launches = [], [], []
         for (variant, worker), times in zip(runners, samples, strict=True):
             memory = worker.ask("memory")
             name, peak = variant.implementation.name, memory["peak_bytes"]
             rows.append(row_of(times, work, name, order, variant.threads, peak))
             before.append(memory["before_bytes"])
-        speed = 2 * PEAK_SIZE**3 / min(product_samples)
+            if bench.device:
+                launches.append(launches_of(bench, worker, name))
+        speed = bench.peak_flops / min(product_samples)
     assert product.variant.implementation.name == PEAK
-    return Measured(rows, before, errors[:-1], speed)
+    return Measured(rows, before, errors[:-1], speed, launches)
+
+
+def launches_of(bench: Bench, worker: Worker, name: str) -> int | None:
+    """Launches in one call, None if they are unknown: a profiler may fail."""
+    worker.send("launches")
+    try:
+        return worker.receive(bench.limits or LIMITS)["launches"]
+    except WorkerError as error:
+        print(f"launches of {name} are not counted: {error}")
+        return None

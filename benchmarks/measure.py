@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from benchmarks import devices
 from benchmarks.common import (
     TOLERANCES,
     Array,
@@ -35,11 +36,10 @@ from benchmarks.common import (
     milliseconds,
     row_of,
 )
-from benchmarks.workers import Limits, Prepared, Worker, WorkerError, time_interleaved
+from benchmarks.workers import Limits, Worker, WorkerError, time_interleaved
 
 BATCH = 0.03  # seconds of calls in one sample
 PEAK = "matmul peak"
-PEAK_SIZE = 1024
 OURS = ("tinymaml", "numpy")  # modules that must not fail
 
 
@@ -75,6 +75,9 @@ class Bench:
     quick: bool
     references: dict[int, Array]  # order -> the reference meta-gradient, float64
     tasks: int
+    device: str = ""  # see `devices.py`
+    tf32: bool = False
+    tolerances: Mapping[str, float] = field(default_factory=lambda: TOLERANCES)
     chosen: dict[str, Variant] = field(default_factory=dict)
     errors: list[float] = field(default_factory=list)
     limits: Limits | None = None
@@ -83,7 +86,13 @@ class Bench:
         self, threads: int, environment: Mapping[str, str] | None = None
     ) -> Worker:
         """A fresh worker."""
-        return Worker(self.script, threads, environment)
+        variables = devices.environment(self.device, self.tf32)
+        return Worker(self.script, threads, {**variables, **(environment or {})})
+
+    @property
+    def peak_flops(self) -> int:
+        """FLOPs of the matrix product that is the peak."""
+        return 2 * devices.PEAK_SIZES[self.device] ** 3
 
     def rounds(self, quick: int, full: int) -> int:
         """How often to measure."""
@@ -98,13 +107,16 @@ class Bench:
             "order": order,
             "dtype": "float32",
             "tasks": self.tasks,
+            "device": self.device,
+            "tf32": self.tf32,
             "folder": str(self.folder),
             **changes,
         }
 
     def check(self, label: str, result: Array, order: int, dtype: str) -> float:
         """The error of a result; raises DisagreementError if it is too large."""
-        return check_agreement(label, result, self.references[order], TOLERANCES[dtype])
+        reference = self.references[order]
+        return check_agreement(label, result, reference, self.tolerances[dtype])
 
 
 class Chosen(NamedTuple):
@@ -146,13 +158,6 @@ def to_compare(
         else:
             kept.append(one)
     return available(kept)
-
-
-def matmul_peak() -> Prepared:
-    """A large float32 matrix product by NumPy's BLAS: what the machine can do."""
-    a, b = np.random.default_rng(0).random((2, PEAK_SIZE, PEAK_SIZE), np.float32)
-    out = np.empty_like(a)
-    return Prepared(lambda: np.matmul(a, b, out=out), lambda product: product[0, :1])
 
 
 def check_float64(
@@ -303,7 +308,7 @@ def measure(
         for (variant, worker), times in zip(runners, samples, strict=True):
             name = variant.implementation.name
             if name == PEAK:
-                speeds[variant.threads] = 2 * PEAK_SIZE**3 / min(times)
+                speeds[variant.threads] = bench.peak_flops / min(times)
                 continue
             # The peak of a process that did this work and nothing else.
             peak = worker.ask("memory")["peak_bytes"]

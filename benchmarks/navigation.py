@@ -24,7 +24,7 @@ import numpy as np
 # Run as a script, Python looks for modules beside the script and not in the root.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import common, long_steps, measure, workers
+from benchmarks import common, devices, long_steps, measure, workers
 from benchmarks.common import Array, Row
 from benchmarks.measure import Bench, Implementation
 from benchmarks.workers import Prepared
@@ -87,7 +87,7 @@ def build(request: dict[str, Any]) -> Prepared:
     """What a worker is to time: imports the library asked for, and no other."""
     name, order = request["implementation"], request["order"]
     if name == measure.PEAK:
-        return measure.matmul_peak()
+        return devices.matmul_peak("")
     theta, v, draw, sampled = load(request)
     call: Any
     if name in (OURS, READABLE):

@@ -6,12 +6,12 @@ Left out: the workspace against inner steps, which needs the networks.
 from collections.abc import Sequence
 
 from benchmarks import common, long_steps
-from benchmarks.common import Row
+from benchmarks.common import Row, verdict
+from benchmarks.peers import JAX_MAP, JAX_VMAP, LOOP, VMAP
 
 OURS, RECOMPUTE = common.REFERENCE, f"{common.REFERENCE}, recompute"
 READABLE = "tinymaml numpy"
-LOOP, PROCESSES, VMAP = "PyTorch loop", "PyTorch processes", "PyTorch vmap"
-JAX_VMAP, JAX_MAP = "JAX jit + vmap", "JAX jit + map"
+PROCESSES = "PyTorch processes"
 # (case, implementations, at least so many times slower than tinymaml), exact steps
 FASTER: tuple[tuple[str, tuple[str, ...], float], ...] = (
     ("5w1s", (LOOP,), 5.0),
@@ -93,7 +93,7 @@ def claims_table(rows: Sequence[Row], workspaces: dict[str, int]) -> str:
         if ratios:
             best = min(ratios, key=lambda name: ratios[name])
             claim = f"{case}: {least:g} times faster than {best}"
-            cells.append(verdict(claim, ratios[best], ">=", least, ""))
+            cells.append(verdict(claim, ratios[best], ">=", least))
     if "5w1s" in workspaces:
         claim = "5w1s: workspace of a thread"
         cells.append(verdict(claim, workspaces["5w1s"] / 1e6, "<=", 12, " MB"))
@@ -103,14 +103,3 @@ def claims_table(rows: Sequence[Row], workspaces: dict[str, int]) -> str:
         claim = "20w1s: peak memory in all"
         cells.append(verdict(claim, max(peaks) / 1e6, "<=", 1000, " MB"))
     return common.markdown_table(["claim", "measured", "bound", ""], cells)
-
-
-def verdict(claim: str, value: float, sign: str, bound: float, unit: str) -> list[str]:
-    """The cells of one claim."""
-    met = value >= bound if sign == ">=" else value <= bound
-    return [
-        claim,
-        f"{value:,.3g}{unit}",
-        f"{sign} {bound:g}{unit}",
-        "met" if met else "MISSED",
-    ]

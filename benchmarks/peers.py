@@ -1,16 +1,17 @@
 """MAML's meta-gradient in PyTorch and JAX, each in its own best idiom.
 
 Every function takes a loss (parameters, x, y) -> one number, written in that library on
-a list of parameter tensors, and returns `call`: a function without arguments that
-computes the meta-gradient of the mean query loss over tasks, as a list of tensors like
-the parameters. `tasks` holds four tensors with a leading task axis: x and y of the
-support examples, then of the query examples.
+a list of parameter tensors, and returns a function (parameters, tasks) that computes
+the meta-gradient of the mean query loss over tasks, as a list of tensors like the
+parameters. `tasks` holds four tensors with a leading task axis: x and y of the support
+examples, then of the query examples. Where the tensors are, and when they came there,
+is decided in `devices.py`.
 
 Nothing is converted or copied in a call, and nothing is recomputed that need not be.
 Where there is more than one good way to write it, `form` names the way, and the
 benchmark keeps the fastest.
 
-Left out: graphics cards, mixed precision, and the optimiser.
+Left out: mixed precision, and the optimiser.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,26 +19,22 @@ from typing import Any
 
 Tensors = Sequence[Any]
 Loss = Callable[[Any, Any, Any], Any]
-Call = Callable[[], Any]
+Gradient = Callable[[Tensors, Tensors], Any]  # of (parameters, tasks)
+LOOP, VMAP, COMPILED = "PyTorch loop", "PyTorch vmap", "PyTorch vmap + compile"
+JAX_VMAP, JAX_MAP = "JAX jit + vmap", "JAX jit + map"
 FORMS = ("vmap of grad", "grad of vmap")
+GRAPHS = ", CUDA graphs"  # behind a form: torch.compile's mode that replays launches
 AXES = (None, 0, 0, 0, 0)  # parameters are shared, the four tensors have a task axis
 
 
-def torch_loop(
-    loss: Loss,
-    parameters: Tensors,
-    tasks: Tensors,
-    alpha: float,
-    steps: int,
-    order: int,
-) -> Call:
+def torch_loop(loss: Loss, alpha: float, steps: int, order: int) -> Gradient:
     """A loop over tasks with torch.autograd.grad(create_graph=True): the usual way."""
     import torch
 
-    parameters = [p.requires_grad_() for p in parameters]
     second = order == 2
 
-    def call() -> Any:
+    def gradient(parameters: Tensors, tasks: Tensors) -> Any:
+        parameters = [p.requires_grad_() for p in parameters]
         total = 0.0
         for x, y, x_query, y_query in zip(*tasks, strict=True):
             adapted = parameters
@@ -48,21 +45,27 @@ def torch_loop(
             total = total + loss(adapted, x_query, y_query)
         return torch.autograd.grad(total / len(tasks[0]), parameters)
 
-    return call
+    return gradient
+
+
+def torch_compiled(function: Callable[..., Any], form: str) -> Callable[..., Any]:
+    """torch.compile of a function of tensors, with CUDA graphs if the form says so."""
+    import torch
+
+    # mode="max-autotune" compiles twice as long and is no faster for these sizes.
+    mode = "reduce-overhead" if form.endswith(GRAPHS) else None
+    return torch.compile(function, fullgraph=True, dynamic=False, mode=mode)
 
 
 def torch_vmap(
     loss: Loss,
-    parameters: Tensors,
-    tasks: Tensors,
     alpha: float,
     steps: int,
     order: int,
     form: str = FORMS[0],
     compiled: bool = False,
-) -> Call:
+) -> Gradient:
     """torch.func.vmap and grad, the same through torch.compile if `compiled`."""
-    import torch
     from torch.func import grad, vmap
 
     def query_loss(parameters: Tensors, *task: Any) -> Any:
@@ -82,24 +85,17 @@ def torch_vmap(
     def mean_query_loss(parameters: Tensors, *tasks: Any) -> Any:
         return vmap(query_loss, AXES)(parameters, *tasks).mean()
 
-    function = grad(mean_query_loss) if form == FORMS[1] else vmap_of_grad
+    whole = form.removesuffix(GRAPHS) == FORMS[1]
+    function = grad(mean_query_loss) if whole else vmap_of_grad
     if compiled:
-        # mode="max-autotune" compiles twice as long and is no faster for these sizes.
-        function = torch.compile(function, fullgraph=True, dynamic=False)
-    parameters = list(parameters)
-    return lambda: function(parameters, *tasks)
+        function = torch_compiled(function, form)
+    return lambda parameters, tasks: function(list(parameters), *tasks)
 
 
-def jax_jit(
-    loss: Loss,
-    parameters: Tensors,
-    tasks: Tensors,
-    alpha: float,
-    steps: int,
-    order: int,
-    form: str = FORMS[0],
-) -> Call:
-    """jax.jit of grad and vmap, or of grad in lax.map ("map") or lax.scan ("scan")."""
+def jax_function(
+    loss: Loss, alpha: float, steps: int, order: int, form: str = FORMS[0]
+) -> Gradient:
+    """grad and vmap, or grad in lax.map ("map") or lax.scan ("scan"), for jax.jit."""
     import jax
     import jax.numpy as jnp
 
@@ -140,6 +136,5 @@ def jax_jit(
         "map": mapped,
         "scan": scanned,
     }
-    function = jax.jit(functions[form])
-    parameters = list(parameters)
-    return lambda: jax.block_until_ready(function(parameters, *tasks))
+    function = functions[form]
+    return lambda parameters, tasks: function(list(parameters), *tasks)

@@ -2,6 +2,7 @@
 
     python benchmarks/sinusoid.py --quick             # under a minute
     python benchmarks/sinusoid.py --json results.json # some ten minutes
+    python benchmarks/sinusoid.py --machine cupy      # on a graphics card: gpu.py
 
 The work is one step of the paper's regression experiment (section 5.1): 25 tasks, 10
 support and 10 query points each, a 1-40-40-1 relu net, one inner step, float32, exact
@@ -12,8 +13,9 @@ tasks. README.md, beside this file, says how it is measured.
 Left out: the optimiser and the sampling of tasks, which cost all of them the same.
 """
 
+import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +24,10 @@ import numpy as np
 # Run as a script, Python looks for modules beside the script and not in the root.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import common, measure, peers, startup, workers
+from benchmarks import common, devices, gpu, measure, peers, startup, workers
 from benchmarks.common import Array, Row, times_of
 from benchmarks.measure import Bench, Implementation, Variant
+from benchmarks.peers import COMPILED, JAX_MAP, JAX_VMAP, LOOP, VMAP
 from benchmarks.workers import Prepared
 
 SIZES = [1, 40, 40, 1]
@@ -32,8 +35,9 @@ SHOTS, ALPHA, STEPS = 10, 0.01, 1
 TASKS = 25
 SCALING = [1, 25, 250, 2_500]
 OURS, READABLE = "tinymaml numba", "tinymaml numpy"
-LOOP, VMAP, COMPILED = "PyTorch loop", "PyTorch vmap", "PyTorch vmap + compile"
-JAX_VMAP, JAX_MAP = "JAX jit + vmap", "JAX jit + map"
+# On a card: tasks, and how much faster than the best peer an exact step is to be.
+GPU_TASKS = {25: None, 2_500: 3.0}
+GPU_TOLERANCE = gpu.Tolerance(float32=1e-4, tf32=1e-2)
 
 
 # --- inside a worker ------------------------------------------------------------------
@@ -41,13 +45,8 @@ JAX_VMAP, JAX_MAP = "JAX jit + vmap", "JAX jit + map"
 
 def pieces(theta: Array) -> list[Array]:
     """theta cut into weights (inputs, outputs) and biases, layer by layer."""
-    arrays, start = [], 0
-    for inputs, outputs in zip(SIZES[:-1], SIZES[1:], strict=True):
-        for shape in ((inputs, outputs), (outputs,)):
-            stop = start + int(np.prod(shape))
-            arrays.append(theta[start:stop].reshape(shape))
-            start = stop
-    return arrays
+    layers = zip(SIZES[:-1], SIZES[1:], strict=True)
+    return devices.cut(theta, [s for i, o in layers for s in ((i, o), (o,))])
 
 
 def torch_loss(parameters: Sequence[Any], x: Any, y: Any) -> Any:
@@ -88,38 +87,28 @@ def build(request: dict[str, Any]) -> Prepared:
     """What a worker is to time: imports the library asked for, and no other."""
     name, order, form = request["implementation"], request["order"], request["form"]
     if name == measure.PEAK:
-        return measure.matmul_peak()
+        return devices.matmul_peak(request["device"])
     with np.load(Path(request["folder"]) / f"{request['tasks']}.npz") as data:
         theta, *arrays = (data[key].astype(request["dtype"]) for key in data.files)
-    if name in (OURS, READABLE):
-        from tinymaml import Tasks
+    if name.startswith("tinymaml"):
+        threads = None if request["device"] else request["threads"]
+        maml = tinymaml_of(name.split()[1], order, threads)
+        return devices.tinymaml_prepared(maml, theta, arrays, lambda r: r.gradient)
+    settings, device = (ALPHA, STEPS, order), request["device"]
+    if name in (JAX_VMAP, JAX_MAP):
+        function = peers.jax_function(jax_loss, *settings, form)
+        return devices.jax_prepared(function, pieces(theta), arrays, device)
+    import torch
 
-        maml = tinymaml_of(name.split()[1], order, request["threads"])
-        tasks = Tasks(*arrays)
-        return Prepared(
-            lambda: maml.meta_gradient(theta, tasks), lambda result: result.gradient
-        )
-    settings = (ALPHA, STEPS, order)
-    if name in (LOOP, VMAP, COMPILED):
-        import torch
-
-        torch.set_num_threads(request["threads"])
-        parameters = [torch.tensor(piece) for piece in pieces(theta)]
-        tensors = [torch.tensor(array) for array in arrays]
-        if name == LOOP:
-            call = peers.torch_loop(torch_loss, parameters, tensors, *settings)
-        else:
-            call = peers.torch_vmap(
-                torch_loss, parameters, tensors, *settings, form, name == COMPILED
-            )
+    torch.set_num_threads(request["threads"])
+    if name == LOOP:
+        function = peers.torch_loop(torch_loss, *settings)
     else:
-        import jax.numpy as jnp
-
-        parameters = [jnp.asarray(piece) for piece in pieces(theta)]
-        tensors = [jnp.asarray(array) for array in arrays]
-        call = peers.jax_jit(jax_loss, parameters, tensors, *settings, form)
-    return Prepared(
-        call, lambda result: np.concatenate([np.asarray(g).ravel() for g in result])
+        function = peers.torch_vmap(torch_loss, *settings, form, name == COMPILED)
+    parameters = [torch.tensor(piece) for piece in pieces(theta)]
+    tensors = [torch.tensor(array) for array in arrays]
+    return devices.torch_prepared(
+        function, parameters, tensors, device, request["tf32"]
     )
 
 
@@ -138,12 +127,13 @@ def save_data(folder: Path, sizes: Sequence[int]) -> None:
         np.savez(folder / f"{size}.npz", theta, *tasks)
 
 
-def references(folder: Path) -> dict[int, Array]:
+def references(folder: Path, tasks: int = TASKS) -> dict[int, Array]:
     """The numpy machine's float64 gradients; that the orders differ is checked."""
     found = {}
     for order in (2, 1):
         request = {"implementation": READABLE, "order": order, "form": "", "threads": 1}
-        request |= {"dtype": "float64", "tasks": TASKS, "folder": str(folder)}
+        request |= {"dtype": "float64", "tasks": tasks, "folder": str(folder)}
+        request |= {"device": ""}
         prepared = build(request)
         found[order] = prepared.read(prepared.call())
     difference = common.relative_error(found[1], found[2])
@@ -288,9 +278,30 @@ def run(
     return rows + started + scaled
 
 
+def gpu_works(folder: Path, options: argparse.Namespace) -> Iterator[gpu.Work]:
+    """The meta-gradient of a few tasks, and of many, on a card."""
+    save_data(folder, [*GPU_TASKS])
+    compared = gpu.implementations(options, ("",), peers.FORMS)
+    for tasks, target in GPU_TASKS.items():
+        bench = Bench(
+            Path(__file__),
+            folder,
+            options.quick,
+            references(folder, tasks),
+            tasks,
+            **gpu.settings(options, GPU_TOLERANCE),
+        )
+        flops = {order: cost(folder, order, tasks)[0] for order in bench.references}
+        yield gpu.Work(f"sinusoid, {tasks:,} tasks", bench, compared, flops, target)
+
+
 def main() -> int:
     """Run the benchmark from the command line."""
-    options = common.parser_of(__doc__.splitlines()[0]).parse_args()
+    parser = common.parser_of(__doc__.splitlines()[0])
+    gpu.add_option(parser)
+    options = parser.parse_args()
+    if options.machine != "numba":
+        return gpu.main(options, build, gpu_works)
 
     def everything(
         folder: Path, machine: dict[str, Any]

@@ -53,6 +53,7 @@ class Prepared(NamedTuple):
     call: Callable[[], Any]
     read: Callable[[Any], Array]
     others: Callable[[], int] = lambda: 0  # peak memory of processes it has started
+    launches: Callable[[], int | None] = lambda: None  # on a card, in one call
 
 
 class Limits(NamedTuple):
@@ -177,6 +178,8 @@ def serve(build: Build) -> None:
             elif kind == "time" and prepared is not None:
                 seconds = time_batch(prepared.call, request["seconds"])
                 reply["seconds"], reply["calls"] = seconds
+            elif kind == "launches" and prepared is not None:
+                reply["launches"] = prepared.launches()
             elif kind == "reset peak":
                 reply["done"] = reset_peak()
             elif kind != "memory":

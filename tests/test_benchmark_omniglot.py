@@ -30,6 +30,7 @@ from benchmarks import (
 from benchmarks import omniglot_tables as tables
 from benchmarks.common import DisagreementError, Row
 from benchmarks.measure import Implementation, Variant
+from benchmarks.peers import COMPILED, GRAPHS
 from tinymaml import convolution
 from tinymaml.recipes import NETWORKS, RECIPES
 
@@ -49,7 +50,13 @@ RECIPES.update({small!r})
 for name in ("omniglot", "miniimagenet"):
     NETWORKS[name] = partial(NETWORKS[name], features={features})
 import numpy as np
-from benchmarks import omniglot, workers
+from benchmarks import image_peers_torch, omniglot, workers
+
+def captured(function, form):  # torch.compile without minutes of its C++ compiler
+    import torch
+    return torch.compile(function, fullgraph=True, backend="aot_eager")
+
+image_peers_torch.torch_compiled = captured
 
 def build(request):
     if request["implementation"] == "sleeper":
@@ -68,16 +75,20 @@ if __name__ == "__main__":
 # benchmark itself checks all of them.
 PEERS = [
     *(
-        (case, name, "torch", forms)
+        (case, name, "torch", forms, device)
         for case in SMALL
-        for name, forms in {
-            tables.LOOP: image_peers.LOOP_FORMS,
-            tables.PROCESSES: image_peers.LOOP_FORMS[:1],
-            tables.VMAP: image_peers.VMAP_FORMS[1:],
-        }.items()
+        for name, forms, device in [
+            (tables.LOOP, image_peers.LOOP_FORMS, ""),
+            (tables.LOOP, image_peers.LOOP_FORMS, "cpu"),
+            (tables.PROCESSES, image_peers.LOOP_FORMS[:1], ""),
+            (tables.VMAP, image_peers.VMAP_FORMS[1:], ""),
+            (tables.VMAP, image_peers.VMAP_FORMS[1:], "cpu"),
+        ]
     ),
-    ("5w1s", tables.JAX_MAP, "jax", image_peers.MAP_FORMS[2:]),
-    ("mini-5w1s", tables.JAX_VMAP, "jax", image_peers.VMAP_FORMS[:1]),
+    ("5w1s", COMPILED, "torch", [f + GRAPHS for f in image_peers.VMAP_FORMS], "cpu"),
+    ("5w1s", tables.JAX_MAP, "jax", image_peers.MAP_FORMS[2:], ""),
+    ("mini-5w1s", tables.JAX_VMAP, "jax", image_peers.VMAP_FORMS[:1], ""),
+    ("mini-5w1s", tables.JAX_VMAP, "jax", image_peers.VMAP_FORMS[:1], "cpu"),
 ]
 
 
@@ -117,14 +128,16 @@ def small(monkeypatch, tmp_path, script):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("case", "name", "module", "forms"), PEERS)
+@pytest.mark.parametrize(("case", "name", "module", "forms", "device"), PEERS)
 def test_peer_computes_loss_and_gradient_of_both_orders(
-    case, name, module, forms, small, capsys
+    case, name, module, forms, device, small, capsys
 ):
     if find_spec(module) is None:
         pytest.skip(f"{module} is not installed")
     peer = Implementation(name, module, (1,), forms)
-    measure.check_float64(small(case), [peer], every_form=True)
+    bench = small(case)
+    bench.device = device  # "cpu": from the host to the host, as on a card
+    measure.check_float64(bench, [peer], every_form=True)
     agreed = f"float64: {2 * len(forms)} gradients agree"
     assert agreed in capsys.readouterr().out
 
