@@ -15,6 +15,7 @@ import pytest
 # benchmarks/ is no part of the installed package.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import tinymaml as tm
 from benchmarks import devices, measure, peers, sinusoid
 from benchmarks.measure import Bench, Implementation
 
@@ -86,13 +87,12 @@ def test_kernels_are_counted_without_copies_fills_labels_and_the_host():
 
 
 def test_launches_of_tinymaml_are_its_programs():
-    theta = np.zeros(1)
-    arrays = [np.ones((1, 1, 1))] * 4
-    program = SimpleNamespace(launches=7)
-    maml = SimpleNamespace(_programs={"key": program})
-    assert devices.tinymaml_prepared(maml, theta, arrays, np.array).launches() == 7
-    maml._programs = {"key": lambda inputs: {}}  # the numpy machine's launches nothing
-    assert devices.tinymaml_prepared(maml, theta, arrays, np.array).launches() is None
+    maml = tm.MAML(lambda theta, x, y: ((x * theta - y) * (x * theta - y)).mean())
+    one = np.ones((1, 1, 1))
+    for machine, told in ((SimpleNamespace(launches=7), 7), (object(), None)):
+        maml.machine = SimpleNamespace(prepare=lambda tape, dtype, m=machine: m)
+        prepared = devices.tinymaml_prepared(maml, np.zeros(1), [one] * 4, np.array)
+        assert prepared.launches() == told
 
 
 def test_examples_in_the_docstrings_are_right():
