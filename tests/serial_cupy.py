@@ -183,3 +183,15 @@ class SerialMachine:
 
     def prepare(self, tape, dtype):
         return DeviceProgram(tape, check_dtype(dtype), self.device)
+
+
+@cache
+def serial_machine(**options):
+    """A machine that tests share: a new one costs 32 MB of workspace."""
+    return SerialMachine(**options)
+
+
+def played(tape, inputs, dtype="float64", **options):
+    """Play a tape once, on inputs cast to the dtype."""
+    program = serial_machine(**options).prepare(tape, dtype)
+    return program({name: np.array(a, dtype) for name, a in inputs.items()})

@@ -17,7 +17,7 @@ from maml_problems import problem
 from mutants import put, survives
 from planning import ONE_ARGUMENT
 from random_programs import random_inputs
-from serial_cupy import WHY_NOT, SerialMachine
+from serial_cupy import WHY_NOT, played
 from test_random_programs import output_picks, wide, with_outputs
 
 import tinymaml as tm
@@ -64,7 +64,7 @@ whole, row = (1, 1, 4), (1, 2, 2)  # y is read element by element; y of 2, twice
 
 
 class Pair(NamedTuple):
-    """Two operations, and how `_joins` would take them for one if a rule were missing."""
+    """Two operations, and the rule without which `_joins` would take them for one."""
 
     first: Instruction
     second: Instruction
@@ -217,16 +217,11 @@ def test_memory_is_not_reused_within_a_chain():
 GRIDS = [((1, 1), 1), ((3, 2), 4), ((1, 5), 7), ((40, 1), 1)]
 
 
-def results_of(tape, inputs, **options):
-    return SerialMachine(**options).prepare(tape, "float64")(inputs)
-
-
 def assert_order_does_not_matter(tape, tasks=3):
     inputs = random_inputs(tape, seed=0, tasks=tasks)
-    inputs = {name: np.array(array) for name, array in inputs.items()}
-    expected = results_of(tape, inputs)
+    expected = played(tape, inputs)
     for seed, (grid, threads) in enumerate(GRIDS):
-        results = results_of(tape, inputs, grid=grid, threads=threads, seed=seed)
+        results = played(tape, inputs, grid=grid, threads=threads, seed=seed)
         for name, array in expected.items():
             assert np.array_equal(results[name], array, equal_nan=True), name
 

@@ -17,7 +17,7 @@ from policy_problems import record as record_policy
 from policy_problems import task_inputs
 from primitive_cases import plain_conv, plain_conv_input, plain_conv_weight
 from random_programs import programs
-from serial_cupy import WHY_NOT, SerialMachine
+from serial_cupy import WHY_NOT, played
 from test_planner import tape_of
 from test_random_programs import derivative_tape, output_picks, wide, with_outputs
 
@@ -110,11 +110,6 @@ def test_terms_of_a_pass_divide_the_sum_and_are_many_but_not_too_many(terms):
         assert some == terms
     else:  # the largest that one thread should add; fewer than 8 would not pay
         assert some == max([d for d in divisors if 8 <= d <= LONG_SUM], default=terms)
-
-
-def played(tape, inputs, dtype="float64"):
-    program = SerialMachine().prepare(tape, dtype)
-    return program({k: np.array(array, dtype) for k, array in inputs.items()})
 
 
 @needs_compiler
