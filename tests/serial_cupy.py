@@ -10,6 +10,7 @@ and not made. cuBLAS is serial_cublas.c.
 import ctypes
 import shutil
 import subprocess
+import weakref
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -110,7 +111,10 @@ class Stream:
 
 
 class SerialCupy:
-    """The module. Grids have `grid` (across, down) blocks of `threads`, always."""
+    """The module. Grids have `grid` (across, down) blocks of `threads`, always.
+
+    free: bytes that can be had; what is taken counts until nothing refers to it.
+    """
 
     def __init__(self, grid=(1, 1), threads=1, seed=None, free=2**33, source=None):
         self.recorder, self.source, self.free = Recorder(), source, free
@@ -132,10 +136,20 @@ class SerialCupy:
     def zeros(self, size, dtype):
         """Not zeros: nothing may depend on what memory holds."""
         dtype = np.dtype(dtype)
-        return Ndarray(np.full(size, np.nan if dtype.kind == "f" else 77, dtype))
+        return self._take(np.full(size, np.nan if dtype.kind == "f" else 77, dtype))
 
     def asarray(self, array):
-        return Ndarray(np.array(array))
+        return self._take(np.array(array))
+
+    def _take(self, array):
+        if array.nbytes > self.free:
+            raise MemoryError(f"out of memory: {array.nbytes} of {self.free} bytes")
+        self._give_back(-array.nbytes)
+        weakref.finalize(array, self._give_back, array.nbytes)
+        return Ndarray(array)
+
+    def _give_back(self, size):
+        self.free += size
 
     def RawModule(self, code, options):
         (real,) = options
