@@ -23,6 +23,7 @@ from tinymaml.machines.checks import check_dtype
 from tinymaml.machines.cupy_machine import REAL, SOURCE, CupyDevice
 from tinymaml.machines.device_program import DeviceProgram
 
+AROUND = 4096  # elements before and behind what is taken
 HERE = Path(__file__).resolve().parent
 COMPILER = shutil.which("g++") or shutil.which("c++")
 WHY_NOT = "" if COMPILER else "no C++ compiler is on the PATH"
@@ -38,16 +39,16 @@ def compiled(source, *options):
     """Source text in C or C++, as a shared library."""
     number = len(list(build_folder().glob("*.so")))
     file = build_folder() / f"{number}.so"
-    command = [COMPILER, *options, "-O1", "-Wall", "-Wextra", "-Werror", "-shared"]
-    command += ["-fPIC", "-o", str(file), "-"]
+    command = [COMPILER, *options, "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
+    command += ["-o", str(file), "-"]
     subprocess.run(command, input=source, text=True, check=True)
     return ctypes.CDLL(str(file))
 
 
-def compiled_kernels(dtype, source=None):
+def compiled_kernels(dtype, source=None, how=("-O1",)):
     source = SOURCE.read_text(encoding="utf-8") if source is None else source
-    words = ("-include", str(HERE / "serial_cuda.h"))
-    return compiled(source, "-x", "c++", *words, f"-DREAL={REAL[dtype]}")
+    words = ("-x", "c++", "-include", str(HERE / "serial_cuda.h"))
+    return compiled(source, *how, *words, f"-DREAL={REAL[dtype]}")
 
 
 class Recorder:
@@ -135,18 +136,23 @@ class SerialCupy:
 
     def zeros(self, size, dtype):
         """Not zeros: nothing may depend on what memory holds."""
-        dtype = np.dtype(dtype)
-        return self._take(np.full(size, np.nan if dtype.kind == "f" else 77, dtype))
+        return self._take(size, np.dtype(dtype))
 
     def asarray(self, array):
-        return self._take(np.array(array))
+        taken = self._take(array.size, array.dtype)
+        taken.set(array.reshape(-1))
+        return taken
 
-    def _take(self, array):
-        if array.nbytes > self.free:
-            raise MemoryError(f"out of memory: {array.nbytes} of {self.free} bytes")
-        self._give_back(-array.nbytes)
-        weakref.finalize(array, self._give_back, array.nbytes)
-        return Ndarray(array)
+    def _take(self, size, dtype):
+        """Memory in the middle of more, so that what reaches beyond it finds NaN."""
+        taken = size * dtype.itemsize
+        if taken > self.free:
+            raise MemoryError(f"out of memory: {taken} of {self.free} bytes are free")
+        fill = np.nan if dtype.kind == "f" else 77
+        memory = np.full(size + 2 * AROUND, fill, dtype)
+        self._give_back(-taken)
+        weakref.finalize(memory, self._give_back, taken)
+        return Ndarray(memory[AROUND : AROUND + size])
 
     def _give_back(self, size):
         self.free += size
@@ -154,7 +160,10 @@ class SerialCupy:
     def RawModule(self, code, options):
         (real,) = options
         dtype = {f"-DREAL={real}": name for name, real in REAL.items()}[real]
-        library = compiled_kernels(dtype, self.source or code)
+        if self.source:  # once, so compiling it is what takes time; and it may be odd
+            library = compiled_kernels(dtype, self.source, ("-O0", "-w"))
+        else:
+            library = compiled_kernels(dtype, code)
 
         def get_function(name):
             return lambda *call: self.recorder.call(self._run, library, name, *call)
@@ -178,7 +187,7 @@ class SerialCublas:
 
     def __init__(self, recorder):
         source = (HERE / "serial_cublas.c").read_text(encoding="utf-8")
-        self.library, self.recorder = compiled(source, "-x", "c"), recorder
+        self.library, self.recorder = compiled(source, "-O1", "-x", "c"), recorder
 
     def __getattr__(self, name):
         function = getattr(self.library, name)
