@@ -8,6 +8,7 @@ and not made. cuBLAS is serial_cublas.c.
 """
 
 import ctypes
+import re
 import shutil
 import subprocess
 import weakref
@@ -49,6 +50,16 @@ def compiled_kernels(dtype, source=None, how=("-O1",)):
     source = SOURCE.read_text(encoding="utf-8") if source is None else source
     words = ("-x", "c++", "-include", str(HERE / "serial_cuda.h"))
     return compiled(source, *how, *words, f"-DREAL={REAL[dtype]}")
+
+
+def count_parameters(source, kernel):
+    """Of a kernel in the text of kernels.cu; a launch does not check it, nor does C."""
+    source = source.replace("\\\n", "")
+    source = re.sub(r"\b(TO|FROM)\(\w+\)", "array, step", source)
+    for name, text in re.findall(r"#define (WINDOW|POOL) +(.*)", source):
+        source = re.sub(rf"\b{name}\b(?=[,)])", text, source)
+    (parameters,) = re.findall(rf"KERNEL {kernel}\((.*?)\)", source, re.DOTALL)
+    return parameters.count(",") + 1
 
 
 class Recorder:
@@ -111,6 +122,11 @@ class Stream:
         return SimpleNamespace(launch=launch)
 
 
+def filled(size, dtype):
+    """New memory, which holds what nothing may depend on."""
+    return np.full(size, np.nan if dtype.kind == "f" else 77, dtype)
+
+
 class SerialCupy:
     """The module. Grids have `grid` (across, down) blocks of `threads`, always.
 
@@ -129,13 +145,15 @@ class SerialCupy:
             ),
             runtime=SimpleNamespace(memGetInfo=lambda: (self.free, 2**34)),
         )
-        self.empty_pinned = np.empty
+
+    def empty_pinned(self, size, dtype):
+        return filled(size, np.dtype(dtype))
 
     def get_default_memory_pool(self):
         return SimpleNamespace(free_bytes=lambda: 0)
 
     def zeros(self, size, dtype):
-        """Not zeros: nothing may depend on what memory holds."""
+        """Not zeros, so that nothing depends on them."""
         return self._take(size, np.dtype(dtype))
 
     def asarray(self, array):
@@ -148,8 +166,7 @@ class SerialCupy:
         taken = size * dtype.itemsize
         if taken > self.free:
             raise MemoryError(f"out of memory: {taken} of {self.free} bytes are free")
-        fill = np.nan if dtype.kind == "f" else 77
-        memory = np.full(size + 2 * AROUND, fill, dtype)
+        memory = filled(size + 2 * AROUND, dtype)
         self._give_back(-taken)
         weakref.finalize(memory, self._give_back, taken)
         return Ndarray(memory[AROUND : AROUND + size])
@@ -160,13 +177,19 @@ class SerialCupy:
     def RawModule(self, code, options):
         (real,) = options
         dtype = {f"-DREAL={real}": name for name, real in REAL.items()}[real]
-        if self.source:  # once, so compiling it is what takes time; and it may be odd
-            library = compiled_kernels(dtype, self.source, ("-O0", "-w"))
-        else:
-            library = compiled_kernels(dtype, code)
+        how = ("-O1",)
+        if self.source:  # played once, so compiling it is what takes time
+            code, how = self.source, ("-O0", "-w")
+        library = compiled_kernels(dtype, code, how)
 
         def get_function(name):
-            return lambda *call: self.recorder.call(self._run, library, name, *call)
+            count = count_parameters(code, name)
+
+            def launch(grid, block, arguments):
+                assert len(arguments) == count, f"{name}: {count} parameters"
+                self.recorder.call(self._run, library, name, grid, block, arguments)
+
+            return launch
 
         return SimpleNamespace(get_function=get_function)
 

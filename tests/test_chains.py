@@ -85,9 +85,15 @@ BREAK = {
         "for read in extents_read(call)]",
         "for read in []]",
     ),
+    "copies a part of what was made": Pair(
+        call("tanh", (0, 0), (1, 0)),
+        call("broadcast", (2, 0), (0, 0), sizes=row),
+        "for read in extents_read(call)]",
+        "for read in []]",
+    ),
     "reads one number of what was made": Pair(
         call("tanh", (0, 0), (1, 0)),
-        call("scale", (2, 0), (3, 0), (0, 3)),
+        call("scale", (2, 0), (3, 0), (0, 0)),
         "for read in extents_read(call)]",
         "for read in []]",
     ),
@@ -143,6 +149,7 @@ def test_operations_join_no_other_kernel(monkeypatch):
 JOIN = {
     "reads what was made": call("exp", (2, 0), (0, 0)),
     "reads it as both operands": call("mul", (2, 0), (0, 0), (0, 0), sizes=whole),
+    "reads it as the second operand": call("gate", (2, 0), (3, 0), (0, 0)),
     "reads what was read": call("add", (2, 0), (3, 0), (1, 0), sizes=row),
     "overwrites what was read": call("exp", (1, 0), (3, 0)),
     "overwrites what was made": call("exp", (0, 0), (3, 0)),

@@ -101,8 +101,7 @@ terms = st.integers(1, 200) | st.sampled_from([509, 1009, 2 * 509, 8 * 127, 61 *
 terms |= st.sampled_from([4096, 5040, 64 * 65, 3**7])
 
 
-@given(terms=terms)
-def test_terms_of_a_pass_divide_the_sum_and_are_many_but_not_too_many(terms):
+def check_divisor(terms):
     divisors = [d for d in range(1, terms + 1) if terms % d == 0]
     some = divisor_of(terms)
     assert some in divisors
@@ -110,6 +109,11 @@ def test_terms_of_a_pass_divide_the_sum_and_are_many_but_not_too_many(terms):
         assert some == terms
     else:  # the largest that one thread should add; fewer than 8 would not pay
         assert some == max([d for d in divisors if 8 <= d <= LONG_SUM], default=terms)
+
+
+@given(terms=terms)
+def test_terms_of_a_pass_divide_the_sum_and_are_many_but_not_too_many(terms):
+    check_divisor(terms)
 
 
 @needs_compiler

@@ -105,14 +105,8 @@ def program_with(tape, dtype, free):
     return machine.prepare(tape, dtype), machine.cupy
 
 
-@many
-@given(
-    n=st.integers(1, 70),
-    tasks=st.integers(1, 100),
-    free=st.integers(0, 2**16),
-    dtype=st.sampled_from(DTYPES),
-)
-def test_tasks_are_played_in_as_few_equal_parts_as_fit(n, tasks, free, dtype):
+def check_parts(n, tasks, free, dtype):
+    """As few as memory allows, and as equal as they can be."""
     tape = tm.Tape()  # large inputs, small workspace
     tape.output("loss", tape.input("x", (n,), per_task=True).sum(), "sum")
     program, _ = program_with(tape, dtype, free)
@@ -129,7 +123,18 @@ def test_tasks_are_played_in_as_few_equal_parts_as_fit(n, tasks, free, dtype):
     assert together in fitting
     parts = -(-tasks // together)
     assert parts == -(-tasks // fitting[-1])  # no fewer parts would do
-    assert together == -(-tasks // parts)  # and they are as equal as they can be
+    assert together == -(-tasks // parts)  # and the largest is no larger than it must
+
+
+@many
+@given(
+    n=st.integers(1, 70),
+    tasks=st.integers(1, 100),
+    free=st.integers(0, 100).map(lambda n: 640 * n + 320),  # no size fits by a hair
+    dtype=st.sampled_from(DTYPES),
+)
+def test_tasks_are_played_in_as_few_equal_parts_as_fit(n, tasks, free, dtype):
+    check_parts(n, tasks, free, dtype)
 
 
 @every_dtype
@@ -176,13 +181,15 @@ def test_a_task_that_does_not_fit_is_refused_with_what_helps(dtype):
 
 def test_parts_stay_the_same_whatever_is_free_later(monkeypatch):
     """Or sums would have other bits; and what a program holds is enough for it."""
-    program, _ = program_with(small_tape(), "float64", 2**20)
-    inputs = small_inputs(33)
-    results = program(inputs)
-    for free in (0, 2**10, 2**40):
-        monkeypatch.setattr(program.device, "free_bytes", lambda free=free: free)
-        assert_same(program(inputs), results)
-        assert program.tasks_together(32) == 32
+    tape, inputs = small_tape(500), small_inputs(33, "float32", 500)
+    for fit in (33, 5):
+        enough = int(bytes_of(DevicePlan(tape), fit, "float32") / SPARE) + 9
+        program, _ = program_with(tape, "float32", enough)
+        results = program(inputs)
+        for free in (0, 2**10, 2**40):
+            monkeypatch.setattr(program.device, "free_bytes", lambda free=free: free)
+            assert_same(program(inputs), results)
+            assert program.tasks_together(fit) == fit
 
 
 def test_a_program_goes_on_after_memory_was_not_there(monkeypatch):
