@@ -21,7 +21,7 @@ from test_chains import BREAK, JOIN, call
 from test_device_plan import check_divisor
 from test_planner import meta_gradient_tape, tape_of
 
-from tinymaml.functions import exp, tanh
+from tinymaml.functions import exp, softmax, tanh
 from tinymaml.machines import cublas, device_plan, device_program
 from tinymaml.machines.device_plan import DevicePlan, chained
 from tinymaml.tape import Tape
@@ -126,6 +126,14 @@ def grows():
     for tasks in (1, 2, 3, 4):
         assert program.tasks_together(tasks) == tasks
         program(test_device_program.small_inputs(tasks, n=200))
+
+
+def grids():
+    for recipe in RECIPES:
+        test_device_program.assert_grids_fit(tape_of(recipe), tasks=2)
+    tape = Tape()
+    tape.output("rows", softmax(tape.input("x", (3, 5))))
+    test_device_program.assert_grids_fit(tape, tasks=1)
 
 
 def handles():
@@ -270,6 +278,17 @@ COMMANDS = {
     ],
     "_chain": [(numbers, "address, len(rows), n)", "address, 1, n)")],
 }
+WORK = {
+    "work_of": [
+        (grids, '("sum", "mul_sum")', '("sum",)'),
+        (grids, "sizes[0] * sizes[2]", "sizes[0]"),
+        (grids, '("softmax", "logsumexp")', '("logsumexp",)'),
+        (grids, "(0, 4, 5, 6, 7, 3)", "(0, 4, 5, 6, 7)"),
+        (grids, "(height // size)", "height"),
+        (grids, 'sizes[-1] if launch.kernel == "pad" else', ""),
+        (grids, "prod(sizes[:4])", "prod(sizes[:3])"),
+    ],
+}
 LOADED = {
     "__init__": [
         (numbers, "self.staging.array[start : start + size] = number", "pass"),
@@ -336,6 +355,7 @@ CUBLAS = {
 OWNERS = [
     (DevicePlan, PLAN),
     (device_plan, FUNCTIONS),
+    (device_program, WORK),
     (device_program.Layout, LAYOUT),
     (device_program.Commands, COMMANDS),
     (device_program.Loaded, LOADED),
