@@ -13,9 +13,12 @@ def mutated(function, old, new):
     """The function with a piece of its source replaced."""
     source = textwrap.dedent(inspect.getsource(function))
     assert source.count(old) == 1, f"{function.__name__} no longer has one {old!r}"
+    # Outside of its class a function cannot say super() alone.
+    owner = function.__qualname__.partition(".")[0]
+    source = source.replace(old, new).replace("super()", f"super({owner}, self)")
     made = {}
     exec(
-        compile(source.replace(old, new), "<mutant>", "exec"),
+        compile(source, "<mutant>", "exec"),
         function.__globals__,
         made,
     )

@@ -8,8 +8,10 @@ and not made. cuBLAS is serial_cublas.c.
 """
 
 import ctypes
+import re
 import shutil
 import subprocess
+import weakref
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -23,6 +25,7 @@ from tinymaml.machines.cupy_machine import REAL, SOURCE, CupyDevice
 from tinymaml.machines.device_program import DeviceProgram
 from tinymaml.machines.resident import Resident
 
+AROUND = 4096  # elements before and behind what is taken
 HERE = Path(__file__).resolve().parent
 COMPILER = shutil.which("g++") or shutil.which("c++")
 WHY_NOT = "" if COMPILER else "no C++ compiler is on the PATH"
@@ -38,16 +41,26 @@ def compiled(source, *options):
     """Source text in C or C++, as a shared library."""
     number = len(list(build_folder().glob("*.so")))
     file = build_folder() / f"{number}.so"
-    command = [COMPILER, *options, "-O1", "-Wall", "-Wextra", "-Werror", "-shared"]
-    command += ["-fPIC", "-o", str(file), "-"]
+    command = [COMPILER, *options, "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
+    command += ["-o", str(file), "-"]
     subprocess.run(command, input=source, text=True, check=True)
     return ctypes.CDLL(str(file))
 
 
-def compiled_kernels(dtype, source=None):
+def compiled_kernels(dtype, source=None, how=("-O1",)):
     source = SOURCE.read_text(encoding="utf-8") if source is None else source
-    words = ("-include", str(HERE / "serial_cuda.h"))
-    return compiled(source, "-x", "c++", *words, f"-DREAL={REAL[dtype]}")
+    words = ("-x", "c++", "-include", str(HERE / "serial_cuda.h"))
+    return compiled(source, *how, *words, f"-DREAL={REAL[dtype]}")
+
+
+def count_parameters(source, kernel):
+    """Of a kernel in the text of kernels.cu; a launch does not check it, nor does C."""
+    source = source.replace("\\\n", "")
+    source = re.sub(r"\b(TO|FROM)\(\w+\)", "array, step", source)
+    for name, text in re.findall(r"#define (WINDOW|POOL) +(.*)", source):
+        source = re.sub(rf"\b{name}\b(?=[,)])", text, source)
+    (parameters,) = re.findall(rf"KERNEL {kernel}\((.*?)\)", source, re.DOTALL)
+    return parameters.count(",") + 1
 
 
 class Recorder:
@@ -110,8 +123,16 @@ class Stream:
         return SimpleNamespace(launch=launch)
 
 
+def filled(size, dtype):
+    """New memory, which holds what nothing may depend on."""
+    return np.full(size, np.nan if dtype.kind == "f" else 77, dtype)
+
+
 class SerialCupy:
-    """The module. Grids have `grid` (across, down) blocks of `threads`, always."""
+    """The module. Grids have `grid` (across, down) blocks of `threads`, always.
+
+    free: bytes that can be had; what is taken counts until nothing refers to it.
+    """
 
     def __init__(self, grid=(1, 1), threads=1, seed=None, free=2**33, source=None):
         self.recorder, self.source, self.free = Recorder(), source, free
@@ -125,26 +146,51 @@ class SerialCupy:
             ),
             runtime=SimpleNamespace(memGetInfo=lambda: (self.free, 2**34)),
         )
-        self.empty_pinned = np.empty
+
+    def empty_pinned(self, size, dtype):
+        return filled(size, np.dtype(dtype))
 
     def get_default_memory_pool(self):
         return SimpleNamespace(free_bytes=lambda: 0)
 
     def zeros(self, size, dtype):
-        """Not zeros: nothing may depend on what memory holds."""
-        dtype = np.dtype(dtype)
-        return Ndarray(np.full(size, np.nan if dtype.kind == "f" else 77, dtype))
+        """Not zeros, so that nothing depends on them."""
+        return self._take(size, np.dtype(dtype))
 
     def asarray(self, array):
-        return Ndarray(np.array(array))
+        taken = self._take(array.size, array.dtype)
+        taken.set(array.reshape(-1))
+        return taken
+
+    def _take(self, size, dtype):
+        """Memory in the middle of more, so that what reaches beyond it finds NaN."""
+        taken = size * dtype.itemsize
+        if taken > self.free:
+            raise MemoryError(f"out of memory: {taken} of {self.free} bytes are free")
+        memory = filled(size + 2 * AROUND, dtype)
+        self._give_back(-taken)
+        weakref.finalize(memory, self._give_back, taken)
+        return Ndarray(memory[AROUND : AROUND + size])
+
+    def _give_back(self, size):
+        self.free += size
 
     def RawModule(self, code, options):
         (real,) = options
         dtype = {f"-DREAL={real}": name for name, real in REAL.items()}[real]
-        library = compiled_kernels(dtype, self.source or code)
+        how = ("-O1",)
+        if self.source:  # played once, so compiling it is what takes time
+            code, how = self.source, ("-O0", "-w")
+        library = compiled_kernels(dtype, code, how)
 
         def get_function(name):
-            return lambda *call: self.recorder.call(self._run, library, name, *call)
+            count = count_parameters(code, name)
+
+            def launch(grid, block, arguments):
+                assert len(arguments) == count, f"{name}: {count} parameters"
+                self.recorder.call(self._run, library, name, grid, block, arguments)
+
+            return launch
 
         return SimpleNamespace(get_function=get_function)
 
@@ -165,7 +211,7 @@ class SerialCublas:
 
     def __init__(self, recorder):
         source = (HERE / "serial_cublas.c").read_text(encoding="utf-8")
-        self.library, self.recorder = compiled(source, "-x", "c"), recorder
+        self.library, self.recorder = compiled(source, "-O1", "-x", "c"), recorder
 
     def __getattr__(self, name):
         function = getattr(self.library, name)
@@ -187,3 +233,15 @@ class SerialMachine:
 
     def resident(self, *arguments):
         return Resident(*arguments)
+
+
+@cache
+def serial_machine(**options):
+    """A machine that tests share: a new one costs 32 MB of workspace."""
+    return SerialMachine(**options)
+
+
+def played(tape, inputs, dtype="float64", **options):
+    """Play a tape once, on inputs cast to the dtype."""
+    program = serial_machine(**options).prepare(tape, dtype)
+    return program({name: np.array(a, dtype) for name, a in inputs.items()})

@@ -14,6 +14,7 @@ the tests a stand-in for CuPy runs the same kernels on the processor, one thread
 another, so everything here is tested where there is no GPU.
 """
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import prod
 from typing import Any, NamedTuple, Protocol
@@ -322,6 +323,9 @@ class DeviceProgram:
         self._memory: Memory | None = None
         self._size = 0  # elements of it
         self._loaded: dict[int, Loaded] = {}
+        # Of so many tasks, how many are played at once: found once, so that sums have
+        # the same bits in every call, whatever others do with the memory meanwhile.
+        self._together: dict[int, int] = {}
 
     hold = hold_beside
 
@@ -347,6 +351,7 @@ class DeviceProgram:
             )
             loaded.replay()
             parts.append(loaded.read())
+        self._together[tasks] = together
         return {name: self._joined(name, parts) for name in self.tape.outputs}
 
     def _joined(self, name: str, parts: list[dict[str, Array]]) -> Array:
@@ -357,19 +362,21 @@ class DeviceProgram:
 
     def tasks_together(self, tasks: int) -> int:
         """How many of so many tasks are played at once."""
-        if tasks in self._loaded:
-            return tasks
-        held = self._size * self.dtype.itemsize
-        room = int(SPARE * (self.device.free_bytes() + held)) // self.dtype.itemsize
-        one, two = (Layout(self.plan, n).size for n in (1, 2))
-        if one > min(room, MOST_ELEMENTS):
+        if tasks in self._together:
+            return self._together[tasks]
+        itemsize = self.dtype.itemsize
+        all_of_it = self.device.free_bytes() // itemsize + self._size
+        room = max(self._size, int(SPARE * all_of_it))
+        counts = range(1, tasks + 1)
+        fit = bisect_right(counts, room, key=lambda n: Layout(self.plan, n).size)
+        one = Layout(self.plan, 1).size
+        if fit == 0 or one > MOST_ELEMENTS:
             raise MemoryError(
                 f"machine: one task of this tape needs {self._gigabytes(one)} of the "
                 f"GPU's memory, {self._gigabytes(room)} are free, and at most "
                 f"{self._gigabytes(MOST_ELEMENTS)} can be used for it; take fewer "
                 "examples or inner steps, recompute=True, or float32"
             )
-        fit = 1 + (room - one) // max(two - one, 1)
         return -(-tasks // -(-tasks // fit))
 
     def _load(self, tasks: int) -> Loaded:
@@ -377,7 +384,7 @@ class DeviceProgram:
             layout = Layout(self.plan, tasks)
             if self._memory is None or layout.size > self._size:
                 self._loaded.clear()
-                self._memory = None  # freed before more is asked for
+                self._memory, self._size = None, 0  # freed before more is asked for
                 self._memory = self.device.zeros(layout.size, self.dtype)
                 self._size = layout.size
             if len(self._loaded) == KEPT:

@@ -1,0 +1,391 @@
+"""Mistakes in plans and programs for a GPU, and in what cuBLAS is told, must be caught
+by named checks."""
+
+import pytest
+import test_cublas
+import test_device_program
+from device_planning import assert_device_plan_is_sound
+from kernel_checks import (
+    GRID,
+    check_convolutions,
+    check_elementwise,
+    check_pools,
+    check_sums,
+)
+from mutants import put
+from plan_recipes import RECIPES
+from playing import assert_close, play
+from random_programs import random_inputs
+from serial_cupy import WHY_NOT, played
+from test_chains import BREAK, JOIN, call
+from test_device_plan import check_divisor
+from test_planner import meta_gradient_tape, tape_of
+
+from tinymaml.functions import exp, softmax, tanh
+from tinymaml.machines import cublas, device_plan, device_program
+from tinymaml.machines.device_plan import DevicePlan, chained
+from tinymaml.tape import Tape
+
+pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
+NOTICED = (
+    *(AssertionError, LookupError, ValueError, MemoryError, ArithmeticError),
+    *(cublas.CublasError, pytest.fail.Exception),
+)
+
+
+# --- checks ---------------------------------------------------------------------------
+
+
+def needed_behind_a_chain():
+    """What the first of two operations in a launch made is read after the second's."""
+    tape = Tape()
+    x, y = (tape.input(name, (4, 4), per_task=True) for name in "xy")
+    first, second = tanh(x), exp(y)
+    tape.output("out", first @ (second @ y))
+    return tape
+
+
+def sound():
+    """Plans, in the memory of a few tasks and of more than there are blocks."""
+    for recipe in RECIPES:
+        assert_device_plan_is_sound(DevicePlan(tape_of(recipe)), tasks=3)
+    assert_device_plan_is_sound(DevicePlan(meta_gradient_tape()), tasks=40)
+    assert_device_plan_is_sound(DevicePlan(needed_behind_a_chain()))
+
+
+def chains():
+    """What may be one launch is, and nothing else."""
+    for first, second, *_ in BREAK.values():
+        assert len(chained([first, second])) == 2
+    first = call("tanh", (0, 0), (1, 0))
+    for second in JOIN.values():
+        assert len(chained([first, second])) == 1
+    last = call("tanh", (0, 4), (1, 0))
+    assert len(chained([last, call("exp", (2, 0), (0, 0))])) == 1
+    for kernel in ("tanh", "pad"):  # of another size, and of another kind
+        size = (3,) if kernel == "tanh" else (4,)
+        other = call(kernel, (3, 0), (1, 0), sizes=size)
+        assert len(chained([other, first, call("exp", (2, 0), (0, 0))])) == 2
+
+
+def numbers():
+    """Recipes, played by shuffled threads."""
+    for recipe in RECIPES:
+        tape = tape_of(recipe)
+        inputs = random_inputs(tape, seed=0, tasks=3)
+        results = played(tape, inputs, **GRID)
+        for name, array in play(tape, inputs).items():
+            assert_close(results[name], array, 1e-11, name)
+
+
+def of_kernel(check):
+    return lambda: check(test_device_program.SerialMachine(**GRID), "float64")
+
+
+operations, sums, pools = map(of_kernel, (check_elementwise, check_sums, check_pools))
+convolutions = of_kernel(check_convolutions)
+
+
+def divisors():
+    for terms in (*range(1, 200), 509, 8 * 127, 1018, 4096):
+        check_divisor(terms)
+
+
+def parts():
+    """Tasks in parts: how many, what is added in which order, what stays the same."""
+    test_device_program.check_parts(24, 100, 2**14, "float64")
+    for free in (2**9, 2**16):
+        test_device_program.check_parts(500, 7, free, "float64")
+    for tasks, fit in ((13, 5), (13, 1), (70, 40)):
+        test_device_program.test_tasks_in_parts_give_the_same_results(
+            "float32", tasks, fit
+        )
+
+
+def later():
+    """Memory that is gone when it is wanted, or later."""
+    for test in (
+        test_device_program.test_parts_stay_the_same_whatever_is_free_later,
+        test_device_program.test_a_program_goes_on_after_memory_was_not_there,
+    ):
+        with pytest.MonkeyPatch.context() as patch:
+            test(patch)
+
+
+def captures():
+    test_device_program.test_numbers_of_tasks_in_use_are_captured_once()
+
+
+def grows():
+    """One program in memory that is just enough for its largest number of tasks."""
+    tape = test_device_program.small_tape(200)
+    enough = (
+        int(test_device_program.bytes_of(DevicePlan(tape), 4, "float64") / 0.9) + 2**11
+    )
+    program, _ = test_device_program.program_with(tape, "float64", enough)
+    for tasks in (1, 2, 3, 4):
+        assert program.tasks_together(tasks) == tasks
+        program(test_device_program.small_inputs(tasks, n=200))
+
+
+def grids():
+    for recipe in RECIPES:
+        test_device_program.assert_grids_fit(tape_of(recipe), tasks=2)
+    tape = Tape()
+    tape.output("rows", softmax(tape.input("x", (3, 5))))
+    test_device_program.assert_grids_fit(tape, tasks=1)
+
+
+def handles():
+    for tf32, mode in ((False, 0), (True, 3)):
+        test_cublas.test_handle_has_stream_workspace_and_mode(tf32, mode)
+    test_cublas.test_a_product_is_refused_with_the_function_and_its_status(
+        "float64", {"m": 2}
+    )
+
+
+# --- mutants --------------------------------------------------------------------------
+
+PLAN = {
+    "_place_buffers": [
+        (sound, "self.instructions = ", "_ = "),
+    ],
+    "_emit_matmul": [
+        (numbers, "a[0] if ta else a[1]", "a[1]"),
+        (numbers, "ta, tb, accumulate)", "tb, ta, accumulate)"),
+        (numbers, "ta, tb, accumulate)", "ta, tb, 0)"),
+        (numbers, "ta, tb, accumulate)", "ta, tb, 1)"),
+    ],
+    "_emit_conv": [
+        (convolutions, '"conv": (a, entry.shape, b)', '"conv": (a, a, b)'),
+        (convolutions, "(entry.shape, a, b)", "(a, entry.shape, b)"),
+        (convolutions, "taps, features, 0, 1, 0)", "taps, features, 0, 0, 0)"),
+        (convolutions, "taps, features, 0, 1, 0)", "taps, features, 0, 1, 1)"),
+        (convolutions, "(*window, accumulate)", "(*window, 0)"),
+        (convolutions, "(*window, accumulate)", "(*window, 1)"),
+        (convolutions, "taps, 0, 0, accumulate)", "taps, 0, 0, 0)"),
+        (convolutions, "places, 1, 0, accumulate)", "places, 1, 0, 0)"),
+        (convolutions, "places, 1, 0, accumulate)", "places, 0, 0, accumulate)"),
+        (convolutions, "*kernel[:2], *where", "*kernel[1::-1], *where"),
+        (convolutions, "*outputs[1:3]", "*outputs[2:0:-1]"),
+        (convolutions, '*attributes["padding"]', '*attributes["padding"][::-1]'),
+        (convolutions, 'attributes["stride"], *', "1, *"),
+        (convolutions, '_once("im2col", first', '_once("im2col", second'),
+    ],
+    "_select_max_gather": [
+        (pools, "entry.arguments[1]].shape", "entry.arguments[0]].shape"),
+        (pools, "for i in entry.arguments)", "for i in entry.arguments[::-1])"),
+    ],
+    "_emit": [
+        (sums, "groups = outer * middle // terms", "groups = outer"),
+        (sums, "(outer, middle // terms, inner)", "(outer, terms, inner)"),
+        (sums, "Instruction(kernel, some", 'Instruction("sum", some'),
+        (sums, 'self._emit("sum"', "self._emit(kernel"),
+    ],
+}
+FUNCTIONS = {
+    "divisor_of": [
+        (divisors, "largest >= 8", "largest > 8"),
+        (divisors, "largest >= 8", "True"),
+        (divisors, "terms % d == 0", "terms % d < 2"),
+        (divisors, "LONG_SUM + 1", "LONG_SUM"),
+        (divisors, "terms <= LONG_SUM", "terms <= 2 * LONG_SUM"),
+    ],
+    "chained": [
+        (sound, "(*last.reads, last.out, *call.reads)", "(*last.reads, *call.reads)"),
+        (sound, "(*last.reads, last.out, *call.reads)", "(last.out, *call.reads)"),
+        (sound, "(*last.reads, last.out, *call.reads)", "(*last.reads, last.out)"),
+        (numbers, "(*last.links, call)", "(call, *last.links)"),
+        (numbers, "(*last.links, call)", "(call,)"),
+        (chains, "_joins(call, launches[-1])", "_joins(call, launches[0])"),
+    ],
+    "_joins": [
+        (chains, "if not chain.links or", "if"),
+        (chains, "for link in chain.links", "for link in chain.links[1:]"),
+        (chains, "_overlap(a, b) and a != b", "_overlap(a, b)"),
+    ],
+    "extents_read": [
+        (chains, "[n, 1]", "[n, n]"),
+        (chains, "sizes = [call.sizes[0] * call.sizes[2]]", "pass"),
+        (chains, "sizes = [n, call.sizes[0] * call.sizes[2]]", "pass"),
+        (chains, "sizes = [n, n]", "sizes = [n, 1]"),
+    ],
+    "_overlap": [
+        (chains, "a.offset + size_a <= b.offset", "a.offset + size_a < b.offset"),
+        (chains, "b.offset + size_b <= a.offset", "b.offset + size_b < a.offset"),
+        (chains, "a.buffer == b.buffer and", ""),
+    ],
+}
+LAYOUT = {
+    "_take": [
+        (sound, "-(-size // ALIGNMENT) * ALIGNMENT", "size // ALIGNMENT * ALIGNMENT"),
+    ],
+    "__init__": [
+        (sound, "self._take(plan.size * tasks)", "self._take(plan.size)"),
+        (sound, "min(BLOCKS, tasks)", "1"),
+        (sound, "size * tasks if each else size", "size"),
+        (sound, "Operand(start, 0)", "Operand(start, 1)"),
+        (sound, "plan.buffer_size(buffer)", "1"),
+    ],
+    "_take_inputs": [
+        (sound, "size * self.tasks if per_task else size", "size"),
+        (sound, "Operand(start, size if per_task else 0)", "Operand(start, size)"),
+        (sound, "Operand(start, size if per_task else 0)", "Operand(start, 0)"),
+    ],
+    "operand": [
+        (sound, "self.tasks * self.plan.offsets", "self.plan.offsets"),
+        (sound, "self._workspace + ", ""),
+        (
+            sound,
+            "-(-self.plan.buffer_size(buffer) // ALIGNMENT) * ALIGNMENT",
+            "ALIGNMENT",
+        ),
+        (
+            sound,
+            "Operand(start + offset, step)\n    step",
+            "Operand(start, step)\n    step",
+        ),
+    ],
+    "constants": [
+        (sound, "self._apart[buffer].start", "0"),
+        (sound, "self.plan.buffer_size(buffer)", "1"),
+    ],
+}
+COMMANDS = {
+    "_link": [
+        (operations, "span, inner = n, n", "span, inner = n, 1"),
+        (operations, "inner = 1\n", "inner = n\n"),
+        (operations, "x, y = nothing, x", "pass"),
+        (operations, "call.sizes[1] * call.sizes[2], ", "call.sizes[2], "),
+        (operations, "self._at(call.reads[1])", "self._at(call.reads[0])"),
+    ],
+    "_product": [
+        (numbers, "transpose_a=bool(tb)", "transpose_a=bool(ta)"),
+        (numbers, "transpose_b=bool(ta)", "transpose_b=False"),
+        (numbers, "lda=k if tb else n", "lda=n"),
+        (numbers, "ldb=m if ta else k", "ldb=k"),
+        (numbers, "step_a=step_b", "step_a=step_a"),
+        (numbers, "step_b=step_a", "step_b=0"),
+        (numbers, "more=bool(more)", "more=False"),
+        (numbers, "more=bool(more)", "more=True"),
+        (numbers, "tasks=self.tasks", "tasks=1"),
+    ],
+    "_output": [
+        (sums, "*into, *read, self.tasks, size", "*into, *read, blocks, size"),
+        (sums, "*total, *into, blocks, size", "*total, *into, 1, size"),
+        (sums, "size, 1, *total", "size, blocks, *total"),
+        (numbers, '"pad", size, self.tasks', '"pad", size, 1'),
+    ],
+    "_chain": [(numbers, "address, len(rows), n)", "address, 1, n)")],
+}
+WORK = {
+    "work_of": [
+        (grids, '("sum", "mul_sum")', '("sum",)'),
+        (grids, "sizes[0] * sizes[2]", "sizes[0]"),
+        (grids, '("softmax", "logsumexp")', '("logsumexp",)'),
+        (grids, "(0, 4, 5, 6, 7, 3)", "(0, 4, 5, 6, 7)"),
+        (grids, "(height // size)", "height"),
+        (grids, 'sizes[-1] if launch.kernel == "pad" else', ""),
+        (grids, "prod(sizes[:4])", "prod(sizes[:3])"),
+    ],
+}
+LOADED = {
+    "__init__": [
+        (numbers, "self.staging.array[start : start + size] = number", "pass"),
+    ],
+    "write": [
+        (numbers, "self.staging.send()", "pass"),
+        (numbers, "start : start + flat.size] = flat", "start] = flat[0]"),
+    ],
+    "read": [
+        (numbers, "layout.outputs[name].start - start", "0"),
+        (numbers, "(layout.tasks, *output.shape) if each", "output.shape if each"),
+    ],
+}
+PROGRAM = {
+    "_joined": [
+        (parts, "sum(arrays[1:], arrays[0])", "sum(arrays[:-1], arrays[-1])"),
+        (parts, "sum(arrays[1:], arrays[0])", "arrays[0]"),
+        (parts, "np.concatenate(arrays)", "np.concatenate(arrays[::-1])"),
+    ],
+    "__call__": [
+        (parts, "min(start + together, tasks)", "start + together"),
+        (parts, "[start:stop] if per_task", "[: stop - start] if per_task"),
+        (later, "self._together[tasks] = together", "pass"),
+    ],
+    "tasks_together": [
+        (later, "max(self._size, int(SPARE * all_of_it))", "int(SPARE * all_of_it)"),
+        (grows, "// itemsize + self._size", "// itemsize"),
+        (parts, "int(SPARE * all_of_it)", "int(all_of_it)"),
+        (parts, "-(-tasks // -(-tasks // fit))", "fit"),
+        (parts, "range(1, tasks + 1)", "range(1, 2)"),
+        (parts, "if fit == 0", "if False"),
+    ],
+    "_load": [
+        (grows, "self._loaded.clear()", "pass"),
+        (grows, "self._memory, self._size = None, 0", "pass"),
+        (later, "self._memory, self._size = None, 0", "self._memory = None"),
+        (captures, "del self._loaded[min(self._loaded)]", "pass"),
+        (captures, "del self._loaded[min(self._loaded)]", "self._loaded.clear()"),
+        (captures, "min(self._loaded)", "max(self._loaded)"),
+        (captures, "if tasks not in self._loaded", "if True"),
+    ],
+}
+CUBLAS = {
+    "gemm": [
+        (numbers, "TRANSPOSE if t else NO_TRANSPOSE", "NO_TRANSPOSE"),
+        (numbers, "for t in g[:2]", "for t in g[1::-1]"),
+        (numbers, "(g.m, g.n, g.k)", "(g.n, g.m, g.k)"),
+        (numbers, "c_longlong(g.step_a)", "c_longlong(0)"),
+        (numbers, "c_longlong(g.step_b)", "c_longlong(0)"),
+        (numbers, "c_longlong(g.step_c)", "c_longlong(0)"),
+        (numbers, "1 if g.more else 0", "1"),
+        (numbers, "1 if g.more else 0", "0"),
+        (numbers, "c_int(g.tasks)", "c_int(1)"),
+    ],
+    "__init__": [
+        (handles, "TF32_MATH if tf32 else DEFAULT_MATH", "DEFAULT_MATH"),
+        (handles, "TF32_MATH if tf32 else DEFAULT_MATH", "TF32_MATH"),
+        (handles, "c_void_p(stream)", "c_void_p(0)"),
+        (handles, "c_void_p(workspace)", "c_void_p(stream)"),
+        (handles, "c_size_t(WORKSPACE)", "c_size_t(0)"),
+    ],
+    "_call": [(handles, "status != 0", "status < 0")],
+}
+OWNERS = [
+    (DevicePlan, PLAN),
+    (device_plan, FUNCTIONS),
+    (device_program, WORK),
+    (device_program.Layout, LAYOUT),
+    (device_program.Commands, COMMANDS),
+    (device_program.Loaded, LOADED),
+    (device_program.DeviceProgram, PROGRAM),
+    (cublas.Cublas, CUBLAS),
+]
+EVERY = [
+    (owner, name, *mutant)
+    for owner, table in OWNERS
+    for name, mutants in table.items()
+    for mutant in mutants
+]
+CHECKS = {check for _, _, check, _, _ in EVERY}
+
+
+def noticed(check):
+    try:
+        check()
+    except NOTICED:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_unbroken_machine_passes(check):
+    check()
+
+
+@pytest.mark.parametrize(("owner", "name", "check", "old", "new"), EVERY)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # mutants may make huge numbers
+def test_broken_machine_is_caught(monkeypatch, owner, name, check, old, new):
+    put(monkeypatch, owner, name, old, new)
+    assert noticed(check)
