@@ -5,22 +5,18 @@ import re
 
 import numpy as np
 import pytest
-from device_planning import touched
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plan_recipes import RECIPES
 from playing import AGREE, DTYPES, all_values, assert_close, play
 from random_programs import random_inputs
 from serial_cupy import WHY_NOT, SerialMachine, played
-from test_planner import tape_of
 from test_random_programs import output_picks, wide, with_outputs
 
 import tinymaml as tm
 from tinymaml.convolution import max_pool
 from tinymaml.functions import exp, log, logsumexp, reciprocal, relu, rsqrt, softmax
-from tinymaml.machines import cupy_machine
 from tinymaml.machines.device_plan import DevicePlan
-from tinymaml.machines.device_program import BLOCKS, KEPT, SPARE, Layout
+from tinymaml.machines.device_program import BLOCKS, KEPT, MOST_ELEMENTS, SPARE, Layout
 
 pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
@@ -176,7 +172,9 @@ def test_a_task_that_does_not_fit_is_refused_with_what_helps(dtype):
         program(inputs)
     text = str(caught.value)
     told = [float(number) for number in re.findall(r"([\d.]+) GB", text)]
-    assert told == pytest.approx([needed / 1e9, SPARE * needed / 1e9], rel=0.005)
+    most = MOST_ELEMENTS * itemsize
+    expected = [needed / 1e9, SPARE * needed / 1e9, most / 1e9]
+    assert told == pytest.approx(expected, rel=0.005)
     for help in ("fewer examples", "inner steps", "recompute=True", "float32"):
         assert help in text
     cupy.free = 2 * needed  # another program is gone
@@ -271,54 +269,6 @@ def test_launches_are_what_a_replay_really_does(program, picks):
     inputs = random_inputs(tape, seed=0, tasks=2)
     prepared({name: np.array(array) for name, array in inputs.items()})
     assert captured == [prepared.launches]
-
-
-def grid_for(elements, tasks, threads=128):
-    """Blocks with a thread for each element, as far as grids go, and tasks."""
-    return (min(-(-elements // threads), 4096), min(tasks, 65535)), (threads,)
-
-
-@many
-@given(program=wide, picks=output_picks, tasks=st.integers(1, 40))
-def test_grids_have_a_thread_for_each_element(program, picks, tasks):
-    assert_grids_fit(with_outputs(program, picks), tasks)
-
-
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_grids_have_a_thread_for_each_element_of(recipe):
-    assert_grids_fit(tape_of(recipe), tasks=2)
-
-
-def assert_grids_fit(tape, tasks):
-    """Told with blocks of one thread: so grids are the elements themselves."""
-    machine = SerialMachine()
-    program = machine.prepare(tape, "float64")
-    inputs = random_inputs(tape, seed=0, tasks=tasks)
-    tasks = 1 if not any(i.per_task for i in tape.inputs.values()) else tasks
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cupy_machine, "THREADS", 1)
-        program({name: np.array(array) for name, array in inputs.items()})
-    expected = []
-    for launch in program.plan.launches:
-        if launch.kernel != "matmul":  # a thread makes a row of a softmax
-            (_, elements), _ = list(touched(launch))[-1]
-            made = launch.sizes[0] if launch.kernel == "softmax" else elements.size
-            expected.append((launch.kernel, *grid_for(made, tasks, 1)))
-    for output in tape.outputs.values():
-        size = int(np.prod(output.shape))
-        if output.reduction == "each":
-            expected.append(("pad", *grid_for(size, tasks, 1)))
-        else:
-            for blocks in (min(BLOCKS, tasks), 1):
-                expected.append(("sum_tasks", *grid_for(size, blocks, 1)))
-    assert machine.cupy.launches == 2 * expected  # once before the replay
-
-
-@pytest.mark.parametrize(("work", "tasks"), [(1, 1), (129, 2), (10**7, 70_000)])
-def test_grids_are_no_larger_than_a_gpu_takes(work, tasks):
-    machine = SerialMachine()
-    machine.device.launch("sum_tasks", "float64", work, tasks, (0,) * 6)
-    assert machine.cupy.launches == [("sum_tasks", *grid_for(work, tasks))]
 
 
 @every_dtype

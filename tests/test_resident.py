@@ -8,6 +8,7 @@ from playing import assert_close
 
 import tinymaml as tm
 from tinymaml.machines import resident
+from tinymaml.machines.cublas import WORKSPACE
 from tinymaml.machines.device_plan import DevicePlan
 from tinymaml.machines.device_program import Layout
 from tinymaml.tasks import sinusoid
@@ -161,7 +162,8 @@ def test_batches_of_another_shape_are_refused(machine):
 def test_tasks_that_do_not_fit_together_are_refused():
     theta = NETWORK.init(np.random.default_rng(0), "float64")
     tape = tm.MAML(loss).tape(theta, sample_waves(np.random.default_rng(1)))
-    machine = gpu_machine("stand-in", free=9 * Layout(DevicePlan(tape), 4).size)
+    free = WORKSPACE + 9 * Layout(DevicePlan(tape), 4).size
+    machine = gpu_machine("stand-in", free=free)
     with pytest.raises(MemoryError, match="5 tasks do not fit .* take at most [1-4]"):
         train(machine)
 

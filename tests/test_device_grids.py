@@ -1,0 +1,66 @@
+"""Grids of a GPU: a thread for each element of each task, as far as grids go."""
+
+import numpy as np
+import pytest
+from device_planning import touched
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from plan_recipes import RECIPES
+from random_programs import random_inputs
+from serial_cupy import WHY_NOT, SerialMachine
+from test_planner import tape_of
+from test_random_programs import output_picks, wide, with_outputs
+
+from tinymaml.machines import cupy_machine
+from tinymaml.machines.device_program import BLOCKS
+
+pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
+many = settings(max_examples=5 * settings().max_examples)
+
+
+def grid_for(elements, tasks, threads=128):
+    """Blocks with a thread for each element, as far as grids go, and tasks."""
+    return (min(-(-elements // threads), 4096), min(tasks, 65535)), (threads,)
+
+
+@many
+@given(program=wide, picks=output_picks, tasks=st.integers(1, 40))
+def test_grids_have_a_thread_for_each_element(program, picks, tasks):
+    assert_grids_fit(with_outputs(program, picks), tasks)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_grids_have_a_thread_for_each_element_of(recipe):
+    assert_grids_fit(tape_of(recipe), tasks=2)
+
+
+def assert_grids_fit(tape, tasks):
+    """Told with blocks of one thread: so grids are the elements themselves."""
+    machine = SerialMachine()
+    program = machine.prepare(tape, "float64")
+    inputs = random_inputs(tape, seed=0, tasks=tasks)
+    tasks = 1 if not any(i.per_task for i in tape.inputs.values()) else tasks
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cupy_machine, "THREADS", 1)
+        program({name: np.array(array) for name, array in inputs.items()})
+    expected = []
+    for launch in program.plan.launches:
+        if launch.kernel != "matmul":  # a thread makes a row of a softmax
+            (_, elements), _ = list(touched(launch))[-1]
+            made = launch.sizes[0] if launch.kernel == "softmax" else elements.size
+            expected.append((launch.kernel, *grid_for(made, tasks, 1)))
+    for output in tape.outputs.values():
+        size = int(np.prod(output.shape))
+        if output.reduction == "each":
+            expected.append(("pad", *grid_for(size, tasks, 1)))
+        else:
+            for blocks in (min(BLOCKS, tasks), 1):
+                expected.append(("sum_tasks", *grid_for(size, blocks, 1)))
+    assert machine.cupy.launches == 2 * expected  # once before the replay
+
+
+@pytest.mark.parametrize(("work", "tasks"), [(1, 1), (129, 2), (10**7, 70_000)])
+def test_grids_are_no_larger_than_a_gpu_takes(work, tasks):
+    machine = SerialMachine()
+    machine.device.launch("sum_tasks", "float64", work, tasks, (0,) * 6)
+    assert machine.cupy.launches == [("sum_tasks", *grid_for(work, tasks))]
