@@ -12,7 +12,7 @@ oracle that is told the goal.
 The recipe is that of the authors' code: policy 2-100-100-2 with relu, actions normal
 with standard deviations that are parameters too; one inner policy-gradient step of
 alpha = 0.5 on 20 trajectories of at most 100 steps; discount 0.99, linear baseline,
-standardised advantages; outer steps by TRPO with a mean KL divergence of 0.01, 20 goals
+standardised advantages; outer steps by TRPO with a mean KL divergence of 0.01, 40 goals
 each, 100 of them. Test: 40 goals, the same for all methods and seeds, 4,000 steps (40
 trajectories or more) for each gradient step, the first of size alpha and the others of
 half of it; 95 % intervals of 1.96 deviations / sqrt(40). Parameters tested are those
@@ -66,7 +66,7 @@ FILES = ("figure4.png", "results.json", "log.csv", "checkpoint.npz")
 # %% The recipe
 
 HIDDEN = (100, 100)  # sizes of the policy's hidden layers
-TASKS = 20  # goals in an outer step
+TASKS = 40  # goals in an outer step
 TRAJECTORIES = 20  # of each, before and after the inner step
 POOLED = 100  # trajectories in an outer step of a baseline, each with its own goal
 TEST_TASKS, TEST_STEPS = 40, 4
