@@ -114,7 +114,7 @@ def test_an_outer_step_that_fails_is_in_the_log_and_changes_nothing(
 ):
     from tinymaml.maml_trpo import Objective
 
-    monkeypatch.setattr(Objective, "evaluate", lambda self, theta: (0.0, 0.0))
+    monkeypatch.setattr(Objective, "evaluate", lambda self, theta: (1e9, 0.0))
     results = run(small, "--order", 2)
     assert {row["accepted"] for row in logged()} == {"0.0"}
     assert set(results["accepted_steps"].values()) == {0.0}
