@@ -122,7 +122,7 @@ class Objective:
             surrogate = surrogate - (ratio * weighed * weights).sum() / tasks
             kl = kl + (kl_divergence(old, new) * weights).sum() / tasks
         (gradient,) = torch.autograd.grad(surrogate, self.theta, retain_graph=True)
-        self.loss = float(surrogate)
+        self.loss = torch.as_tensor(surrogate).item()
         self.gradient = gradient.numpy().astype(np.float64)
         (self.slope,) = torch.autograd.grad(kl, self.theta, create_graph=True)
 
