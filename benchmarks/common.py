@@ -297,8 +297,15 @@ def positive(text: str) -> int:
     return number
 
 
-def parser_of(description: str) -> argparse.ArgumentParser:
-    """The options that every benchmark has."""
+def parser_of(
+    description: str,
+    quick: str = "under a minute",
+    peers: Sequence[str] = ("torch", "jax"),
+) -> argparse.ArgumentParser:
+    """The options that every benchmark has, with the peers that this one knows.
+
+    quick: how long it takes with --quick.
+    """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
         "--json",
@@ -307,7 +314,7 @@ def parser_of(description: str) -> argparse.ArgumentParser:
         help="also write the results there",
     )
     parser.add_argument(
-        "--quick", action="store_true", help="fewer rounds and choices: under a minute"
+        "--quick", action="store_true", help=f"fewer rounds and choices: {quick}"
     )
     parser.add_argument(
         "--threads",
@@ -319,9 +326,9 @@ def parser_of(description: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--peers",
         nargs="*",
-        choices=["torch", "jax"],
-        default=["torch", "jax"],
-        help="what to compare with; nothing behind it: tinymaml alone (default: both)",
+        choices=peers,
+        default=list(peers),
+        help="what to compare with; nothing behind it: tinymaml alone (default: all)",
     )
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     return parser

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import common, devices, long_steps, measure, workers
 from benchmarks.common import Array, Row
-from benchmarks.measure import Bench, Implementation
+from benchmarks.measure import Bench, Implementation, Variant
 from benchmarks.workers import Prepared
 
 OURS, READABLE = common.REFERENCE, "tinymaml numpy"
@@ -44,14 +44,16 @@ GOAL = 3.0  # times faster than PyTorch, exact steps
 # --- inside a worker ------------------------------------------------------------------
 
 
-def learner_of(machine: str, order: int, threads: int | None) -> Any:
-    """tinymaml's learner for this work."""
+def learner_of(
+    machine: str, order: int, threads: int | None, sizes: Sequence[int]
+) -> Any:
+    """tinymaml's learner for this work, with a policy of these sizes."""
     import tinymaml as tm
     from tinymaml.nn import xavier_uniform
     from tinymaml.tasks.navigation import Navigation
 
     rules = Navigation()
-    network = tm.MLP(SIZES, initialiser=xavier_uniform())
+    network = tm.MLP(sizes, initialiser=xavier_uniform())
     options: dict[str, Any] = {"machine": machine, "threads": threads}
     policy = tm.GaussianPolicy(network, rules.actions, **options)
     return tm.MAMLTRPO(
@@ -90,12 +92,13 @@ def build(request: dict[str, Any]) -> Prepared:
         return devices.matmul_peak("")
     theta, v, draw, sampled = load(request)
     call: Any
+    sizes = request["sizes"]
     if name in (OURS, READABLE):
         from tinymaml.maml_trpo import Adaptation, Objective
         from tinymaml.policy_losses import cut
 
-        learner = learner_of(name.split()[1], order, request["threads"])
-        thetas = [np.broadcast_to(theta, (TASKS, theta.size))]
+        learner = learner_of(name.split()[1], order, request["threads"], sizes)
+        thetas = [np.broadcast_to(theta, (len(draw.tasks), theta.size))]
         samples = [cut(*one) for one in sampled]
         thetas.append(learner.inner_step(thetas[0], samples[0], learner.alpha))
         adaptation = Adaptation(thetas, [one for one, _ in sampled], samples)
@@ -112,7 +115,7 @@ def build(request: dict[str, Any]) -> Prepared:
         from benchmarks import navigation_peers as peers
 
         torch.set_num_threads(request["threads"])
-        network = learner_of("numpy", order, 1).policy.network
+        network = learner_of("numpy", order, 1, sizes).policy.network
         policy = peers.TorchPolicy([shape for _, shape in network.layout.values()], 2)
         settings = (ALPHA, order, request["form"])
 
@@ -135,7 +138,7 @@ def save_data(folder: Path) -> None:
     from tinymaml.returns import advantages
 
     rng = np.random.default_rng(0)
-    learner = learner_of("numpy", 2, 1)
+    learner = learner_of("numpy", 2, 1, SIZES)
     theta = learner.policy.init(rng)
     draw = learner.draw(rng, TASKS)
     arrays = {"theta": theta, "goals": draw.tasks, "noise": draw.noise}
@@ -151,8 +154,9 @@ def references(folder: Path) -> dict[int, Array]:
     """The numpy machine's float64 derivatives; that the orders differ is checked."""
     found = {}
     for order in (2, 1):
-        request = {"implementation": READABLE, "order": order, "form": "", "threads": 1}
-        request |= {"dtype": "float64", "folder": str(folder), "check_only": True}
+        request: dict[str, Any] = {"implementation": READABLE, "order": order}
+        request |= {"form": "", "threads": 1, "dtype": "float64", "sizes": SIZES}
+        request |= {"folder": str(folder), "check_only": True}
         found[order] = build(request).call()
     difference = common.relative_error(found[1], found[2])
     if difference < 10 * TOLERANCE:
@@ -165,6 +169,10 @@ def references(folder: Path) -> dict[int, Array]:
 @dataclass
 class NavigationBench(Bench):
     """A benchmark whose results are the derivatives of `derivatives`."""
+
+    def request(self, variant: Variant, order: int, **changes: Any) -> dict[str, Any]:
+        """What a worker needs to know to prepare a variant."""
+        return super().request(variant, order, sizes=SIZES, **changes)
 
     def check(self, label: str, result: Array, order: int, dtype: str) -> float:
         """The error of both derivatives."""
@@ -229,7 +237,8 @@ def run(bench: Bench, threads: int, chosen_peers: Sequence[str]) -> list[Row]:
 
 def main() -> int:
     """Run the benchmark from the command line."""
-    options = common.parser_of((__doc__ or "").splitlines()[0]).parse_args()
+    parser = common.parser_of((__doc__ or "").splitlines()[0], "two minutes", ["torch"])
+    options = parser.parse_args()
 
     def everything(
         folder: Path, machine: dict[str, Any]

@@ -86,7 +86,7 @@ def kl_divergence(old: Tensors, new: Tensors) -> torch.Tensor:
 
 
 class Objective:
-    """Surrogate gradient, F v, loss and divergence, of sampled trajectories."""
+    """Surrogate loss and gradient, F v and divergence, of sampled trajectories."""
 
     def __init__(
         self,
@@ -122,6 +122,7 @@ class Objective:
             surrogate = surrogate - (ratio * weighed * weights).sum() / tasks
             kl = kl + (kl_divergence(old, new) * weights).sum() / tasks
         (gradient,) = torch.autograd.grad(surrogate, self.theta, retain_graph=True)
+        self.loss = torch.as_tensor(surrogate).item()
         self.gradient = gradient.numpy().astype(np.float64)
         (self.slope,) = torch.autograd.grad(kl, self.theta, create_graph=True)
 
@@ -188,5 +189,9 @@ def meta_step(
     sampled.append((second, advantages(second)))
     objective = Objective(policy, theta, sampled, alpha, order, form)
     return trust_region_step(
-        theta, objective.gradient, objective.fisher, objective.evaluate
+        theta,
+        objective.loss,
+        objective.gradient,
+        objective.fisher,
+        objective.evaluate,
     )

@@ -377,7 +377,7 @@ def gpu_works(folder: Path, options: argparse.Namespace) -> Iterator[gpu.Work]:
 
 def parser_of() -> argparse.ArgumentParser:
     """The shared options, and which cases."""
-    parser = common.parser_of((__doc__ or "").splitlines()[0])
+    parser = common.parser_of((__doc__ or "").splitlines()[0], "three minutes")
     gpu.add_option(parser)
     parser.add_argument(
         "--cases",

@@ -58,7 +58,8 @@ from tinymaml.maml_trpo import MAMLTRPO, Adaptation, Draw, MetaStep
 from tinymaml.nn import xavier_uniform
 from tinymaml.policy import GaussianPolicy
 from tinymaml.stages import Stages
-from tinymaml.tasks.navigation import REWARDS, Navigation
+from tinymaml.tasks.navigation import LARGEST_MOVE, REWARDS, Navigation
+from tinymaml.trajectories import Trajectories
 
 Array = np.ndarray[Any, Any]
 FILES = ("figure4.png", "results.json", "log.csv", "checkpoint.npz")
@@ -210,6 +211,17 @@ def adapt(
 # %% Figure 4: the return against gradient steps, and trajectories
 
 
+def path_of(sampled: Trajectories, task: int) -> Array:
+    """Where the first trajectory of a task was: (moves + 1, 2).
+
+    What is observed is where a move begins; where the last one ended is added.
+    """
+    taken = sampled.mask[task, 0]
+    positions = sampled.observations[task, 0][taken]
+    last = LARGEST_MOVE * np.clip(sampled.actions[task, 0][taken][-1:], -1, 1)
+    return np.concatenate([positions, positions[-1:] + last])
+
+
 def draw_figure(
     stages: Stages,
     rows: Mapping[str, Sequence[Row]],
@@ -238,8 +250,8 @@ def draw_figure(
             METHODS[name].label,
             METHODS[name].colour,
             [
-                (step.observations[chosen, 0], step.mask[chosen, 0])
-                for step in adapted[name].trajectories[:TEST_STEPS]
+                [path_of(sampled, task) for task in chosen]
+                for sampled in adapted[name].trajectories[:TEST_STEPS]
             ],
         )
         for name in (first, "pretrained")

@@ -29,11 +29,11 @@ class Curve(NamedTuple):
 
 
 class Paths(NamedTuple):
-    """What a method does: for each number of gradient steps one path a goal."""
+    """What a method does: for each number of gradient steps a path for each goal."""
 
     label: str
     colour: str
-    steps: list[tuple[Array, Array]]  # positions (goals, H, 2), mask (goals, H)
+    steps: list[list[Array]]  # positions (moves + 1, 2), from the start to the end
 
 
 def draw_figure_4(
@@ -57,25 +57,27 @@ def draw_figure_4(
     above.set_xticks(range(max(len(curve.at) for curve in curves)))
     for curve in training:
         below.plot(curve.at, curve.values, color=curve.colour, linewidth=1.2)
-    below.set(xlabel="outer steps", ylabel="mean return after adaptation")
-    below.set_title("Training goals")
+    below.set(xlabel="outer steps", ylabel="mean return")
+    below.set_title("Training goals; MAML's after adaptation")
+    below.locator_params(axis="x", integer=True)
     for panel in (above, below):
         panel.grid(color="0.9")
     handles, labels = above.get_legend_handles_labels()
     left.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
 
+    right.suptitle("One trajectory for each goal, cut off where it leaves the square")
     panels = right.subplots(
         len(goals), len(paths[0].steps), sharex=True, sharey=True, squeeze=False
     )
     for row, goal in enumerate(goals):
         for step, panel in enumerate(panels[row]):
             for path in paths:
-                positions, mask = path.steps[step]
-                x, y = positions[row][mask[row]].T
+                x, y = path.steps[step][row].T
                 panel.plot(x, y, "-", color=path.colour, lw=0.8, label=path.label)
             panel.plot(*goal, "*k", ms=12, mfc="#F0E442", label="goal")
             panel.plot(0, 0, "ok", ms=4, label="start")
             panel.set(aspect="equal", xlim=(-1, 1), ylim=(-1, 1))
+            panel.set(xticks=(-0.5, 0, 0.5), yticks=(-0.5, 0, 0.5))
     for step, panel in enumerate(panels[0]):
         title = (
             "before any step" if step == 0 else f"after {step} step{'s'[: step > 1]}"
@@ -89,10 +91,12 @@ def draw_figure_4(
 def _draw_adaptation(panel: "Axes", curve: Curve) -> None:
     """Values with their band; a method that takes no steps is a level line."""
     low, high = curve.values - curve.interval, curve.values + curve.interval
+    band: dict[str, Any] = {"color": curve.colour, "alpha": 0.2, "linewidth": 0}
     if len(curve.at) == 1:
+        panel.axhspan(low[0], high[0], **band)
         panel.axhline(curve.values[0], color=curve.colour, ls="--", label=curve.label)
         return
-    panel.fill_between(curve.at, low, high, color=curve.colour, alpha=0.2, linewidth=0)
+    panel.fill_between(curve.at, low, high, **band)
     panel.plot(
         curve.at,
         curve.values,

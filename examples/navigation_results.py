@@ -10,7 +10,7 @@ from tinymaml.experiment import mean_and_interval, text_table
 from tinymaml.maml_trpo import Adaptation
 
 Row = dict[str, Any]  # of results.json
-SHOTS = 40  # trajectories for each gradient step, where none of them ends early
+SHOTS = 40  # K of the paper: trajectories for each gradient step, if none ends early
 
 # Names as in the log and the checkpoint, as in results.json, and as a reader sees them;
 # returns after 0, 1, 2 ... gradient steps in the authors' files behind figure 4.
@@ -40,10 +40,15 @@ METHODS = {
 
 
 def rows_of(name: str, adaptation: Adaptation, reward: str) -> list[Row]:
-    """The rows of `results.json`: mean and interval for each number of steps."""
+    """The rows of `results.json`: mean and interval for each number of steps.
+
+    "shots" is nominal and the same in all rows. "trajectories" is how many there really
+    were of each task, in the mean: where they are short, more are taken.
+    """
     method = METHODS[name]
     rows = []
     for steps, returns in enumerate(adaptation.returns().T):
+        counts = adaptation.trajectories[steps].mask.any(axis=2).sum(axis=1)
         mean, interval = mean_and_interval(returns)
         known = reward == "distance" and steps < len(method.paper)
         rows.append(
@@ -51,6 +56,7 @@ def rows_of(name: str, adaptation: Adaptation, reward: str) -> list[Row]:
                 "method": method.name,
                 "order": method.order,
                 "shots": SHOTS,
+                "trajectories": float(counts.mean()),
                 "steps": steps,
                 "return": mean,
                 "ci95": interval,

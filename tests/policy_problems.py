@@ -70,6 +70,22 @@ def problem(machine="numpy", steps=1, order=2, alpha=0.4, rows=5, activation="ta
     return Problem(learner, theta, whole._replace(samples=samples))
 
 
+def small_learner(machine="numpy", **options):
+    options = {"alpha": 0.4, "trajectories": 4, **options}
+    return MAMLTRPO(
+        small_policy(machine),
+        Navigation(horizon=7),
+        machine=machine,
+        threads=1,
+        **options,
+    )
+
+
+def start(learner, dtype="float64", seed=0):
+    rng = np.random.default_rng(seed)
+    return learner.policy.init(rng, dtype), learner.draw(rng, 3, dtype)
+
+
 def weighed(learner, trajectories):
     from tinymaml.returns import advantages
 

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))
 
-from benchmarks import common, measure, navigation  # noqa: E402
+from benchmarks import common, navigation  # noqa: E402
 from benchmarks.common import DisagreementError  # noqa: E402
 
 needs_torch = pytest.mark.skipif(
@@ -41,6 +41,7 @@ def request(folder, name, order=2, form="", dtype="float64", **more):
         "threads": 1,
         "dtype": dtype,
         "folder": str(folder),
+        "sizes": navigation.SIZES,
         **more,
     }
 
@@ -113,17 +114,23 @@ def test_the_claim_is_put_to_the_test(slower, verdict, capsys):
     assert f"measured {slower:.2f}: {verdict}" in out
 
 
+def test_help_names_the_peers_and_the_time_of_this_benchmark(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["navigation.py", "--help"])
+    with pytest.raises(SystemExit):
+        navigation.main()
+    out = capsys.readouterr().out
+    assert "jax" not in out and "--peers [{torch}" in out and "two minutes" in out
+
+
 @pytest.mark.slow
-def test_quick_benchmark_writes_rows(tmp_path, monkeypatch, capsys):
+def test_quick_benchmark_checks_and_writes_rows(few, tmp_path, monkeypatch, capsys):
     path = tmp_path / "results.json"
     arguments = ["--quick", "--threads", "1", "--json", str(path), "--peers"]
     monkeypatch.setattr(sys, "argv", ["navigation.py", *arguments])
-    monkeypatch.setattr(navigation, "BUDGET", {True: 1.0})
-    monkeypatch.setattr(navigation, "references", lambda folder: dict.fromkeys((2, 1)))
-    monkeypatch.setattr(measure, "check_float64", lambda *_, **__: None)
-    monkeypatch.setattr(navigation.NavigationBench, "check", lambda *_: 0.0)
+    monkeypatch.setattr(navigation, "BUDGET", {True: 0.1})
     assert navigation.main() == 0
     rows = json.loads(path.read_text())["rows"]
     assert {row["order"] for row in rows} == {1, 2}
     assert {row["implementation"] for row in rows} == {navigation.OURS}
-    assert "float32, order 2" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "float64" in out and "float32, order 2" in out

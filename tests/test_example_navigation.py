@@ -8,10 +8,14 @@ import numpy as np
 import pytest
 from running_examples import ctrl_c_at_call, load_example, read_strict_json, refusal
 
+import navigation_figures as figures
 import tinymaml as tm
 from tinymaml.checkpoint import load_checkpoint
 from tinymaml.maml_trpo import MAMLTRPO
+from tinymaml.policy_losses import cut
+from tinymaml.returns import advantages
 from tinymaml.tasks.navigation import Navigation
+from tinymaml.trajectories import Trajectories, roll_out
 
 FILES = ["checkpoint.npz", "figure4.png", "log.csv", "results.json"]
 
@@ -83,8 +87,10 @@ def test_full_run_writes_all_its_files_into_its_folder_and_nothing_elsewhere(
     assert set(results["best_iteration"].values()) == {2}
     assert len(results["rows"]) == 4 * 5 + 1
     for row in results["rows"]:
-        assert set(row) == {*("method order shots steps return ci95 paper".split())}
+        columns = "method order shots trajectories steps return ci95 paper"
+        assert set(row) == {*columns.split()}
         assert row["shots"] == 40 and -40 < row["return"] < 0
+        assert row["trajectories"] == 4  # of 5, since 4 have 40 steps
     assert [row["paper"] for row in select(results, "maml", 2)] == [
         *(-40.41, -11.68, -3.33, -3.23, -3.35)
     ]
@@ -114,7 +120,7 @@ def test_an_outer_step_that_fails_is_in_the_log_and_changes_nothing(
 ):
     from tinymaml.maml_trpo import Objective
 
-    monkeypatch.setattr(Objective, "evaluate", lambda self, theta: (0.0, 0.0))
+    monkeypatch.setattr(Objective, "evaluate", lambda self, theta: (1e9, 0.0))
     results = run(small, "--order", 2)
     assert {row["accepted"] for row in logged()} == {"0.0"}
     assert set(results["accepted_steps"].values()) == {0.0}
@@ -177,15 +183,53 @@ def test_returns_are_those_of_adaptation_with_halved_steps(small):
     theta = load_checkpoint("out/checkpoint.npz").arrays["exact/best"]
     rules = small.Navigation("distance")
     policy = tm.GaussianPolicy(tm.MLP([2, 9, 8, 2]), 2, "numpy")
-    learner = MAMLTRPO(policy, rules, trajectories=5, transitions=40, machine="numpy")
+    learner = MAMLTRPO(policy, rules, trajectories=5, machine="numpy")
     rng = small.random(small.TEST, 0)
-    draw = tm.maml_trpo.Draw(rules.draw(rng, (4,)), learner.noise(rng, 4, 4))
-    returns = learner.adapt(theta, draw, [0.3, 0.15, 0.15, 0.15]).returns()
+    goals, noises = rules.draw(rng, (4,)), learner.noise(rng, 4, 4)
+    thetas, found = np.broadcast_to(theta, (4, theta.size)), []
+    for noise, alpha in zip(noises, [0.3, 0.15, 0.15, 0.15, 0.0], strict=True):
+        sampled = roll_out(policy, rules, thetas, goals, noise).first(40)
+        found.append(sampled.returns())
+        thetas = learner.inner_step(thetas, cut(sampled, advantages(sampled)), alpha)
+    assert not sampled.mask[:, -1].any()  # 40 steps are less than all
+    returns = np.stack(found, axis=1)
     rows = select(results, "maml", 2)
     np.testing.assert_allclose([r["return"] for r in rows], returns.mean(axis=0))
     np.testing.assert_allclose(
         [r["ci95"] for r in rows], 1.96 * returns.std(axis=0) / 2, rtol=1e-9
     )
+
+
+def test_paths_in_the_figure_go_from_the_start_to_where_the_last_move_ended(example):
+    x = np.array([[0.0, 0.0], [0.1, 0.05], [0.0, 0.0]])  # moved twice, then it was over
+    actions = np.array([[3.0, 0.5], [-0.25, -9.0], [0.0, 0.0]])
+    mask = np.array([True, True, False])
+    task = (x, actions, mask.astype(float), mask)
+    sampled = Trajectories(*(np.stack([a[::-1], a])[:, None] for a in task))
+    expected = [[0, 0], [0.1, 0.05], [0.075, -0.05]]
+    np.testing.assert_allclose(example.path_of(sampled, 1), expected)
+
+
+def test_the_figure_has_a_band_for_the_oracle_and_whole_numbers_of_outer_steps(
+    monkeypatch, tmp_path
+):
+    kept = []
+    monkeypatch.setattr(figures, "save_figure", lambda figure, out: kept.append(figure))
+    steps, one = np.arange(5), np.array([-2.0])
+    curves = [
+        figures.Curve("MAML", "C0", "o", steps, -10.0 / (steps + 1), steps / 10),
+        figures.Curve("oracle", "C1", "d", np.arange(1), one, np.array([0.5])),
+    ]
+    training = [figures.Curve("MAML", "C0", "o", steps[1:], steps[1:], None)]
+    path = np.array([[0.0, 0.0], [0.1, 0.05], [0.075, -0.05]])
+    paths = [figures.Paths("MAML", "C0", [[path], [path]])]
+    figures.draw_figure_4(curves, training, paths, np.array([[0.1, 0.2]]), tmp_path)
+    above, below, panel, _ = kept[0].axes
+    (band,) = above.patches
+    assert (band.get_y(), band.get_height()) == (-2.5, 1.0)
+    assert all(tick == round(tick) for tick in below.get_xticks())
+    assert below.get_ylabel() == above.get_ylabel() == "mean return"
+    np.testing.assert_array_equal(panel.lines[0].get_xydata(), path)
 
 
 def test_the_oracle_is_told_the_goal_and_takes_no_steps(small):
@@ -234,6 +278,13 @@ def test_ctrl_c_saves_and_says_how_to_continue(small, monkeypatch, capsys):
 
 
 # --- what it refuses ------------------------------------------------------------------
+
+
+def test_an_alpha_too_large_ends_the_run_in_one_line(small, capsys):
+    arguments = ["--alpha", "1e30", "--iterations", "2", "--machine", "numpy"]
+    assert small.main([*arguments, "--out", "out"]) == 1
+    *_, last = capsys.readouterr().err.splitlines()
+    assert "error: alpha: actions after 1 steps are not finite" in last
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def test_an_action_of_1_is_the_largest_move_and_more_is_clipped(action, move):
 
 @pytest.mark.parametrize(
     ("away", "over"),
-    [([0.009, 0.009], True), ([0.011, 0.0], False), ([0.0, -0.011], False)],
+    [([0.0099, -0.0099], True), ([0.0101, 0.0], False), ([0.0, -0.0101], False)],
 )
 def test_it_is_over_within_a_hundredth_of_the_goal_along_both_axes(away, over):
     rules, goals = Navigation(), np.array([[0.3, 0.4]])
@@ -188,9 +188,10 @@ def test_rolling_out_stops_when_all_have_ended():
     ("arguments", "error", "complaint"),
     [
         ({"reward": "money"}, ValueError, "reward: expected one of distance, squared"),
-        ({"horizon": 0}, ValueError, "horizon: expected at least 1 step, got 0"),
+        ({"horizon": 0}, ValueError, "horizon: expected at least 1, got 0"),
         ({"horizon": 1.5}, TypeError, "horizon: expected a whole number, got 1.5"),
         ({"horizon": True}, TypeError, "horizon: expected a whole number, got True"),
+        ({"told": "no"}, TypeError, "told: expected True or False, got 'no'"),
     ],
 )
 def test_bad_rules_are_refused_by_name(arguments, error, complaint):
@@ -208,3 +209,29 @@ def test_bad_goals_and_numbers_are_refused_by_name():
         rules.start(np.zeros((2, 3)), 4)
     with pytest.raises(ValueError, match="^goals: expected one a task or one for each"):
         rules.start(np.zeros((2, 3, 2)), 4)
+    with pytest.raises(TypeError, match="^goals: expected an array, got list"):
+        rules.start([[0.1, 0.2]], 4)
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 1), (2, 4, 3), (2, 1, 2), (4, 2)])
+def test_actions_that_are_not_one_for_each_axis_and_trajectory_are_refused(shape):
+    rules, goals = Navigation(), np.full((2, 2), 0.3)
+    with pytest.raises(ValueError, match="^actions: expected shape .2, 4, 2., got"):
+        rules.step(rules.start(goals, 4), np.zeros(shape), goals)
+
+
+def test_bad_policies_and_arrays_are_refused_by_name():
+    class Half(Straight):
+        actions = 1
+
+    rules, thetas, goals = Navigation(horizon=2), np.ones((1, 2)), np.zeros((1, 2))
+    noise = np.zeros((1, 3, 2, 2))
+    complaint = "^policy: expected 2 actions, as the environment has, got 1"
+    with pytest.raises(ValueError, match=complaint):
+        roll_out(Half(), rules, thetas, goals, noise[..., :1])
+    with pytest.raises(ValueError, match="^trajectories: expected at least 1, got 0"):
+        roll_out(Straight(), rules, thetas, goals, noise[:, :0])
+    with pytest.raises(TypeError, match="^thetas: expected an array, got list"):
+        roll_out(Straight(), rules, thetas.tolist(), goals, noise)
+    with pytest.raises(TypeError, match="^noise: expected an array, got list"):
+        roll_out(Straight(), rules, thetas, goals, noise.tolist())

@@ -112,7 +112,8 @@ def test_equal_advantages_become_0():
 def test_what_is_behind_the_end_of_a_trajectory_does_not_matter():
     found = drawn(trajectories=5)
     garbled = found._replace(
-        observations=np.where(found.mask[..., None], found.observations, 99.0)
+        observations=np.where(found.mask[..., None], found.observations, 99.0),
+        rewards=np.where(found.mask, found.rewards, -77.0),
     )
     np.testing.assert_array_equal(
         returns.advantages(found), returns.advantages(garbled)
@@ -157,3 +158,5 @@ def test_a_task_without_steps_is_refused():
     for name in ("discount", "decay"):
         with pytest.raises(ValueError, match=f"^{name}: expected a number in"):
             returns.advantages(found, **{name: np.nan})
+        with pytest.raises(TypeError, match=f"^{name}: expected a number, got None"):
+            returns.advantages(found, **{name: None})

@@ -11,6 +11,7 @@ import pytest
 from training import START, at_call, contents, parabola, press_ctrl_c, run, untimed
 
 from tinymaml.checkpoint import load_checkpoint
+from tinymaml.console import ProgressBar
 from tinymaml.optim import SGD
 from tinymaml.training_run import NonFiniteLossError
 
@@ -198,6 +199,19 @@ def test_the_progress_bar_shows_description_count_rate_and_loss(capsys):
     assert shown.out == ""
     assert last.startswith("second order: 100%")
     assert "50/50" in last and "it/s" in last and "loss 2.5" in last
+
+
+def test_the_progress_bar_shows_the_mean_of_recent_losses_from_the_start_on(capsys):
+    for losses, shown in [
+        ([7.0], "loss 7"),
+        ([60.0, 30.0], "loss 44.85"),  # (0.98 60 + 30) / 1.98
+        ([100.0] + [0.0] * 49, "loss 1.169"),  # 2 0.98^49 / (1 - 0.98^50)
+        ([100.0] * 500 + [1.0] * 500, "loss 1.004"),
+    ]:
+        with ProgressBar(True, "", 0, len(losses)) as bar:
+            for iteration, loss in enumerate(losses, start=1):
+                bar.step(iteration, loss)
+        assert capsys.readouterr().err.rstrip().endswith(f"{shown}]")
 
 
 def test_the_progress_bar_starts_where_the_checkpoint_ends(tmp_path, capsys):

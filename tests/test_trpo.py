@@ -1,10 +1,14 @@
 """Conjugate gradients, and a line search that never accepts a step for the worse."""
 
+import inspect
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tinymaml.maml_trpo import MAMLTRPO
+from tinymaml.returns import advantages
 from tinymaml.trpo import conjugate_gradient, trust_region_step
 
 
@@ -89,7 +93,41 @@ def test_bad_systems_are_refused_by_name():
         conjugate_gradient(lambda v: v, np.ones(2), iterations=0)
 
 
+def test_curvature_along_the_solution_of_float32_products_is_that_but_for_rounding():
+    rng = np.random.default_rng(0)
+    a, b = positive_definite(rng, 20, 1000.0), rng.standard_normal(20)
+    rough = a.astype("float32")
+    x = conjugate_gradient(lambda v: rough @ v.astype("float32"), b, 10)
+    assert x @ a @ x == pytest.approx(x @ b, rel=0.02)
+
+
 # --- the step -------------------------------------------------------------------------
+
+
+CONSTANTS = {
+    "discount": 0.99,
+    "decay": 1.0,
+    "max_kl": 0.01,
+    "iterations": 10,
+    "damping": 1e-5,
+    "shorten": 0.8,
+    "tries": 15,
+}
+
+
+@pytest.mark.parametrize(
+    ("function", "names"),
+    [
+        (MAMLTRPO, "discount decay max_kl iterations damping"),
+        (advantages, "discount decay"),
+        (trust_region_step, "max_kl iterations damping shorten tries"),
+        (conjugate_gradient, "iterations"),
+    ],
+)
+def test_defaults_are_the_constants_of_the_authors_code(function, names):
+    parameters = inspect.signature(function).parameters
+    for name in names.split():
+        assert parameters[name].default == CONSTANTS[name], name
 
 
 class Quadratic:
@@ -102,6 +140,8 @@ class Quadratic:
         self.curvature = curvature
         self.theta = np.zeros(size)
 
+    loss = 0.0  # at theta
+
     def evaluate(self, theta):
         loss = self.g @ theta + self.curvature / 2 * theta @ theta
         return float(loss), float(theta @ self.f @ theta / 2)
@@ -109,7 +149,12 @@ class Quadratic:
     def step(self, **options):
         options = {"damping": 0.0, **options}
         return trust_region_step(
-            self.theta, self.g, lambda v: self.f @ v, self.evaluate, **options
+            self.theta,
+            self.loss,
+            self.g,
+            lambda v: self.f @ v,
+            self.evaluate,
+            **options,
         )
 
 
@@ -171,6 +216,8 @@ def test_backtracking_shortens_until_the_loss_falls():
         (lambda theta: (-float(theta.any()), 1.0), "none of 15 lengths"),  # too far
         (lambda theta: (np.nan, 0.0), "none of 15 lengths"),
         (lambda theta: (-float(theta.any()), np.nan), "none of 15 lengths"),
+        (lambda theta: (-float(theta.any()), -5.0), "none of 15 lengths"),
+        (lambda theta: (-float(theta.any()), -1e-3), "none of 15 lengths"),
     ],
 )
 def test_a_step_that_fails_leaves_theta_unchanged(evaluate, why):
@@ -183,18 +230,50 @@ def test_a_step_that_fails_leaves_theta_unchanged(evaluate, why):
     assert step.theta is not problem.theta
 
 
-def test_no_gradient_or_no_curvature_is_a_step_that_fails():
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_divergence_below_0_by_rounding_is_none_and_no_obstacle(dtype):
     problem = Quadratic()
-    for g, f in [
-        (np.full(5, np.nan), problem.f),
-        (np.zeros(5), problem.f),
-        (problem.g, np.zeros((5, 5))),
-        (problem.g, -problem.f),
-    ]:
-        problem.g, problem.f = g, f
-        step = problem.step()
-        assert not step.accepted and step.why
-        assert (step.theta == 0).all()
+    problem.theta = problem.theta.astype(dtype)
+    rounding = -float(np.finfo(dtype).eps)
+    problem.evaluate = lambda theta: (-1.0, rounding)
+    step = problem.step()
+    assert step.accepted and step.kl == rounding
+
+
+def test_the_loss_at_theta_is_the_one_given_and_not_computed_again():
+    problem = Quadratic()
+    asked, honest = [], problem.evaluate
+
+    def evaluate(theta):
+        asked.append(theta)
+        return honest(theta)
+
+    problem.evaluate, problem.loss = evaluate, 0.5
+    step = problem.step()
+    assert step.improvement == 0.5 - honest(step.theta)[0]
+    assert len(asked) == step.backtracks + 1 and all(theta.any() for theta in asked)
+    problem.loss = -1e9
+    assert not problem.step().accepted
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"g": np.full(5, np.nan)}, "the loss or its gradient is not finite"),
+        ({"loss": np.nan}, "the loss or its gradient is not finite"),
+        ({"g": np.zeros(5)}, "the gradient is 0, or too short"),
+        ({"g": np.full(5, 4e-6)}, "the gradient is 0, or too short"),
+        ({"f": np.zeros((5, 5))}, "the curvature along the direction is 0"),
+        ({"f": -np.eye(5)}, "the curvature along the direction is 0"),
+    ],
+)
+def test_no_gradient_or_no_curvature_is_a_step_that_fails(change, why):
+    problem = Quadratic()
+    for name, value in change.items():
+        setattr(problem, name, value)
+    step = problem.step()
+    assert not step.accepted and step.why.startswith(why)
+    assert (step.theta == 0).all()
 
 
 def test_damping_is_added_to_the_product():
@@ -219,3 +298,30 @@ def test_damping_is_added_to_the_product():
 def test_bad_settings_are_refused_by_name(options, complaint):
     with pytest.raises(ValueError, match=f"^{complaint}"):
         Quadratic().step(**options)
+
+
+@pytest.mark.parametrize("name", ["max_kl", "damping", "shorten"])
+@pytest.mark.parametrize("bad", ["a", None, True])
+def test_settings_that_are_no_numbers_are_refused_by_name(name, bad):
+    with pytest.raises(TypeError, match=f"^{name}: expected a number, got {bad!r}"):
+        Quadratic().step(**{name: bad})
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "complaint"),
+    [
+        ({"theta": [0.0] * 5}, TypeError, "theta: expected an array, got list"),
+        ({"theta": np.zeros(5, int)}, TypeError, "theta: expected float32 or float64"),
+        ({"theta": np.zeros((1, 5))}, ValueError, "theta: expected shape .5,."),
+        ({"theta": np.full(5, np.inf)}, ValueError, "theta: expected finite numbers"),
+        ({"g": np.ones(4)}, ValueError, "gradient: expected theta's shape, .5,., got"),
+        ({"g": np.ones((5, 1))}, ValueError, "gradient: expected theta's shape"),
+        ({"loss": None}, TypeError, "loss: expected a number, got None"),
+    ],
+)
+def test_bad_points_are_refused_by_name(change, error, complaint):
+    problem = Quadratic()
+    for name, value in change.items():
+        setattr(problem, name, value)
+    with pytest.raises(error, match=f"^{complaint}"):
+        problem.step()

@@ -8,7 +8,6 @@ Left out: log files in other formats and remote dashboards; the CSV opens everyw
 """
 
 import csv
-import math
 import os
 import signal
 import threading
@@ -111,6 +110,9 @@ class Interrupt:
 class ProgressBar:
     """A tqdm bar with rate and smoothed loss, redrawn ten times a second.
 
+    The loss is a running mean over some 50 steps, and over all steps while they are
+    fewer: a mean that begins at its first loss would show that one for too long.
+
     tqdm is asked only when it is time to draw: a step between costs well under 1 us.
 
     Args:
@@ -124,7 +126,7 @@ class ProgressBar:
         self, enabled: bool, description: str, iteration: int, iterations: int
     ) -> None:
         self._iteration = iteration
-        self._loss = math.nan
+        self._smoothed, self._seen = 0.0, 0
         self._due = 0.0
         self._bar: Any = None
         if enabled:
@@ -143,16 +145,17 @@ class ProgressBar:
         if self._bar is None:
             return
         self._iteration = iteration
-        smoothed = self._loss + 0.02 * (loss - self._loss)
-        self._loss = loss if math.isnan(smoothed) else smoothed
+        self._smoothed += 0.02 * (loss - self._smoothed)
+        self._seen += 1
         now = time.perf_counter()
         if now >= self._due:
             self._due = now + 0.1
             self._draw()
 
     def _draw(self) -> None:
-        if not math.isnan(self._loss):
-            self._bar.set_postfix_str(f"loss {self._loss:.4g}", refresh=False)
+        if self._seen:
+            loss = self._smoothed / (1 - 0.98**self._seen)  # as Adam's means begin at 0
+            self._bar.set_postfix_str(f"loss {loss:.4g}", refresh=False)
         self._bar.update(self._iteration - self._bar.n)
 
     def __enter__(self) -> "ProgressBar":

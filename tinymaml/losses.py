@@ -1,9 +1,12 @@
-"""The paper's supervised losses, equations 2 and 3, recorded on a tape.
+"""The paper's losses, equations 2 to 4, recorded on a tape; each returns one number.
 
-Each takes a prediction and a target of shape (N, outputs) and returns one number. The
-paper writes sums over examples, the authors' code means something else in each case,
-and the size of an inner step depends on it; so the scaling is an argument, and the
-default is the mean.
+The supervised ones, equations 2 and 3, take a prediction and a target of shape
+(N, outputs). The paper writes sums over examples, the authors' code means something
+else in each case, and the size of an inner step depends on it; so the scaling is an
+argument, and the default is the mean.
+
+Those of reinforcement learning, equation 4, take log-probabilities of N actions, what
+each was worth, and weights that say how to scale.
 """
 
 from tinymaml import functions

@@ -32,7 +32,7 @@ from tinymaml.policy_losses import PolicyLosses, Samples, cut
 from tinymaml.primitives import check_sizes
 from tinymaml.returns import advantages, check_factors
 from tinymaml.trajectories import Environment, Trajectories, roll_out
-from tinymaml.trpo import check_settings, trust_region_step
+from tinymaml.trpo import check_settings, check_theta, trust_region_step
 
 Array = np.ndarray[Any, Any]
 
@@ -101,16 +101,16 @@ class MAMLTRPO:
         machine: str | Machine = "auto",
         threads: int | None = None,
     ) -> None:
-        if order not in (1, 2):
-            raise ValueError(f"order: expected 1 or 2, got {order!r}")
-        check_sizes(trajectories=trajectories)
-        if transitions is not None and transitions < 1:
-            raise ValueError(f"transitions: expected at least 1, got {transitions}")
+        check_sizes(order=order, trajectories=trajectories)
+        if order > 2:
+            raise ValueError(f"order: expected 1 or 2, got {order}")
+        if transitions is not None:
+            check_sizes(transitions=transitions)
         check_settings(max_kl, iterations, damping)
         check_factors(discount=discount, decay=decay)
         self.policy = policy
         self.environment = environment
-        self.alpha = check_alpha(alpha)
+        self.alpha = self._check_alpha(alpha)
         self.steps = check_steps(steps)
         self.order = order
         self.trajectories, self.transitions = trajectories, transitions
@@ -141,15 +141,12 @@ class MAMLTRPO:
         """The inner loop: sample, take a step, sample again, ...
 
         theta: (P,). alphas: the size of each step, by default `steps` times alpha.
-        Raises ValueError or TypeError naming the argument that does not fit.
+        Raises ValueError or TypeError naming the argument that does not fit, and
+        FloatingPointError when a step is so long that what the policy does overflows.
         """
         alphas = [self.alpha] * self.steps if alphas is None else alphas
-        if theta.shape != (self.policy.size,):
-            raise ValueError(
-                f"theta: expected shape ({self.policy.size},), got {theta.shape}"
-            )
-        if not np.isfinite(theta).all():
-            raise ValueError("theta: expected finite numbers, got NaN or inf")
+        alphas = [self._check_alpha(alpha) for alpha in alphas]
+        check_theta(theta, self.policy.size)
         if len(draw.noise) != len(alphas) + 1:
             raise ValueError(
                 f"noise: expected it for {len(alphas)} steps and one more, got "
@@ -161,6 +158,11 @@ class MAMLTRPO:
             sampled = roll_out(
                 self.policy, self.environment, thetas[-1], draw.tasks, noise
             )
+            if not np.isfinite(sampled.actions).all():
+                cause = "alpha" if adaptation.samples else "theta"
+                raise FloatingPointError(
+                    f"{cause}: actions after {len(thetas) - 1} steps are not finite"
+                )
             if self.transitions is not None:
                 sampled = sampled.first(self.transitions)
             weighed = advantages(sampled, self.discount, self.decay)
@@ -179,6 +181,7 @@ class MAMLTRPO:
         # [alg3-line10]
         step = trust_region_step(
             theta,
+            objective.loss,
             objective.gradient,
             objective.fisher,
             objective.evaluate,
@@ -200,6 +203,13 @@ class MAMLTRPO:
             accepted=step.accepted,
             why=step.why,
         )
+
+    def _check_alpha(self, alpha: float | Array) -> Array:
+        """A step size as an array, of one number or one for each parameter."""
+        checked, size = check_alpha(alpha), self.policy.size
+        if checked.size not in (1, size):
+            raise ValueError(f"alpha: expected 1 or {size} numbers, got {checked.size}")
+        return checked
 
     # [alg3-line7]
     def inner_step(
@@ -232,7 +242,8 @@ class Objective:
         ]
         self.samples = self.losses.remember(adapted, last)
         self.adapted_fisher = self.losses.fisher(adapted, last)
-        _, v = self.losses.surrogate(adapted, self.samples)
+        loss, v = self.losses.surrogate(adapted, self.samples)
+        self.loss = float(loss.mean(dtype=np.float64))
         self.gradient = self._pull_back(v)
 
     # [maml-fisher]

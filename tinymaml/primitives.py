@@ -21,6 +21,7 @@ Convolution and pooling are rows of the same kind, in `convolution.py`.
 
 from collections.abc import Callable
 from math import prod
+from numbers import Real
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -69,6 +70,20 @@ def check_sizes(**sizes: int) -> None:
             raise TypeError(f"{name}: expected a whole number, got {n!r}")
         if n < 1:
             raise ValueError(f"{name}: expected at least 1, got {n}")
+
+
+def check_numbers(**numbers: float) -> None:
+    """Raise TypeError with the name of the first that is no number, or is a bool."""
+    for name, n in numbers.items():
+        if isinstance(n, bool) or not isinstance(n, Real):
+            raise TypeError(f"{name}: expected a number, got {n!r}")
+
+
+def check_arrays(**arrays: Array) -> None:
+    """Raise TypeError with the name of the first that is no array, as a list is."""
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):
+            raise TypeError(f"{name}: expected an array, got {type(array).__name__}")
 
 
 class Elementwise(Primitive):

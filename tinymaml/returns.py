@@ -2,8 +2,9 @@
 
 With this file the rewards of trajectories become the weights that equation (4)'s
 gradient gives to log-probabilities: discounted sums, minus a baseline fitted to these
-trajectories, then standardised within each task. Every function takes arrays (T, B, H)
-and a mask of the steps that were taken; a step that was not contributes nothing.
+trajectories, then standardised within each task. Arrays are (T, B, H). Where a function
+takes a mask of the steps that were taken, a step that was not contributes nothing;
+`discounted_sums` takes none and wants zeros there, which `advantages` sees to.
 
 Left out: learned value functions. The baseline is linear in a few features, fitted
 afresh for each task and step on the very trajectories it is then subtracted from, as in
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from tinymaml.primitives import check_numbers
 from tinymaml.trajectories import Trajectories
 
 Array = np.ndarray[Any, Any]
@@ -100,7 +102,8 @@ def standardise(advantages: Array, mask: Array) -> Array:
 
 
 def check_factors(**factors: float) -> None:
-    """Raise ValueError with the name of the first that is not in [0, 1]."""
+    """Raise an error with the name of the first that is no number in [0, 1]."""
+    check_numbers(**factors)
     for name, number in factors.items():
         if not 0 <= number <= 1:
             raise ValueError(f"{name}: expected a number in [0, 1], got {number}")
@@ -114,9 +117,10 @@ def advantages(
     discount: in [0, 1]; decay: GAE's lambda, in [0, 1].
 
     Raises ValueError when there are no trajectories, a number is out of its range, or a
-    reward is not finite.
+    reward is not finite; TypeError when a number is none.
     """
     observations, _, rewards, mask = trajectories
+    rewards = np.where(mask, rewards, 0.0)
     check_factors(discount=discount, decay=decay)
     if rewards.ndim != 3 or not mask.any(axis=(1, 2)).all() or rewards.size == 0:
         raise ValueError(

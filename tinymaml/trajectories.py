@@ -13,6 +13,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from tinymaml.primitives import check_arrays, check_sizes
+
 Array = np.ndarray[Any, Any]
 
 
@@ -147,7 +149,13 @@ def _check(
     tasks: Array,
     noise: Array,
 ) -> tuple[int, int]:
-    """The numbers of trajectories and steps, if all arrays fit."""
+    """The numbers of trajectories and steps, if policy and arrays fit."""
+    check_arrays(thetas=thetas, noise=noise)
+    if policy.actions != environment.actions:
+        raise ValueError(
+            f"policy: expected {environment.actions} actions, as the environment has, "
+            f"got {policy.actions}"
+        )
     if thetas.ndim != 2 or thetas.shape[1] != policy.size or len(thetas) == 0:
         raise ValueError(
             f"thetas: expected shape (tasks, {policy.size}), got {thetas.shape}"
@@ -158,8 +166,7 @@ def _check(
             f"noise: expected shape (tasks, trajectories, horizon, actions) = "
             f"({expected[0]}, B, {expected[1]}, {expected[2]}), got {noise.shape}"
         )
-    if noise.shape[1] < 1:
-        raise ValueError("trajectories: expected at least 1, got 0")
+    check_sizes(trajectories=noise.shape[1])
     if noise.dtype != thetas.dtype:
         raise TypeError(f"noise: expected dtype {thetas.dtype}, got {noise.dtype}")
     if len(tasks) != len(thetas):

@@ -20,10 +20,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinymaml.primitives import check_sizes
+from tinymaml.machines.checks import DTYPES
+from tinymaml.primitives import check_arrays, check_numbers, check_sizes
 
 Array = np.ndarray[Any, Any]
 Product = Callable[[Array], Array]
+TOLERANCE = 1e-10  # of conjugate gradients, on the squared length of what is left
 
 
 class TrustRegionStep(NamedTuple):
@@ -37,8 +39,20 @@ class TrustRegionStep(NamedTuple):
     why: str  # nothing was accepted; "" if something was
 
 
+def check_theta(theta: Array, size: int) -> None:
+    """Raise an error unless theta is a vector of that size, of finite floats."""
+    check_arrays(theta=theta)
+    if theta.dtype not in DTYPES:
+        raise TypeError(f"theta: expected float32 or float64, got {theta.dtype}")
+    if theta.shape != (size,):
+        raise ValueError(f"theta: expected shape ({size},), got {theta.shape}")
+    if not np.isfinite(theta).all():
+        raise ValueError("theta: expected finite numbers, got NaN or inf")
+
+
 def check_settings(max_kl: float, iterations: int, damping: float) -> None:
-    """Raise ValueError with the name of the first that is out of its range."""
+    """Raise an error with the name of the first that is no number in its range."""
+    check_numbers(max_kl=max_kl, damping=damping)
     if not 0 < max_kl < np.inf:
         raise ValueError(f"max_kl: expected a positive number, got {max_kl}")
     check_sizes(iterations=iterations)
@@ -47,7 +61,7 @@ def check_settings(max_kl: float, iterations: int, damping: float) -> None:
 
 
 def conjugate_gradient(
-    product: Product, b: Array, iterations: int = 10, tolerance: float = 1e-10
+    product: Product, b: Array, iterations: int = 10, tolerance: float = TOLERANCE
 ) -> Array:
     """x with A x = b, for symmetric positive definite A given as product(v) = A v.
 
@@ -85,6 +99,7 @@ def conjugate_gradient(
 
 def trust_region_step(
     theta: Array,
+    loss: float,
     gradient: Array,
     product: Product,
     evaluate: Callable[[Array], tuple[float, float]],
@@ -96,15 +111,23 @@ def trust_region_step(
 ) -> TrustRegionStep:
     """One step from theta (P,), float32 or float64.
 
-    gradient: (P,), of the surrogate loss at theta. product: v (P,) -> F v, where F is
-    the Hessian of the mean KL divergence at theta; `damping` v is added. evaluate: (P,)
-    -> surrogate loss and mean KL divergence. `tries` lengths are tried, each `shorten`
-    times the one before.
+    loss, gradient: the surrogate loss at theta, and its gradient (P,). product: v (P,)
+    -> F v, where F is the Hessian of the mean KL divergence at theta; `damping` v is
+    added. evaluate: (P,) -> surrogate loss and mean KL divergence. `tries` lengths are
+    tried, each `shorten` times the one before.
 
     A step is accepted only if its loss is below that of theta and its divergence at
-    most max_kl. Raises ValueError naming an argument that is out of range.
+    most max_kl, and not negative by more than rounding. Raises ValueError or TypeError
+    naming the argument that does not fit.
     """
+    check_theta(theta, np.size(theta))
+    gradient = np.asarray(gradient, np.float64)
+    if gradient.shape != theta.shape:
+        raise ValueError(
+            f"gradient: expected theta's shape, {theta.shape}, got {gradient.shape}"
+        )
     check_settings(max_kl, iterations, damping)
+    check_numbers(loss=loss, shorten=shorten)
     if not 0 < shorten < 1:
         raise ValueError(f"shorten: expected a number in (0, 1), got {shorten}")
     check_sizes(tries=tries)
@@ -115,21 +138,22 @@ def trust_region_step(
     def nothing(why: str, backtracks: int = 0) -> TrustRegionStep:
         return TrustRegionStep(theta.copy(), False, 0.0, 0.0, backtracks, why)
 
-    if not np.isfinite(gradient).all():
-        return nothing("the gradient is not finite")
+    if not (isfinite(loss) and np.isfinite(gradient).all()):
+        return nothing("the loss or its gradient is not finite")
+    if gradient @ gradient < TOLERANCE:
+        return nothing("the gradient is 0, or too short for conjugate gradients")
     direction = conjugate_gradient(damped, gradient, iterations)
     # x A x without a further product: CG's residual is orthogonal to its x, so A x may
-    # be replaced by b.
+    # be replaced by b. That is exact but for rounding, up to 2 % with float32 products.
     curvature = float(direction @ gradient)
     if not 0 < curvature < np.inf:
         return nothing(f"the curvature along the direction is {curvature:.3g}")
     step = sqrt(2 * max_kl / curvature) * direction
-    before, _ = evaluate(theta)
+    # A small divergence is a difference of larger numbers: rounded, it may be below 0.
+    least_kl = -sqrt(np.finfo(theta.dtype).eps)
     for backtracks in range(tries):
         candidate = (theta - shorten**backtracks * step).astype(theta.dtype)
-        loss, kl = evaluate(candidate)
-        if isfinite(loss) and loss < before and kl <= max_kl:
-            return TrustRegionStep(
-                candidate, True, before - loss, float(kl), backtracks, ""
-            )
+        after, kl = evaluate(candidate)
+        if isfinite(after) and after < loss and least_kl <= kl <= max_kl:
+            return TrustRegionStep(candidate, True, loss - after, kl, backtracks, "")
     return nothing(f"none of {tries} lengths kept loss and divergence down", tries)

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from tinymaml.primitives import check_sizes
+from tinymaml.primitives import check_arrays, check_sizes
 
 GOALS = (-0.5, 0.5)  # length units, along each axis
 LARGEST_MOVE = 0.1  # along each axis, in one step
@@ -54,10 +54,9 @@ class Navigation:
             raise ValueError(
                 f"reward: expected one of {', '.join(REWARDS)}, got {reward!r}"
             )
-        if isinstance(horizon, bool) or not isinstance(horizon, int | np.integer):
-            raise TypeError(f"horizon: expected a whole number, got {horizon!r}")
-        if horizon < 1:
-            raise ValueError(f"horizon: expected at least 1 step, got {horizon}")
+        check_sizes(horizon=horizon)
+        if not isinstance(told, bool):
+            raise TypeError(f"told: expected True or False, got {told!r}")
         self.reward = reward
         self.horizon = int(horizon)
         self.told = told
@@ -98,6 +97,10 @@ class Navigation:
 
         actions (T, B, 2): 1 is the largest move, and what is beyond is clipped to it.
         """
+        if actions.shape != positions.shape:
+            raise ValueError(
+                f"actions: expected shape {positions.shape}, got {actions.shape}"
+            )
         positions = positions + LARGEST_MOVE * np.clip(actions, -1.0, 1.0)
         away = positions - self._spread(goals)
         squared = np.square(away).sum(axis=-1)
@@ -106,6 +109,7 @@ class Navigation:
 
     def _spread(self, goals: Array) -> Array:
         """Goals (T, 2) or (T, B, 2) as (T, 1 or B, 2)."""
+        check_arrays(goals=goals)
         if goals.ndim not in (2, 3) or goals.shape[-1] != 2 or goals.size == 0:
             raise ValueError(
                 f"goals: expected shape (tasks, 2) or (tasks, trajectories, 2), got "
