@@ -4,6 +4,7 @@
 
 using std::exp;
 using std::log;
+using std::nan;
 using std::pow;
 using std::sqrt;
 using std::tanh;

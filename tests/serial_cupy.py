@@ -41,7 +41,16 @@ def compiled(source, *options):
     """Source text in C or C++, as a shared library."""
     number = len(list(build_folder().glob("*.so")))
     file = build_folder() / f"{number}.so"
-    command = [COMPILER, *options, "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
+    command = [
+        COMPILER,
+        *options,
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-shared",
+        "-ffp-contract=off",
+        "-fPIC",
+    ]
     command += ["-o", str(file), "-"]
     subprocess.run(command, input=source, text=True, check=True)
     return ctypes.CDLL(str(file))
@@ -63,42 +72,72 @@ def count_parameters(source, kernel):
     return parameters.count(",") + 1
 
 
-class Recorder:
-    """Makes calls, or notes them while a graph is captured."""
+class Queue:
+    """A stream's work: noted while a graph is captured, else done as late as can be.
+
+    Nothing is done before somebody waits for it, so host memory that is used again too
+    early, or looked at too early, shows.
+    """
 
     def __init__(self):
         self.noted = None
+        self.waiting, self.done = [], 0
 
     def call(self, function, *arguments):
-        if self.noted is None:
-            return function(*arguments)
-        self.noted.append((function, arguments))
+        work = self.waiting if self.noted is None else self.noted
+        work.append((function, arguments))
         return 0
+
+    def wait(self, until=None):
+        """Do what waits, all of it or the first `until` since the beginning."""
+        assert self.noted is None, "not allowed while a graph is captured"
+        while self.waiting and (until is None or self.done < until):
+            function, arguments = self.waiting.pop(0)
+            self.done += 1
+            assert function(*arguments) in (0, None)
+
+    def launch(self, graph):
+        for function, arguments in graph:
+            self.call(function, *arguments)
+
+
+class Event:
+    """The work that a stream had been given when this was recorded."""
+
+    def __init__(self, queue):
+        self.queue, self.until = queue, 0
+
+    def record(self, stream):
+        self.until = self.queue.done + len(self.queue.waiting)
+
+    def synchronize(self):
+        self.queue.wait(self.until)
 
 
 class Ndarray:
     """A flat array whose address counts."""
 
-    def __init__(self, array):
+    def __init__(self, array, queue):
         self.array, self.size, self.dtype = array, array.size, array.dtype
-        self.data = SimpleNamespace(ptr=array.ctypes.data)
+        self.data, self.queue = SimpleNamespace(ptr=array.ctypes.data), queue
 
     def __getitem__(self, piece):
-        return Ndarray(self.array[piece])
+        return Ndarray(self.array[piece], self.queue)
 
-    def set(self, array, stream=None):
+    def set(self, array, stream):
         assert array.shape == self.array.shape and array.dtype == self.array.dtype
-        self.array[...] = array
+        self.queue.call(np.copyto, self.array, array)
 
-    def get(self, stream=None):
-        return self.array.copy()
+    def get(self, stream, out):
+        self.queue.wait()
+        out[...] = self.array
 
 
 class Stream:
     ptr = 1234
 
-    def __init__(self, recorder):
-        self.recorder = recorder
+    def __init__(self, queue):
+        self.queue = queue
 
     def __enter__(self):
         return self
@@ -107,20 +146,15 @@ class Stream:
         pass
 
     def synchronize(self):
-        assert self.recorder.noted is None, "not allowed while a graph is captured"
+        self.queue.wait()
 
     def begin_capture(self):
-        assert self.recorder.noted is None
-        self.recorder.noted = []
+        assert self.queue.noted is None
+        self.queue.noted = []
 
     def end_capture(self):
-        noted, self.recorder.noted = self.recorder.noted, None
-
-        def launch(stream):
-            for function, arguments in noted:
-                assert function(*arguments) in (0, None)
-
-        return SimpleNamespace(launch=launch)
+        noted, self.queue.noted = self.queue.noted, None
+        return SimpleNamespace(launch=lambda stream: self.queue.launch(noted))
 
 
 def filled(size, dtype):
@@ -135,15 +169,13 @@ class SerialCupy:
     """
 
     def __init__(self, grid=(1, 1), threads=1, seed=None, free=2**33, source=None):
-        self.recorder, self.source, self.free = Recorder(), source, free
+        self.queue, self.source, self.free = Queue(), source, free
         self.grid, self.threads = grid, threads
         self.rng = None if seed is None else np.random.default_rng(seed)
         self.launches = []  # (kernel, grid and block asked for)
         self.cuda = SimpleNamespace(
-            Stream=lambda non_blocking: Stream(self.recorder),
-            Event=lambda block: SimpleNamespace(
-                record=lambda stream: None, synchronize=lambda: None
-            ),
+            Stream=lambda non_blocking: Stream(self.queue),
+            Event=lambda disable_timing: Event(self.queue),
             runtime=SimpleNamespace(memGetInfo=lambda: (self.free, 2**34)),
         )
 
@@ -151,16 +183,14 @@ class SerialCupy:
         return filled(size, np.dtype(dtype))
 
     def get_default_memory_pool(self):
-        return SimpleNamespace(free_bytes=lambda: 0)
+        nothing = dict.fromkeys(("free_bytes", "get_limit", "used_bytes"), lambda: 0)
+        return SimpleNamespace(**nothing)
 
     def zeros(self, size, dtype):
         """Not zeros, so that nothing depends on them."""
         return self._take(size, np.dtype(dtype))
 
-    def asarray(self, array):
-        taken = self._take(array.size, array.dtype)
-        taken.set(array.reshape(-1))
-        return taken
+    empty = zeros
 
     def _take(self, size, dtype):
         """Memory in the middle of more, so that what reaches beyond it finds NaN."""
@@ -170,7 +200,7 @@ class SerialCupy:
         memory = filled(size + 2 * AROUND, dtype)
         self._give_back(-taken)
         weakref.finalize(memory, self._give_back, taken)
-        return Ndarray(memory[AROUND : AROUND + size])
+        return Ndarray(memory[AROUND : AROUND + size], self.queue)
 
     def _give_back(self, size):
         self.free += size
@@ -188,7 +218,7 @@ class SerialCupy:
 
             def launch(grid, block, arguments):
                 assert len(arguments) == count, f"{name}: {count} parameters"
-                self.recorder.call(self._run, library, name, grid, block, arguments)
+                self.queue.call(self._run, library, name, grid, block, arguments)
 
             return launch
 
@@ -209,13 +239,15 @@ class SerialCupy:
 class SerialCublas:
     """cuBLAS as `cublas.py` sees it."""
 
-    def __init__(self, recorder):
+    def __init__(self, queue):
         source = (HERE / "serial_cublas.c").read_text(encoding="utf-8")
-        self.library, self.recorder = compiled(source, "-O1", "-x", "c"), recorder
+        self.library, self.queue = compiled(source, "-O1", "-x", "c"), queue
 
     def __getattr__(self, name):
         function = getattr(self.library, name)
-        return lambda *arguments: self.recorder.call(function, *arguments)
+        if "gemm" not in name:
+            return function
+        return lambda *arguments: self.queue.call(function, *arguments)
 
 
 class SerialMachine:
@@ -225,7 +257,7 @@ class SerialMachine:
 
     def __init__(self, **options):
         self.cupy = SerialCupy(**options)
-        cublas = SerialCublas(self.cupy.recorder)
+        cublas = SerialCublas(self.cupy.queue)
         self.device = CupyDevice(self.cupy, self.cupy, cublas)
 
     def prepare(self, tape, dtype):

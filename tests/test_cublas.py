@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from playing import DTYPES
-from serial_cupy import WHY_NOT, Recorder, SerialCublas, SerialCupy, played
+from serial_cupy import WHY_NOT, Queue, SerialCublas, SerialCupy, played
 
 import tinymaml as tm
 from tinymaml.machines.cublas import WORKSPACE, Cublas, CublasError, Gemm
@@ -20,7 +20,7 @@ size, spare = st.integers(1, 5), st.integers(0, 3)
 
 
 def handle(tf32=False, stream=1, workspace=2):
-    library = SerialCublas(Recorder())
+    library = SerialCublas(Queue())
     return Cublas(library, stream, workspace, tf32), library.library
 
 
@@ -164,7 +164,7 @@ def test_handle_has_stream_workspace_and_mode(tf32, mode):
 
 def test_device_gives_its_stream_and_memory_of_its_own():
     cupy = SerialCupy()
-    library = SerialCublas(cupy.recorder)
+    library = SerialCublas(cupy.queue)
     device = CupyDevice(cupy, cupy, library)
     told = set_in(library.library)
     assert told.stream == device.stream.ptr

@@ -229,7 +229,7 @@ def test_a_program_serves_any_numbers_of_tasks_in_turn(counts, free):
 
 def count_captures(machine):
     """How many graphs are captured, and calls in each."""
-    counted, recorder = [], machine.cupy.recorder
+    counted, recorder = [], machine.cupy.queue
     call = recorder.call
 
     def counting(*arguments):

@@ -141,7 +141,7 @@ def test_a_loss_that_is_not_finite_stops_training_where_it_was(machine):
     before = train(gpu_machine(machine), iterations=4)
     sample.count = 0
     with pytest.raises(
-        tm.NonFiniteLossError, match="iteration 5: the loss is nan"
+        tm.NonFiniteLossError, match="iteration 5: the loss or its gradient"
     ) as e:
         train(gpu_machine(machine), iterations=20, sample=sample, log_every=10)
     assert e.value.iteration == 5

@@ -81,7 +81,7 @@ class TrainingRun:
         first = self.iteration - len(losses) + 1
         for iteration, loss in enumerate(losses, start=first):
             if not math.isfinite(loss):
-                raise self._error(iteration, f"the loss is {loss}")
+                raise self._error(iteration, "the loss or its gradient is not finite")
             self.add(loss)
         if losses:
             bar.step(self.iteration, losses[-1])

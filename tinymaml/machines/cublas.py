@@ -53,7 +53,7 @@ class Cublas:
 
     library: a `ctypes.CDLL` in which cuBLAS can be found. stream, workspace: addresses,
     the latter of WORKSPACE bytes on the GPU. tf32: whether products of float32 may
-    round their factors to ten bits, as they do in PyTorch and JAX when asked to.
+    round their factors to ten bits, as JAX does by default and PyTorch when asked to.
     """
 
     def __init__(self, library: Any, stream: int, workspace: int, tf32: bool) -> None:

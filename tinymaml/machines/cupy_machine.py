@@ -7,13 +7,15 @@ factors to TF32's ten bits only on the machine "cupy-tf32".
 
     why_not()    # "" if a GPU can be used here, else one line that says what is missing
 
-Left out: several GPUs; AMD's.
+Left out: several GPUs; AMD's; systems other than Linux.
 """
 
 import ctypes
 import os
 import shutil
+import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -49,7 +51,7 @@ class CupyStaging:
         self._pinned = device.cupyx.empty_pinned(target.size, target.dtype)
         self._target = target
         self._stream = device.stream
-        self._sent = device.cupy.cuda.Event(block=True)
+        self._sent = device.cupy.cuda.Event(disable_timing=True)
 
     @property
     def array(self) -> Array:
@@ -71,8 +73,9 @@ class CupyDevice:
 
     def __init__(self, cupy: Any, cupyx: Any, library: Any, tf32: bool = False) -> None:
         self.cupy, self.cupyx = cupy, cupyx
-        self.stream = cupy.cuda.Stream(non_blocking=True)  # only such can be captured
-        self._workspace = cupy.zeros(WORKSPACE, np.uint8)
+        self.stream = cupy.cuda.Stream(non_blocking=True)
+        with self.stream:
+            self._workspace = cupy.empty(WORKSPACE, np.uint8)
         address = int(self._workspace.data.ptr)
         self._cublas = Cublas(library, self.stream.ptr, address, tf32)
         self._kernels: dict[tuple[str, str], Any] = {}
@@ -80,7 +83,9 @@ class CupyDevice:
     def free_bytes(self) -> int:
         """What the driver has left, and what CuPy keeps for later."""
         free, _ = self.cupy.cuda.runtime.memGetInfo()
-        return int(free + self.cupy.get_default_memory_pool().free_bytes())
+        pool = self.cupy.get_default_memory_pool()
+        most = pool.get_limit() - pool.used_bytes() if pool.get_limit() else np.inf
+        return int(min(free + pool.free_bytes(), most))
 
     def zeros(self, size: int, dtype: Any) -> CupyMemory:
         """Memory for so many elements, all 0."""
@@ -90,12 +95,17 @@ class CupyDevice:
     def put(self, array: Array) -> CupyMemory:
         """A copy of an array."""
         with self.stream:
-            return CupyMemory(self.cupy.asarray(array))
+            memory = CupyMemory(self.cupy.empty(array.size, array.dtype))
+        memory.array.set(np.ascontiguousarray(array).reshape(-1), self.stream)
+        self.stream.synchronize()
+        return memory
 
     def read(self, memory: CupyMemory, start: int, size: int) -> Array:
         """Elements of memory, once all work given to the device so far is done."""
         array = memory.array[start : start + size]
-        return np.asarray(array.get(stream=self.stream))
+        pinned = self.cupyx.empty_pinned(size, array.dtype)
+        array.get(stream=self.stream, out=pinned)
+        return np.array(pinned)
 
     def staging(self, memory: CupyMemory, start: int, size: int) -> CupyStaging:
         """Pinned host memory for `size` elements of memory."""
@@ -137,8 +147,11 @@ class CupyDevice:
             try:
                 for command in commands:
                     command()
-            finally:
-                graph = self.stream.end_capture()
+            except BaseException:
+                with suppress(Exception):  # to leave the capture; it has failed anyway
+                    self.stream.end_capture()
+                raise
+            graph = self.stream.end_capture()
         stream = self.stream
         return lambda: graph.launch(stream)
 
@@ -171,6 +184,8 @@ def _found(tf32: bool) -> tuple[CupyDevice | None, str]:
     """A device, or in one line why there is none."""
     if find_spec("cupy") is None:
         return None, "CuPy is missing (pip install 'tinymaml[cuda]')"
+    if sys.platform != "linux":
+        return None, f"the GPU machine runs on Linux only, not on {sys.platform}"
     try:
         import cupy
         import cupyx
@@ -194,6 +209,8 @@ def _found(tf32: bool) -> tuple[CupyDevice | None, str]:
 
 class CupyMachine:
     """Plays tapes on a GPU, for all tasks at once. Threads are accepted and not used.
+
+    All machines share one stream, so only one thread of Python may use them at a time.
 
     tf32: whether products may round their factors to ten bits.
     Raises ImportError with one line that says why where no GPU can be used.

@@ -32,7 +32,8 @@ from tinymaml.tape import Output, Tape
 
 BLOCKS = 32  # of tasks, in a sum over tasks
 SPARE = 0.9  # of the free memory that a program may take
-MOST_ELEMENTS = 2**31 - 1  # of one task: kernels count with ints
+MOST_ELEMENTS = 2**31 - 2**20  # of one task: kernels count with ints, a grid at a time
+MOST_TASKS = 65_535  # at once: what cuBLAS and grids take on all cards
 KEPT = 4  # numbers of tasks for which a program is kept ready
 Array = np.ndarray[Any, Any]
 Command = Callable[[], None]
@@ -290,9 +291,10 @@ class Loaded:
 
     def write(self, inputs: Mapping[str, Array]) -> None:
         """Send inputs and constants to the device."""
+        staged = self.staging.array
         for name, (start, _) in self.layout.inputs.items():
             flat = inputs[name].reshape(-1)
-            self.staging.array[start : start + flat.size] = flat
+            staged[start : start + flat.size] = flat
         self.staging.send()
 
     def read(self) -> dict[str, Array]:
@@ -367,7 +369,7 @@ class DeviceProgram:
         itemsize = self.dtype.itemsize
         all_of_it = self.device.free_bytes() // itemsize + self._size
         room = max(self._size, int(SPARE * all_of_it))
-        counts = range(1, tasks + 1)
+        counts = range(1, min(tasks, MOST_TASKS) + 1)
         fit = bisect_right(counts, room, key=lambda n: Layout(self.plan, n).size)
         one = Layout(self.plan, 1).size
         if fit == 0 or one > MOST_ELEMENTS:

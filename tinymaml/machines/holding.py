@@ -1,4 +1,4 @@
-"""Programs that hold some inputs, for machines with nothing to gain from knowing them.
+"""Programs that hold some inputs, for machines that ask for all of them each time.
 
 With this file such a machine says `hold = hold_beside`.
 """

@@ -80,8 +80,8 @@ KERNEL elementwise(whole tasks, const Link *links, whole count, whole n)
         const int span = link.span, inner = link.inner;
         real *out = link.out + task * link.out_step + i;
         real x = link.x ? link.x[task * link.x_step + i] : (real)0;
-        real y = link.y ? link.y[task * link.y_step + i / span * inner + i % inner]
-                        : (real)0;
+        const int from = span == n ? i % inner : i / span * inner + i % inner;
+        real y = link.y ? link.y[task * link.y_step + from] : (real)0;
         *out = apply(link.operation, link.operation == MUL_ADD ? *out : (real)0, x, y);
     }
 }
@@ -313,16 +313,25 @@ struct Training {
     double step, rate, failed;
 };
 
-// Count a step: its loss is noted, and its rate made ready. Once a loss was not finite
-// nothing changes any more, so that the parameters can be looked at as they were.
+__device__ bool is_finite(double x) { return x - x == 0; }
+
+// Whether a gradient of n entries has one that is not finite: then the step fails.
+KERNEL look_at(whole tasks, Training *training, const real *gradient, whole n)
+{
+    EACH_TASK EACH(i, n) if (!is_finite(gradient[i])) training->failed = 1;
+}
+
+// Count a step: its loss is noted, NaN if it failed, and its rate made ready. Once a
+// step has failed nothing changes any more, so that the parameters can be looked at as
+// they were.
 KERNEL begin_step(
     whole tasks, Training *training, const real *loss, double *history, whole length)
 {
     EACH_TASK EACH(i, 1) {
         double step = training->step, mean = (double)loss[0] * training->scale;
-        history[(whole)step % length] = mean;
+        if (!is_finite(mean)) training->failed = 1;
+        history[(whole)step % length] = training->failed ? nan("") : mean;
         training->step = ++step;
-        if (!(mean - mean == 0)) training->failed = 1;
         training->rate = training->learning_rate * sqrt(1 - pow(training->beta2, step)) /
                          (1 - pow(training->beta1, step));
     }
@@ -341,7 +350,8 @@ KERNEL sgd(
         theta[i] -= clipped(gradient[i], training) * (real)training->rate;
 }
 
-// As `optim.Adam`, in its order; both moments lie behind each other.
+// As `optim.Adam`, in its order, though a compiler may round a product and a sum at once;
+// both moments lie behind each other.
 KERNEL adam(
     whole tasks, real *theta, const real *gradient, const Training *training, whole n,
     real *moments)

@@ -68,9 +68,10 @@ class Resident:
         self._optimiser, self._kind = optimiser, type(optimiser)
         self._episodes = None
         self.draw = sample
-        if isinstance(sample, Episodes) and sample.images.dtype == np.uint8:
+        # A subclass may do more than look up images.
+        if type(sample) is Episodes and sample.images.dtype == np.uint8:
             self._episodes, self.draw = sample, sample.draw
-        self._shapes: list[tuple[int, ...]] = []
+        self._kinds: list[str] = []  # of a batch's arrays
         self._steps = self._fetched = int(optimiser.state()["step"])
 
     @property
@@ -81,15 +82,18 @@ class Resident:
     def step(self, batch: Any) -> None:
         """Send a batch and start an iteration on it; does not wait for its end.
 
-        All batches must have the shapes of the first.
+        All batches must have the shapes and dtypes of the first.
         """
-        shapes = [np.shape(array) for array in batch]
-        if not self._shapes:
+        if self._episodes is None:
+            batch = as_tasks(batch)
+        kinds = [f"{np.shape(array)} {np.asarray(array).dtype}" for array in batch]
+        if not self._kinds:
             self._build(batch)
-            self._shapes = shapes
-        if shapes != self._shapes:
+            self._kinds = kinds
+        if kinds != self._kinds:
             raise ValueError(
-                f"batch: expected shapes {self._shapes} as before, got {shapes}"
+                f"batch: expected arrays {', '.join(self._kinds)} as before, got "
+                f"{', '.join(kinds)}"
             )
         self._send(batch)
         self._replay()
@@ -98,7 +102,8 @@ class Resident:
     def fetch(self, theta: Array, optimiser: Optimiser) -> list[float]:
         """Wait; bring theta (P,) and the optimiser up to date; the losses since then.
 
-        From a loss that is not finite on, parameters are those it was found at.
+        The loss of a step that failed, because it or its gradient was not finite, is
+        NaN, and parameters are those it was found at.
         """
         if self._steps == self._fetched:
             return []
@@ -114,14 +119,15 @@ class Resident:
         return new
 
     def _send(self, batch: Any) -> None:
-        staged, first = self._staging.array, self._layout.per_task
+        staging = self._stagings[self._steps % 2]  # the other may still be on its way
+        staged, first = staging.array, self._layout.per_task
         if self._episodes is not None:
             np.concatenate([numbers.reshape(-1) for numbers in batch], out=staged)
         else:
-            for name, array in zip(Tasks._fields, as_tasks(batch), strict=True):
+            for name, array in zip(Tasks._fields, batch, strict=True):
                 start = self._layout.inputs[name].start - first
                 staged[start : start + array.size] = array.reshape(-1)
-        self._staging.send()
+        staging.send()
 
     # --- the graph --------------------------------------------------------------------
 
@@ -129,22 +135,25 @@ class Resident:
         """Lay out memory, capture the graph, and only then put everything in its place:
         a capture may begin with calls that change what they find."""
         tasks = batch if self._episodes is None else self._episodes.look_up(batch)
-        program = self._prepare(as_tasks(tasks))
+        program = self._prepare(tasks)
         count, device = len(tasks[0]), program.device
+        dtype, size = program.dtype, self._shared["theta"].size
+        self._device = device
+        self._moments = device.zeros(2 * size, dtype)
+        self._history = device.zeros(HISTORY, np.float64)
+        self._sums = device.zeros(BLOCKS + 1, dtype)
+        self._training = device.zeros(len(TRAINING), np.float64)
+        if self._episodes is not None:
+            self._images = self._put_images(self._episodes.images)
         together = program.tasks_together(count)
         if together < count:
             raise MemoryError(
                 f"machine: {count} tasks do not fit the GPU's memory together; take "
                 f"at most {together}"
             )
-        self._device, layout = device, Layout(program.plan, count)
-        self._layout, self._theta = layout, layout.inputs["theta"]
-        dtype, size = program.dtype, self._shared["theta"].size
+        layout = self._layout = Layout(program.plan, count)
+        self._theta = layout.inputs["theta"]
         self._memory = device.zeros(layout.size, dtype)
-        self._moments = device.zeros(2 * size, dtype)
-        self._history = device.zeros(HISTORY, np.float64)
-        self._sums = device.zeros(BLOCKS + 1, dtype)
-        self._training = device.zeros(len(TRAINING), np.float64)
         commands = Commands(layout, self._memory, dtype, device)
         assemble = self._assemble(commands, batch, tasks)
         steps = [*assemble, *commands.list, *self._update(commands)]
@@ -153,17 +162,28 @@ class Resident:
         self._replay = device.capture(steps)
         self._start(layout, count)
 
+    def _put_images(self, images: Array) -> Any:
+        """A copy of the data set on the device."""
+        try:
+            return self._device.put(np.asarray(images))
+        except MemoryError as error:
+            raise MemoryError(
+                f"machine: the images, {images.nbytes / 1e9:.3g} GB, do not fit the "
+                "GPU's memory; give floating images, which are sent batch by batch"
+            ) from error
+
     def _assemble(self, commands: Commands, batch: Any, tasks: Tasks) -> list[Command]:
         """Commands that make the inputs of all tasks out of numbers that are sent."""
         device, layout = self._device, self._layout
         if self._episodes is None:
             size = layout.from_host - layout.per_task
-            self._staging = device.staging(self._memory, layout.per_task, size)
+            self._stagings = [
+                device.staging(self._memory, layout.per_task, size) for _ in range(2)
+            ]
             return []
         numbers = sum(array.size for array in batch)
         self._places = device.zeros(numbers, np.int64)
-        self._staging = device.staging(self._places, 0, numbers)
-        self._images = device.put(np.ascontiguousarray(self._episodes.images))
+        self._stagings = [device.staging(self._places, 0, numbers) for _ in range(2)]
         made, address, count = [], self._places.address, len(tasks[0])
         for part, x, y in (("support", *tasks[:2]), ("query", *tasks[2:])):
             images, turns, labels = (
@@ -200,6 +220,7 @@ class Resident:
         return [
             commands.launch("sum_tasks", 1, blocks, some, 1, losses, 1, count, 1),
             commands.launch("sum_tasks", 1, 1, total, 1, some, 1, blocks, 1),
+            commands.launch("look_at", size, 1, training, gradient, size),
             commands.launch("begin_step", 1, 1, training, total, *history),
             last,
         ]
