@@ -224,7 +224,11 @@ def test_bad_policies_and_arrays_are_refused_by_name():
     class Half(Straight):
         actions = 1
 
-    rules, thetas, goals = Navigation(horizon=2), np.ones((1, 2)), np.zeros((1, 2))
+    class Unchecked(Navigation):
+        def start(self, goals, trajectories):
+            raise AssertionError("nothing should start")
+
+    rules, thetas, goals = Unchecked(horizon=2), np.ones((1, 2)), np.zeros((1, 2))
     noise = np.zeros((1, 3, 2, 2))
     complaint = "^policy: expected 2 actions, as the environment has, got 1"
     with pytest.raises(ValueError, match=complaint):
