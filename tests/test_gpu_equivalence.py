@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from image_problems import image_problem, pooled_network, small_network, strided_network
 from maml_problems import alpha_vector, problem
-from playing import DTYPES, all_values, assert_close, play
+from playing import DTYPES, all_values, assert_close, play, relative_error
 from policy_problems import problem as policy_problem
 from primitive_cases import CASES
 from primitive_checks import derivative_inputs, derivative_tape
@@ -173,3 +173,55 @@ def test_nan_and_infinity_are_results(machine):
         "sum": nan,
     }.items():
         assert np.array_equal(found[name][0], expected, equal_nan=True), name
+
+
+# --- sizes that go round a grid -------------------------------------------------------
+
+
+def play_squares(machine, shape, tasks):
+    """Squares of whole numbers, and their sums over tasks: exact in float64."""
+    tape = Tape()
+    x = tape.input("x", shape, per_task=True)
+    tape.output("each", x * x)
+    tape.output("sum", x * x, "sum")
+    numbers = np.arange(tasks * np.prod(shape)).reshape(tasks, *shape) % 1000.0
+    found = machine.prepare(tape, "float64")({"x": numbers})
+    assert np.array_equal(found["each"], numbers**2)
+    assert np.array_equal(found["sum"], (numbers**2).sum(axis=0))
+
+
+@every_machine
+def test_more_tasks_than_a_grid_has_rows(machine):
+    play_squares(gpu_machine(machine), (3,), 70_000)
+
+
+@every_machine
+def test_more_elements_than_a_grid_has_threads(machine):
+    play_squares(gpu_machine(machine), (1000, 1100), 2)
+
+
+@every_machine
+def test_programs_may_take_turns(machine):
+    machine, p = gpu_machine(machine), problem(tasks=3)
+    mamls = [p.maml(machine=machine, steps=steps) for steps in (1, 2)]
+    alone = [maml.meta_gradient(p.theta, p.tasks).gradient for maml in mamls]
+    for _ in range(2):
+        for maml, gradient in zip(mamls, alone, strict=True):
+            again = maml.meta_gradient(p.theta, p.tasks).gradient
+            assert again.tobytes() == gradient.tobytes()
+
+
+def test_tf32_rounds_factors_and_float32_does_not():
+    exact, rounded = gpu_machine("cupy"), gpu_machine("cupy-tf32")
+    tape = Tape()
+    a, b = (tape.input(name, (512, 512)) for name in "ab")
+    tape.output("product", a @ b)
+    rng = np.random.default_rng(0)
+    inputs = {name: rng.standard_normal((512, 512)) for name in "ab"}
+    expected = inputs["a"] @ inputs["b"]
+    inputs = {name: array.astype("float32") for name, array in inputs.items()}
+    errors = [
+        relative_error(m.prepare(tape, "float32")(inputs)["product"][0], expected)
+        for m in (exact, rounded)
+    ]
+    assert errors[0] < 1e-5 < errors[1] < 1e-2

@@ -9,6 +9,7 @@ from playing import assert_close
 import tinymaml as tm
 from tinymaml.machines import resident
 from tinymaml.machines.cublas import WORKSPACE
+from tinymaml.machines.cupy_machine import CupyStaging
 from tinymaml.machines.device_plan import DevicePlan
 from tinymaml.machines.device_program import Layout
 from tinymaml.tasks import sinusoid
@@ -149,14 +150,60 @@ def test_a_loss_that_is_not_finite_stops_training_where_it_was(machine):
 
 
 @every_machine
-def test_batches_of_another_shape_are_refused(machine):
+@pytest.mark.parametrize("optimiser", OPTIMISERS)
+def test_a_gradient_that_is_not_finite_stops_training_where_it_was(machine, optimiser):
+    """As that of |x theta|, written as a square root, is at x = 0; the loss is 0."""
+
+    def root_of_square(theta, x, y):
+        product = x * theta.sum()
+        return tm.exp(tm.log((product * product).sum()) * 0.5)
+
     def sample(rng):
         sample.count += 1
-        return tm.Tasks(*(array[: 6 - sample.count] for array in sample_waves(rng)))
+        x = np.ones((2, 1, 1))
+        return tm.Tasks(x, x, x * (sample.count < 3), x)
+
+    sample.count, seen = 0, []
+    maml = tm.MAML(root_of_square, 0.0, machine=gpu_machine(machine))
+    with pytest.raises(tm.NonFiniteLossError, match="iteration 3: the loss or its"):
+        tm.train(
+            maml,
+            np.ones(2),
+            sample,
+            iterations=8,
+            optimiser=OPTIMISERS[optimiser],
+            rng=np.random.default_rng(0),
+            validate=lambda theta: seen.append(theta) or 0.0,
+            validate_every=2,
+            progress=False,
+        )
+    assert len(seen) == 1 and np.isfinite(seen).all()
+
+
+@every_machine
+@pytest.mark.parametrize(
+    ("change", "got"),
+    [
+        (lambda array: array[:4], r"\(4, 4, 1\) float64"),
+        (lambda array: array.astype("float32"), r"\(5, 4, 1\) float32"),
+    ],
+)
+def test_batches_of_another_kind_are_refused(machine, change, got):
+    def sample(rng):
+        sample.count += 1
+        tasks = sample_waves(rng)
+        return tasks if sample.count == 1 else tm.Tasks(*map(change, tasks))
 
     sample.count = 0
-    with pytest.raises(ValueError, match=r"batch: expected shapes \[\(5, 4, 1\).*got"):
+    expected = r"batch: expected arrays \(5, 4, 1\) float64"
+    with pytest.raises(ValueError, match=f"{expected}.*, got {got}"):
         train(gpu_machine(machine), sample=sample)
+
+
+@every_machine
+def test_what_is_no_batch_is_refused_as_on_the_host(machine):
+    with pytest.raises(ValueError, match=r"tasks: expected \(x, y\).*got NoneType"):
+        train(gpu_machine(machine), sample=lambda rng: None)
 
 
 def test_tasks_that_do_not_fit_together_are_refused():
@@ -166,6 +213,15 @@ def test_tasks_that_do_not_fit_together_are_refused():
     machine = gpu_machine("stand-in", free=free)
     with pytest.raises(MemoryError, match="5 tasks do not fit .* take at most [1-4]"):
         train(machine)
+
+
+def test_host_memory_used_again_too_early_would_be_noticed(monkeypatch):
+    """The stand-in copies as late as it can; without waiting, batches are mixed up."""
+    right = train("numpy", log_every=10)
+    assert_close(train(gpu_machine("stand-in"), log_every=10).theta, right.theta, 1e-10)
+    monkeypatch.setattr(CupyStaging, "array", property(lambda self: self._pinned))
+    wrong = train(gpu_machine("stand-in"), log_every=10)
+    assert not np.allclose(wrong.theta, right.theta)
 
 
 # --- data sets on the device ----------------------------------------------------------
@@ -178,11 +234,11 @@ def drawings(classes=4, each=4, size=5, channels=2):
     return images, np.repeat(np.arange(classes), each)
 
 
-def train_on_images(machine, dtype, rotations, images):
+def train_on_images(machine, dtype, rotations, images, kind=Episodes, labels=None):
     p = image_problem(strided_network())
-    sample = Episodes(
+    sample = kind(
         images,
-        drawings()[1],
+        drawings()[1] if labels is None else labels,
         ways=3,
         shots=1,
         queries=2,
@@ -242,6 +298,36 @@ def test_examples_of_episodes_are_the_hosts_bit_by_bit():
         at = stays._layout.inputs[name].start
         found = machine.device.read(stays._memory, at, array.size)
         assert found.tobytes() == array.tobytes(), name
+
+
+class Negatives(Episodes):
+    """Episodes of images turned from black to white."""
+
+    def __call__(self, rng):
+        tasks = super().__call__(rng)
+        return tasks._replace(x_support=1 - tasks.x_support, x_query=1 - tasks.x_query)
+
+
+@every_machine
+def test_a_subclass_of_episodes_keeps_what_it_does(machine):
+    images = drawings()[0]
+    results = [
+        train_on_images(m, "float64", False, images, kind)
+        for m, kind in (
+            (gpu_machine(machine), Negatives),
+            ("numpy", Negatives),
+            ("numpy", Episodes),
+        )
+    ]
+    assert_same_training(*results[:2], 1e-9)
+    assert np.abs(results[1].theta - results[2].theta).max() > 1e-3
+
+
+def test_a_data_set_that_does_not_fit_is_refused_with_its_size():
+    images, labels = drawings(each=400)
+    machine = gpu_machine("stand-in", free=WORKSPACE + 60_000)
+    with pytest.raises(MemoryError, match=r"machine: the images, 8e-05 GB, do not fit"):
+        train_on_images(machine, "float64", False, images, labels=labels)
 
 
 # --- where it is not done -------------------------------------------------------------
