@@ -20,8 +20,8 @@ size, spare = st.integers(1, 5), st.integers(0, 3)
 
 
 def handle(tf32=False, stream=1, workspace=2):
-    library = SerialCublas(Queue())
-    return Cublas(library, stream, workspace, tf32), library.library
+    library = SerialCublas(Queue()).library  # which does at once what it is told
+    return Cublas(library, stream, workspace, tf32), library
 
 
 def columns(memory, start, shape, ld):

@@ -63,4 +63,5 @@ def assert_grids_fit(tape, tasks):
 def test_grids_are_no_larger_than_a_gpu_takes(work, tasks):
     machine = SerialMachine()
     machine.device.launch("sum_tasks", "float64", work, tasks, (0,) * 6)
+    machine.device.stream.synchronize()
     assert machine.cupy.launches == [("sum_tasks", *grid_for(work, tasks))]

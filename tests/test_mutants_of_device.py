@@ -199,7 +199,7 @@ PROGRAM = {
         (grows, "// itemsize + self._size", "// itemsize"),
         (parts, "int(SPARE * all_of_it)", "int(all_of_it)"),
         (parts, "-(-tasks // -(-tasks // fit))", "fit"),
-        (parts, "range(1, tasks + 1)", "range(1, 2)"),
+        (parts, "range(1, min(tasks, MOST_TASKS) + 1)", "range(1, 2)"),
         (parts, "if fit == 0", "if False"),
     ],
     "_load": [

@@ -80,8 +80,8 @@ KERNEL elementwise(whole tasks, const Link *links, whole count, whole n)
         const int span = link.span, inner = link.inner;
         real *out = link.out + task * link.out_step + i;
         real x = link.x ? link.x[task * link.x_step + i] : (real)0;
-        const int from = span == n ? i % inner : i / span * inner + i % inner;
-        real y = link.y ? link.y[task * link.y_step + from] : (real)0;
+        real y = link.y ? link.y[task * link.y_step + i / span * inner + i % inner]
+                        : (real)0;
         *out = apply(link.operation, link.operation == MUL_ADD ? *out : (real)0, x, y);
     }
 }
@@ -313,12 +313,11 @@ struct Training {
     double step, rate, failed;
 };
 
-__device__ bool is_finite(double x) { return x - x == 0; }
-
 // Whether a gradient of n entries has one that is not finite: then the step fails.
 KERNEL look_at(whole tasks, Training *training, const real *gradient, whole n)
 {
-    EACH_TASK EACH(i, n) if (!is_finite(gradient[i])) training->failed = 1;
+    EACH_TASK EACH(i, n) 
+        if (!(gradient[i] - gradient[i] == 0)) training->failed = 1;
 }
 
 // Count a step: its loss is noted, NaN if it failed, and its rate made ready. Once a
@@ -329,7 +328,7 @@ KERNEL begin_step(
 {
     EACH_TASK EACH(i, 1) {
         double step = training->step, mean = (double)loss[0] * training->scale;
-        if (!is_finite(mean)) training->failed = 1;
+        if (!(mean - mean == 0)) training->failed = 1;
         history[(whole)step % length] = training->failed ? nan("") : mean;
         training->step = ++step;
         training->rate = training->learning_rate * sqrt(1 - pow(training->beta2, step)) /
