@@ -284,7 +284,7 @@ def test_an_alpha_too_large_ends_the_run_in_one_line(small, capsys):
     arguments = ["--alpha", "1e30", "--iterations", "2", "--machine", "numpy"]
     assert small.main([*arguments, "--out", "out"]) == 1
     *_, last = capsys.readouterr().err.splitlines()
-    assert "error: alpha: actions after 1 steps are not finite" in last
+    assert "error: alpha: after inner step 1 actions are not finite" in last
 
 
 @pytest.mark.parametrize(

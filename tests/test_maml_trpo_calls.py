@@ -127,11 +127,11 @@ def test_bad_step_sizes_of_adaptation_are_refused_by_name():
 def test_a_step_after_which_actions_overflow_names_alpha(machine):
     learner = small_learner(machine, alpha=1e30)
     theta, draw = start(learner, "float32")
-    complaint = "^alpha: actions after 1 steps are not finite"
+    complaint = "^alpha: after inner step 1 actions are not finite"
     with pytest.raises(FloatingPointError, match=complaint):
         learner.step(theta, draw)
     theta[-1] = 100  # a deviation of exp(100)
-    with pytest.raises(FloatingPointError, match="^theta: actions after 0 steps"):
+    with pytest.raises(FloatingPointError, match="^theta: actions are not finite"):
         learner.adapt(theta, draw)
 
 

@@ -159,10 +159,9 @@ class MAMLTRPO:
                 self.policy, self.environment, thetas[-1], draw.tasks, noise
             )
             if not np.isfinite(sampled.actions).all():
-                cause = "alpha" if adaptation.samples else "theta"
-                raise FloatingPointError(
-                    f"{cause}: actions after {len(thetas) - 1} steps are not finite"
-                )
+                k = len(thetas) - 1
+                cause = f"alpha: after inner step {k}" if k else "theta:"
+                raise FloatingPointError(f"{cause} actions are not finite")
             if self.transitions is not None:
                 sampled = sampled.first(self.transitions)
             weighed = advantages(sampled, self.discount, self.decay)

@@ -144,7 +144,7 @@ def trust_region_step(
         return nothing("the gradient is 0, or too short for conjugate gradients")
     direction = conjugate_gradient(damped, gradient, iterations)
     # x A x without a further product: CG's residual is orthogonal to its x, so A x may
-    # be replaced by b. Only rounding makes a difference, in float32 up to 2 % were seen.
+    # be replaced by b. Rounding makes a difference, of up to 2 % as seen in float32.
     curvature = float(direction @ gradient)
     if not 0 < curvature < np.inf:
         return nothing(f"the curvature along the direction is {curvature:.3g}")
