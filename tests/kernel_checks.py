@@ -286,17 +286,22 @@ def check_steps(machine, dtype):
 
 
 def check_rest(machine, dtype):
-    """From a loss on that is not finite, nothing changes but the history."""
-    for name, loss in product(SETTINGS, (np.nan, np.inf, -np.inf)):
+    """From a loss or gradient that is not finite on, only the history changes."""
+    for name, loss in product(SETTINGS, (np.nan, np.inf, -np.inf, 0.0)):
         gradient = np.array([0.5, -0.25, 3.0], dtype)
         steps = Steps(machine, dtype, name, gradient)
         steps.take(1.0, gradient)
+        steps.arrays.launch("look_at", 1, "training", "gradient", steps.size)
+        assert steps.told("failed") == 0
         before = [steps.arrays[name] for name in ("theta", "moments")]
+        if loss == 0:  # it is the gradient then
+            steps.arrays["gradient"] = np.array([0.5, np.inf, 3.0], dtype)
+            steps.arrays.launch("look_at", 1, "training", "gradient", steps.size)
         steps.take(loss, gradient)
         steps.take(2.0, gradient)  # finite again: too late
         for array, name in zip(before, ("theta", "moments"), strict=True):
             assert np.array_equal(steps.arrays[name], array)
-        noted = [SCALE, loss, 2 * SCALE]
+        noted = [SCALE, np.nan, np.nan]
         assert np.array_equal(steps.arrays["history"], noted, equal_nan=True)
         assert steps.told("failed") == 1
 

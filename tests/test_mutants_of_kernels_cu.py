@@ -234,6 +234,8 @@ MUTANTS = {
         ),
         ("if (!training->failed)\n        theta", "theta"),
         ("if (!training->failed) {", "{"),
+        ("(gradient[i] - gradient[i] == 0)", "(gradient[i] == gradient[i])"),
+        ('training->failed ? nan("") : mean', "mean"),
     ],
 }
 EVERY = [(check, *mutant) for check, mutants in MUTANTS.items() for mutant in mutants]
