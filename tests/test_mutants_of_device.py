@@ -37,9 +37,11 @@ PLAN = {
         (numbers, "ta, tb, accumulate)", "ta, tb, 0)"),
         (numbers, "ta, tb, accumulate)", "ta, tb, 1)"),
     ],
-    "_emit_conv": [
+    "_conv_shapes": [
         (convolutions, '"conv": (a, entry.shape, b)', '"conv": (a, a, b)'),
         (convolutions, "(entry.shape, a, b)", "(a, entry.shape, b)"),
+    ],
+    "_emit_conv": [
         (convolutions, "taps, features, 0, 1, 0)", "taps, features, 0, 0, 0)"),
         (convolutions, "taps, features, 0, 1, 0)", "taps, features, 0, 1, 1)"),
         (convolutions, "(*window, accumulate)", "(*window, 0)"),

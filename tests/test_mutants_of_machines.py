@@ -67,9 +67,9 @@ FUSION = [
     ("_constant", '("constant", number, size)', '("constant", size)'),
 ]
 IMAGES = [
-    ("_emit_conv", '"conv": (a, entry.shape, b)', '"conv": (a, a, b)'),
-    ("_emit_conv", "(entry.shape, a, b)", "(a, entry.shape, b)"),
-    ("_emit_conv", "(a, b, entry.shape)", "(a, b, entry.shape[1::-1])"),
+    ("_conv_shapes", '"conv": (a, entry.shape, b)', '"conv": (a, a, b)'),
+    ("_conv_shapes", "(entry.shape, a, b)", "(a, entry.shape, b)"),
+    ("_conv_shapes", "(a, b, entry.shape)", "(a, b, entry.shape[1::-1])"),
     ("_emit_conv", 'kind == "conv_input"', "False"),
     ("_emit_conv", "reads[1], prod(kernel[:3])", "reads[0], prod(kernel[:3])"),
     ("_emit_conv", "prod(kernel[:3]), kernel[3]", "kernel[3], prod(kernel[:3])"),

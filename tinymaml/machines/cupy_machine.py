@@ -25,12 +25,12 @@ import numpy as np
 
 from tinymaml.machines.checks import check_dtype, check_threads
 from tinymaml.machines.cublas import WORKSPACE, Cublas, Gemm
-from tinymaml.machines.device_program import Command, DeviceProgram
+from tinymaml.machines.device_program import MOST_TASKS, Command, DeviceProgram
 from tinymaml.tape import Tape
 
 OLDEST_CUPY = 13  # the first that works with NumPy 2
 THREADS = 128  # in a block
-MOST_BLOCKS = 4096, 65535  # across, down; kernels go on with what lies beyond
+MOST_BLOCKS = 4096, MOST_TASKS  # across, down; kernels go on with what lies beyond
 REAL = {"float32": "float", "float64": "double"}
 SOURCE = Path(__file__).with_name("kernels.cu")
 Array = np.ndarray[Any, Any]

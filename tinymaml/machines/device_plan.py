@@ -60,11 +60,11 @@ class DevicePlan(Plan):
 
     def _apart(self) -> set[int]:
         inputs = {
-            self._places[i.entry].buffer: i
+            self._places[i.entry].buffer
             for i in self.tape.inputs.values()
             if i.entry in self._places
         }
-        return {*inputs, *self.constants}
+        return inputs | self.constants.keys()
 
     def buffer_size(self, buffer: int) -> int:
         """Elements of one task in a buffer."""
@@ -87,15 +87,9 @@ class DevicePlan(Plan):
     def _emit_conv(self, out: int, product: int, accumulate: int) -> None:
         """Patches (P, Q) times a kernel (Q, F) give the pixels (P, F) of the result."""
         entry = self.tape.entries[product]
-        attributes = dict(entry.attributes)
-        a, b = (self.tape.entries[i].shape for i in entry.arguments)
+        kind, attributes = entry.primitive.name, dict(entry.attributes)
+        images, outputs, kernel = self._conv_shapes(entry)
         first, second = (self._places[i] for i in entry.arguments)
-        kind = entry.primitive.name
-        images, outputs, kernel = {
-            "conv": (a, entry.shape, b),
-            "conv_input": (entry.shape, a, b),
-            "conv_weight": (a, b, entry.shape),
-        }[kind]
         places, taps, features = prod(outputs[:3]), prod(kernel[:3]), kernel[3]
         where = attributes["stride"], *attributes["padding"]
         window = (*images, *outputs[1:3], *kernel[:2], *where)

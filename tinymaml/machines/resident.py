@@ -186,10 +186,10 @@ class Resident:
         self._stagings = [device.staging(self._places, 0, numbers) for _ in range(2)]
         made, address, count = [], self._places.address, len(tasks[0])
         for part, x, y in (("support", *tasks[:2]), ("query", *tasks[2:])):
-            images, turns, labels = (
-                address + i * x[..., 0, 0, 0].size * 8 for i in range(3)
+            bytes_each = count * x.shape[1] * 8  # a whole number for each example
+            images, turns, labels, address = (
+                address + i * bytes_each for i in range(4)
             )
-            address = labels + x[..., 0, 0, 0].size * 8
             to_x, to_y = (
                 commands.argument(layout.inputs[f"{name}_{part}"]) for name in "xy"
             )
@@ -250,4 +250,4 @@ class Resident:
         training.array[:] = [numbers[name] for name in TRAINING]
         training.send()
         for sent in (staging, moments, training):
-            assert sent.array is not None  # waits: these buffers are let go now
+            _ = sent.array  # waits: these buffers are let go now

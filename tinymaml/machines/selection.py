@@ -227,20 +227,23 @@ class Selection(Fusion):
     def _emit_conv(self, out: int, product: int, accumulate: int) -> None:
         """The sizes of all three rows: images, outputs, kernel, stride, padding."""
         entry = self.tape.entries[product]
-        attributes = dict(entry.attributes)
-        a, b = (self.tape.entries[i].shape for i in entry.arguments)
+        kind, attributes = entry.primitive.name, dict(entry.attributes)
+        images, outputs, kernel = self._conv_shapes(entry)
         reads = [self._places[i] for i in entry.arguments]
-        kind = entry.primitive.name
-        images, outputs, kernel = {
-            "conv": (a, entry.shape, b),
-            "conv_input": (entry.shape, a, b),
-            "conv_weight": (a, b, entry.shape),
-        }[kind]
         if kind == "conv_input":
             reads[1] = self._transposed(reads[1], prod(kernel[:3]), kernel[3])
         where = (attributes["stride"], *attributes["padding"])
         sizes = (*images, *outputs[1:], *kernel[:2], *where, accumulate)
         self._emit(kind, out, tuple(reads), sizes)
+
+    def _conv_shapes(self, entry: Entry) -> tuple[Shape, Shape, Shape]:
+        """The shapes of images, outputs and kernel, of any of the three rows."""
+        a, b = (self.tape.entries[i].shape for i in entry.arguments)
+        return {
+            "conv": (a, entry.shape, b),
+            "conv_input": (entry.shape, a, b),
+            "conv_weight": (a, b, entry.shape),
+        }[entry.primitive.name]
 
     def _select_max_gather(self, index: int, entry: Entry, *, size: int) -> None:
         """Which elements of a value are largest is found once, for all that ask."""
