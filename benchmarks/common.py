@@ -1,4 +1,4 @@
-"""What every benchmark shares: rows, ratios, JSON, tables, agreement, the machine.
+"""What every benchmark shares: rows, ratios, JSON, tables, agreement, the backend.
 
 A benchmark is a list of `Row`s: one implementation doing one piece of work.
 `write_json` stores them, `format_table` prints them, and `check_agreement` has the
@@ -91,11 +91,11 @@ def with_ratios(rows: Sequence[Row], reference_name: str = REFERENCE) -> list[Ro
 
 
 def write_json(
-    path: str | Path, machine: dict[str, Any], rows: Sequence[Row], **more: Any
+    path: str | Path, backend: dict[str, Any], rows: Sequence[Row], **more: Any
 ) -> None:
-    """Write {"machine": ..., "rows": [...], **more}, all of it or nothing."""
+    """Write {"backend": ..., "rows": [...], **more}, all of it or nothing."""
     path = Path(path)
-    content = {"machine": machine, "rows": [asdict(row) for row in rows], **more}
+    content = {"backend": backend, "rows": [asdict(row) for row in rows], **more}
     text = json.dumps(content, indent=1, allow_nan=False) + "\n"
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -138,11 +138,11 @@ def check_agreement(
     return error
 
 
-# --- the machine ----------------------------------------------------------------------
+# --- the backend ----------------------------------------------------------------------
 
 
 def usable_cores() -> int:
-    """The cores this process may run on, which may be fewer than the machine has."""
+    """The cores this process may run on, which may be fewer than the backend has."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -156,7 +156,7 @@ def processor_name() -> str:
                 return line.partition(":")[2].strip()
     except OSError:
         pass
-    return platform.processor() or platform.machine()
+    return platform.processor() or platform.backend()
 
 
 def installed_version(package: str) -> str | None:
@@ -167,7 +167,7 @@ def installed_version(package: str) -> str | None:
         return None
 
 
-def describe_machine() -> dict[str, Any]:
+def describe_backend() -> dict[str, Any]:
     """What a reader must know to judge the numbers, as JSON can hold it."""
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     return {
@@ -182,14 +182,14 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
-def print_machine(machine: dict[str, Any]) -> None:
-    """Print the description, with a warning if others use the machine too."""
-    packages = ", ".join(f"{n} {v}" for n, v in machine["packages"].items())
-    print(f"{machine['processor']}, {machine['cores']} cores, {machine['system']}")
-    print(f"Python {machine['python']}, {packages}")
-    load = machine["load_at_start"]
+def print_backend(backend: dict[str, Any]) -> None:
+    """Print the description, with a warning if others use the backend too."""
+    packages = ", ".join(f"{n} {v}" for n, v in backend["packages"].items())
+    print(f"{backend['processor']}, {backend['cores']} cores, {backend['system']}")
+    print(f"Python {backend['python']}, {packages}")
+    load = backend["load_at_start"]
     if load is not None and load > 0.5:
-        print(f"WARNING: the machine is busy (load {load:.1f}): do not trust the times")
+        print(f"WARNING: the backend is busy (load {load:.1f}): do not trust the times")
 
 
 # --- tables ---------------------------------------------------------------------------

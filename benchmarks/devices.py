@@ -94,7 +94,7 @@ def tinymaml_prepared(
     tasks = Tasks(*arrays)
 
     def launches() -> int | None:
-        program = maml.machine.prepare(maml.tape(theta, tasks), theta.dtype)
+        program = maml.backend.compile(maml.tape(theta, tasks), theta.dtype)
         return getattr(program, "launches", None)  # processors launch nothing
 
     return Prepared(lambda: maml.meta_gradient(theta, tasks), read, launches=launches)

@@ -1,7 +1,7 @@
-"""The benchmarks on a graphics card: `--machine cupy` of sinusoid.py and omniglot.py.
+"""The benchmarks on a graphics card: `--backend cupy` of sinusoid.py and omniglot.py.
 
-    python benchmarks/sinusoid.py --machine cupy        # float32 products
-    python benchmarks/omniglot.py --machine cupy-tf32   # TF32 products, for everybody
+    python benchmarks/sinusoid.py --backend cupy        # float32 products
+    python benchmarks/omniglot.py --backend cupy-tf32   # TF32 products, for everybody
 
 Each piece of work is done on one card by tinymaml, by PyTorch (a loop over tasks, vmap,
 torch.compile) and by JAX (jit). First every gradient is compared with tinymaml's on the
@@ -28,7 +28,7 @@ from benchmarks.peers import COMPILED, GRAPHS, JAX_VMAP, LOOP, VMAP
 from benchmarks.workers import Build, Limits
 
 DEVICE = "cuda"
-MACHINES = ("numba", "cupy", "cupy-tf32")
+BACKENDS = ("numba", "cupy", "cupy-tf32")
 BUDGET = {True: 20.0, False: 90.0}  # seconds of timing for a work and order, if quick
 # torch.compile of five inner steps takes minutes, and gigabytes of the host's memory.
 LIMITS = Limits(start_seconds=600, step_seconds=60, bytes=32e9)
@@ -66,12 +66,12 @@ Works = Callable[[Path, argparse.Namespace], Iterator[Work]]
 # --- the card -------------------------------------------------------------------------
 
 
-def refusal(machine: str) -> str | None:
-    """Why tinymaml has no such machine here, None if it has."""
-    from tinymaml import get_machine
+def refusal(backend: str) -> str | None:
+    """Why tinymaml has no such backend here, None if it has."""
+    from tinymaml import get_backend
 
     try:
-        get_machine(machine)
+        get_backend(backend)
     except ImportError as error:
         return str(error)
     return None
@@ -144,8 +144,8 @@ def print_card(card: dict[str, Any]) -> None:
 def add_option(parser: argparse.ArgumentParser) -> None:
     """The option of the benchmarks that can be run on a card."""
     parser.add_argument(
-        "--machine",
-        choices=MACHINES,
+        "--backend",
+        choices=BACKENDS,
         default="numba",
         help="numba: on the processor; cupy: everything on a graphics card; cupy-tf32: "
         "the same with products in TF32 (default: %(default)s)",
@@ -158,7 +158,7 @@ def implementations(
     """What is compared on a card, tinymaml first."""
     compiled_forms = [*(form + GRAPHS for form in vmap_forms), vmap_forms[0]]
     everything = [
-        Implementation(f"tinymaml {options.machine}", "tinymaml", (1,)),
+        Implementation(f"tinymaml {options.backend}", "tinymaml", (1,)),
         Implementation(LOOP, "torch", (1,), tuple(loop_forms)),
         Implementation(VMAP, "torch", (1,), tuple(vmap_forms)),
         Implementation(COMPILED, "torch", (1,), tuple(compiled_forms)),
@@ -175,7 +175,7 @@ def implementations(
 
 def settings(options: argparse.Namespace, tolerance: Tolerance) -> dict[str, Any]:
     """What a Bench on a card has and others have not."""
-    tf32 = options.machine == "cupy-tf32"
+    tf32 = options.backend == "cupy-tf32"
     return {
         "device": DEVICE,
         "tf32": tf32,
@@ -263,17 +263,17 @@ def run(
 
 def main(options: argparse.Namespace, build: Build, works: Works) -> int:
     """Run a benchmark on a card, if there is one; the exit status."""
-    reason = refusal(options.machine)
+    reason = refusal(options.backend)
     if reason is not None:
-        print(f"--machine {options.machine}: {reason}", file=sys.stderr)
+        print(f"--backend {options.backend}: {reason}", file=sys.stderr)
         return 1
 
     def everything(
-        folder: Path, machine: dict[str, Any]
+        folder: Path, backend: dict[str, Any]
     ) -> tuple[list[Row], dict[str, Any]]:
-        machine["gpu"] = describe_card()
-        print_card(machine["gpu"])
-        reference = f"tinymaml {options.machine}"
+        backend["gpu"] = describe_card()
+        print_card(backend["gpu"])
+        reference = f"tinymaml {options.backend}"
         rows, details = run(works(folder, options), reference, options.quick)
         return rows, {"details": details}
 

@@ -6,7 +6,7 @@ A benchmark gives a script (its workers run it), a folder of data and a list of
 1. `check_float64`: every implementation against the reference, to 1e-10.
 2. `measure`: per implementation, each way to write it and each number of threads is
    started, checked to 1e-5 in float32 and tried; the fastest stays. Then all that
-   stayed are timed in turn, together with a large matrix product, the machine's peak.
+   stayed are timed in turn, together with a large matrix product, the backend's peak.
 3. `measure_scaling`: more and more tasks, a fresh process for each number.
 
 A peer that is missing or fails is skipped with one line that says why; one that

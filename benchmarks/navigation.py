@@ -7,7 +7,7 @@ The work is one iteration of algorithm 3 with the settings of `examples/navigati
 20 goals, 20 trajectories of 100 steps before and 20 after the inner step, policy
 2-100-100-2, and TRPO's outer step with ten products F v, float32, exact (order 2) and
 first-order (order 1). First the surrogate gradient and a product F v, on one set of
-sampled trajectories, are compared with the numpy machine's in float64.
+sampled trajectories, are compared with the numpy backend's in float64.
 
 The environment, the advantages, conjugate gradients and the line search are the same
 NumPy code for all. Left out: JAX.
@@ -45,16 +45,16 @@ GOAL = 3.0  # times faster than PyTorch, exact steps
 
 
 def learner_of(
-    machine: str, order: int, threads: int | None, sizes: Sequence[int]
+    backend: str, order: int, threads: int | None, sizes: Sequence[int]
 ) -> Any:
     """tinymaml's learner for this work, with a policy of these sizes."""
     import tinymaml as tm
-    from tinymaml.nn import xavier_uniform
+    from tinymaml.networks.layers import xavier_uniform
     from tinymaml.tasks.navigation import Navigation
 
     rules = Navigation()
     network = tm.MLP(sizes, initialiser=xavier_uniform())
-    options: dict[str, Any] = {"machine": machine, "threads": threads}
+    options: dict[str, Any] = {"backend": backend, "threads": threads}
     policy = tm.GaussianPolicy(network, rules.actions, **options)
     return tm.MAMLTRPO(
         policy, rules, ALPHA, order=order, trajectories=TRAJECTORIES, **options
@@ -63,8 +63,8 @@ def learner_of(
 
 def load(request: dict[str, Any]) -> tuple[Array, Array, Any, list[Any]]:
     """theta, v, the draw, and two sets of sampled trajectories with advantages."""
-    from tinymaml.maml_trpo import Draw
-    from tinymaml.trajectories import Trajectories
+    from tinymaml.rl.maml_trpo import Draw
+    from tinymaml.rl.rollouts import Trajectories
 
     with np.load(Path(request["folder"]) / "data.npz") as data:
         dtype = request["dtype"]
@@ -94,8 +94,8 @@ def build(request: dict[str, Any]) -> Prepared:
     call: Any
     sizes = request["sizes"]
     if name in (OURS, READABLE):
-        from tinymaml.maml_trpo import Adaptation, Objective
-        from tinymaml.policy_losses import cut
+        from tinymaml.rl.maml_trpo import Adaptation, Objective
+        from tinymaml.rl.policy_losses import cut
 
         learner = learner_of(name.split()[1], order, request["threads"], sizes)
         thetas = [np.broadcast_to(theta, (len(draw.tasks), theta.size))]
@@ -135,7 +135,7 @@ def build(request: dict[str, Any]) -> Prepared:
 
 def save_data(folder: Path) -> None:
     """theta as training starts, goals, noise, and what the policies sample with it."""
-    from tinymaml.returns import advantages
+    from tinymaml.rl.advantages import advantages
 
     rng = np.random.default_rng(0)
     learner = learner_of("numpy", 2, 1, SIZES)
@@ -151,7 +151,7 @@ def save_data(folder: Path) -> None:
 
 
 def references(folder: Path) -> dict[int, Array]:
-    """The numpy machine's float64 derivatives; that the orders differ is checked."""
+    """The numpy backend's float64 derivatives; that the orders differ is checked."""
     found = {}
     for order in (2, 1):
         request: dict[str, Any] = {"implementation": READABLE, "order": order}
@@ -241,7 +241,7 @@ def main() -> int:
     options = parser.parse_args()
 
     def everything(
-        folder: Path, machine: dict[str, Any]
+        folder: Path, backend: dict[str, Any]
     ) -> tuple[list[Row], dict[str, Any]]:
         save_data(folder)
         bench = NavigationBench(

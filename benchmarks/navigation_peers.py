@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from tinymaml.maml_trpo import Draw
-from tinymaml.returns import advantages
+from tinymaml.rl.advantages import advantages
+from tinymaml.rl.maml_trpo import Draw
+from tinymaml.rl.rollouts import Trajectories, roll_out
+from tinymaml.rl.trpo import TrustRegionStep, trust_region_step
 from tinymaml.tasks.navigation import Navigation
-from tinymaml.trajectories import Trajectories, roll_out
-from tinymaml.trpo import TrustRegionStep, trust_region_step
 
 Array = np.ndarray[Any, Any]
 Tensors = list[torch.Tensor]

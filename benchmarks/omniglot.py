@@ -2,13 +2,14 @@
 
     python benchmarks/omniglot.py --quick              # 5w1s, a few minutes
     python benchmarks/omniglot.py --json results.json  # all cases, over an hour
-    python benchmarks/omniglot.py --machine cupy       # on a graphics card: gpu.py
+    python benchmarks/omniglot.py --backend cupy       # on a graphics card: gpu.py
 
 The work is one meta-gradient of the paper's classification experiments (section 5.2),
 float32, exact (order 2) and first-order (order 1), with the settings of
-`tinymaml.recipes`: Omniglot 5-way 1-shot (32 tasks, 1 inner step), Omniglot 20-way
-1-shot (16 tasks, 5 steps) and MiniImagenet 5-way 1-shot (4 tasks, 5 steps, order 2).
-First every implementation's loss and gradient are compared with the numpy machine's in
+`tinymaml.paper.recipes`: Omniglot 5-way 1-shot (32 tasks, 1 inner step), Omniglot
+20-way 1-shot (16 tasks, 5 steps) and MiniImagenet 5-way 1-shot (4 tasks, 5 steps, order
+2).
+First every implementation's loss and gradient are compared with the numpy backend's in
 float64; then come the times, the memory, and the claims that this project makes.
 
 The images are drawn at random: time does not depend on what they show. Left out: the
@@ -98,7 +99,7 @@ CASES = {
 
 def settings_of(case: str, order: int) -> image_peers.Settings:
     """What a peer must know of a recipe."""
-    from tinymaml.recipes import RECIPES
+    from tinymaml.paper.recipes import RECIPES
 
     recipe = RECIPES[case]
     return image_peers.Settings(
@@ -113,7 +114,7 @@ def settings_of(case: str, order: int) -> image_peers.Settings:
 
 def maml_of(case: str, order: int, **options: Any) -> Any:
     """tinymaml's MAML for a case; `steps` is another number of inner steps."""
-    from tinymaml.recipes import RECIPES
+    from tinymaml.paper.recipes import RECIPES
 
     recipe = RECIPES[case]
     recipe = replace(recipe, steps=options.pop("steps", recipe.steps))
@@ -136,12 +137,12 @@ def build(request: dict[str, Any]) -> Prepared:
         return devices.matmul_peak(request["device"])
     theta, *arrays = load(request)
     if name.startswith("tinymaml"):
-        machine = name.removesuffix(", recompute").split()[1]
+        backend = name.removesuffix(", recompute").split()[1]
         maml = maml_of(
             request["case"],
             order,
-            machine=machine,
-            threads=threads if machine == "numba" else None,
+            backend=backend,
+            threads=threads if backend == "numba" else None,
             recompute=name == RECOMPUTE,
         )
         return devices.tinymaml_prepared(
@@ -174,7 +175,7 @@ def save_data(folder: Path, case: str, seed: int | None = None) -> None:
     beta is far from 0, its starting value, so that nobody can forget it, and above 0,
     so that few inputs of a relu lie near its kink, where float32 may err.
     """
-    from tinymaml.recipes import RECIPES
+    from tinymaml.paper.recipes import RECIPES
 
     recipe = RECIPES[case]
     rng = np.random.default_rng(CASES[case].seed if seed is None else seed)
@@ -222,10 +223,10 @@ def bench_of(
     case: str,
     quick: bool,
     tasks: int,
-    machine: str,
+    backend: str,
     **settings: Any,
 ) -> Bench:
-    """A benchmark whose references are a machine's float64 losses and gradients.
+    """A benchmark whose references are a backend's float64 losses and gradients.
 
     That the orders differ by far more than the tolerance is checked. settings: more
     fields of the Bench.
@@ -234,7 +235,7 @@ def bench_of(
     settings = {"tolerances": tolerances, "limits": long_steps.LIMITS, **settings}
     references = {}
     for order in (2, 1):
-        request = {"implementation": machine, "order": order, "form": "", "threads": 2}
+        request = {"implementation": backend, "order": order, "form": "", "threads": 2}
         request |= {"dtype": "float64", "tasks": tasks, "folder": str(folder)}
         prepared = build(request | {"case": case})
         references[order] = prepared.read(prepared.call())
@@ -250,7 +251,7 @@ def bench_of(
 def plan_of(folder: Path, case: str, order: int, **options: Any) -> tuple[int, int]:
     """(FLOPs of one task, workspace bytes of one thread)."""
     from tinymaml import Tasks
-    from tinymaml.machines.planner import Plan
+    from tinymaml.backends.numba.planner import Plan
 
     request = {"case": case, "folder": folder, "dtype": "float32", "tasks": 1}
     theta, *arrays = load(request)
@@ -306,7 +307,7 @@ def run_case(
     folder: Path, case: str, options: argparse.Namespace
 ) -> tuple[list[Row], dict[str, Any]]:
     """Check and time one case; its rows, and what else the JSON holds of it."""
-    from tinymaml.recipes import RECIPES
+    from tinymaml.paper.recipes import RECIPES
 
     save_data(folder, case)
     compared = implementations(case, options.threads, options.peers, options.quick)
@@ -315,8 +316,8 @@ def run_case(
     every_form = settings_of(case, 2).steps == 1
     measure.check_float64(small, compared, every_form)
     tasks = RECIPES[case].tasks
-    # The numba machine's float64 is the reference of all tasks: it has just been
-    # compared with the numpy machine's, which would take minutes.
+    # The numba backend's float64 is the reference of all tasks: it has just been
+    # compared with the numpy backend's, which would take minutes.
     bench = bench_of(folder, case, options.quick, tasks, OURS)
     rows: list[Row] = []
     more: dict[str, Any] = {"before_bytes": {}, "matmul_gflops": {}}
@@ -361,7 +362,7 @@ def run(folder: Path, options: argparse.Namespace) -> tuple[list[Row], dict[str,
 
 def gpu_works(folder: Path, options: argparse.Namespace) -> Iterator[gpu.Work]:
     """The cases on a card, exact and first-order."""
-    from tinymaml.recipes import RECIPES
+    from tinymaml.paper.recipes import RECIPES
 
     compared = gpu.implementations(options, LOOP_FORMS, VMAP_FORMS)
     for case in options.cases:
@@ -394,11 +395,11 @@ def main() -> int:
     options = parser_of().parse_args()
     if options.cases is None:
         options.cases = [*CASES][: 1 if options.quick else None]
-    if options.machine != "numba":
+    if options.backend != "numba":
         return gpu.main(options, build, gpu_works)
 
     def everything(
-        folder: Path, machine: dict[str, Any]
+        folder: Path, backend: dict[str, Any]
     ) -> tuple[list[Row], dict[str, Any]]:
         rows, details = run(folder, options)
         return rows, {"details": details}

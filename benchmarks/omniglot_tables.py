@@ -27,7 +27,7 @@ FASTER: tuple[tuple[str, tuple[str, ...], float], ...] = (
 
 def work_of(case: str) -> str:
     """The work of a case, as rows name it."""
-    from tinymaml.recipes import RECIPES
+    from tinymaml.paper.recipes import RECIPES
 
     recipe = RECIPES[case]
     plural = "s" * (recipe.steps > 1)

@@ -2,12 +2,12 @@
 
     python benchmarks/sinusoid.py --quick             # under a minute
     python benchmarks/sinusoid.py --json results.json # some ten minutes
-    python benchmarks/sinusoid.py --machine cupy      # on a graphics card: gpu.py
+    python benchmarks/sinusoid.py --backend cupy      # on a graphics card: gpu.py
 
 The work is one step of the paper's regression experiment (section 5.1): 25 tasks, 10
 support and 10 query points each, a 1-40-40-1 relu net, one inner step, float32, exact
 (order 2) and first-order (order 1). First every implementation's gradient is compared
-with the numpy machine's in float64; then come the times, the start-up, and 1 to 2,500
+with the numpy backend's in float64; then come the times, the start-up, and 1 to 2,500
 tasks. README.md, beside this file, says how it is measured.
 
 Left out: the optimiser and the sampling of tasks, which cost all of them the same.
@@ -71,7 +71,7 @@ def jax_loss(parameters: Sequence[Any], x: Any, y: Any) -> Any:
     return jnp.mean((x @ weight + bias - y) ** 2)
 
 
-def tinymaml_of(machine: str, order: int, threads: int | None) -> Any:
+def tinymaml_of(backend: str, order: int, threads: int | None) -> Any:
     """tinymaml's MAML for this work."""
     import tinymaml as tm
 
@@ -80,7 +80,7 @@ def tinymaml_of(machine: str, order: int, threads: int | None) -> Any:
     def loss(theta: tm.Value, x: tm.Value, y: tm.Value) -> tm.Value:
         return tm.squared_error(network(theta, x), y)
 
-    return tm.MAML(loss, ALPHA, STEPS, order, machine=machine, threads=threads)
+    return tm.MAML(loss, ALPHA, STEPS, order, backend=backend, threads=threads)
 
 
 def build(request: dict[str, Any]) -> Prepared:
@@ -128,7 +128,7 @@ def save_data(folder: Path, sizes: Sequence[int]) -> None:
 
 
 def references(folder: Path, tasks: int = TASKS) -> dict[int, Array]:
-    """The numpy machine's float64 gradients; that the orders differ is checked."""
+    """The numpy backend's float64 gradients; that the orders differ is checked."""
     found = {}
     for order in (2, 1):
         request = {"implementation": READABLE, "order": order, "form": "", "threads": 1}
@@ -147,7 +147,7 @@ def references(folder: Path, tasks: int = TASKS) -> dict[int, Array]:
 def cost(folder: Path, order: int, tasks: int) -> tuple[int, int]:
     """FLOPs of one step of so many tasks, and workspace bytes of one thread."""
     from tinymaml import Tasks
-    from tinymaml.machines.planner import Plan
+    from tinymaml.backends.numba.planner import Plan
 
     with np.load(folder / f"{TASKS}.npz") as data:
         theta, *arrays = (data[key] for key in data.files)
@@ -238,7 +238,7 @@ def scaling_work(size: int) -> str:
 
 
 def run(
-    bench: Bench, threads: int, chosen_peers: Sequence[str], machine: dict[str, Any]
+    bench: Bench, threads: int, chosen_peers: Sequence[str], backend: dict[str, Any]
 ) -> list[Row]:
     """All parts, printed one after the other."""
     compared = implementations(threads, chosen_peers, bench.quick)
@@ -253,7 +253,7 @@ def run(
     rows = common.with_ratios(rows)
     flops = {order: cost(bench.folder, order, TASKS)[0] for order in bench.references}
     print_times(rows, speeds, flops)
-    machine["matmul_gflops"] = {str(n): speed / 1e9 for n, speed in speeds.items()}
+    backend["matmul_gflops"] = {str(n): speed / 1e9 for n, speed in speeds.items()}
 
     ours = Variant(compared[0], "", threads)
     if bench.quick:
@@ -300,15 +300,15 @@ def main() -> int:
     parser = common.parser_of(__doc__.splitlines()[0])
     gpu.add_option(parser)
     options = parser.parse_args()
-    if options.machine != "numba":
+    if options.backend != "numba":
         return gpu.main(options, build, gpu_works)
 
     def everything(
-        folder: Path, machine: dict[str, Any]
+        folder: Path, backend: dict[str, Any]
     ) -> tuple[list[Row], dict[str, Any]]:
         save_data(folder, SCALING)
         bench = Bench(Path(__file__), folder, options.quick, references(folder), TASKS)
-        return run(bench, options.threads, options.peers, machine), {}
+        return run(bench, options.threads, options.peers, backend), {}
 
     return workers.run_benchmark(options, build, everything)
 

@@ -6,10 +6,10 @@
 
 Libraries that share a process share its memory allocator, and their thread pools spin
 (OpenMP, BLAS and XLA all busy-wait for milliseconds after work) into each other's
-measurements. So every implementation lives in its own process and owns the machine
+measurements. So every implementation lives in its own process and owns the backend
 while its batch runs: the others are blocked on a pipe, and a worker answers only once
 its threads have stopped using the processor (`settle`). `time_interleaved` takes one
-batch of every worker, in a new order each round, so that a slow minute of the machine
+batch of every worker, in a new order each round, so that a slow minute of the backend
 slows all of them.
 
 Left out: pinning to cores and fixing the clock, which need privileges.
@@ -131,17 +131,17 @@ def run_benchmark(
 ) -> int:
     """Serve as a worker or run a benchmark, as the options say; the exit status.
 
-    `run` is given an empty folder and the machine's facts; it returns the rows, and
+    `run` is given an empty folder and the backend's facts; it returns the rows, and
     what else the JSON file is to hold.
     """
     if options.serve:
         serve(build)
         return 0
-    machine = common.describe_machine()
-    common.print_machine(machine)
+    backend = common.describe_backend()
+    common.print_backend(backend)
     try:
         with tempfile.TemporaryDirectory() as name:
-            rows, more = run(Path(name), machine)
+            rows, more = run(Path(name), backend)
     except (common.DisagreementError, WorkerError) as error:
         print(f"STOPPED: {error}", file=sys.stderr)
         return 1
@@ -149,7 +149,7 @@ def run_benchmark(
         print("interrupted: nothing is written", file=sys.stderr)
         return 130
     if options.json is not None:
-        common.write_json(options.json, machine, rows, **more)
+        common.write_json(options.json, backend, rows, **more)
         print(f"wrote {options.json}")
     return 0
 

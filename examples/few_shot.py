@@ -16,7 +16,7 @@ import numpy as np
 import tinymaml as tm
 from few_shot_evaluation import episode, fixed_tasks, logits, sampler, table, test
 from few_shot_figures import draw_curve, draw_episode
-from tinymaml.experiment import (
+from shared import (
     Parser,
     command_line,
     experiment_parser,
@@ -26,11 +26,11 @@ from tinymaml.experiment import (
     run_to_the_end,
     write_results,
 )
-from tinymaml.initialisations import save_initialisation
-from tinymaml.machines import Machine
-from tinymaml.recipes import RECIPES, SCALINGS, Recipe, accuracy
-from tinymaml.stages import Stages
+from tinymaml.backends import Backend
+from tinymaml.paper.initialisations import save_initialisation
+from tinymaml.paper.recipes import RECIPES, SCALINGS, Recipe, accuracy
 from tinymaml.tasks.images import STANDIN, DataError, ImageSet
+from tinymaml.training.stages import Stages
 
 Array = np.ndarray[Any, Any]
 FILES = (
@@ -122,11 +122,11 @@ def train(
     recipe: Recipe,
     sets: Mapping[str, ImageSet],
     options: argparse.Namespace,
-    machine: Machine,
+    backend: Backend,
 ) -> tm.TrainResult:
     """Meta-train; the best theta is that with the highest validation accuracy."""
     network = recipe.network()
-    maml = recipe.maml(network, options.order, machine=machine)
+    maml = recipe.maml(network, options.order, backend=backend)
     sample = sampler(
         sets["train"], recipe, experiment.rotations, recipe.queries, recipe.tasks
     )
@@ -166,7 +166,7 @@ def run(
     experiment: Experiment,
     sets: Mapping[str, ImageSet],
     options: argparse.Namespace,
-    machine: Machine,
+    backend: Backend,
     command: str,
 ) -> None:
     """Train, test, print, draw."""
@@ -174,7 +174,7 @@ def run(
     source = sets["train"].source
     print(recipe.summary())
     print(f"{'data:':<15}{source}, classes: {class_counts(sets)}")
-    result = train(stages, experiment, recipe, sets, options, machine)
+    result = train(stages, experiment, recipe, sets, options, backend)
     theta = result.theta if result.best is None else result.best
     best = max(
         result.scores, key=lambda score: score[1], default=(result.iteration, None)
@@ -185,12 +185,12 @@ def run(
         sets["test"], recipe, experiment.rotations, TEST, options.test_tasks
     )
     real = source != STANDIN
-    rows = test(theta, recipe, tasks, options.order, machine, real)
+    rows = test(theta, recipe, tasks, options.order, backend, real)
     seconds = {"train": result.seconds, "test": time.perf_counter() - started}
     started = time.perf_counter()
     title = f"{recipe.name}, order {options.order}, {source}"
     draw_curve(result, title, options.out / "curve.png")
-    shown = episode(theta, recipe, tasks, machine)
+    shown = episode(theta, recipe, tasks, backend)
     draw_episode(shown, title, options.out / "episode.png")
     seconds["figures"] = time.perf_counter() - started
     seconds["total"] = sum(seconds.values())
@@ -213,7 +213,7 @@ def run(
     )
     scores = {"validation": [list(score) for score in result.scores]}
     write_results(
-        experiment.name, command, options, machine, seconds, rows, **facts, **scores
+        experiment.name, command, options, backend, seconds, rows, **facts, **scores
     )
     print(f"\nAccuracy (%) on {options.test_tasks} tasks of test classes, {source}")
     print(table(rows, recipe))
@@ -233,7 +233,7 @@ def run_example(
 ) -> int:
     """Run with command-line arguments; return the exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    options, machine = read_options(parser, arguments)
+    options, backend = read_options(parser, arguments)
     if options.fast:
         options.validate_every = VALIDATE_EVERY_FAST
         options.validation_tasks, options.test_tasks = (
@@ -261,6 +261,6 @@ def run_example(
     command = command_line(experiment.program, arguments)
     return run_to_the_end(
         parser,
-        lambda: run(stages, experiment, sets, options, machine, command),
+        lambda: run(stages, experiment, sets, options, backend, command),
         stopped=f"Continue with\n  {command} --resume {stages.checkpoint}",
     )

@@ -7,11 +7,11 @@ import numpy as np
 
 import tinymaml as tm
 from few_shot_figures import Episode
-from tinymaml.convnets import ImageNetwork
-from tinymaml.experiment import mean_and_interval, text_table
-from tinymaml.functions import concatenate
-from tinymaml.machines import Machine
-from tinymaml.recipes import Recipe, accuracy
+from shared import mean_and_interval, text_table
+from tinymaml.autodiff.functions import concatenate
+from tinymaml.backends import Backend
+from tinymaml.networks.images import ImageNetwork
+from tinymaml.paper.recipes import Recipe, accuracy
 from tinymaml.tasks.episodes import Episodes
 from tinymaml.tasks.images import ImageSet
 
@@ -77,7 +77,7 @@ def test(
     recipe: Recipe,
     tasks: tm.Tasks,
     order: int,
-    machine: Machine,
+    backend: Backend,
     real: bool,
 ) -> list[Row]:
     """The rows of `results.json`: mean and interval by statistics and step.
@@ -88,7 +88,7 @@ def test(
     paper = recipe.paper_of(order) if real else None
     modes = ("batch", "support")
     networks = [recipe.network(mode) for mode in modes]
-    maml = recipe.maml(networks[0], order, machine=machine)
+    maml = recipe.maml(networks[0], order, backend=backend)
     both = logits(maml, networks, theta, tasks, TEST_STEPS)
     for mode, right in zip(modes, accuracy(both, tasks.y_query[:, None]), strict=True):
         for steps in range(TEST_STEPS + 1):
@@ -126,12 +126,12 @@ def table(rows: Sequence[Row], recipe: Recipe) -> str:
     return text_table(header, lines)
 
 
-def episode(theta: Array, recipe: Recipe, tasks: tm.Tasks, machine: Machine) -> Episode:
+def episode(theta: Array, recipe: Recipe, tasks: tm.Tasks, backend: Backend) -> Episode:
     """The first test task, with predictions before and after adaptation."""
     network = recipe.network()
     first = tm.Tasks(*(a[:1] for a in tasks))
     steps = recipe.test_steps
-    maml = recipe.maml(network, machine=machine)
+    maml = recipe.maml(network, backend=backend)
     classes = logits(maml, [network], theta, first, steps)[0, 0].argmax(-1)
     support, query = first.y_support[0].argmax(-1), first.y_query[0].argmax(-1)
     return Episode(

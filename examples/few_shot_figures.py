@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 
 import tinymaml as tm
-from tinymaml.experiment import save_figure
+from shared import save_figure
 
 Array = np.ndarray[Any, Any]
 SHOWN = 25  # images of a set, at most

@@ -32,8 +32,7 @@ from typing import Any
 import numpy as np
 
 import tinymaml as tm
-from tinymaml.console import Table
-from tinymaml.experiment import (
+from shared import (
     Parser,
     command_line,
     experiment_parser,
@@ -44,10 +43,11 @@ from tinymaml.experiment import (
     text_table,
     write_results,
 )
-from tinymaml.machines import Machine
-from tinymaml.machines.planner import Plan
-from tinymaml.nn import truncated_normal
+from tinymaml.backends import Backend
+from tinymaml.backends.numba.planner import Plan
+from tinymaml.networks.layers import truncated_normal
 from tinymaml.tasks import sinusoid
+from tinymaml.training.console import Table
 
 Array = np.ndarray[Any, Any]
 Row = dict[str, Any]
@@ -98,15 +98,15 @@ def probe(maml: tm.MAML, theta: Array, tasks: tm.Tasks) -> dict[str, float]:
     }
 
 
-def train_and_probe(options: argparse.Namespace, machine: Machine) -> list[Row]:
+def train_and_probe(options: argparse.Namespace, backend: Backend) -> list[Row]:
     """Train with either meta-gradient, taking the exact one apart on the way."""
     probes = {0, *np.geomspace(1, max(1, options.iterations), 40).astype(int).tolist()}
     tasks = sinusoid.sample_tasks(np.random.default_rng(1000), tasks=500)
-    exact = tm.MAML(loss, ALPHA, machine=machine)
+    exact = tm.MAML(loss, ALPHA, backend=backend)
     rows: list[Row] = []
     logged: list[Any] = []
     for order in (2, 1):
-        maml = tm.MAML(loss, ALPHA, order=order, machine=machine)
+        maml = tm.MAML(loss, ALPHA, order=order, backend=backend)
         done = 0
 
         def look(theta: Array, iteration: int, order: int = order) -> None:
@@ -144,14 +144,14 @@ def train_and_probe(options: argparse.Namespace, machine: Machine) -> list[Row]:
 # the computer did.
 
 
-def measure_cost(machine: Machine) -> list[Row]:
+def measure_cost(backend: Backend) -> list[Row]:
     """Shortest time, FLOPs, and what first order saves of them, by inner steps."""
     theta = NETWORK.init(np.random.default_rng(0))
     tasks = sinusoid.sample_tasks(np.random.default_rng(0), tasks=25)
     rows = []
     for steps in STEPS:
         mamls = {
-            order: tm.MAML(loss, ALPHA, steps, order, machine=machine)
+            order: tm.MAML(loss, ALPHA, steps, order, backend=backend)
             for order in LABELS
         }
         seconds = dict.fromkeys(LABELS, math.inf)
@@ -180,7 +180,7 @@ def measure_cost(machine: Machine) -> list[Row]:
 # Known from the tape, to the byte, before anything runs.
 
 
-def count_memory(machine: Machine) -> list[Row]:
+def count_memory(backend: Backend) -> list[Row]:
     """Bytes of workspace per thread, by steps, with and without recomputation."""
     theta = NETWORK.init(np.random.default_rng(0))
     tasks = sinusoid.sample_tasks(np.random.default_rng(0), tasks=1, shots=100)
@@ -188,7 +188,7 @@ def count_memory(machine: Machine) -> list[Row]:
     for steps in STEPS:
         for order, recompute in ((2, False), (2, True), (1, False)):
             maml = tm.MAML(
-                loss, ALPHA, steps, order, recompute=recompute, machine=machine
+                loss, ALPHA, steps, order, recompute=recompute, backend=backend
             )
             size = Plan(maml.tape(theta, tasks)).bytes("float32")
             about = {"order": order, "steps": steps, "recompute": recompute}
@@ -302,18 +302,18 @@ def make_parser() -> Parser:
     )
 
 
-def run(options: argparse.Namespace, machine: Machine, command: str) -> None:
+def run(options: argparse.Namespace, backend: Backend, command: str) -> None:
     """Train, measure, draw, print."""
     started = time.perf_counter()
-    rows = train_and_probe(options, machine)
+    rows = train_and_probe(options, backend)
     seconds = {"training": time.perf_counter() - started}
 
     started = time.perf_counter()
-    rows += measure_cost(machine) + count_memory(machine)
+    rows += measure_cost(backend) + count_memory(backend)
     draw(rows, options.out / "maml_vs_fomaml.png")
     seconds["measurements"] = time.perf_counter() - started
     seconds["total"] = sum(seconds.values())
-    write_results("maml_vs_fomaml", command, options, machine, seconds, rows)
+    write_results("maml_vs_fomaml", command, options, backend, seconds, rows)
     print(summary(rows))
     print(f"{seconds['total']:.0f} seconds; files are in {options.out}")
 
@@ -322,12 +322,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run with command-line arguments; return the exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = make_parser()
-    options, machine = read_options(parser, arguments)
+    options, backend = read_options(parser, arguments)
     open_folder(parser, options, FILES)
     command = command_line("examples/maml_vs_fomaml.py", arguments)
     return run_to_the_end(
         parser,
-        lambda: run(options, machine, command),
+        lambda: run(options, backend, command),
         stopped="There are no results.",
     )
 

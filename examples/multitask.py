@@ -21,10 +21,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import tinymaml as tm
-from tinymaml.machines import Machine
-from tinymaml.maml import Loss
-from tinymaml.stages import Stages
+from tinymaml.backends import Backend
+from tinymaml.learner import Loss
 from tinymaml.tasks import sinusoid
+from tinymaml.training.stages import Stages
 
 Array = np.ndarray[Any, Any]
 
@@ -65,7 +65,7 @@ class Group:
         self,
         network: tm.Network,
         loss: Loss,
-        machine: Machine,
+        backend: Backend,
         steps: int,
         strength: float,
         to_mean: bool,
@@ -79,7 +79,7 @@ class Group:
         penalty = strength * ((theta - centre) * (theta - centre)).sum()
         tape.output("error", error)
         tape.output("gradient", tm.grad(error + penalty, theta))
-        self.play = machine.prepare(tape, "float32")
+        self.run = backend.compile(tape, "float32")
         self.network, self.steps, self.to_mean = network, steps, to_mean
 
     def __call__(self, mean: Array, rng: np.random.Generator) -> GroupResult:
@@ -93,7 +93,7 @@ class Group:
         for _ in range(self.steps):
             x = rng.uniform(*sinusoid.INPUTS, (size, points, 1)).astype(np.float32)
             inputs = {"theta": thetas, "x": x, "y": waves(x), "centre": centre}
-            results = self.play(inputs)
+            results = self.run(inputs)
             adam.update(thetas.reshape(-1), results["gradient"].reshape(-1))
         return GroupResult(float(results["error"].mean()), mean - thetas.mean(0))
 
@@ -133,7 +133,7 @@ def train_multitask(
     loss: Loss,
     iterations: int,
     random: Callable[[], np.random.Generator],
-    machine: Machine,
+    backend: Backend,
 ) -> dict[str, Array]:
     """The mean parameters, for each variant; few `iterations` make it a trial run."""
     steps = min(REGRESSORS.steps, iterations)
@@ -141,7 +141,7 @@ def train_multitask(
     return {
         name: stages.train(
             name,
-            Group(network, loss, machine, steps, strength, to_mean),
+            Group(network, loss, backend, steps, strength, to_mean),
             np.zeros(network.size, np.float32),
             lambda rng: np.random.default_rng(rng.integers(2**63, size=2)),
             iterations=groups,

@@ -43,7 +43,7 @@ from tqdm import tqdm
 import tinymaml as tm
 from navigation_figures import Curve, Paths, draw_figure_4
 from navigation_results import METHODS, Row, rows_of, table
-from tinymaml.experiment import (
+from shared import (
     Parser,
     command_line,
     experiment_parser,
@@ -53,13 +53,13 @@ from tinymaml.experiment import (
     run_to_the_end,
     write_results,
 )
-from tinymaml.machines import Machine
-from tinymaml.maml_trpo import MAMLTRPO, Adaptation, Draw, MetaStep
-from tinymaml.nn import xavier_uniform
-from tinymaml.policy import GaussianPolicy
-from tinymaml.stages import Stages
+from tinymaml.backends import Backend
+from tinymaml.networks.layers import xavier_uniform
+from tinymaml.rl.maml_trpo import MAMLTRPO, Adaptation, Draw, MetaStep
+from tinymaml.rl.policy import GaussianPolicy
+from tinymaml.rl.rollouts import Trajectories
 from tinymaml.tasks.navigation import LARGEST_MOVE, REWARDS, Navigation
-from tinymaml.trajectories import Trajectories
+from tinymaml.training.stages import Stages
 
 Array = np.ndarray[Any, Any]
 FILES = ("figure4.png", "results.json", "log.csv", "checkpoint.npz")
@@ -90,15 +90,15 @@ def random(purpose: int, number: int) -> np.random.Generator:
 
 
 def make_learner(
-    options: argparse.Namespace, machine: Machine, told: bool = False, **settings: Any
+    options: argparse.Namespace, backend: Backend, told: bool = False, **settings: Any
 ) -> MAMLTRPO:
     """A policy in its environment; `told` makes it the oracle's."""
     rules = Navigation(options.reward, told=told)
     sizes = [rules.observations, *HIDDEN, rules.actions]
     network = tm.MLP(sizes, initialiser=xavier_uniform())
-    policy = GaussianPolicy(network, rules.actions, machine=machine)
+    policy = GaussianPolicy(network, rules.actions, backend=backend)
     settings = {"alpha": options.alpha, "trajectories": TRAJECTORIES, **settings}
-    return MAMLTRPO(policy, rules, machine=machine, **settings)
+    return MAMLTRPO(policy, rules, backend=backend, **settings)
 
 
 # %% Meta-training, and the baselines
@@ -112,26 +112,26 @@ def pooled(learner: MAMLTRPO, rng: np.random.Generator) -> Draw:
     return Draw(goals, learner.noise(rng, tasks=1, steps=0))
 
 
-def learners(options: argparse.Namespace, machine: Machine) -> dict[str, MAMLTRPO]:
+def learners(options: argparse.Namespace, backend: Backend) -> dict[str, MAMLTRPO]:
     """What is trained, by name."""
     made = {
-        name: make_learner(options, machine, order=order)
+        name: make_learner(options, backend, order=order)
         for name, order in (("exact", 2), ("first-order", 1))
         if options.order in (str(order), "both")
     }
     plain: dict[str, Any] = {"steps": 0, "trajectories": POOLED}
-    made["pretrained"] = make_learner(options, machine, **plain)
-    made["oracle"] = make_learner(options, machine, told=True, **plain)
+    made["pretrained"] = make_learner(options, backend, **plain)
+    made["oracle"] = make_learner(options, backend, told=True, **plain)
     return made
 
 
 def train_methods(
-    stages: Stages, options: argparse.Namespace, machine: Machine
+    stages: Stages, options: argparse.Namespace, backend: Backend
 ) -> dict[str, Array]:
     """Train what the options ask for, one after the other; return theta by name."""
     return {
-        name: train_one(stages, name, learner, options, machine)
-        for name, learner in learners(options, machine).items()
+        name: train_one(stages, name, learner, options, backend)
+        for name, learner in learners(options, backend).items()
     }
 
 
@@ -140,7 +140,7 @@ def train_one(
     name: str,
     learner: MAMLTRPO,
     options: argparse.Namespace,
-    machine: Machine,
+    backend: Backend,
 ) -> Array:
     """Train one method; its theta with the best return on validation goals.
 
@@ -160,7 +160,7 @@ def train_one(
 
     def validate(theta: Array) -> float:
         steps = 0 if name == "oracle" else VALIDATION_STEPS
-        adapted = adapt(name, theta, VALIDATION, steps, options, machine)
+        adapted = adapt(name, theta, VALIDATION, steps, options, backend)
         return float(adapted.returns()[:, min(steps, 1) :].mean())
 
     result = stages.train(
@@ -191,12 +191,12 @@ def adapt(
     purpose: int,
     steps: int,
     options: argparse.Namespace,
-    machine: Machine,
+    backend: Backend,
 ) -> Adaptation:
     """What a method does on 40 goals, in so many gradient steps."""
     learner = make_learner(
         options,
-        machine,
+        backend,
         told=name == "oracle",
         trajectories=TEST_TRAJECTORIES,
         transitions=TEST_TRANSITIONS,
@@ -297,11 +297,11 @@ def make_parser() -> Parser:
 
 
 def run(
-    stages: Stages, options: argparse.Namespace, machine: Machine, command: str
+    stages: Stages, options: argparse.Namespace, backend: Backend, command: str
 ) -> None:
     """Train, test, print, draw."""
-    thetas = train_methods(stages, options, machine)
-    start = make_learner(options, machine).policy.init(random(INITIAL, options.seed))
+    thetas = train_methods(stages, options, backend)
+    start = make_learner(options, backend).policy.init(random(INITIAL, options.seed))
     thetas["random"] = start
     seconds = {name: result.seconds for name, result in stages.results.items()}
 
@@ -314,7 +314,7 @@ def run(
             TEST,
             0 if name == "oracle" else TEST_STEPS,
             options,
-            machine,
+            backend,
         )
         for name in names
     }
@@ -339,7 +339,7 @@ def run(
         "navigation",
         command,
         options,
-        machine,
+        backend,
         seconds,
         [row for name in names for row in rows[name]],
         alpha=options.alpha,
@@ -356,7 +356,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run with command-line arguments; return the exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = make_parser()
-    options, machine = read_options(parser, arguments)
+    options, backend = read_options(parser, arguments)
     config = {
         "experiment": "navigation",
         "seed": options.seed,
@@ -367,7 +367,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = command_line("examples/navigation.py", arguments)
     return run_to_the_end(
         parser,
-        lambda: run(stages, options, machine, command),
+        lambda: run(stages, options, backend, command),
         stopped=f"Continue with\n  {command} --resume {stages.checkpoint}",
     )
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from tinymaml.experiment import save_figure
+from shared import save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,8 +6,8 @@ Left out: where the numbers come from.
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from tinymaml.experiment import mean_and_interval, text_table
-from tinymaml.maml_trpo import Adaptation
+from shared import mean_and_interval, text_table
+from tinymaml.rl.maml_trpo import Adaptation
 
 Row = dict[str, Any]  # of results.json
 SHOTS = 40  # K of the paper: trajectories for each gradient step, if none ends early

@@ -12,7 +12,7 @@ recognised; chance is 20 %.
 import numpy as np
 
 import tinymaml as tm
-from tinymaml.convnets import ImageNetwork
+from tinymaml.networks.images import ImageNetwork
 from tinymaml.tasks.episodes import Episodes
 
 SIZE = 12  # pixels

@@ -38,8 +38,7 @@ import numpy as np
 
 import tinymaml as tm
 from multitask import train_multitask
-from sinusoid_figures import Curve, Fits, draw_errors, draw_fits
-from tinymaml.experiment import (
+from shared import (
     Parser,
     command_line,
     experiment_parser,
@@ -51,10 +50,11 @@ from tinymaml.experiment import (
     text_table,
     write_results,
 )
-from tinymaml.machines import Machine
-from tinymaml.nn import he_normal, truncated_normal
-from tinymaml.stages import Stages
+from sinusoid_figures import Curve, Fits, draw_errors, draw_fits
+from tinymaml.backends import Backend
+from tinymaml.networks.layers import he_normal, truncated_normal
 from tinymaml.tasks import sinusoid
+from tinymaml.training.stages import Stages
 
 Array = np.ndarray[Any, Any]
 Row = dict[str, Any]  # of results.json
@@ -160,17 +160,17 @@ def sample_told(rng: np.random.Generator) -> tm.Tasks:
 
 
 def train_methods(
-    stages: Stages, options: argparse.Namespace, machine: Machine
+    stages: Stages, options: argparse.Namespace, backend: Backend
 ) -> dict[str, Array]:
     """Train what the options ask for, one after the other; return theta by name."""
     trainings: dict[str, tuple[tm.MAML, list[int], Any]] = {}
     for name, order in (("exact", 2), ("first-order", 1)):
         if options.order in (str(order), "both"):
-            maml = tm.MAML(loss, options.alpha, order=order, machine=machine)
+            maml = tm.MAML(loss, options.alpha, order=order, backend=backend)
             trainings[name] = maml, SIZES, sinusoid.sample_tasks
-    plain = tm.MAML(loss, steps=0, machine=machine)
+    plain = tm.MAML(loss, steps=0, backend=backend)
     trainings["pretrained"] = plain, SIZES, sample_pooled
-    plain = tm.MAML(oracle_loss, steps=0, machine=machine)
+    plain = tm.MAML(oracle_loss, steps=0, backend=backend)
     trainings["oracle"] = plain, ORACLE_SIZES, sample_told
     initialiser = INITIALISERS[options.initial]
     return {
@@ -188,7 +188,7 @@ def train_methods(
 
 
 # %% The test: 600 tasks, 0 to 10 gradient steps
-# Adaptation at test time plays the same inner loop as meta-training.
+# Adaptation at test time runs the same inner loop as meta-training.
 
 
 def test_tasks(purpose: int, shots: int) -> tuple[tm.Tasks, sinusoid.Waves]:
@@ -198,19 +198,19 @@ def test_tasks(purpose: int, shots: int) -> tuple[tm.Tasks, sinusoid.Waves]:
     return points, waves
 
 
-def tuned_step_size(theta: Array, shots: int, machine: Machine) -> float:
+def tuned_step_size(theta: Array, shots: int, backend: Backend) -> float:
     """The step size with the smallest error on validation tasks, over 1 to 10 steps."""
     tasks, _ = test_tasks(VALIDATION, shots)
 
     def error(alpha: float) -> float:
-        maml = tm.MAML(loss, alpha, machine=machine)
+        maml = tm.MAML(loss, alpha, backend=backend)
         errors = maml.evaluate(theta, tasks, TEST_STEPS)[:, 1:]
         return float(np.nan_to_num(errors, nan=np.inf).mean(dtype=np.float64))
 
     return min(STEP_SIZES, key=error)
 
 
-def step_sizes(thetas: Mapping[str, Array], alpha: float, machine: Machine) -> Sizes:
+def step_sizes(thetas: Mapping[str, Array], alpha: float, backend: Backend) -> Sizes:
     """The size of the gradient steps, by method and K: 0 for the oracle takes none."""
     sizes: dict[tuple[str, int], float] = {}
     for name, theta in thetas.items():
@@ -220,20 +220,20 @@ def step_sizes(thetas: Mapping[str, Array], alpha: float, machine: Machine) -> S
             elif name == "oracle":
                 sizes[name, shots] = 0.0
             else:
-                sizes[name, shots] = tuned_step_size(theta, shots, machine)
+                sizes[name, shots] = tuned_step_size(theta, shots, backend)
     return sizes
 
 
-def test(thetas: Mapping[str, Array], sizes: Sizes, machine: Machine) -> list[Row]:
+def test(thetas: Mapping[str, Array], sizes: Sizes, backend: Backend) -> list[Row]:
     """The rows of `results.json`: mean and interval for each method, K and step."""
     rows = []
     for (name, shots), alpha in sizes.items():
         tasks, waves = test_tasks(TEST, shots)
         if name == "oracle":
-            maml = tm.MAML(oracle_loss, alpha, machine=machine)
+            maml = tm.MAML(oracle_loss, alpha, backend=backend)
             tasks = tell(tasks, waves)
         else:
-            maml = tm.MAML(loss, alpha, machine=machine)
+            maml = tm.MAML(loss, alpha, backend=backend)
         method = METHODS[name]
         errors = maml.evaluate(thetas[name], tasks, TEST_STEPS)
         for steps in range(TEST_STEPS + 1):
@@ -300,7 +300,7 @@ def draw_figure_3(rows: Sequence[Row], names: Sequence[str], out: Path) -> None:
 
 
 def draw_figure_2(
-    thetas: Mapping[str, Array], sizes: Sizes, machine: Machine, out: Path
+    thetas: Mapping[str, Array], sizes: Sizes, backend: Backend, out: Path
 ) -> None:
     """Fits before the update, after 1 and after 10 steps: MAML beside pretrained."""
     waves = sinusoid.sample_waves(random(FITS, 0), 3)
@@ -311,7 +311,7 @@ def draw_figure_2(
         x[1] -= 5  # the second wave has its points in the left half
         for name in ("exact" if "exact" in thetas else "first-order", "pretrained"):
             alpha = sizes[name, shots]
-            maml = tm.MAML(loss, alpha, machine=machine)
+            maml = tm.MAML(loss, alpha, backend=backend)
             adapted = maml.adapt(thetas[name], x, waves(x), TEST_STEPS)
             predictions = [
                 [
@@ -369,10 +369,10 @@ def make_parser() -> Parser:
 
 
 def run(
-    stages: Stages, options: argparse.Namespace, machine: Machine, command: str
+    stages: Stages, options: argparse.Namespace, backend: Backend, command: str
 ) -> None:
     """Train, test, print, draw."""
-    thetas = train_methods(stages, options, machine)
+    thetas = train_methods(stages, options, backend)
     drawn = list(thetas)
     if options.multitask:
         thetas |= train_multitask(
@@ -381,21 +381,21 @@ def run(
             loss,
             options.iterations,
             lambda: random(TRAINING, options.seed),
-            machine,
+            backend,
         )
     seconds = {name: result.seconds for name, result in stages.results.items()}
 
     started = time.perf_counter()
-    sizes = step_sizes(thetas, options.alpha, machine)
-    rows = test(thetas, sizes, machine)
+    sizes = step_sizes(thetas, options.alpha, backend)
+    rows = test(thetas, sizes, backend)
     seconds["test"] = time.perf_counter() - started
 
     started = time.perf_counter()
     draw_figure_3(rows, drawn, options.out / "figure3.png")
-    draw_figure_2(thetas, sizes, machine, options.out / "figure2.png")
+    draw_figure_2(thetas, sizes, backend, options.out / "figure2.png")
     seconds["figures"] = time.perf_counter() - started
     seconds["total"] = sum(seconds.values())
-    write_results("sinusoid", command, options, machine, seconds, rows)
+    write_results("sinusoid", command, options, backend, seconds, rows)
 
     print(table_2(rows, list(thetas)))
     for name in thetas:
@@ -409,7 +409,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run with command-line arguments; return the exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = make_parser()
-    options, machine = read_options(parser, arguments)
+    options, backend = read_options(parser, arguments)
     config = {
         "experiment": "sinusoid",
         "network": SIZES,
@@ -421,7 +421,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = command_line("examples/sinusoid.py", arguments)
     return run_to_the_end(
         parser,
-        lambda: run(stages, options, machine, command),
+        lambda: run(stages, options, backend, command),
         stopped=f"Continue with\n  {command} --resume {stages.checkpoint}",
     )
 

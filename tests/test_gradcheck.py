@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from playing import MACHINES
 
 import tinymaml as tm
-from tinymaml.functions import reciprocal
+from tests.support.running import BACKENDS
+from tinymaml.autodiff.functions import reciprocal
 
-every_machine = pytest.mark.parametrize("machine", MACHINES)
+every_backend = pytest.mark.parametrize("backend", BACKENDS)
 X = np.array([[0.5, -1.0], [2.0, 0.25], [-0.75, 1.5]])
 
 
@@ -40,19 +40,19 @@ def point(seed=0, size=15, dtype="float64"):
     return theta.astype(dtype)
 
 
-@every_machine
+@every_backend
 @pytest.mark.parametrize("loss", LOSSES)
 @given(seed=st.integers(0, 2**16))
-def test_gradcheck_accepts_right_derivatives(machine, loss, seed):
-    errors = tm.gradcheck(LOSSES[loss], point(seed), X, seed=seed, machine=machine)
+def test_gradcheck_accepts_right_derivatives(backend, loss, seed):
+    errors = tm.gradcheck(LOSSES[loss], point(seed), X, seed=seed, backend=backend)
     assert 0 <= errors.order1 <= 1e-8
     assert 0 <= errors.order2 <= 1e-8
 
 
-@every_machine
-def test_gradcheck_works_in_float32(machine):
+@every_backend
+def test_gradcheck_works_in_float32(backend):
     theta, x = point(dtype="float32"), X.astype("float32")
-    errors = tm.gradcheck(net_loss, theta, x, machine=machine)
+    errors = tm.gradcheck(net_loss, theta, x, backend=backend)
     assert errors.order1 < 2e-3 and errors.order2 < 2e-3
 
 

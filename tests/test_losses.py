@@ -4,18 +4,18 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from playing import DTYPES, MACHINES, assert_close, play
 from scipy import special
 
 import tinymaml as tm
-from tinymaml.sweeps import grad
+from tests.support.running import BACKENDS, DTYPES, assert_close, run_tape
+from tinymaml.autodiff.derivatives import grad
 
-every_machine = pytest.mark.parametrize("machine", MACHINES)
+every_backend = pytest.mark.parametrize("backend", BACKENDS)
 seeds = st.integers(0, 2**16)
 sizes = st.tuples(st.integers(1, 6), st.integers(1, 5))
 
 
-def evaluate(loss, prediction, y, machine="numpy", dtype="float64", **options):
+def evaluate(loss, prediction, y, backend="numpy", dtype="float64", **options):
     """Loss and its gradient with respect to the prediction."""
     tape = tm.Tape()
     inputs = {"prediction": np.asarray(prediction), "y": np.asarray(y)}
@@ -23,7 +23,7 @@ def evaluate(loss, prediction, y, machine="numpy", dtype="float64", **options):
     value = loss(*values, **options)
     tape.output("loss", value)
     tape.output("gradient", grad(value, values[0]))
-    results = play(tape, inputs, machine, dtype)
+    results = run_tape(tape, inputs, backend, dtype)
     return results["loss"][0], results["gradient"][0]
 
 
@@ -34,14 +34,14 @@ PREDICTION = [[1.0, 2.0], [3.0, -1.0], [0.0, 0.0]]
 TARGET = [[0.0, 2.0], [1.0, 1.0], [3.0, 0.0]]
 
 
-@every_machine
-def test_maml_eq2_is_the_hand_computed_one(machine):
+@every_backend
+def test_maml_eq2_is_the_hand_computed_one(backend):
     total, gradient = evaluate(
-        tm.squared_error, PREDICTION, TARGET, machine, scaling="sum"
+        tm.squared_error, PREDICTION, TARGET, backend, scaling="sum"
     )
     assert total == 18.0
     assert gradient.tolist() == [[2, 0], [4, -4], [-6, 0]]
-    mean, gradient = evaluate(tm.squared_error, PREDICTION, TARGET, machine)
+    mean, gradient = evaluate(tm.squared_error, PREDICTION, TARGET, backend)
     assert mean == 3.0
     assert_close(gradient, np.array([[2, 0], [4, -4], [-6, 0]]) / 6, 1e-15)
 
@@ -57,12 +57,12 @@ def test_maml_eq2_sums_the_squared_norms_of_the_errors(size, seed):
 # --- cross-entropy --------------------------------------------------------------------
 
 
-@every_machine
-def test_maml_eq3_is_the_hand_computed_one(machine):
+@every_backend
+def test_maml_eq3_is_the_hand_computed_one(backend):
     # softmax of (0, log 3) is (1/4, 3/4): -log 3/4 and -log 1/4
     logits = [[0.0, np.log(3)], [0.0, np.log(3)]]
     total, gradient = evaluate(
-        tm.cross_entropy, logits, [[0, 1], [1, 0]], machine, scaling="sum"
+        tm.cross_entropy, logits, [[0, 1], [1, 0]], backend, scaling="sum"
     )
     assert_close(total, np.log(4 / 3) + np.log(4), 1e-15)
     assert_close(gradient, [[0.25, -0.25], [-0.75, 0.75]], 1e-15)
@@ -82,13 +82,13 @@ def test_maml_eq3_is_minus_y_times_log_softmax(size, seed, hard):
     assert_close(mean, total / size[0], 1e-15)
 
 
-@every_machine
+@every_backend
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_maml_eq3_of_extreme_logits_is_finite_and_right(machine, dtype):
+def test_maml_eq3_of_extreme_logits_is_finite_and_right(backend, dtype):
     logits = np.array([[1000.0, 0.0, -1000.0], [-5000.0, -5000.0, -4990.0]])
     y = np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
     total, gradient = evaluate(
-        tm.cross_entropy, logits, y, machine, dtype, scaling="sum"
+        tm.cross_entropy, logits, y, backend, dtype, scaling="sum"
     )
     tolerance = 1e-6 if dtype == "float32" else 1e-12
     expected = -(y * special.log_softmax(logits, axis=1)).sum()

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from maml_problems import (
+
+import tinymaml as tm
+from tests.support.maml_problems import (
     ACTIVATIONS,
     LOSSES,
     alpha_vector,
@@ -15,20 +17,18 @@ from maml_problems import (
     derivatives,
     problem,
 )
-from playing import MACHINES, assert_close, relative_error
+from tests.support.running import BACKENDS, assert_close, relative_error
 
-import tinymaml as tm
-
-every_machine = pytest.mark.parametrize("machine", MACHINES)
+every_backend = pytest.mark.parametrize("backend", BACKENDS)
 every_loss = pytest.mark.parametrize("loss", LOSSES)
 every_activation = pytest.mark.parametrize("activation", ACTIVATIONS)
 some_steps = pytest.mark.parametrize("steps", [1, 2, 5])
 
 
-def check_routes_meet(p, steps, machine="numpy", alpha=0.3, **options):
+def check_routes_meet(p, steps, backend="numpy", alpha=0.3, **options):
     """All routes to the meta-gradient; MAML's own first, with these options."""
-    gradient = by_recursion(p, steps, alpha, machine, **options)
-    reverse = by_reverse_over_reverse(p, steps, alpha, machine)
+    gradient = by_recursion(p, steps, alpha, backend, **options)
+    reverse = by_reverse_over_reverse(p, steps, alpha, backend)
     assert_close(gradient, reverse, 1e-12, "reverse over reverse")
     assert_close(gradient, by_dense_hessians(p, steps, alpha)[0], 1e-12, "dense")
     assert_is_gradient_of(
@@ -36,12 +36,12 @@ def check_routes_meet(p, steps, machine="numpy", alpha=0.3, **options):
     )
 
 
-@every_machine
+@every_backend
 @every_loss
 @every_activation
 @some_steps
-def test_maml_eq1_meta_gradient_by_all_routes(machine, loss, activation, steps):
-    check_routes_meet(problem(loss, activation), steps, machine)
+def test_maml_eq1_meta_gradient_by_all_routes(backend, loss, activation, steps):
+    check_routes_meet(problem(loss, activation), steps, backend)
 
 
 @every_loss
@@ -74,9 +74,9 @@ def test_maml_eq1_of_random_nets_by_two_routes(
     p = problem(loss, activation, seed, tasks, sizes)
     alpha = alpha_vector(p.theta, seed) if vector else 0.2
     expected = by_reverse_over_reverse(p, steps, alpha)
-    for machine in MACHINES:
-        gradient = by_recursion(p, steps, alpha, machine)
-        assert_close(gradient, expected, 1e-11, machine, floor=1e-3)
+    for backend in BACKENDS:
+        gradient = by_recursion(p, steps, alpha, backend)
+        assert_close(gradient, expected, 1e-11, backend, floor=1e-3)
 
 
 # --- closed form ----------------------------------------------------------------------
@@ -95,15 +95,15 @@ def quadratic_tasks(tasks=3, size=4):
     return tm.Tasks(a_support + a_support.mT, b_support, a_query + a_query.mT, b_query)
 
 
-@every_machine
+@every_backend
 @pytest.mark.parametrize("steps", [0, 1, 2, 5])
 @pytest.mark.parametrize("vector", [False, True])
 def test_maml_eq1_of_a_quadratic_is_the_product_of_i_minus_alpha_a(
-    machine, steps, vector
+    backend, steps, vector
 ):
     tasks, theta = quadratic_tasks(), np.array([1.0, -2.0, 0.5, 3.0])
     alpha = np.array([0.1, 0.0, 0.2, 0.05]) if vector else 0.1
-    maml = tm.MAML(quadratic_loss, alpha, steps, reduction="sum", machine=machine)
+    maml = tm.MAML(quadratic_loss, alpha, steps, reduction="sum", backend=backend)
     result = maml.meta_gradient(theta, tasks, parts=True)
     gradient, alpha_gradient, losses = np.zeros(4), np.zeros(4), []
     for a, b, a_query, b_query in zip(*tasks, strict=True):
@@ -127,42 +127,42 @@ def test_maml_eq1_of_a_quadratic_is_the_product_of_i_minus_alpha_a(
 # --- special cases of alpha and of the steps ------------------------------------------
 
 
-@every_machine
+@every_backend
 @pytest.mark.parametrize("options", [{"alpha": 0.0, "steps": 3}, {"steps": 0}])
-def test_without_inner_steps_the_meta_gradient_is_the_plain_one(machine, options):
+def test_without_inner_steps_the_meta_gradient_is_the_plain_one(backend, options):
     p = problem()
     plain = [
         derivatives(p, p.theta, *query)[0]
         for query in zip(p.tasks.x_query, p.tasks.y_query, strict=True)
     ]
-    result = p.maml(machine, **options).meta_gradient(p.theta, p.tasks)
+    result = p.maml(backend, **options).meta_gradient(p.theta, p.tasks)
     assert_close(result.gradient, np.sum(plain, axis=0), 1e-14)
 
 
-@every_machine
+@every_backend
 @every_loss
-def test_parameters_with_alpha_zero_are_meta_learned_but_not_adapted(machine, loss):
+def test_parameters_with_alpha_zero_are_meta_learned_but_not_adapted(backend, loss):
     p = problem(loss)
     alpha = alpha_vector(p.theta)
     fixed = alpha == 0
-    thetas = p.maml(machine, alpha).adapt(p.theta, *p.tasks[:2], steps=2)
+    thetas = p.maml(backend, alpha).adapt(p.theta, *p.tasks[:2], steps=2)
     assert np.array_equal(
         thetas[:, :, fixed], np.broadcast_to(p.theta[fixed], thetas[:, :, fixed].shape)
     )
     assert (thetas[:, 1:, ~fixed] != p.theta[~fixed]).all()
-    check_routes_meet(p, 2, machine, alpha)
-    gradient = by_recursion(p, 2, alpha, machine)[fixed]
+    check_routes_meet(p, 2, backend, alpha)
+    gradient = by_recursion(p, 2, alpha, backend)[fixed]
     assert np.linalg.norm(gradient) > 0.1
     # their part of the Hessian term is not zero either
     assert relative_error(by_recursion(p, 2, alpha, order=1)[fixed], gradient) > 0.01
 
 
-@every_machine
+@every_backend
 @some_steps
-def test_alpha_gradient_matches_finite_differences(machine, steps):
+def test_alpha_gradient_matches_finite_differences(backend, steps):
     p = problem("cross_entropy")
     alpha = alpha_vector(p.theta)
-    result = p.maml(machine, alpha, steps=steps).meta_gradient(p.theta, p.tasks, True)
+    result = p.maml(backend, alpha, steps=steps).meta_gradient(p.theta, p.tasks, True)
     assert_is_gradient_of(
         result.parts.alpha_gradient,
         lambda moved: p.objective(p.theta, moved, steps)[-1],
@@ -184,10 +184,10 @@ def test_alpha_gradient_of_a_scalar_alpha_is_per_parameter():
 WEIGHTS = [0.5, 0.0, -2.0, 1.5]
 
 
-@every_machine
-def test_maml_meta_objective_is_the_weighted_sum_over_steps(machine):
+@every_backend
+def test_maml_meta_objective_is_the_weighted_sum_over_steps(backend):
     p = problem("cross_entropy")
-    maml = p.maml(machine, steps=4, step_weights=WEIGHTS)
+    maml = p.maml(backend, steps=4, step_weights=WEIGHTS)
     result = maml.meta_gradient(p.theta, p.tasks)
     separate = [by_recursion(p, k) for k in range(1, 5)]
     assert_close(result.gradient, np.dot(WEIGHTS, separate), 1e-12)
@@ -210,11 +210,11 @@ def test_maml_meta_objective_with_step_weights_matches_finite_differences():
     )
 
 
-@every_machine
-def test_maml_meta_objective_is_the_query_loss_after_the_last_step(machine):
+@every_backend
+def test_maml_meta_objective_is_the_query_loss_after_the_last_step(backend):
     p = problem()
-    plain = p.maml(machine, steps=3).meta_gradient(p.theta, p.tasks)
-    weighted = p.maml(machine, steps=3, step_weights=[0, 0, 1])
+    plain = p.maml(backend, steps=3).meta_gradient(p.theta, p.tasks)
+    weighted = p.maml(backend, steps=3, step_weights=[0, 0, 1])
     same = weighted.meta_gradient(p.theta, p.tasks)
     assert np.array_equal(same.gradient, plain.gradient)
     assert np.array_equal(same.losses, plain.losses)
@@ -223,15 +223,15 @@ def test_maml_meta_objective_is_the_query_loss_after_the_last_step(machine):
 # --- what it is made of ---------------------------------------------------------------
 
 
-@every_machine
+@every_backend
 @every_loss
 @some_steps
 @pytest.mark.parametrize("recompute", [False, True])
 def test_maml_eq1_is_first_order_plus_the_hessian_terms(
-    machine, loss, steps, recompute
+    backend, loss, steps, recompute
 ):
     p = problem(loss)
-    maml = p.maml(machine, steps=steps, recompute=recompute, reduction="mean")
+    maml = p.maml(backend, steps=steps, recompute=recompute, reduction="mean")
     result = maml.meta_gradient(p.theta, p.tasks, parts=True)
     parts, tasks = result.parts, len(result.losses)
     exact, first, corrections = by_dense_hessians(p, steps)
@@ -243,7 +243,7 @@ def test_maml_eq1_is_first_order_plus_the_hessian_terms(
         result.gradient, parts.query_gradient - parts.corrections.sum(0), 1e-13
     )
     assert_close(result.gradient, exact / tasks, 1e-12)
-    first_order = by_recursion(p, steps, machine=machine, order=1, reduction="mean")
+    first_order = by_recursion(p, steps, backend=backend, order=1, reduction="mean")
     assert_close(first_order, parts.query_gradient, 1e-13)
     norms = np.linalg.norm(first), np.linalg.norm(exact)
     assert parts.cosine == pytest.approx(first @ exact / np.prod(norms), rel=1e-12)
@@ -261,6 +261,6 @@ def test_parts_do_not_change_the_meta_gradient():
 
 
 def test_cosine_and_ratio_of_a_zero_gradient_are_not_numbers():
-    maml = tm.MAML(lambda theta, x, y: theta.sum() * 0.0, machine="numpy")
+    maml = tm.MAML(lambda theta, x, y: theta.sum() * 0.0, backend="numpy")
     parts = maml.meta_gradient(np.ones(4), quadratic_tasks(), parts=True).parts
     assert np.isnan(parts.cosine) and np.isnan(parts.norm_ratio)

@@ -7,25 +7,30 @@ meta-learned and not adapted.
 
 import numpy as np
 import pytest
-from image_problems import image_problem, on_numbers, pooled_network, strided_network
-from playing import (
-    AGREE,
-    DTYPES,
-    MACHINES,
-    assert_close,
-    difference,
-    play,
-    relative_error,
-)
 
 import tinymaml as tm
-from tinymaml.convnets import MODES
-from tinymaml.machines.planner import Plan
-from tinymaml.maml import record_inner_loop
-from tinymaml.sweeps import grad
+from tests.support.image_problems import (
+    image_problem,
+    on_numbers,
+    pooled_network,
+    strided_network,
+)
+from tests.support.running import (
+    AGREE,
+    BACKENDS,
+    DTYPES,
+    assert_close,
+    difference,
+    relative_error,
+    run_tape,
+)
+from tinymaml.autodiff.derivatives import grad
+from tinymaml.backends.numba.planner import Plan
+from tinymaml.maml import inner_loop
+from tinymaml.networks.images import MODES
 
 NETWORKS = {"strided": strided_network, "max-pooled": pooled_network}
-every_machine = pytest.mark.parametrize("machine", MACHINES)
+every_backend = pytest.mark.parametrize("backend", BACKENDS)
 every_network = pytest.mark.parametrize("network", NETWORKS)
 some_steps = pytest.mark.parametrize("steps", [1, 5])
 both_statistics = pytest.mark.parametrize("mode", ["batch", "support"])
@@ -35,12 +40,12 @@ def problem_of(network, mode="batch", **options):
     return image_problem(NETWORKS[network](mode), **options)
 
 
-def by_recursion(p, steps, machine="numpy", **options):
-    maml = p.maml(machine, steps=steps, **options)
+def by_recursion(p, steps, backend="numpy", **options):
+    maml = p.maml(backend, steps=steps, **options)
     return maml.meta_gradient(p.theta, p.tasks).gradient
 
 
-def by_reverse_over_reverse(p, steps, machine="numpy"):
+def by_reverse_over_reverse(p, steps, backend="numpy"):
     """One sweep backwards through the whole unrolled inner loop."""
     tape = tm.Tape()
     theta = tape.input("theta", p.theta.shape)
@@ -49,17 +54,17 @@ def by_reverse_over_reverse(p, steps, machine="numpy"):
         tape.input(name, array.shape[1:], per_task=True)
         for name, array in p.tasks._asdict().items()
     )
-    last = record_inner_loop(p.loss, theta, x, y, alpha, steps)[-1]
+    last = inner_loop(p.loss, theta, (x, y), alpha, steps)[-1]
     gradient = grad(p.loss(last, x_query, y_query, x), theta)
     tape.output("gradient", gradient, "sum")
     inputs = {"theta": p.theta, "alpha": p.maml().alpha, **p.tasks._asdict()}
-    return play(tape, inputs, machine)["gradient"]
+    return run_tape(tape, inputs, backend)["gradient"]
 
 
-def check_routes_meet(p, steps, machine="numpy", **options):
+def check_routes_meet(p, steps, backend="numpy", **options):
     """The recursion, which is what MAML records, beside two that share little."""
-    gradient = by_recursion(p, steps, machine, **options)
-    reverse = by_reverse_over_reverse(p, steps, machine)
+    gradient = by_recursion(p, steps, backend, **options)
+    reverse = by_reverse_over_reverse(p, steps, backend)
     assert_close(gradient, reverse, 1e-12, "reverse over reverse")
     assert_is_difference(gradient, p, steps)
 
@@ -78,12 +83,12 @@ def assert_is_difference(gradient, p, steps):
     assert_close(directions @ gradient, slopes, 1e-8, "differences")
 
 
-@every_machine
+@every_backend
 @every_network
 @some_steps
 @both_statistics
-def test_maml_eq1_of_images_by_three_routes(machine, network, steps, mode):
-    check_routes_meet(problem_of(network, mode), steps, machine)
+def test_maml_eq1_of_images_by_three_routes(backend, network, steps, mode):
+    check_routes_meet(problem_of(network, mode), steps, backend)
 
 
 @every_network
@@ -99,29 +104,29 @@ def test_without_the_hessian_the_routes_of_images_do_not_meet(network, steps, mo
         assert_is_difference(first, p, steps)
 
 
-@every_machine
+@every_backend
 @every_network
 @both_statistics
 def test_parameters_of_batch_norm_are_meta_learned_but_not_adapted(
-    machine, network, mode
+    backend, network, mode
 ):
     p = problem_of(network, mode)
     fixed = p.maml().alpha == 0
     assert fixed.any() and not fixed.all()
-    thetas = p.maml(machine).adapt(p.theta, *p.tasks[:2], steps=3)
+    thetas = p.maml(backend).adapt(p.theta, *p.tasks[:2], steps=3)
     assert (thetas[:, :, fixed] == p.theta[fixed]).all()
-    assert np.abs(by_recursion(p, 1, machine)[fixed]).min() > 1e-6
+    assert np.abs(by_recursion(p, 1, backend)[fixed]).min() > 1e-6
 
 
-# --- machines, threads, memory --------------------------------------------------------
+# --- backends, threads, memory --------------------------------------------------------
 
 
 @every_network
 @pytest.mark.parametrize("dtype", DTYPES)
 @both_statistics
-def test_machines_agree_on_the_meta_gradient_of_images(network, dtype, mode):
+def test_backends_agree_on_the_meta_gradient_of_images(network, dtype, mode):
     p = problem_of(network, mode).cast(dtype)
-    numba, numpy = (by_recursion(p, 2, machine) for machine in ("numba", "numpy"))
+    numba, numpy = (by_recursion(p, 2, backend) for backend in ("numba", "numpy"))
     assert_close(numba, numpy, AGREE[dtype])
 
 
@@ -139,15 +144,15 @@ def test_alg2_line4_of_images_has_the_same_bits_for_any_number_of_threads(
     assert one.losses.tobytes() == two.losses.tobytes() == three.losses.tobytes()
 
 
-@every_machine
+@every_backend
 @every_network
 @some_steps
 def test_recomputed_activations_of_images_give_the_same_meta_gradient(
-    machine, network, steps
+    backend, network, steps
 ):
     p = problem_of(network, "support")
     kept, made_again = (
-        by_recursion(p, steps, machine, recompute=recompute)
+        by_recursion(p, steps, backend, recompute=recompute)
         for recompute in (False, True)
     )
     assert_close(made_again, kept, 1e-12)
@@ -166,13 +171,13 @@ def test_recomputation_of_images_needs_less_memory(network):
 # --- predictions ----------------------------------------------------------------------
 
 
-@every_machine
+@every_backend
 @every_network
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("steps", [0, 3])
-def test_predict_is_the_network_at_the_adapted_thetas(machine, network, mode, steps):
+def test_predict_is_the_network_at_the_adapted_thetas(backend, network, mode, steps):
     p = problem_of(network, mode)
-    maml = p.maml(machine)
+    maml = p.maml(backend)
     logits = maml.predict(p.network, p.theta, p.tasks, steps)
     assert logits.shape == (2, steps + 1, 6, 3)
     thetas = maml.adapt(p.theta, *p.tasks[:2], steps=steps)
@@ -186,19 +191,19 @@ def test_predict_is_the_network_at_the_adapted_thetas(machine, network, mode, st
                 assert_close(logits[task, k], alone, 1e-12)
 
 
-@every_machine
-def test_predict_takes_the_steps_of_meta_training_by_default(machine):
+@every_backend
+def test_predict_takes_the_steps_of_meta_training_by_default(backend):
     p = problem_of("strided")
-    maml = p.maml(machine, steps=2)
+    maml = p.maml(backend, steps=2)
     default = maml.predict(p.network, p.theta, p.tasks)
     assert np.array_equal(default, maml.predict(p.network, p.theta, p.tasks, 2))
     assert default.shape[1] == 3
 
 
-@every_machine
-def test_predict_of_two_functions_gives_each_its_own(machine):
+@every_backend
+def test_predict_of_two_functions_gives_each_its_own(backend):
     p = problem_of("strided")
-    maml = p.maml(machine)
+    maml = p.maml(backend)
     plain = maml.predict(p.network, p.theta, p.tasks)
     twice = maml.predict(lambda *a: p.network(*a) * 2.0, p.theta, p.tasks)
     assert_close(twice, 2 * plain, 1e-15)
@@ -214,16 +219,16 @@ def test_predict_needs_no_labels_of_the_query():
 # --- the query loss -------------------------------------------------------------------
 
 
-@every_machine
+@every_backend
 @some_steps
-def test_a_query_loss_that_ignores_the_support_is_the_loss(machine, steps):
+def test_a_query_loss_that_ignores_the_support_is_the_loss(backend, steps):
     p = problem_of("strided")
 
     def same(theta, x, y, x_support):
         return p.loss(theta, x, y)
 
     plain, other = (
-        p.maml(machine, steps=steps, query_loss=query_loss)
+        p.maml(backend, steps=steps, query_loss=query_loss)
         for query_loss in (None, same)
     )
     one, two = (maml.meta_gradient(p.theta, p.tasks, True) for maml in (plain, other))
@@ -234,11 +239,11 @@ def test_a_query_loss_that_ignores_the_support_is_the_loss(machine, steps):
     assert np.array_equal(*losses)
 
 
-@every_machine
-def test_the_query_loss_is_what_is_minimised_and_the_loss_what_is_adapted_to(machine):
+@every_backend
+def test_the_query_loss_is_what_is_minimised_and_the_loss_what_is_adapted_to(backend):
     p = problem_of("strided", "support")
-    plain = p.maml(machine)
-    tripled = p.maml(machine, query_loss=lambda *arguments: p.loss(*arguments) * 3.0)
+    plain = p.maml(backend)
+    tripled = p.maml(backend, query_loss=lambda *arguments: p.loss(*arguments) * 3.0)
     one, three = (maml.meta_gradient(p.theta, p.tasks) for maml in (plain, tripled))
     assert_close(three.gradient, 3 * one.gradient, 1e-14)
     losses = (maml.evaluate(p.theta, p.tasks) for maml in (tripled, plain))
@@ -247,13 +252,13 @@ def test_the_query_loss_is_what_is_minimised_and_the_loss_what_is_adapted_to(mac
     assert np.array_equal(*thetas)
 
 
-@every_machine
-def test_the_query_loss_sees_the_support_examples_of_its_own_task(machine):
+@every_backend
+def test_the_query_loss_sees_the_support_examples_of_its_own_task(backend):
     p = problem_of("strided", "support")
-    maml = p.maml(machine)
+    maml = p.maml(backend)
     both = maml.evaluate(p.theta, p.tasks)
     for task in range(2):
         alone = tm.Tasks(*(array[task : task + 1] for array in p.tasks))
         assert_close(both[task], maml.evaluate(p.theta, alone)[0], 1e-14)
-    other = p.maml(machine, query_loss=None).evaluate(p.theta, p.tasks)
+    other = p.maml(backend, query_loss=None).evaluate(p.theta, p.tasks)
     assert relative_error(other, both) > 0.01

@@ -1,25 +1,14 @@
 """tinymaml: model-agnostic meta-learning from scratch in NumPy and Numba.
 
 Write a loss on symbolic values, and `MAML` gives its exact meta-gradient, by one
-Hessian-vector product per inner step. Read in this order: `tape`, `primitives`,
-`sweeps`, `maml`, `machines.numpy_machine`, `machines.planner`,
-`machines.numba_machine`.
+Hessian-vector product for each inner step. Read in this order: `maml`, then
+`autodiff.tape`, `autodiff.primitives`, `autodiff.derivatives`; then how a tape is run:
+`backends.numpy`, `backends.numba.planner`, `backends.numba.backend`.
 """
 
-from tinymaml.batch import Tasks
-from tinymaml.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from tinymaml.convnets import (
-    BatchNorm,
-    Conv2d,
-    Flatten,
-    MaxPool,
-    MeanPool,
-    MiniImagenetConv,
-    OmniglotConv,
-    OmniglotFC,
-)
-from tinymaml.convolution import conv2d, max_pool, mean_pool
-from tinymaml.functions import (
+from tinymaml.autodiff.convolution import conv2d, max_pool, mean_pool
+from tinymaml.autodiff.derivatives import grad, hvp, jvp
+from tinymaml.autodiff.functions import (
     concatenate,
     exp,
     log,
@@ -29,27 +18,42 @@ from tinymaml.functions import (
     softmax,
     tanh,
 )
+from tinymaml.autodiff.tape import Tape, Value
+from tinymaml.backends import get_backend
+from tinymaml.backends.numba.planner import summary
 from tinymaml.gradcheck import GradientError, gradcheck
-from tinymaml.initialisations import Initialisation, pretrained
+from tinymaml.learner import MAML, MetaGradient, Parts
 from tinymaml.losses import (
     cross_entropy,
     policy_gradient_loss,
     squared_error,
     surrogate_loss,
 )
-from tinymaml.machines import get_machine
-from tinymaml.maml import MAML, MetaGradient
-from tinymaml.maml_trpo import MAMLTRPO
-from tinymaml.nn import MLP, Activation, Linear, Network
-from tinymaml.optim import SGD, Adam
-from tinymaml.parts import Parts
-from tinymaml.policy import GaussianPolicy
-from tinymaml.recipes import RECIPES, Recipe, accuracy
-from tinymaml.sweeps import grad, hvp, jvp
-from tinymaml.tape import Tape, Value
-from tinymaml.train import TrainResult, train
-from tinymaml.training_run import NonFiniteLossError
-from tinymaml.trajectories import Trajectories, roll_out
+from tinymaml.networks.images import (
+    BatchNorm,
+    Conv2d,
+    Flatten,
+    MaxPool,
+    MeanPool,
+    MiniImagenetConv,
+    OmniglotConv,
+    OmniglotFC,
+)
+from tinymaml.networks.layers import MLP, Activation, Linear, Network
+from tinymaml.paper.initialisations import Initialisation, pretrained
+from tinymaml.paper.recipes import RECIPES, Recipe, accuracy
+from tinymaml.rl.maml_trpo import MAMLTRPO
+from tinymaml.rl.policy import GaussianPolicy
+from tinymaml.rl.rollouts import Trajectories, roll_out
+from tinymaml.tasks.batch import Tasks
+from tinymaml.training.checkpoint import (
+    CheckpointError,
+    load_checkpoint,
+    save_checkpoint,
+)
+from tinymaml.training.optim import SGD, Adam
+from tinymaml.training.run import NonFiniteLossError
+from tinymaml.training.train import TrainResult, train
 
 __version__ = "0.1.0"
 __all__ = [
@@ -88,7 +92,7 @@ __all__ = [
     "conv2d",
     "cross_entropy",
     "exp",
-    "get_machine",
+    "get_backend",
     "grad",
     "gradcheck",
     "hvp",
@@ -106,6 +110,7 @@ __all__ = [
     "save_checkpoint",
     "softmax",
     "squared_error",
+    "summary",
     "surrogate_loss",
     "tanh",
     "train",

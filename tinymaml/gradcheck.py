@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinymaml.machines import Machine, get_machine
-from tinymaml.machines.checks import check_dtype
-from tinymaml.sweeps import grad, hvp
-from tinymaml.tape import Tape, Value
+from tinymaml.autodiff.derivatives import grad, hvp
+from tinymaml.autodiff.tape import Tape, Value
+from tinymaml.backends import Backend, get_backend
+from tinymaml.checks import check_dtype
 
 Array = np.ndarray[Any, Any]
 
@@ -44,7 +44,7 @@ def gradcheck(
     *arguments: Array,
     order: int = 2,
     seed: int = 0,
-    machine: str | Machine = "numpy",
+    backend: str | Backend = "numpy",
     tolerance: float | None = None,
 ) -> Errors:
     """Check the gradient and Hessian-vector product of loss(theta, *arguments).
@@ -75,7 +75,7 @@ def gradcheck(
     tape.output("gradient", grad(value, point))
     if order == 2:
         tape.output("hvp", hvp(value, point, v))
-    program = get_machine(machine).prepare(tape, theta.dtype)
+    program = get_backend(backend).compile(tape, theta.dtype)
     direction = np.random.default_rng(seed).standard_normal(theta.shape)
     direction = (direction / np.linalg.norm(direction)).astype(theta.dtype)
 

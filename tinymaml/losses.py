@@ -9,8 +9,8 @@ Those of reinforcement learning, equation 4, take log-probabilities of N actions
 each was worth, and weights that say how to scale.
 """
 
-from tinymaml import functions
-from tinymaml.tape import Value
+from tinymaml.autodiff import functions
+from tinymaml.autodiff.tape import Value
 
 
 def _scaled(total: Value, examples: int, scaling: str, shots: int | None) -> Value:

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinymaml.batch import Tasks
-from tinymaml.primitives import check_sizes
+from tinymaml.checks import check_sizes
+from tinymaml.tasks.batch import Tasks
 
 Array = np.ndarray[Any, Any]
 

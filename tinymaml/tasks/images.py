@@ -20,7 +20,7 @@ from typing import IO, Any, NamedTuple, Self
 import numpy as np
 from PIL import Image
 
-from tinymaml.checkpoint import write_atomically
+from tinymaml.files import write_atomically
 
 Array = np.ndarray[Any, Any]
 FilePath = str | os.PathLike[str]

@@ -176,9 +176,9 @@ def _find(
         paths = []
         for name in names:
             stem = Path(name).stem
-            held = [listing(place)[stem] for place in places if stem in listing(place)]
-            paths += held[:1]
-            missing += [] if held else [name]
+            bound = [listing(place)[stem] for place in places if stem in listing(place)]
+            paths += bound[:1]
+            missing += [] if bound else [name]
         found[label] = paths
     if missing:
         raise DataError(

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from tinymaml.primitives import check_arrays, check_sizes
+from tinymaml.checks import check_arrays, check_sizes
 
 GOALS = (-0.5, 0.5)  # length units, along each axis
 LARGEST_MOVE = 0.1  # along each axis, in one step

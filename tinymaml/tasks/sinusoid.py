@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinymaml.batch import Tasks
-from tinymaml.primitives import check_sizes
+from tinymaml.checks import check_sizes
+from tinymaml.tasks.batch import Tasks
 
 AMPLITUDES = (0.1, 5.0)
 PHASES = (0.0, np.pi)  # radians

@@ -1,0 +1,303 @@
+"""What the examples share: options, a folder to write to, intervals, tables, figures.
+
+With this file an example keeps to its subject. It reads its options with one-line
+errors, finds out before training whether it will be able to write, and leaves results
+and figures that are whole or not there.
+
+Left out: settings files, sweeps, and trackers of experiments.
+"""
+
+import argparse
+import io
+import json
+import math
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+
+from tinymaml.backends import BACKENDS, Backend, get_backend
+from tinymaml.files import check_writable, write_atomically
+from tinymaml.training.stages import Stages
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+# --- options --------------------------------------------------------------------------
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, with exit status 2."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and stop."""
+        self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
+
+
+def experiment_parser(doc: str, out: str, iterations: int, fast: int) -> Parser:
+    """A parser with the options of every experiment; `doc` is its description."""
+    parser = Parser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add(
+        "--iterations",
+        type=whole_number(0),
+        metavar="N",
+        help=f"outer steps of each training (default: {iterations:,})",
+    )
+    add(
+        "--fast",
+        action="store_true",
+        help=f"a trial run: {fast:,} iterations, far too few for good numbers",
+    )
+    add(
+        "--backend",
+        choices=BACKENDS,
+        default="auto",
+        help="what runs the tapes (default: auto, i.e. numba where it is installed)",
+    )
+    add(
+        "--threads",
+        type=whole_number(1),
+        metavar="N",
+        help="threads of the numba backend; no result depends on it (default: cores)",
+    )
+    add(
+        "--seed",
+        type=whole_number(0),
+        default=0,
+        metavar="N",
+        help="of initial weights and training tasks; test tasks do not depend on it "
+        "(default: %(default)s)",
+    )
+    add(
+        "--out",
+        type=Path,
+        default=Path(out),
+        metavar="DIR",
+        help="folder for all files written, made if missing (default: %(default)s)",
+    )
+    parser.set_defaults(default_iterations=iterations, fast_iterations=fast)
+    return parser
+
+
+def whole_number(least: int) -> Callable[[str], int]:
+    """An argparse type: a whole number of at least `least`."""
+
+    def parse(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = least - 1
+        if number < least:
+            raise argparse.ArgumentTypeError(
+                f"expected a whole number of at least {least}, got {text!r}"
+            )
+        return number
+
+    return parse
+
+
+def positive_number(text: str) -> float:
+    """An argparse type: a finite number above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a positive number, got {text!r}")
+    return number
+
+
+def read_options(
+    parser: Parser, arguments: Sequence[str] | None
+) -> tuple[argparse.Namespace, Backend]:
+    """The options, with `iterations` filled in, and the backend they ask for."""
+    options = parser.parse_args(arguments)
+    if options.iterations is None:
+        options.iterations = (
+            options.fast_iterations if options.fast else options.default_iterations
+        )
+    try:
+        return options, get_backend(options.backend, options.threads)
+    except (ImportError, ValueError) as error:
+        parser.error(f"argument --backend: {error}")
+
+
+def prepare_folder(folder: Path, files: Iterable[str]) -> None:
+    """Make the folder if need be, and check that these files can be written into it.
+
+    Raises OSError; a folder made here is then removed again.
+    """
+    missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in files:
+            check_writable(folder / name)
+    except OSError:
+        for made in missing:
+            if made.is_dir():
+                made.rmdir()
+        raise
+
+
+def open_stages(
+    parser: Parser,
+    options: argparse.Namespace,
+    config: Mapping[str, Any],
+    files: Iterable[str],
+) -> Stages:
+    """The trainings of this run, resumed if asked; one line and exit if they cannot be.
+
+    Before anything is trained or written, `options.resume` has been read and checked,
+    and `files` can be written into `options.out`.
+    """
+    try:
+        stages = Stages(options.out, config, options.iterations, options.resume)
+    except (OSError, ValueError) as error:
+        parser.error(f"argument --resume: {reason(error)}")
+    open_folder(parser, options, files)
+    return stages
+
+
+def open_folder(
+    parser: Parser, options: argparse.Namespace, files: Iterable[str]
+) -> None:
+    """`compile_folder` for `options.out`; one line and exit if it cannot be written."""
+    try:
+        prepare_folder(options.out, files)
+    except OSError as error:
+        parser.error(f"argument --out: {reason(error)}")
+
+
+def reason(error: Exception) -> str:
+    """An error in one line, without error numbers."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}"
+    return " ".join(str(error).split())
+
+
+def run_to_the_end(parser: Parser, run: Callable[[], None], stopped: str) -> int:
+    """Run; return the exit status: 0, 130 after Ctrl-C, 1 after a fault in the run.
+
+    `stopped` is what to tell who pressed Ctrl-C.
+    """
+    try:
+        run()
+    except KeyboardInterrupt:
+        print(f"Stopped. {stopped}")
+        return 130
+    except (FloatingPointError, OSError) as error:
+        print(f"{parser.prog}: error: {reason(error)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def command_line(program: str, arguments: Sequence[str]) -> str:
+    """The command that was given, ready to be pasted into a shell.
+
+    >>> command_line("examples/sinusoid.py", ["--out", "my results"])
+    "python examples/sinusoid.py --out 'my results'"
+    """
+    return shlex.join(["python", program, *arguments])
+
+
+# --- numbers --------------------------------------------------------------------------
+
+
+def mean_and_interval(values: np.ndarray) -> tuple[float, float]:
+    """Mean and half-width of the 95 % interval of numbers (N,), in float64.
+
+    The half-width is 1.96 standard deviations over sqrt(N), as the authors' code has
+    it. Of no numbers at all both are NaN.
+
+    >>> mean_and_interval(np.array([1.0, 3.0]))
+    (2.0, 1.3859292911256331)
+    """
+    values = np.asarray(values, np.float64)
+    if len(values) == 0:
+        return math.nan, math.nan
+    with np.errstate(all="ignore"):  # infinite values have no interval: NaN
+        interval = 1.96 * values.std() / math.sqrt(len(values))
+    return float(values.mean()), float(interval)
+
+
+def text_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in plain text: the first column to the left, the others to the right.
+
+    >>> print(text_table(["method", "MSE"], [["MAML", "0.35"]]))
+    method   MSE
+    MAML    0.35
+    """
+    lines = [list(header), *(list(row) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            text.rjust(width) if column else text.ljust(width)
+            for column, (text, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+# --- files ----------------------------------------------------------------------------
+
+
+def write_results(
+    experiment: str,
+    command: str,
+    options: argparse.Namespace,
+    backend: Backend,
+    seconds: Mapping[str, float],
+    rows: Sequence[Mapping[str, Any]],
+    **more: Any,
+) -> None:
+    """Write `results.json` into `options.out`, as `write_json` does.
+
+    `more` are further facts about the run, put before its rows.
+    """
+    from tinymaml import __version__
+
+    results = {
+        "experiment": experiment,
+        "command": command,
+        "version": __version__,
+        "seed": options.seed,
+        "iterations": options.iterations,
+        "backend": backend.name,
+        "seconds": seconds,
+        **more,
+        "rows": rows,
+    }
+    write_json(options.out / "results.json", results)
+
+
+def write_json(path: str | os.PathLike[str], results: Mapping[str, Any]) -> None:
+    """Write JSON, whole or not at all; NaN and infinity become null."""
+    text = json.dumps(_finite(results), indent=1, allow_nan=False, ensure_ascii=False)
+    with write_atomically(path) as file:
+        file.write(text.encode() + b"\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float | np.floating):
+        return float(value) if math.isfinite(value) else None
+    return value
+
+
+def save_figure(figure: "Figure", path: str | os.PathLike[str]) -> None:
+    """Write a figure as PNG, whole or not at all."""
+    encoded = io.BytesIO()
+    figure.savefig(encoded, format="png", dpi=150)
+    with write_atomically(path) as file:
+        file.write(encoded.getbuffer())

@@ -1,0 +1,278 @@
+"""The sweeps against hand-computed cases, the dense Hessian, and their identities."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tinymaml as tm
+from tests.support.running import BACKENDS, assert_close, run_tape
+from tinymaml.autodiff import functions
+from tinymaml.autodiff.derivatives import accumulate_cotangents, grad, hvp, jvp
+from tinymaml.autodiff.tape import Tape
+
+every_backend = pytest.mark.parametrize("backend", BACKENDS)
+seeds = st.integers(0, 2**16)
+
+
+def value_of(value, backend="numpy", **inputs):
+    """The number or array that a value stands for, given all inputs of its tape."""
+    value.tape.output(f"value {len(value.tape.outputs)}", value)
+    return [*run_tape(value.tape, inputs, backend).values()][-1][0]
+
+
+def number(name="a"):
+    return Tape().input(name, ())
+
+
+# --- hand-computed cases --------------------------------------------------------------
+
+
+@every_backend
+def test_sweeps_grad_completes_a_cotangent_before_it_is_handed_on(backend):
+    # c = (2a)^2, so dc/da = 8a. Handing on b's cotangent twice would give 16a or 4a.
+    a = number()
+    b = a + a
+    assert value_of(grad(b * b, a), backend, a=3.0) == 24.0
+
+
+def test_sweeps_grad_adds_what_comes_back_along_every_path():
+    # f = a b + b^2 with b = a^2: f = a^3 + a^4.
+    a = number()
+    b = a * a
+    assert value_of(grad(a * b + b * b, a), a=2.0) == 3 * 2**2 + 4 * 2**3
+
+
+def test_sweeps_grad_of_a_recorded_sum_of_a_value_with_itself():
+    a = number()
+    b = a.tape.record("add", a, a)
+    c = b.tape.record("sub", b, b * 3.0)
+    assert value_of(grad(c.tape.record("mul", c, c), a), a=1.0) == 2 * 16.0
+
+
+def test_sweeps_grad_of_theta_itself_is_one():
+    a = number()
+    assert value_of(grad(a, a), a=7.0) == 1.0
+
+
+def test_sweeps_grad_is_zero_where_theta_is_not_reached():
+    theta = Tape().input("theta", (3,))
+    other = theta.tape.input("other", (3,))
+    gradient = grad(other.sum(), theta)
+    assert value_of(gradient, theta=np.ones(3), other=np.ones(3)).tolist() == [0] * 3
+
+
+def test_sweeps_grad_stops_at_the_value_it_is_asked_for():
+    # d(b^2)/db at b = 2a: the part of the tape below b is a given number.
+    a = number()
+    b = a * 2.0
+    assert value_of(grad(b * b + a, b), a=3.0) == 2 * 6.0
+
+
+def test_sweeps_grad_passes_through_again():
+    a = number()
+    b = functions.rematerialise(a)
+    assert value_of(grad(b * b * a, a), a=2.0) == 3 * 2.0**2
+
+
+def test_sweeps_grad_of_a_slice_is_zero_elsewhere():
+    theta = Tape().input("theta", (5,))
+    gradient = grad((theta[2:4] * 3.0).sum(), theta)
+    assert value_of(gradient, theta=np.ones(5)).tolist() == [0, 0, 3, 3, 0]
+
+
+def test_sweeps_grad_of_overlapping_slices_adds():
+    theta = Tape().input("theta", (5,))
+    loss = (theta[0:3] * 2.0).sum() + (theta[2:5] * 3.0).sum() + theta[1:2].sum()
+    gradient = value_of(grad(loss, theta), theta=np.zeros(5))
+    assert gradient.tolist() == [2, 3, 5, 3, 3]
+
+
+@every_backend
+def test_sweeps_jvp_is_the_hand_computed_one(backend):
+    # f = tanh(a b): df along (2, 3) at (0, 5) is b da = 10, tanh' being 1 there.
+    a, b = two_numbers()
+    slope = jvp(tm.tanh(a * b), a, a.tape.constant(2.0))
+    assert value_of(slope, backend, a=0.0, b=5.0) == 10.0
+
+
+def two_numbers():
+    tape = Tape()
+    return tape.input("a", ()), tape.input("b", ())
+
+
+def test_sweeps_jvp_of_theta_itself_is_the_tangent():
+    a, v = two_numbers()
+    assert jvp(a, a, v).index == v.index
+
+
+def test_sweeps_jvp_is_zero_where_theta_is_not_reached():
+    a, b = two_numbers()
+    assert value_of(jvp(b * b, a, b), a=1.0, b=5.0) == 0.0
+
+
+@every_backend
+def test_sweeps_hvp_is_the_hand_computed_one(backend):
+    # f = x^3 + x y: H = [[6x, 1], [1, 0]].
+    theta = Tape().input("theta", (2,))
+    v = theta.tape.input("v", (2,))
+    x, y = theta[0:1], theta[1:2]
+    product = hvp((x * x * x + x * y).sum(), theta, v)
+    result = value_of(product, backend, theta=np.array([2.0, 9.0]), v=np.array([1, 10]))
+    assert result.tolist() == [12 + 10, 1]
+
+
+def test_sweeps_hvp_of_a_linear_loss_is_zero():
+    theta = Tape().input("theta", (3,))
+    product = hvp((theta * 2.0).sum(), theta, theta)
+    assert value_of(product, theta=np.ones(3)).tolist() == [0] * 3
+
+
+def test_sweeps_hvp_of_a_relu_is_zero_although_its_gradient_is_not():
+    theta = Tape().input("theta", (3,))
+    product = hvp(tm.relu(theta).sum(), theta, theta)
+    assert value_of(product, theta=np.array([1.0, -1.0, 2.0])).tolist() == [0] * 3
+
+
+def test_sweeps_hvp_records_no_second_gradient():
+    theta = Tape().input("theta", (3,))
+    loss = tm.tanh(theta * theta).sum()
+    hvp(loss, theta, theta)
+    before = len(theta.tape.nodes)
+    grad(loss, theta)
+    assert len(theta.tape.nodes) == before
+
+
+# --- a tiny net, whose Hessian can be written out -------------------------------------
+
+NETWORK = tm.MLP([2, 3, 2], activation="tanh")
+
+
+def net_loss(theta, x, y):
+    return tm.cross_entropy(NETWORK(theta, x), y)
+
+
+class TinyNet:
+    """A loss on a tape, at random numbers; products with its Hessian."""
+
+    def __init__(self, seed):
+        rng = np.random.default_rng(seed)
+        self.tape = Tape()
+        self.inputs = {
+            "theta": NETWORK.init(rng, "float64"),
+            "x": rng.standard_normal((5, 2)),
+            "y": np.eye(2)[rng.integers(0, 2, 5)],
+        }
+        self.rng = rng
+        self.theta, *data = [
+            self.tape.input(name, a.shape) for name, a in self.inputs.items()
+        ]
+        self.loss = net_loss(self.theta, *data)
+        self.v = self.tape.input("v", self.theta.shape)
+        self.tape.output("hvp", hvp(self.loss, self.theta, self.v))
+        self.tape.output(
+            "reverse", grad((grad(self.loss, self.theta) * self.v).sum(), self.theta)
+        )
+
+    def products(self, v, backend="numpy"):
+        results = run_tape(self.tape, {**self.inputs, "v": v}, backend)
+        return {name: array[0] for name, array in results.items()}
+
+    def vector(self):
+        return self.rng.standard_normal(NETWORK.size)
+
+    def dense_hessian(self, backend="numpy"):
+        """Row by row in reverse over reverse: the gradient of each gradient node."""
+        rows = np.eye(NETWORK.size)
+        return np.array([self.products(row, backend)["reverse"] for row in rows])
+
+
+@every_backend
+@pytest.mark.parametrize("seed", [0, 1])
+def test_sweeps_hvp_is_the_dense_hessian_times_v(backend, seed):
+    net = TinyNet(seed)
+    v = net.vector()
+    hessian = net.dense_hessian()
+    assert np.linalg.matrix_rank(hessian) > 2
+    assert_close(net.products(v, backend)["hvp"], hessian @ v, 1e-13)
+    assert_close(hessian, hessian.T, 1e-13)
+
+
+@every_backend
+@given(seed=seeds)
+def test_sweeps_hvp_is_the_gradient_of_the_gradient_along_v(backend, seed):
+    net = TinyNet(seed)
+    products = net.products(net.vector(), backend)
+    assert_close(products["hvp"], products["reverse"], 1e-12)
+
+
+@given(seed=seeds, a=st.floats(-2, 2), b=st.floats(0.5, 2))
+def test_sweeps_hvp_is_linear_in_v(seed, a, b):
+    net = TinyNet(seed)
+    v, u = net.vector(), net.vector()
+    hv, hu, both = (net.products(w)["hvp"] for w in (v, u, a * v + b * u))
+    size = abs(a) * np.linalg.norm(hv) + b * np.linalg.norm(hu)
+    assert_close(both, a * hv + b * hu, 1e-13, floor=size)
+
+
+@given(seed=seeds)
+def test_sweeps_hvp_is_symmetric(seed):
+    net = TinyNet(seed)
+    v, u = net.vector(), net.vector()
+    hv, hu = net.products(v)["hvp"], net.products(u)["hvp"]
+    size = np.linalg.norm(u) * np.linalg.norm(hv)
+    assert_close([u @ hv], [v @ hu], 1e-13, floor=size)
+
+
+# --- where contributions meet ---------------------------------------------------------
+
+
+@given(
+    size=st.integers(1, 9),
+    windows=st.lists(st.tuples(st.integers(0, 8), st.integers(1, 9)), max_size=5),
+    whole=st.booleans(),
+    seed=seeds,
+)
+def test_fan_in_is_the_sum_of_pads_wherever_they_lie(size, windows, whole, seed):
+    rng = np.random.default_rng(seed)
+    tape, parts, inputs, expected = Tape(), [], {}, np.zeros(size)
+    for i, (start, length) in enumerate(windows):
+        start, length = start % size, 1 + length % (size - start % size)
+        inputs[f"x{i}"] = rng.standard_normal(length)
+        piece = tape.input(f"x{i}", (length,))
+        parts.append(tape.record("pad", piece, start=start, size=size))
+        expected[start : start + length] += inputs[f"x{i}"]
+    if whole or not parts:
+        parts.insert(len(parts) // 2, tape.input("whole", (size,)))
+        inputs["whole"] = rng.standard_normal(size)
+        expected += inputs["whole"]
+    total = value_of(accumulate_cotangents(tape, parts), **inputs)
+    assert_close(total, expected, 1e-14, floor=1.0)
+
+
+# --- refusals -------------------------------------------------------------------------
+
+
+def test_grad_refuses_a_loss_that_is_not_one_number():
+    theta = Tape().input("theta", (3,))
+    with pytest.raises(ValueError, match=r"loss: expected one number .*\(3,\)"):
+        grad(theta, theta)
+
+
+def test_grad_refuses_a_theta_of_another_tape():
+    theta, other = Tape().input("theta", (3,)), Tape().input("theta", (3,))
+    with pytest.raises(ValueError, match="another tape"):
+        grad(theta.sum(), other)
+
+
+def test_jvp_refuses_a_tangent_of_another_shape():
+    theta = Tape().input("theta", (3,))
+    with pytest.raises(ValueError, match=r"v: expected the shape of theta, \(3,\)"):
+        jvp(theta, theta, theta[0:2])
+
+
+def test_jvp_refuses_a_tangent_of_another_tape():
+    theta, v = Tape().input("theta", (3,)), Tape().input("v", (3,))
+    for output in (theta * theta, theta):
+        with pytest.raises(ValueError, match="another tape"):
+            jvp(output, theta, v)

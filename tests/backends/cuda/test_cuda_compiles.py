@@ -1,0 +1,155 @@
+"""kernels.cu is CUDA, and CuPy and cuBLAS have what is called: seen without a GPU."""
+
+import ctypes
+import inspect
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from tests.support.mutants import survives
+from tinymaml.backends.cuda import cublas
+from tinymaml.backends.cuda.backend import REAL, SOURCE
+
+TEXT = SOURCE.read_text(encoding="utf-8")
+KERNELS = re.findall(r"^KERNEL (\w+)\(", TEXT, re.MULTILINE)
+NVCC = shutil.which("nvcc")
+every_real = pytest.mark.parametrize("real", REAL.values())
+needs_nvcc = pytest.mark.skipif(NVCC is None, reason="nvcc is not on the PATH")
+
+
+def nodes(ptx):
+    """The names of the kernels in assembly."""
+    return set(re.findall(r"\.visible .entry (\w+)\(", ptx))
+
+
+# --- nvcc -----------------------------------------------------------------------------
+
+
+def compile_with_nvcc(real, source, folder):
+    """What the compiler says, and the assembly."""
+    file, made = folder / "kernels.cu", folder / "kernels.ptx"
+    file.write_text(source, encoding="utf-8")
+    command = [NVCC, "-ptx", "-arch=sm_80", f"-DREAL={real}", "-o", str(made)]
+    done = subprocess.run(
+        [*command, str(file)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr, made.read_text(encoding="utf-8")
+
+
+@needs_nvcc
+@every_real
+def test_nvcc_compiles_all_kernels_without_a_warning(real, tmp_path):
+    said, ptx = compile_with_nvcc(real, TEXT, tmp_path)
+    assert not said
+    assert nodes(ptx) == {*KERNELS}
+
+
+def body(ptx, kernel):
+    start = ptx.index(f".visible .entry {kernel}(")
+    stop = ptx.find(".visible .entry", start + 1)
+    return ptx[start : stop if stop >= 0 else None]
+
+
+@needs_nvcc
+def test_float32_is_not_computed_in_double_precision(tmp_path):
+    """As a constant would make it; only the settings of training are in double."""
+    _, ptx = compile_with_nvcc("float", TEXT, tmp_path)
+    in_double = {kernel for kernel in KERNELS if ".f64" in body(ptx, kernel)}
+    assert in_double == {"begin_step", "sgd", "adam"}
+
+
+@needs_nvcc
+def test_nvcc_finds_what_is_no_cuda(tmp_path):
+    broken = TEXT.replace("blockIdx.y", "blockIdx.w")
+    assert not survives(lambda: compile_with_nvcc("float", broken, tmp_path))
+
+
+# --- CuPy -----------------------------------------------------------------------------
+
+
+def cupy():
+    reason = "CuPy is not installed"
+    return pytest.importorskip("cupy", reason=reason, exc_type=ImportError)
+
+
+def signature(function):
+    """As text: of a function of Python, or of a compiled one from its docstring."""
+    try:
+        return str(inspect.signature(function))
+    except (TypeError, ValueError):
+        return (function.__doc__ or "").strip().split("\n")[0]
+
+
+@every_real
+def test_nvrtc_compiles_all_kernels(real):
+    """What CuPy compiles with, when the GPU backend is used first."""
+    cupy()
+    from cupy_backends.cuda.libs import nvrtc
+
+    program = nvrtc.createProgram(TEXT, "kernels.cu", (), ())
+    options = ("--gpu-architecture=compute_80", f"-DREAL={real}")
+    nvrtc.compileProgram(program, options)
+    assert not nvrtc.getProgramLog(program).strip("\0\n ")
+    ptx = nvrtc.getPTX(program)
+    ptx = ptx.decode() if isinstance(ptx, bytes) else ptx
+    assert nodes(ptx) == {*KERNELS}
+
+
+def functions_of_cublas():
+    """Those that cublas.py calls, by name."""
+    names = set(re.findall(r"cublas\w+_v2|cublasSet\w+", inspect.getsource(cublas)))
+    return names | {f"cublas{letter}gemmStridedBatched" for letter in "SD"}
+
+
+def test_library_that_cupy_loads_has_the_functions_of_cublas():
+    cupy()
+    from cupy_backends.cuda.libs import cublas as loaded
+
+    library = ctypes.CDLL(loaded.__file__)
+    names = functions_of_cublas()
+    assert len(names) == 6
+    for name in names:
+        assert getattr(library, name)
+
+
+def test_cupy_has_what_is_called():
+    """Each function with its parameters, as far as they can be seen."""
+    module = cupy()
+    import cupyx
+
+    cuda = module.cuda
+    expected = {
+        cuda.Stream.__init__: ["non_blocking"],
+        cuda.Stream.synchronize: [],
+        cuda.Stream.begin_capture: [],
+        cuda.Stream.end_capture: [],
+        cuda.Stream.__enter__: [],
+        cuda.Event.__init__: ["disable_timing"],
+        cuda.Event.record: ["stream"],
+        cuda.Event.synchronize: [],
+        cuda.Graph.launch: ["stream"],
+        cuda.runtime.memGetInfo: [],
+        cuda.runtime.getDeviceCount: [],
+        module.get_default_memory_pool: [],
+        cuda.MemoryPool.free_bytes: [],
+        cuda.MemoryPool.used_bytes: [],
+        cuda.MemoryPool.get_limit: [],
+        module.ndarray.set: ["stream"],
+        module.ndarray.get: ["stream", "out"],
+        module.zeros: ["shape", "dtype"],
+        module.empty: ["shape", "dtype"],
+        cupyx.empty_pinned: ["shape", "dtype"],
+        module.RawModule.get_function: ["name"],
+    }
+    for function, parameters in expected.items():
+        text = signature(function)
+        for name in parameters:
+            assert re.search(rf"\b{name}\b", text), f"{function}: {text}"
+    assert "code" in module.RawModule.__doc__ and "options" in module.RawModule.__doc__
+    assert issubclass(cuda.memory.OutOfMemoryError, MemoryError)
+    assert "ptr" in cuda.Stream.__doc__
+    version = int(module.__version__.split(".")[0])
+    assert version >= cuda.OLDEST_CUPY

@@ -1,0 +1,213 @@
+"""The plan for a GPU: sound in any order of threads, sums in two passes, patches."""
+
+import re
+from math import prod
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import tinymaml as tm
+from tests.backends.numba.test_planner import tape_of
+from tests.backends.test_random_programs import (
+    derivative_tape,
+    output_picks,
+    wide,
+    with_outputs,
+)
+from tests.support.device_planning import assert_device_plan_is_sound
+from tests.support.image_problems import image_problem, pooled_network, strided_network
+from tests.support.maml_problems import problem
+from tests.support.plan_recipes import RECIPES
+from tests.support.policy_problems import problem as policy_problem
+from tests.support.policy_problems import record as record_policy
+from tests.support.policy_problems import task_inputs
+from tests.support.primitive_cases import (
+    plain_conv,
+    plain_conv_input,
+    plain_conv_weight,
+)
+from tests.support.random_programs import programs
+from tests.support.running import assert_close
+from tests.support.serial_cupy import WHY_NOT, run_serially
+from tinymaml.backends.cuda.backend import SOURCE
+from tinymaml.backends.cuda.device_plan import (
+    ELEMENTWISE,
+    LONG_SUM,
+    DevicePlan,
+    divisor_of,
+)
+
+needs_compiler = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
+many = settings(max_examples=10 * settings().max_examples)
+
+
+# --- memory and threads ---------------------------------------------------------------
+
+
+def policy_tape(kind):
+    p = policy_problem()
+    inputs = {**task_inputs(p, 0), "theta": p.theta, "theta_old": p.theta, "v": p.theta}
+    return record_policy(p, inputs, kind)
+
+
+def meta_gradient(p, steps, **options):
+    return p.maml(steps=steps, **options).tape(p.theta, p.tasks)
+
+
+TAPES = {
+    "sinusoid": lambda: meta_gradient(problem(sizes=(1, 40, 40, 1)), 1),
+    "classes, recomputed": lambda: meta_gradient(
+        problem("cross_entropy", "relu"), 3, recompute=True
+    ),
+    "classes, first order": lambda: meta_gradient(problem("cross_entropy"), 2, order=1),
+    "stride and mean": lambda: meta_gradient(image_problem(strided_network()), 2),
+    "max-pooling": lambda: meta_gradient(
+        image_problem(pooled_network()), 2, recompute=True
+    ),
+    "policy": lambda: policy_tape("surrogate"),
+    "divergence of policies": lambda: policy_tape("kl"),
+}
+
+
+@many
+@given(program=wide, picks=output_picks, tasks=st.integers(1, 3))
+def test_device_plan_of_random_programs_is_sound(program, picks, tasks):
+    assert_device_plan_is_sound(DevicePlan(with_outputs(program, picks)), tasks)
+
+
+@many
+@given(program=programs())
+def test_device_plan_of_sweeps_of_random_programs_is_sound(program):
+    assert_device_plan_is_sound(DevicePlan(derivative_tape(program)))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_device_plan_is_sound_where(recipe):
+    assert_device_plan_is_sound(DevicePlan(tape_of(recipe)), tasks=3)
+
+
+@pytest.mark.parametrize("name", TAPES)
+def test_device_plan_of_a_real_tape_is_sound_and_chained(name):
+    plan = DevicePlan(TAPES[name]())
+    assert_device_plan_is_sound(plan)
+    operations = [link for launch in plan.launches for link in launch.links]
+    chains = [launch for launch in plan.launches if launch.links]
+    assert len(chains) < 0.8 * len(operations)
+
+
+def test_operations_have_the_numbers_that_kernels_know():
+    source = SOURCE.read_text(encoding="utf-8")
+    (names,) = re.findall(r"enum Operation \{(.*?)\}", source, re.DOTALL)
+    assert tuple(names.lower().replace(",", " ").split()) == ELEMENTWISE
+
+
+# --- sums in two passes ---------------------------------------------------------------
+
+# Up to LONG_SUM, primes, products of two primes, powers, and what has many divisors.
+terms = st.integers(1, 200) | st.sampled_from([509, 1009, 2 * 509, 8 * 127, 61 * 67])
+terms |= st.sampled_from([4096, 5040, 64 * 65, 3**7])
+
+
+def check_divisor(terms):
+    divisors = [d for d in range(1, terms + 1) if terms % d == 0]
+    some = divisor_of(terms)
+    assert some in divisors
+    if terms <= LONG_SUM:
+        assert some == terms
+    else:  # the largest that one thread should add; fewer than 8 would not pay
+        assert some == max([d for d in divisors if 8 <= d <= LONG_SUM], default=terms)
+
+
+@given(terms=terms)
+def test_terms_of_a_pass_divide_the_sum_and_are_many_but_not_too_many(terms):
+    check_divisor(terms)
+
+
+@needs_compiler
+@settings(max_examples=2 * settings().max_examples)
+@given(
+    outer=st.integers(1, 4),
+    middle=terms,
+    inner=st.integers(1, 4),
+    product=st.booleans(),
+)
+def test_sums_of_many_terms_are_plain_sums(outer, middle, inner, product):
+    shape = outer, middle, inner
+    tape = tm.Tape()
+    x, y = (tape.input(name, shape, per_task=True) for name in "xy")
+    tape.output("sum", tape.record("sum", x * y if product else x, start=1, stop=2))
+    arrays = np.random.default_rng(middle).integers(-9, 10, (2, 2, *shape))
+    result = run_serially(tape, dict(zip("xy", arrays, strict=True)))["sum"]
+    summed = arrays[0] * arrays[1] if product else arrays[0]
+    assert np.array_equal(result[:, :, 0], summed.sum(axis=2))  # whole numbers: exact
+    passes = [launch for launch in DevicePlan(tape).launches if not launch.links]
+    assert [launch.kernel for launch in passes][0] == ("mul_sum" if product else "sum")
+    assert prod(launch.sizes[1] for launch in passes) == middle
+    assert passes[0].sizes[1] == divisor_of(middle)
+
+
+# --- convolutions ---------------------------------------------------------------------
+
+
+@st.composite
+def convolutions(draw):
+    """(images, kernel, outputs) shapes, stride and padding; not only SAME and VALID."""
+
+    def small(least, most):
+        return draw(st.integers(least, most))
+
+    height, width, kh, kw = small(1, 6), small(1, 6), small(1, 4), small(1, 4)
+    stride, padding = small(1, 3), (small(0, 2), small(0, 2))
+    rows, columns = small(1, 4), small(1, 4)
+    n, channels, features = small(1, 3), small(1, 3), small(1, 4)
+    images, kernel = (n, height, width, channels), (kh, kw, channels, features)
+    return images, kernel, (n, rows, columns, features), stride, padding
+
+
+@needs_compiler
+@many
+@given(case=convolutions(), more=st.booleans())
+def test_convolutions_are_products_of_patches(case, more):
+    """All three of them, plain and added to something, shared kernel or not."""
+    images, kernel, outputs, stride, padding = case
+    rng = np.random.default_rng(0)
+    tape, tasks = tm.Tape(), 2
+    x = tape.input("x", images, per_task=True)
+    w = tape.input("w", kernel, per_task=more)
+    g = tape.input("g", outputs, per_task=True)
+    how = {"stride": stride, "padding": padding}
+    values = [
+        tape.record("conv", x, w, size=outputs[1:3], **how),
+        tape.record("conv_input", g, w, size=images[1:3], **how),
+        tape.record("conv_weight", x, g, size=kernel[:2], **how),
+    ]
+    for name, value, base in zip("gxw", values, (g, x, w), strict=True):
+        tape.output(name, base * 2.0 + value if more else value)
+    shapes = {"x": (tasks, *images), "g": (tasks, *outputs), "w": (tasks, *kernel)}
+    inputs = {name: rng.standard_normal(shape) for name, shape in shapes.items()}
+    sent = inputs if more else {**inputs, "w": inputs["w"][0]}
+    results = run_serially(tape, sent)
+    for task in range(tasks):
+        x, g = (inputs[name][task] for name in "xg")
+        w = inputs["w"][task if more else 0]
+        expected = {
+            "g": plain_conv(x, w, size=outputs[1:3], **how),
+            "x": plain_conv_input(g, w, size=images[1:3], **how),
+            "w": plain_conv_weight(x, g, size=kernel[:2], **how),
+        }
+        for name, array in expected.items():
+            base = {"x": x, "g": g, "w": w}[name]
+            array = 2 * base + array if more else array
+            size = np.linalg.norm(x) + np.linalg.norm(g) + np.linalg.norm(w)
+            assert_close(results[name][task], array, 1e-12, name, floor=size)
+
+
+def test_patches_are_made_once_for_all_products_that_read_them():
+    tape = tm.Tape()
+    x, w = tape.input("x", (2, 4, 4, 2)), tape.input("w", (3, 3, 2, 3))
+    out = tm.conv2d(x, w)
+    tape.output("gradient", tm.sweeps.grad((out * out).sum(), w))
+    kernels = [launch.kernel for launch in DevicePlan(tape).launches]
+    assert kernels.count("im2col") == 1 and kernels.count("matmul") == 2

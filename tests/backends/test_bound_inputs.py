@@ -1,0 +1,165 @@
+"""Programs that hold some of their inputs: the same results, whatever is held."""
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+import tinymaml as tm
+from tests.support.mutants import put, survives
+from tests.support.running import BACKENDS, DTYPES
+from tinymaml.autodiff.tape import Tape
+from tinymaml.backends.numba import backend as numba_backend
+
+every_backend = pytest.mark.parametrize("backend", BACKENDS)
+
+
+def prepared(backend="numba", dtype="float64", threads=1):
+    """A program whose outputs show inputs too; two shared inputs, three per task."""
+    tape = Tape()
+    w, c = tape.input("w", (3, 2)), tape.input("c", ())
+    x, s = tape.input("x", (4, 3), per_task=True), tape.input("s", (), per_task=True)
+    y = tape.input("y", (4, 2), per_task=True)
+    tape.input("unused", (2,), per_task=True)
+    tape.output("product", (x @ w + y * c) * s)
+    tape.output("x", x)
+    tape.output("sum", y * s, "sum")
+    return tm.get_backend(backend, threads).compile(tape, dtype)
+
+
+def inputs_of(seed, tasks=3, dtype="float64"):
+    """Whole numbers, so that results are exact; x is laid out column by column."""
+    rng = np.random.default_rng(seed)
+    shapes = {"w": (3, 2), "c": (), "x": (tasks, 3, 4), "s": (tasks,)}
+    shapes |= {"y": (tasks, 4, 2), "unused": (tasks, 2)}
+    arrays = {n: rng.integers(-9, 10, s).astype(dtype) for n, s in shapes.items()}
+    arrays = {n: np.array(array) for n, array in arrays.items()}
+    return arrays | {"x": arrays["x"].transpose(0, 2, 1)}
+
+
+def check(outputs, given):
+    w, c, x, s, y = (given[name] for name in "wcxsy")
+    assert np.array_equal(outputs["product"], (x @ w + y * c) * s[:, None, None])
+    assert np.array_equal(outputs["x"], x)
+    assert np.array_equal(outputs["sum"], (y * s[:, None, None]).sum(0))
+
+
+def parts(given, names):
+    return tuple(
+        {n: array for n, array in given.items() if (n in names) == bound}
+        for bound in (True, False)
+    )
+
+
+def check_every_split(backend="numba", dtype="float64", threads=1):
+    program, given = prepared(backend, dtype, threads), inputs_of(0, dtype=dtype)
+    for count in range(len(given) + 1):
+        for names in combinations(given, count):
+            bound, unbound = parts(given, names)
+            run_tape = program.bind(bound)
+            check(run_tape(unbound), given)
+            other = parts(inputs_of(1, dtype=dtype), names)[1]
+            check(run_tape(other), {**bound, **other})
+
+
+def check_several_at_once(backend="numba", threads=1):
+    program = prepared(backend, threads=threads)
+    runs = []
+    for seed, tasks in ((0, 3), (1, 3), (2, 40)):
+        bound, unbound = parts(inputs_of(seed, tasks), "wxs")
+        runs.append((program.bind(bound), bound, unbound))
+    for _ in range(2):
+        for run_tape, bound, unbound in runs:
+            check(run_tape(unbound), {**bound, **unbound})
+            check(program(inputs_of(3, tasks=5)), inputs_of(3, tasks=5))
+
+
+def check_what_is_shared_may_be_held_for_any_number_of_tasks(backend="numba"):
+    program = prepared(backend)
+    run_tape = program.bind(parts(inputs_of(0), "wc")[0])
+    for tasks in (3, 40, 1):
+        bound, unbound = inputs_of(0), parts(inputs_of(1, tasks), "wc")[1]
+        check(run_tape(unbound), {**bound, **unbound})
+
+
+def refusal(call, inputs):
+    try:
+        call(inputs)
+    except (TypeError, ValueError) as error:
+        return str(error)
+    raise AssertionError("not refused")
+
+
+def check_refusals(backend="numba"):
+    program, given = prepared(backend), inputs_of(0)
+    y, four = given["y"], {"s": np.ones(4)}
+    for bound, message in (
+        ({"y": y, "z": y}, "inputs: expected ['y'], got ['y', 'z']"),
+        ({"y": y.reshape(3, 8)}, "y: expected shape (3, 4, 2) (first axis: tasks)"),
+        ({"y": y.astype("float32")}, "y: expected an array of float64, got float32"),
+        ({"y": y} | four, "y: expected shape (4, 4, 2) (first axis: tasks)"),
+    ):
+        assert refusal(program.bind, bound).startswith(message)
+    bound, unbound = parts(given, "wxy")
+    run_tape = program.bind(bound)
+    for inputs, message in (
+        (given, "inputs: expected ['c', 's', 'unused'], got"),
+        (unbound | four, "s: expected shape (3,) (first axis: tasks), got (4,)"),
+    ):
+        assert refusal(run_tape, inputs).startswith(message)
+
+
+@every_backend
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_held_and_asked_inputs_give_what_all_together_give(backend, dtype, threads):
+    check_every_split(backend, dtype, threads)
+
+
+@every_backend
+@pytest.mark.parametrize("threads", [1, 2])
+def test_several_that_hold_inputs_of_one_program_do_not_meet(backend, threads):
+    check_several_at_once(backend, threads)
+
+
+@every_backend
+def test_what_is_shared_may_be_held_for_any_number_of_tasks(backend):
+    check_what_is_shared_may_be_held_for_any_number_of_tasks(backend)
+
+
+@every_backend
+def test_what_does_not_fit_is_refused(backend):
+    check_refusals(backend)
+
+
+@pytest.mark.parametrize(
+    ("owner", "method", "old", "new"),
+    [
+        ("NumbaProgram", "bind", "(self, bound)", "(self, {})"),
+        (
+            "NumbaProgram",
+            "bind",
+            "BoundProgram(self, bound)",
+            "self._run.__init__(self, bound) or self._run",
+        ),
+        ("BoundProgram", "__init__", 'array.copy("C")', "array"),
+        ("BoundProgram", "__call__", "count != self._room", "False"),
+        ("BoundProgram", "__call__", "inputs, self._count", "inputs"),
+        (
+            "BoundProgram",
+            "__call__",
+            "self._arrays.items()",
+            "list(self._arrays.items())[1:]",
+        ),
+        ("BoundProgram", "_addresses", "strides[0] if per_task", "strides[0] if False"),
+        ("BoundProgram", "_addresses", "self._bound | ", "self._arrays | "),
+    ],
+)
+def test_broken_holding_is_caught(monkeypatch, owner, method, old, new):
+    put(monkeypatch, getattr(numba_backend, owner), method, old, new)
+    assert not survives(
+        check_every_split,
+        check_several_at_once,
+        check_what_is_shared_may_be_held_for_any_number_of_tasks,
+        check_refusals,
+    )

@@ -1,0 +1,315 @@
+"""examples/navigation.py: what it computes, what it writes, what it refuses."""
+
+import csv
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import navigation_figures as figures
+import tinymaml as tm
+from tests.support.running_examples import (
+    ctrl_c_at_call,
+    load_example,
+    read_strict_json,
+    refusal,
+)
+from tinymaml.rl.advantages import advantages
+from tinymaml.rl.maml_trpo import MAMLTRPO
+from tinymaml.rl.policy_losses import cut
+from tinymaml.rl.rollouts import Trajectories, roll_out
+from tinymaml.tasks.navigation import Navigation
+from tinymaml.training.checkpoint import load_checkpoint
+
+FILES = ["checkpoint.npz", "figure4.png", "log.csv", "results.json"]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """Run in a clean directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def example():
+    """Return the example, with few and short trajectories."""
+    module = load_example("navigation")
+    module.Navigation = partial(Navigation, horizon=12)
+    module.TASKS, module.TRAJECTORIES, module.POOLED = 3, 4, 6
+    module.HIDDEN = (9, 8)
+    module.TEST_TASKS, module.TEST_TRAJECTORIES, module.TEST_TRANSITIONS = 4, 5, 40
+    module.VALIDATE_EVERY = 2
+    return module
+
+
+@pytest.fixture
+def small(example):
+    """Leave out the figure, which another test has."""
+    example.draw_figure = lambda *_: None
+    return example
+
+
+def run(module, *arguments, out="out"):
+    """Run it; return results."""
+    given = [*map(str, arguments)]
+    given += [] if "--iterations" in given else ["--iterations", "3"]
+    given += [] if "--backend" in given else ["--backend", "numpy"]
+    assert module.main([*given, "--threads", "1", "--out", str(out)]) == 0
+    return read_strict_json(Path(out) / "results.json")
+
+
+def select(results, method, order=None):
+    return [r for r in results["rows"] if (r["method"], r["order"]) == (method, order)]
+
+
+def logged(folder="out"):
+    with open(Path(folder) / "log.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+# --- what it writes and prints --------------------------------------------------------
+
+
+def test_full_run_writes_all_its_files_into_its_folder_and_nothing_elsewhere(
+    example, folder, capsys
+):
+    results = run(example, out="a/b")
+    assert sorted(path.name for path in folder.iterdir()) == ["a"]
+    assert sorted(path.name for path in (folder / "a/b").iterdir()) == FILES
+    assert (folder / "a/b/figure4.png").read_bytes().startswith(b"\x89PNG")
+    assert results["experiment"] == "navigation"
+    assert results["command"] == (
+        "python examples/navigation.py --iterations 3 --backend numpy --threads 1 "
+        "--out a/b"
+    )
+    assert (results["version"], results["seed"]) == (tm.__version__, 0)
+    assert (results["alpha"], results["reward"]) == (0.5, "distance")
+    trained = {"exact", "first-order", "pretrained", "oracle"}
+    assert trained | {"test", "figures", "total"} == set(results["seconds"])
+    assert set(results["best_iteration"]) == set(results["accepted_steps"]) == trained
+    assert set(results["best_iteration"].values()) == {2}
+    assert len(results["rows"]) == 4 * 5 + 1
+    for row in results["rows"]:
+        columns = "method order shots trajectories steps return ci95 paper"
+        assert set(row) == {*columns.split()}
+        assert row["shots"] == 40 and -40 < row["return"] < 0
+        assert row["trajectories"] == 4  # of 5, since 4 have 40 steps
+    assert [row["paper"] for row in select(results, "maml", 2)] == [
+        *(-40.41, -11.68, -3.33, -3.23, -3.35)
+    ]
+    assert all(row["paper"] is None for row in select(results, "maml", 1))
+    out, _ = capsys.readouterr()
+    row = select(results, "pretrained")[1]
+    assert f"{row['return']:.2f} ± {row['ci95']:.2f} (-19.73)" in out
+
+
+def test_log_has_a_row_for_each_outer_step_with_what_it_did(small):
+    results = run(small, "--order", 2)
+    rows = logged()
+    assert [(row["training"], row["iteration"]) for row in rows] == [
+        (name, str(n)) for name in ("exact", "pretrained", "oracle") for n in (1, 2, 3)
+    ]
+    for row in rows:
+        assert float(row["loss"]) == -float(row["after"])
+        assert row["accepted"] in ("0.0", "1.0")
+        assert (float(row["kl"]) > 0) == (row["accepted"] == "1.0")
+        assert float(row["kl"]) <= 0.01
+    accepted = sum(row["accepted"] == "1.0" for row in rows[:3])
+    assert results["accepted_steps"]["exact"] == accepted > 0
+
+
+def test_an_outer_step_that_fails_is_in_the_log_and_changes_nothing(
+    small, monkeypatch, capsys
+):
+    from tinymaml.rl.maml_trpo import Objective
+
+    monkeypatch.setattr(Objective, "evaluate", lambda self, theta: (1e9, 0.0))
+    results = run(small, "--order", 2)
+    assert {row["accepted"] for row in logged()} == {"0.0"}
+    assert set(results["accepted_steps"].values()) == {0.0}
+    _, err = capsys.readouterr()
+    assert "exact: an outer step changed nothing: none of 15 lengths" in err
+    trained, random = select(results, "maml", 2), select(results, "random")
+    assert [r["return"] for r in trained] == [r["return"] for r in random]
+
+
+@pytest.mark.parametrize(
+    ("order", "orders"), [("1", {1, None}), ("both", {1, 2, None})]
+)
+def test_order_chooses_the_meta_gradients(small, order, orders):
+    assert {row["order"] for row in run(small, "--order", order)["rows"]} == orders
+
+
+def test_the_squared_reward_is_another_experiment_without_numbers_to_compare(small):
+    squared = run(small, "--reward", "squared", "--order", 2)
+    distance = run(small, "--order", 2, out="other")
+    assert squared["reward"] == "squared"
+    assert all(row["paper"] is None for row in squared["rows"])
+    random = [select(r, "random")[0]["return"] for r in (squared, distance)]
+    assert random[0] != random[1]
+
+
+def test_fast_means_fewer_iterations_unless_they_are_given(small):
+    parser = small.make_parser()
+    for arguments, iterations in (
+        ([], 100),
+        (["--fast"], 5),
+        (["--fast", "--iterations", "7"], 7),
+    ):
+        options, _ = small.read_options(parser, arguments)
+        assert options.iterations == iterations
+
+
+def test_help_names_every_option(example, capsys):
+    with pytest.raises(SystemExit) as stop:
+        example.main(["--help"])
+    out, _ = capsys.readouterr()
+    assert stop.value.code == 0
+    assert "figure 4 and table 4" in out
+    for (
+        option
+    ) in "iterations order alpha reward backend threads seed out resume fast".split():
+        assert f"--{option} " in out
+
+
+# --- what it computes -----------------------------------------------------------------
+
+
+def test_same_seed_same_numbers(small):
+    first = run(small, "--order", 2)["rows"]
+    assert run(small, "--order", 2, out="again")["rows"] == first
+    assert run(small, "--order", 2, "--seed", 1, out="other")["rows"] != first
+
+
+def test_returns_are_those_of_adaptation_with_halved_steps(small):
+    results = run(small, "--order", 2, "--alpha", 0.3)
+    theta = load_checkpoint("out/checkpoint.npz").arrays["exact/best"]
+    rules = small.Navigation("distance")
+    policy = tm.GaussianPolicy(tm.MLP([2, 9, 8, 2]), 2, "numpy")
+    learner = MAMLTRPO(policy, rules, trajectories=5, backend="numpy")
+    rng = small.random(small.TEST, 0)
+    goals, noises = rules.draw(rng, (4,)), learner.noise(rng, 4, 4)
+    thetas, found = np.broadcast_to(theta, (4, theta.size)), []
+    for noise, alpha in zip(noises, [0.3, 0.15, 0.15, 0.15, 0.0], strict=True):
+        sampled = roll_out(policy, rules, thetas, goals, noise).first(40)
+        found.append(sampled.returns())
+        thetas = learner.inner_step(thetas, cut(sampled, advantages(sampled)), alpha)
+    assert not sampled.mask[:, -1].any()  # 40 steps are less than all
+    returns = np.stack(found, axis=1)
+    rows = select(results, "maml", 2)
+    np.testing.assert_allclose([r["return"] for r in rows], returns.mean(axis=0))
+    np.testing.assert_allclose(
+        [r["ci95"] for r in rows], 1.96 * returns.std(axis=0) / 2, rtol=1e-9
+    )
+
+
+def test_paths_in_the_figure_go_from_the_start_to_where_the_last_move_ended(example):
+    x = np.array([[0.0, 0.0], [0.1, 0.05], [0.0, 0.0]])  # moved twice, then it was over
+    actions = np.array([[3.0, 0.5], [-0.25, -9.0], [0.0, 0.0]])
+    mask = np.array([True, True, False])
+    task = (x, actions, mask.astype(float), mask)
+    sampled = Trajectories(*(np.stack([a[::-1], a])[:, None] for a in task))
+    expected = [[0, 0], [0.1, 0.05], [0.075, -0.05]]
+    np.testing.assert_allclose(example.path_of(sampled, 1), expected)
+
+
+def test_the_figure_has_a_band_for_the_oracle_and_whole_numbers_of_outer_steps(
+    monkeypatch, tmp_path
+):
+    kept = []
+    monkeypatch.setattr(figures, "save_figure", lambda figure, out: kept.append(figure))
+    steps, one = np.arange(5), np.array([-2.0])
+    curves = [
+        figures.Curve("MAML", "C0", "o", steps, -10.0 / (steps + 1), steps / 10),
+        figures.Curve("oracle", "C1", "d", np.arange(1), one, np.array([0.5])),
+    ]
+    training = [figures.Curve("MAML", "C0", "o", steps[1:], steps[1:], None)]
+    path = np.array([[0.0, 0.0], [0.1, 0.05], [0.075, -0.05]])
+    paths = [figures.Paths("MAML", "C0", [[path], [path]])]
+    figures.draw_figure_4(curves, training, paths, np.array([[0.1, 0.2]]), tmp_path)
+    above, below, panel, _ = kept[0].axes
+    (band,) = above.patches
+    assert (band.get_y(), band.get_height()) == (-2.5, 1.0)
+    assert all(tick == round(tick) for tick in below.get_xticks())
+    assert below.get_ylabel() == above.get_ylabel() == "mean return"
+    np.testing.assert_array_equal(panel.lines[0].get_xydata(), path)
+
+
+def test_the_oracle_is_told_the_goal_and_takes_no_steps(small):
+    results = run(small, "--order", 2)
+    assert [row["steps"] for row in select(results, "oracle")] == [0]
+    checkpoint = load_checkpoint("out/checkpoint.npz")
+    sizes = [checkpoint.arrays[f"{n}/theta"].size for n in ("oracle", "pretrained")]
+    assert sizes[0] - sizes[1] == 2 * 9
+
+
+def test_baselines_have_a_goal_for_each_trajectory(small):
+    options, backend = small.read_options(small.make_parser(), ["--backend", "numpy"])
+    learner = small.learners(options, backend)["pretrained"]
+    draw = small.pooled(learner, np.random.default_rng(0))
+    assert draw.tasks.shape == (1, 6, 2) and draw.noise.shape == (1, 1, 6, 12, 2)
+    assert learner.steps == 0
+    assert len(np.unique(draw.tasks)) == 12
+
+
+# --- stopping and resuming ------------------------------------------------------------
+
+
+def test_a_run_resumed_to_twice_its_iterations_equals_an_uninterrupted_one(small):
+    whole = run(small, "--iterations", 4, out="whole")
+    run(small, "--iterations", 2, "--order", 2, out="half")
+    arguments = ("--iterations", 4, "--resume", "half/checkpoint.npz")
+    resumed = run(small, *arguments, out="resumed")
+    assert resumed["rows"] == whole["rows"]
+    assert resumed["best_iteration"] == whole["best_iteration"]
+    rows = [
+        [{k: v for k, v in row.items() if k != "seconds"} for row in logged(name)]
+        for name in ("whole", "resumed")
+    ]
+    assert rows[0] == rows[1]
+
+
+def test_ctrl_c_saves_and_says_how_to_continue(small, monkeypatch, capsys):
+    monkeypatch.setattr(MAMLTRPO, "step", ctrl_c_at_call(2, MAMLTRPO.step))
+    arguments = ["--iterations", "5", "--backend", "numpy", "--out", "out"]
+    assert small.main(arguments) == 130
+    out, _ = capsys.readouterr()
+    assert "--resume out/checkpoint.npz" in out
+    assert not Path("out/results.json").exists()
+    state = load_checkpoint("out/checkpoint.npz").state
+    assert state["trainings"]["exact"]["iteration"] == 2
+
+
+# --- what it refuses ------------------------------------------------------------------
+
+
+def test_an_alpha_too_large_ends_the_run_in_one_line(small, capsys):
+    arguments = ["--alpha", "1e30", "--iterations", "2", "--backend", "numpy"]
+    assert small.main([*arguments, "--out", "out"]) == 1
+    *_, last = capsys.readouterr().err.splitlines()
+    assert "error: alpha: after inner step 1 actions are not finite" in last
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--reward", "money"], "argument --reward: invalid choice"),
+        (["--alpha", "0"], "argument --alpha: expected a positive number"),
+        (["--order", "3"], "argument --order: invalid choice"),
+        (["--iterations", "-1"], "argument --iterations: expected a whole number"),
+        (["--resume", "missing.npz"], "argument --resume: No such file"),
+    ],
+)
+def test_bad_options_are_refused_in_one_line(example, arguments, complaint, capsys):
+    assert complaint in refusal(example, arguments, capsys)
+
+
+@pytest.mark.parametrize(
+    "change", [["--seed", "1"], ["--alpha", "0.1"], ["--reward", "squared"]]
+)
+def test_a_checkpoint_of_another_run_is_refused(small, change, capsys):
+    run(small, "--iterations", 0, "--order", 2)
+    arguments = ["--resume", "out/checkpoint.npz", *change]
+    assert "expected a checkpoint with" in refusal(small, arguments, capsys)

@@ -1,0 +1,201 @@
+"""examples/omniglot.py and miniimagenet.py: what they write, what they refuse.
+
+On drawn stand-ins, with few tasks; one test reads the real data where it is present.
+"""
+
+import csv
+import os
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.support.running_examples import (
+    ctrl_c_at_call,
+    load_example,
+    read_strict_json,
+    refusal,
+)
+from tinymaml.paper.initialisations import load_initialisation
+from tinymaml.tasks import miniimagenet, omniglot
+from tinymaml.training.checkpoint import load_checkpoint
+
+FILES = [
+    "checkpoint.npz",
+    "curve.png",
+    "episode.png",
+    "initialisation.npz",
+    "log.csv",
+    "results.json",
+]
+draw_characters, draw_images = cache(omniglot.standin), cache(miniimagenet.standin)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """Run in a clean directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def few_shot(monkeypatch):
+    """What the examples share, with few tasks to validate and test on."""
+    load_example("omniglot")
+    import few_shot
+
+    monkeypatch.setattr(few_shot, "TEST_TASKS", 6)
+    monkeypatch.setattr(few_shot, "VALIDATION_TASKS", 4)
+    monkeypatch.setattr(few_shot, "VALIDATE_EVERY", 2)
+    monkeypatch.setattr(omniglot, "standin", draw_characters)
+    monkeypatch.setattr(miniimagenet, "standin", draw_images)
+    return few_shot
+
+
+@pytest.fixture
+def example(few_shot):
+    """The Omniglot example."""
+    return load_example("omniglot")
+
+
+def run(module, *arguments, out="out"):
+    """Run on stand-ins; return results.json."""
+    given = [*map(str, arguments), "--threads", "1", "--out", str(out)]
+    assert module.main(["--standin", *given]) == 0
+    return read_strict_json(Path(out) / "results.json")
+
+
+def trained(path):
+    """The state of the one training in a checkpoint, as bytes."""
+    arrays = load_checkpoint(path).arrays
+    return {k: a.tobytes() for k, a in arrays.items() if not k.endswith("/log")}
+
+
+def test_run_writes_all_its_files_into_its_folder_and_nothing_elsewhere(
+    example, folder, capsys
+):
+    results = run(example, "--iterations", 5, out="a/b")
+    assert sorted(path.name for path in folder.iterdir()) == ["a"]
+    assert sorted(path.name for path in (folder / "a/b").iterdir()) == FILES
+    for name in ("curve.png", "episode.png"):
+        assert (folder / "a/b" / name).read_bytes().startswith(b"\x89PNG")
+    out, _ = capsys.readouterr()
+    assert "alpha = 0.4, that is 2 on the mean cross-entropy" in out
+    assert [score[0] for score in results["validation"]] == [2, 4]
+    best = max(results["validation"], key=lambda score: score[1])
+    assert results["best_iteration"] == best[0]
+    assert (results["recipe"], results["scaling"]) == ("5w1s", "per_shot")
+    keys = [(row["statistics"], row["steps"]) for row in results["rows"]]
+    assert keys == [(mode, k) for mode in ("batch", "support") for k in range(11)]
+    for row in results["rows"]:
+        assert 0 <= row["accuracy"] <= 100
+        assert f"{row['accuracy']:.2f} ± {row['ci95']:.2f}" in out
+
+
+def test_results_on_stand_ins_say_so_and_stand_beside_no_number_of_the_paper(
+    example, capsys
+):
+    results = run(example, "--iterations", 1)
+    out, _ = capsys.readouterr()
+    assert results["data"] == "procedural stand-in"
+    assert all(row["paper"] is None for row in results["rows"])
+    assert "98.7" not in out
+    assert "not to be compared with the paper" in out
+
+
+def test_initialisation_written_is_the_best_theta_of_the_checkpoint(example):
+    results = run(example, "--iterations", 5)
+    start = load_initialisation("out/initialisation.npz")
+    best = load_checkpoint("out/checkpoint.npz").arrays["exact/best"]
+    assert start.theta.tobytes() == best.tobytes()
+    assert start.recipe.name == "5w1s"
+    assert start.facts["best_iteration"] == results["best_iteration"]
+    assert start.facts["accuracy"] == results["rows"][3]["accuracy"]
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_resumed_run_ends_with_the_same_bits(example, order):
+    run(example, "--iterations", 6, "--order", order, out="whole")
+    run(example, "--iterations", 3, "--order", order, out="half")
+    resume = ["--resume", "half/checkpoint.npz"]
+    run(example, "--iterations", 6, "--order", order, *resume, out="rest")
+    assert trained("rest/checkpoint.npz") == trained("whole/checkpoint.npz")
+    rows = [
+        read_strict_json(Path(d) / "results.json")["rows"] for d in ("rest", "whole")
+    ]
+    assert rows[0] == rows[1]
+
+
+def test_ctrl_c_saves_and_names_the_command_that_continues(
+    example, few_shot, monkeypatch, capsys
+):
+    monkeypatch.setattr(few_shot, "accuracy", ctrl_c_at_call(2, few_shot.accuracy))
+    given = ["--standin", "--iterations", "9", "--threads", "1", "--out", "out"]
+    assert example.main(given) == 130
+    out, _ = capsys.readouterr()
+    assert "--resume out/checkpoint.npz" in out
+    assert (
+        load_checkpoint("out/checkpoint.npz").state["trainings"]["exact"]["iteration"]
+        == 4
+    )
+
+
+def test_scaling_and_order_reach_the_training(example, capsys):
+    results = run(
+        example, "--scaling", "mean", "--order", 1, "--iterations", 2, out="mean"
+    )
+    out, _ = capsys.readouterr()
+    assert "that is 0.4 on the mean cross-entropy" in out
+    assert {row["order"] for row in results["rows"]} == {1}
+    with open("mean/log.csv", newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert row["training"] == "first-order"
+    assert 1 < float(row["loss"]) < 20  # a mean over 5 classes, not its fivefold sum
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--data", "nowhere"], "argument --data"),
+        (["--recipe", "5w2s"], "argument --recipe"),
+        (["--order", "3"], "argument --order"),
+        (["--standin", "--resume", "nowhere.npz"], "argument --resume"),
+    ],
+)
+def test_wrong_options_are_refused_in_one_line_before_anything_is_written(
+    example, folder, capsys, monkeypatch, arguments, words
+):
+    monkeypatch.delenv("TINYMAML_DATA", raising=False)
+    assert words in refusal(example, arguments, capsys)
+    assert list(folder.iterdir()) == []
+
+
+def test_checkpoint_of_another_recipe_is_refused(example, capsys):
+    run(example, "--iterations", 1)
+    given = ["--standin", "--recipe", "5w5s", "--resume", "out/checkpoint.npz"]
+    assert "recipe" in refusal(example, given, capsys)
+
+
+@pytest.mark.slow
+def test_miniimagenet_runs_on_stand_ins(few_shot, monkeypatch, capsys):
+    monkeypatch.setattr(few_shot, "TEST_TASKS", 2)
+    results = run(load_example("miniimagenet"), "--iterations", 1)
+    out, _ = capsys.readouterr()
+    assert (results["experiment"], results["recipe"]) == ("miniimagenet", "mini-5w1s")
+    assert "64 train, 16 validation, 20 test" in out
+    assert sorted(path.name for path in Path("out").iterdir()) == FILES
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    "TINYMAML_DATA" not in os.environ, reason="TINYMAML_DATA: no real Omniglot here"
+)
+def test_table_1_stands_beside_results_on_the_real_characters(example, capsys):
+    assert example.main(["--iterations", "1", "--out", "out"]) == 0
+    results = read_strict_json(Path("out/results.json"))
+    out, _ = capsys.readouterr()
+    assert results["data"] == "Omniglot"
+    assert [r["steps"] for r in results["rows"] if r["paper"] == 98.7] == [3]
+    assert "1100 train, 100 validation, 423 test" in out
+    assert np.isfinite([row["accuracy"] for row in results["rows"]]).all()

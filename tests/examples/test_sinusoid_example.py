@@ -1,0 +1,352 @@
+"""examples/sinusoid.py: what it computes, what it writes, what it refuses."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tinymaml as tm
+from tests.support.running_examples import (
+    ctrl_c_at_call,
+    load_example,
+    read_strict_json,
+    refusal,
+)
+from tinymaml.tasks import sinusoid
+from tinymaml.training.checkpoint import load_checkpoint, save_checkpoint
+
+FILES = ["checkpoint.npz", "figure2.png", "figure3.png", "log.csv", "results.json"]
+TABLE_2 = {
+    "maml": [0.67, 0.38, 0.35],
+    "pretrained": [2.41, 2.23, 2.19],
+    "multitask": [4.19, 3.85, 3.69],
+    "multitask_l2": [7.18, 5.69, 5.60],
+    "multitask_mean": [2.91, 2.72, 2.71],
+}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """Run in a clean directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def example():
+    """Return the example, with little to test on."""
+    module = load_example("sinusoid")
+    module.TEST_TASKS, module.STEP_SIZES = 12, (0.01,)
+    return module
+
+
+@pytest.fixture
+def small(example):
+    """Leave out figures and most shots, which other tests have."""
+    example.draw_figure_2 = example.draw_figure_3 = lambda *_: None
+    example.TEST_SHOTS = (5,)
+    return example
+
+
+def run(module, *arguments, out="out"):
+    """Run it; return rows and results."""
+    given = [*map(str, arguments)]
+    given += [] if "--iterations" in given else ["--iterations", "6"]
+    assert module.main([*given, "--threads", "1", "--out", str(out)]) == 0
+    return read_strict_json(Path(out) / "results.json")
+
+
+def select(results, method, order=None, shots=5):
+    return [
+        row
+        for row in results["rows"]
+        if (row["method"], row["order"], row["shots"]) == (method, order, shots)
+    ]
+
+
+def trained(path):
+    """Return theta of each training in a checkpoint, and how far it came."""
+    checkpoint = load_checkpoint(path)
+    return {
+        name: (checkpoint.arrays[f"{name}/theta"].tobytes(), state["iteration"])
+        for name, state in checkpoint.state["trainings"].items()
+    }
+
+
+# --- what it writes and prints --------------------------------------------------------
+
+
+def test_full_run_writes_all_its_files_into_its_folder_and_nothing_elsewhere(
+    example, folder, capsys
+):
+    results = run(example, "--multitask", out="a/b")
+    assert sorted(path.name for path in folder.iterdir()) == ["a"]
+    assert sorted(path.name for path in (folder / "a/b").iterdir()) == FILES
+    for name in ("figure2.png", "figure3.png"):
+        assert (folder / "a/b" / name).read_bytes().startswith(b"\x89PNG")
+    assert set(results) == {
+        "experiment",
+        "command",
+        "version",
+        "seed",
+        "iterations",
+        "backend",
+        "seconds",
+        "rows",
+    }
+    assert results["experiment"] == "sinusoid"
+    assert results["command"] == (
+        "python examples/sinusoid.py --multitask --iterations 6 --threads 1 --out a/b"
+    )
+    assert (results["version"], results["seed"]) == (tm.__version__, 0)
+    assert (results["iterations"], results["backend"]) == (6, "numba")
+    assert {"exact", "first-order", "pretrained", "total"} <= set(results["seconds"])
+    assert len(results["rows"]) == 7 * 3 * 11
+
+    out, _ = capsys.readouterr()
+    for name, numbers in TABLE_2.items():
+        rows = select(results, name, order=2 if name == "maml" else None)
+        assert [row["steps"] for row in rows] == list(range(11))
+        paper = [rows[steps]["paper"] for steps in (1, 5, 10)]
+        assert paper == numbers
+        assert sum(row["paper"] is not None for row in rows) == 3
+        assert any(all(f"{x:.2f}" in line for x in paper) for line in out.splitlines())
+        assert f"{rows[1]['mse']:.2f} ± {rows[1]['ci95']:.2f}" in out
+    assert "tuned step size, pretrained: " in out
+
+
+def test_log_names_the_training_in_each_row(small, folder):
+    run(small, "--iterations", 200, "--order", 1)
+    with open(folder / "out/log.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    named = [(row["training"], row["iteration"]) for row in rows]
+    assert named == [
+        (name, n)
+        for name in ("first-order", "pretrained", "oracle")
+        for n in ("100", "200")
+    ]
+    assert all(0 < float(row["loss"]) < 20 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("order", "orders"), [("1", {1, None}), ("2", {2, None}), ("both", {1, 2, None})]
+)
+def test_order_chooses_the_meta_gradients(small, order, orders):
+    results = run(small, "--order", order)
+    assert {row["order"] for row in results["rows"]} == orders
+
+
+def test_fast_means_fewer_iterations_unless_they_are_given(small):
+    parser = small.make_parser()
+    for arguments, iterations in (
+        ([], 70_000),
+        (["--fast"], 1_000),
+        (["--fast", "--iterations", "5"], 5),
+    ):
+        options, _ = small.read_options(parser, arguments)
+        assert options.iterations == iterations
+
+
+def test_help_names_every_option(example, capsys):
+    with pytest.raises(SystemExit) as stop:
+        example.main(["--help"])
+    out, _ = capsys.readouterr()
+    assert stop.value.code == 0
+    assert "figures 2, 3, 6, 7 and table 2" in out
+    options = "iterations order alpha initial backend threads seed out resume fast"
+    for option in [*options.split(), "multitask"]:
+        assert f"--{option} " in out
+
+
+# --- what it computes -----------------------------------------------------------------
+
+
+def test_same_seed_same_numbers_on_one_thread_or_two(small):
+    first = run(small)
+    assert small.main(["--iterations", "6", "--threads", "2", "--out", "two"]) == 0
+    assert read_strict_json(Path("two") / "results.json")["rows"] == first["rows"]
+    assert run(small, "--seed", 1, out="other")["rows"] != first["rows"]
+
+
+def test_both_backends_agree(small):
+    rows = [run(small, "--backend", m, out=m)["rows"] for m in ("numba", "numpy")]
+    for ours, theirs in zip(*rows, strict=True):
+        assert ours["mse"] == pytest.approx(theirs["mse"], rel=1e-3)
+
+
+def test_mse_is_the_mean_error_on_the_query_points_of_the_test_tasks(small):
+    results = run(small, "--iterations", 0, "--alpha", 0.002)
+    tasks, _ = small.test_tasks(small.TEST, 5)
+    theta = small.NETWORK.init(small.random(small.INITIAL, 0))
+    errors = []
+    for x, y, x_query, y_query in zip(*tasks, strict=True):
+        maml = tm.MAML(small.loss, 0.002, backend="numpy")
+        adapted = maml.adapt(theta, x[None], y[None], steps=3)[0, 3]
+        errors.append(
+            np.square(small.NETWORK.predict(adapted, x_query) - y_query).mean()
+        )
+    row = select(results, "maml", order=2)[3]
+    assert row["steps"] == 3
+    assert row["mse"] == pytest.approx(np.mean(errors), rel=1e-4)
+    assert row["ci95"] == pytest.approx(
+        1.96 * np.std(errors) / len(errors) ** 0.5, rel=1e-4
+    )
+
+
+def test_the_oracle_takes_no_steps(small):
+    rows = select(run(small), "oracle")
+    assert len(rows) == 11
+    assert len({row["mse"] for row in rows}) == 1
+
+
+def test_the_oracle_is_told_amplitude_and_phase_of_its_own_task(small):
+    tasks, waves = small.test_tasks(small.TEST, 5)
+    x, y, *_ = small.tell(tasks, waves)
+    assert x.dtype == np.float32
+    np.testing.assert_allclose(
+        x[..., 1] * np.sin(x[..., 0] - x[..., 2]), y[..., 0], atol=1e-5
+    )
+
+
+def test_pretraining_descends_the_support_loss_at_theta(small):
+    tasks = small.sample_pooled(np.random.default_rng(0))
+    theta = small.NETWORK.init(np.random.default_rng(0))
+    result = tm.MAML(small.loss, steps=0, backend="numpy").meta_gradient(theta, tasks)
+    x, y = tasks.x_support.reshape(-1, 1), tasks.y_support.reshape(-1, 1)
+    error = np.square(small.NETWORK.predict(theta, x) - y).mean()
+    assert result.loss == pytest.approx(error, rel=1e-5)
+
+
+def test_tuning_picks_the_step_size_with_the_smallest_validation_error(small):
+    small.STEP_SIZES = (1e-9, 0.005, 1e6)
+    theta = small.NETWORK.init(np.random.default_rng(0))
+    assert small.tuned_step_size(theta, 10, tm.get_backend("numpy")) == 0.005
+
+
+def test_divergence_is_shown_and_not_left_out_of_the_mean(small, capsys):
+    results = run(small, "--iterations", 0, "--alpha", 30)
+    rows = select(results, "maml", order=2)
+    assert rows[0]["mse"] is not None
+    assert rows[10]["mse"] is None and rows[10]["ci95"] is None
+    assert "diverges" in capsys.readouterr().out
+
+
+# --- stopping and resuming ------------------------------------------------------------
+
+
+def test_a_run_resumed_to_twice_its_iterations_equals_an_uninterrupted_one(
+    small, folder
+):
+    whole = run(small, "--iterations", 8, "--multitask", out="whole")
+    run(small, "--iterations", 4, out="half")
+    half = folder / "half/checkpoint.npz"
+    before = half.read_bytes()
+    arguments = ("--iterations", 8, "--multitask", "--resume", half)
+    resumed = run(small, *arguments, out="resumed")
+    assert resumed["rows"] == whole["rows"]
+    checkpoints = [folder / out / "checkpoint.npz" for out in ("whole", "resumed")]
+    assert trained(checkpoints[0]) == trained(checkpoints[1])
+    assert half.read_bytes() == before
+
+
+@pytest.mark.parametrize("call", [2, 8, 20])
+def test_ctrl_c_saves_and_the_resumed_run_equals_an_uninterrupted_one(
+    small, folder, monkeypatch, capsys, call
+):
+    whole = run(small, out="whole")
+    sample = ctrl_c_at_call(call, sinusoid.sample_points)
+    with monkeypatch.context() as patch:
+        patch.setattr(sinusoid, "sample_points", sample)
+        capsys.readouterr()
+        arguments = ["--iterations", "6", "--threads", "1", "--out", "stopped"]
+        assert small.main(arguments) == 130
+    out, err = capsys.readouterr()
+    assert "Traceback" not in err
+    assert "--out stopped --resume stopped/checkpoint.npz" in out
+    assert not (folder / "stopped/results.json").exists()
+    resumed = run(small, "--resume", "stopped/checkpoint.npz", out="stopped")
+    assert resumed["rows"] == whole["rows"]
+
+
+def test_a_loss_that_is_not_finite_stops_with_one_line_naming_the_iteration(
+    small, folder, capsys
+):
+    assert small.main(["--iterations", "6", "--alpha", "1e35", "--threads", "1"]) == 1
+    _, err = capsys.readouterr()
+    last = err.splitlines()[-1]
+    assert "error: iteration 1: the loss is" in last and "Traceback" not in err
+
+
+# --- what it refuses ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--iterations", "-1"], "--iterations: expected a whole number of at least 0"),
+        (
+            ["--iterations", "many"],
+            "--iterations: expected a whole number of at least 0",
+        ),
+        (["--backend", "abacus"], "--backend: invalid choice: 'abacus'"),
+        (
+            ["--threads", "0"],
+            "--threads: expected a whole number of at least 1, got '0'",
+        ),
+        (["--seed", "-3"], "--seed: expected a whole number of at least 0, got '-3'"),
+        (["--alpha", "nan"], "--alpha: expected a positive number, got 'nan'"),
+        (["--alpha", "-0.1"], "--alpha: expected a positive number, got '-0.1'"),
+        (["--order", "3"], "--order: invalid choice: '3'"),
+        (["--out", "file"], "--out: "),
+        (["--out", "file/below"], "--out: "),
+        (["--out", "taken"], "--out: "),
+        (
+            ["--resume", "missing.npz"],
+            "--resume: No such file or directory: missing.npz",
+        ),
+        (["--resume", "file"], "--resume: file: expected a whole 'tinymaml checkpoint"),
+        (["--resume", "foreign.npz"], "expected a checkpoint of several trainings"),
+        (["--wrong"], "unrecognized arguments: --wrong"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2_before_anything_is_written(
+    example, folder, capsys, monkeypatch, arguments, message
+):
+    (folder / "file").write_text("precious")
+    (folder / "taken/results.json").mkdir(parents=True)
+    save_checkpoint("foreign.npz", {"theta": np.zeros(3)}, {}, {})
+    monkeypatch.setattr(
+        "tinymaml.training.stages.train", lambda *_, **__: pytest.fail("trained")
+    )
+    before = sorted(folder.rglob("*"))
+    assert message in refusal(example, arguments, capsys)
+    assert sorted(folder.rglob("*")) == before
+    assert (folder / "file").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--seed", "1"], "with seed = 1, but out/checkpoint.npz was written with 0"),
+        (["--alpha", "0.1"], "with alpha = 0.1, but"),
+        (["--iterations", "5"], "at least 6 iterations, as"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused(
+    small, folder, capsys, arguments, message
+):
+    run(small)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    given = ["--resume", "out/checkpoint.npz", "--iterations", "6", *arguments]
+    assert message in refusal(small, given, capsys)
+    now = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert now == before
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(small, capsys):
+    run(small)
+    other = load_example("sinusoid")
+    other.SIZES = [1, 20, 1]
+    message = refusal(other, ["--resume", "out/checkpoint.npz"], capsys)
+    assert "with network = [1, 20, 1], but" in message

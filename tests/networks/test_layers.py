@@ -1,0 +1,173 @@
+"""Layers and networks: hand-computed cases, the layout of theta, starting values."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+import tinymaml as tm
+from tests.support.running import assert_close
+from tinymaml.networks.layers import Layer, he_normal, truncated_normal, xavier_uniform
+
+LARGE = (200, 300)
+
+
+def rng():
+    return np.random.default_rng(0)
+
+
+def test_linear_relu_linear_is_the_hand_computed_one():
+    # W1 = [[1, -1]], b1 = [0.5, 0], W2 = [[2], [3]], b2 = [-1]
+    theta = np.array([1, -1, 0.5, 0, 2, 3, -1.0])
+    network = tm.MLP([1, 2, 1])
+    # x = 2: relu([2.5, -2]) = [2.5, 0] -> 5 - 1;  x = -3: relu([-2.5, 3]) -> 9 - 1
+    outputs = network.predict(theta, np.array([[2.0], [-3.0]]))
+    assert outputs.tolist() == [[4.0], [8.0]]
+
+
+def test_tanh_network_is_the_plain_expression():
+    network = tm.MLP([3, 4, 5, 2], activation="tanh")
+    theta, x = network.init(rng(), "float64"), rng().standard_normal((6, 3))
+    named = {
+        name: theta[piece].reshape(shape)
+        for name, (piece, shape) in network.layout.items()
+    }
+    h = np.tanh(x @ named["linear1.weight"] + named["linear1.bias"])
+    h = np.tanh(h @ named["linear2.weight"] + named["linear2.bias"])
+    expected = h @ named["linear3.weight"] + named["linear3.bias"]
+    assert_close(network.predict(theta, x), expected, 1e-14)
+
+
+def test_the_papers_net_has_1761_parameters():
+    network = tm.MLP([1, 40, 40, 1])
+    assert network.size == (1 * 40 + 40) + (40 * 40 + 40) + (40 * 1 + 1) == 1761
+
+
+def test_layout_tiles_theta_in_the_order_of_the_layers():
+    network = tm.Network(
+        [tm.Linear(2, 3), tm.Activation("relu"), tm.Linear(3, 1), tm.Activation("tanh")]
+    )
+    names = ["linear1.weight", "linear1.bias", "linear2.weight", "linear2.bias"]
+    assert [*network.layout] == names
+    stop = 0
+    for piece, shape in network.layout.values():
+        assert piece.start == stop
+        stop = piece.stop
+        assert piece.stop - piece.start == np.prod(shape)
+    assert stop == network.size == 13
+
+
+def test_vector_sets_named_parameters_only():
+    network = tm.MLP([2, 3, 1])
+    vector = network.vector(0.5, "float64", **{"linear1.bias": -1.0})
+    piece, _ = network.layout["linear1.bias"]
+    assert vector.dtype == "float64"
+    assert (vector[piece] == -1).all()
+    assert (np.delete(vector, np.arange(network.size)[piece]) == 0.5).all()
+
+
+# --- starting values ------------------------------------------------------------------
+
+
+def weights_of(initialiser):
+    return initialiser(rng(), LARGE)
+
+
+def test_truncated_normal_ends_at_two_deviations():
+    weights = weights_of(truncated_normal(0.01)) / 0.01
+    assert np.abs(weights).max() <= 2
+    assert np.abs(weights).max() > 1.99
+    assert stats.kstest(weights.ravel(), stats.truncnorm(-2, 2).cdf).pvalue > 0.01
+
+
+def test_he_normal_has_variance_2_over_inputs():
+    weights = weights_of(he_normal()) / np.sqrt(2 / LARGE[0])
+    assert stats.kstest(weights.ravel(), stats.norm.cdf).pvalue > 0.01
+
+
+def test_xavier_uniform_has_variance_2_over_inputs_and_outputs():
+    weights = weights_of(xavier_uniform())
+    assert weights.var() == pytest.approx(2 / sum(LARGE), rel=0.02)
+    edge = np.sqrt(6 / sum(LARGE))
+    assert (
+        stats.kstest(weights.ravel(), stats.uniform(-edge, 2 * edge).cdf).pvalue > 0.01
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_alg2_line1_draws_theta_from_the_initialiser_and_zero_biases(dtype):
+    network = tm.MLP([3, 5, 2], initialiser=truncated_normal(0.5))
+    theta = network.init(rng(), dtype)
+    assert theta.shape == (network.size,)
+    assert theta.dtype == dtype
+    draws, draw = rng(), truncated_normal(0.5)
+    for name, (piece, shape) in network.layout.items():
+        if name.endswith("bias"):
+            assert (theta[piece] == 0).all()
+        else:
+            assert (
+                theta[piece].reshape(shape) == draw(draws, shape).astype(dtype)
+            ).all()
+
+
+def test_default_initialiser_is_he_normal():
+    theta = tm.MLP([3, 50]).init(rng(), "float64")
+    assert (theta[:150].reshape(3, 50) == he_normal()(rng(), (3, 50))).all()
+
+
+def test_starting_values_depend_on_the_seed_alone():
+    network = tm.MLP([2, 3, 1])
+    first, same = (network.init(np.random.default_rng(7)) for _ in range(2))
+    assert np.array_equal(first, same)
+    assert not np.array_equal(first, network.init(np.random.default_rng(8)))
+
+
+# --- refusals -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: tm.MLP([3]), ValueError, r"sizes: expected inputs and outputs.*\[3\]"),
+        (lambda: tm.MLP([3, 0]), ValueError, "outputs: expected at least 1, got 0"),
+        (lambda: tm.Linear(-1, 2), ValueError, "inputs: expected at least 1, got -1"),
+        (
+            lambda: tm.MLP([1, 1, 1], "elu"),
+            ValueError,
+            "activation: expected one of.*elu",
+        ),
+        (
+            lambda: tm.MLP([1, 1]).init(rng(), "float16"),
+            TypeError,
+            "dtype: expected float32 or float64, got float16",
+        ),
+        (
+            lambda: tm.MLP([1, 1]).vector(0.0, **{"linear2.bias": 1.0}),
+            ValueError,
+            "parameter: expected one of .*'linear1.bias'.*, got 'linear2.bias'",
+        ),
+        (
+            lambda: tm.MLP([1, 1]).predict(np.zeros(3), np.ones((4, 1))),
+            ValueError,
+            r"theta: expected shape \(2,\), got \(3,\)",
+        ),
+        (
+            lambda: tm.MLP([1, 1]).predict(np.zeros(2), np.ones((4, 2))),
+            ValueError,
+            r"x: expected shape \(N, inputs\) with 1 inputs, got \(4, 2\)",
+        ),
+        (
+            lambda: tm.MLP([1, 1]).predict(np.zeros(2), np.ones(4)),
+            ValueError,
+            r"x: expected shape \(N, inputs\) with 1 inputs, got \(4,\)",
+        ),
+        (
+            lambda: tm.MLP([1, 1]).predict(np.zeros(2), np.ones((4, 1), "float32")),
+            TypeError,
+            "x: expected an array of float64, got float32",
+        ),
+        (lambda: Layer()([], None), NotImplementedError, None),
+    ],
+)
+def test_nn_refuses(make, error, message):
+    with pytest.raises(error, match=message):
+        make()

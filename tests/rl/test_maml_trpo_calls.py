@@ -1,0 +1,163 @@
+"""MAMLTRPO's inner loop: what it samples, what it steps by, and what it refuses."""
+
+import numpy as np
+import pytest
+
+from tests.support.policy_problems import small_learner, start
+from tests.support.running import BACKENDS, assert_close
+from tinymaml.rl.advantages import advantages
+from tinymaml.rl.maml_trpo import Draw
+from tinymaml.rl.policy_losses import cut
+from tinymaml.rl.rollouts import roll_out
+
+every_backend = pytest.mark.parametrize("backend", BACKENDS)
+
+
+def test_alg3_line3_draws_new_goals_and_noise_from_the_generator_alone():
+    learner = small_learner(steps=2)
+    one, same, other = (
+        learner.draw(np.random.default_rng(seed), tasks=5) for seed in (0, 0, 1)
+    )
+    assert one.tasks.shape == (5, 2) and one.noise.shape == (3, 5, 4, 7, 2)
+    assert one.noise.dtype == np.float32
+    assert all((a == b).all() for a, b in zip(one, same, strict=True))
+    assert all((a != b).any() for a, b in zip(one, other, strict=True))
+
+
+@every_backend
+def test_alg3_line7_is_a_step_down_each_tasks_own_gradient(backend):
+    learner = small_learner(backend)
+    theta, draw = start(learner)
+    adaptation = learner.adapt(theta, draw)
+    for task, after in enumerate(adaptation.thetas[1]):
+        alone = Draw(draw.tasks[task : task + 1], draw.noise[:, task : task + 1])
+        by_itself = learner.adapt(theta, alone)
+        assert_close(after, by_itself.thetas[1][0], 1e-12)
+        slope = learner.losses.gradient(theta[None], by_itself.samples[0])
+        assert_close(after, theta - 0.4 * slope[0], 1e-12)
+    assert len({tuple(row) for row in adaptation.thetas[1]}) == 3
+
+
+def test_the_step_sizes_of_adaptation_are_those_asked_for():
+    learner = small_learner()
+    theta, draw = start(learner)
+    noise = np.concatenate([draw.noise, draw.noise[:1]])
+    alphas = [0.4, 0.2]
+    adaptation = learner.adapt(theta, Draw(draw.tasks, noise), alphas)
+    assert adaptation.returns().shape == (3, 3)
+    for k, alpha in enumerate(alphas):
+        before, after = adaptation.thetas[k : k + 2]
+        slope = learner.losses.gradient(before, adaptation.samples[k])
+        np.testing.assert_allclose(after, before - alpha * slope, atol=1e-12)
+
+
+def test_adaptation_counts_the_first_trajectories_up_to_so_many_transitions():
+    learner = small_learner(steps=2)
+    theta, draw = start(learner)
+    some = small_learner(steps=2, transitions=10).adapt(theta, draw)
+    thetas = np.broadcast_to(theta, (3, theta.size))
+    for k, noise in enumerate(draw.noise):
+        whole = roll_out(learner.policy, learner.environment, thetas, draw.tasks, noise)
+        kept = whole.first(10)
+        assert not kept.mask[:, -1].any() and whole.mask[:, -1].any()
+        for one, same in zip(kept, some.trajectories[k], strict=True):
+            np.testing.assert_array_equal(one, same)
+        np.testing.assert_array_equal(thetas, some.thetas[k])
+        thetas = learner.inner_step(thetas, cut(kept, advantages(kept)), 0.4)
+
+
+def test_adaptation_weighs_actions_with_the_learners_discount_and_decay():
+    learner = small_learner(discount=0.7, decay=0.6)
+    adaptation = learner.adapt(*start(learner))
+    for sampled, samples in zip(
+        adaptation.trajectories, adaptation.samples, strict=True
+    ):
+        expected = cut(sampled, advantages(sampled, 0.7, 0.6))
+        for name, array in expected.arrays.items():
+            np.testing.assert_array_equal(samples.arrays[name], array)
+
+
+# --- bad input ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"order": 3}, "order: expected 1 or 2, got 3"),
+        ({"trajectories": 0}, "trajectories: expected at least 1, got 0"),
+        ({"transitions": 0}, "transitions: expected at least 1, got 0"),
+        ({"steps": -1}, "steps: expected at least 0, got -1"),
+        ({"alpha": np.nan}, "alpha: expected finite numbers"),
+        ({"max_kl": 0.0}, "max_kl: expected a positive number, got 0.0"),
+        ({"damping": -1.0}, "damping: expected a number of at least 0, got -1.0"),
+        ({"discount": 1.5}, "discount: expected a number in .0, 1., got 1.5"),
+        ({"decay": -0.5}, "decay: expected a number in .0, 1., got -0.5"),
+        ({"iterations": 0}, "iterations: expected at least 1, got 0"),
+        ({"alpha": np.ones(3)}, "alpha: expected 1 or 29 numbers, got 3"),
+    ],
+)
+def test_bad_settings_are_refused_by_name(options, complaint):
+    with pytest.raises(ValueError, match=f"^{complaint}"):
+        small_learner(**options)
+
+
+@pytest.mark.parametrize("name", ["order", "trajectories", "transitions", "iterations"])
+@pytest.mark.parametrize("bad", [1.5, 2.0, True, np.nan, "7"])
+def test_numbers_that_are_not_whole_are_refused_by_name(name, bad):
+    complaint = f"^{name}: expected a whole number, got {bad!r}"
+    with pytest.raises(TypeError, match=complaint):
+        small_learner(**{name: bad})
+
+
+@pytest.mark.parametrize("name", ["max_kl", "damping", "discount", "decay"])
+@pytest.mark.parametrize("bad", ["a", None])
+def test_settings_that_are_no_numbers_are_refused_by_name(name, bad):
+    with pytest.raises(TypeError, match=f"^{name}: expected a number, got {bad!r}"):
+        small_learner(**{name: bad})
+
+
+def test_bad_step_sizes_of_adaptation_are_refused_by_name():
+    learner = small_learner()
+    for bad in ([np.ones(3)], [np.nan]):
+        with pytest.raises(ValueError, match="^alpha: expected"):
+            learner.adapt(*start(learner), bad)
+
+
+@every_backend
+def test_a_step_after_which_actions_overflow_names_alpha(backend):
+    learner = small_learner(backend, alpha=1e30)
+    theta, draw = start(learner, "float32")
+    complaint = "^alpha: after inner step 1 actions are not finite"
+    with pytest.raises(FloatingPointError, match=complaint):
+        learner.step(theta, draw)
+    theta[-1] = 100  # a deviation of exp(100)
+    with pytest.raises(FloatingPointError, match="^theta: actions are not finite"):
+        learner.adapt(theta, draw)
+
+
+def test_bad_theta_tasks_and_noise_are_refused_by_name():
+    learner = small_learner()
+    theta, draw = start(learner)
+    for bad, complaint in [
+        ((theta[:-1], draw), "theta: expected shape"),
+        (
+            (theta, draw._replace(noise=draw.noise[:1])),
+            "noise: expected it for 1 steps",
+        ),
+        (
+            (theta, draw._replace(noise=draw.noise[:, :, :, :-1])),
+            "noise: expected shape",
+        ),
+        ((theta, draw._replace(tasks=draw.tasks[:2])), "noise: expected shape"),
+        ((theta, draw._replace(noise=draw.noise[:, :, :0])), "trajectories: expected"),
+    ]:
+        with pytest.raises(ValueError, match=f"^{complaint}"):
+            learner.adapt(*bad)
+    with pytest.raises(
+        TypeError, match="^theta: expected a float32 or float64 array, got list"
+    ):
+        learner.step(theta.tolist(), draw)
+    with pytest.raises(TypeError, match="^noise: expected dtype float64, got float32"):
+        learner.adapt(theta, draw._replace(noise=draw.noise.astype("float32")))
+    with pytest.raises(ValueError, match="^theta: expected finite numbers"):
+        learner.step(np.full_like(theta, np.nan), draw)

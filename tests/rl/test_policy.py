@@ -1,0 +1,117 @@
+"""The Gaussian policy against closed forms of SciPy's, and against sampling."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+import tinymaml as tm
+from tests.support.policy_problems import small_policy, small_theta
+from tests.support.running import BACKENDS, assert_close, run_tape
+from tinymaml.rl.policy import Gaussian, entropy, kl_divergence, log_probability
+
+RNG = np.random.default_rng(5)
+MEAN, OTHER = RNG.standard_normal((2, 7, 3))
+LOG_STD, OTHER_LOG_STD = RNG.uniform(-1, 0.5, (2, 3))
+ACTIONS = RNG.standard_normal((7, 3))
+
+
+def in_numbers(function, **arrays):
+    """function(tape inputs by name) -> Value, in numbers."""
+    tape = tm.Tape()
+    holes = {name: tape.input(name, array.shape) for name, array in arrays.items()}
+    tape.output("out", function(**holes))
+    return run_tape(tape, arrays)["out"][0]
+
+
+def test_log_probability_is_the_normal_density():
+    ours = in_numbers(
+        lambda mean, log_std, a: log_probability(Gaussian(mean, log_std), a),
+        mean=MEAN,
+        log_std=LOG_STD,
+        a=ACTIONS,
+    )
+    expected = stats.norm.logpdf(ACTIONS, MEAN, np.exp(LOG_STD)).sum(axis=1)
+    assert_close(ours, expected, 1e-14)
+
+
+def test_entropy_is_that_of_a_normal_distribution():
+    ours = in_numbers(lambda m, s: entropy(Gaussian(m, s)), m=MEAN, s=LOG_STD)
+    expected = stats.multivariate_normal(cov=np.diag(np.exp(2 * LOG_STD))).entropy()
+    assert ours == pytest.approx(expected, rel=1e-14)
+
+
+def divergence(mean, log_std, mean_2, log_std_2):
+    return in_numbers(
+        lambda m, s, n, t: kl_divergence(Gaussian(m, s), Gaussian(n, t)),
+        m=mean,
+        s=log_std,
+        n=mean_2,
+        t=log_std_2,
+    )
+
+
+def test_divergence_is_the_mean_log_ratio_under_the_old_policy():
+    ours = divergence(MEAN, LOG_STD, OTHER, OTHER_LOG_STD)
+    old, new = np.exp(LOG_STD), np.exp(OTHER_LOG_STD)
+    nodes, weights = np.polynomial.hermite_e.hermegauss(20)  # exact: a quadratic
+    a = MEAN[..., None] + old[:, None] * nodes
+    ratio = stats.norm.logpdf(a, MEAN[..., None], old[:, None])
+    ratio = ratio - stats.norm.logpdf(a, OTHER[..., None], new[:, None])
+    expected = (ratio @ weights / weights.sum()).sum(axis=1)
+    assert_close(ours, expected, 1e-12)
+    assert (ours > 0).all()
+    assert np.abs(divergence(MEAN, LOG_STD, MEAN, LOG_STD)).max() < 1e-15
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_policy_acts_by_mean_and_deviation_of_each_task(backend):
+    policy = small_policy(backend)
+    thetas = np.stack([small_theta(policy, seed) for seed in (0, 1)])
+    x, noise = np.random.default_rng(0).standard_normal((2, 2, 4, 2))
+    actions = policy.act(thetas, x, noise)
+    for i, theta in enumerate(thetas):
+        mean = policy.network.predict(theta[:-2], x[i])
+        assert_close(actions[i], mean + np.exp(theta[-2:]) * noise[i], 1e-12)
+    with pytest.raises(ValueError, match="^theta: expected shape"):
+        policy.act(thetas[:, :-1], x, noise)
+
+
+def test_parameters_start_as_the_network_does_with_deviation_1():
+    policy = small_policy()
+    theta = policy.init(np.random.default_rng(0))
+    assert theta.dtype == np.float32 and theta.shape == (policy.size,)
+    assert (theta[-2:] == 0).all()
+    network = policy.network.init(np.random.default_rng(0))
+    assert (theta[:-2] == network).all()
+
+
+def test_deviations_do_not_fall_below_a_millionth():
+    policy = small_policy()
+    theta = small_theta(policy)
+    theta[-2:] = -50
+    acted = policy.act(theta[None], np.zeros((1, 1, 2)), np.ones((1, 1, 2)))
+    mean = policy.network.predict(theta[:-2], np.zeros((1, 2)))
+    np.testing.assert_allclose(acted[0] - mean, 1e-6, rtol=1e-6)
+
+
+def test_gradients_of_the_policy_pass_gradcheck():
+    policy = small_policy()
+    x, a = np.random.default_rng(0).standard_normal((2, 6, 2))
+
+    def loss(theta, x, a):
+        gaussian = policy(theta, x)
+        return log_probability(gaussian, a).sum() + entropy(gaussian)
+
+    tm.gradcheck(loss, small_theta(policy), x, a)
+
+
+def test_bad_policies_are_refused_by_name():
+    with pytest.raises(ValueError, match="^actions: expected at least 1, got 0"):
+        tm.GaussianPolicy(tm.MLP([2, 2]), actions=0)
+    policy = tm.GaussianPolicy(tm.MLP([2, 4]), actions=2)
+    tape = tm.Tape()
+    theta, x = tape.input("theta", (policy.size,)), tape.input("x", (3, 2))
+    with pytest.raises(ValueError, match="^network: expected means of shape"):
+        policy(theta, x)
+    with pytest.raises(ValueError, match="^theta: expected shape"):
+        policy(theta[:-1], x)

@@ -1,0 +1,95 @@
+"""What the tests of the core share: tapes run, compared, and differenced.
+
+Errors are relative to the size of what is compared, in the Euclidean norm.
+"""
+
+import numpy as np
+
+from tinymaml.backends import get_backend
+
+BACKENDS = ("numpy", "numba")
+DTYPES = ("float32", "float64")
+AGREE = {"float32": 1e-5, "float64": 1e-12}  # what two backends may differ by
+
+
+def run_tape(tape, inputs, backend="numpy", dtype="float64", threads=1):
+    """Run a tape once, on inputs cast to the dtype."""
+    program = compile_tape(tape, backend, dtype, threads)
+    return program({name: np.array(a, dtype) for name, a in inputs.items()})
+
+
+def compile_tape(tape, backend="numpy", dtype="float64", threads=1):
+    """A program; whatever the numba backend reads before it is written is NaN."""
+    program = get_backend(backend, threads).compile(tape, dtype)
+    if backend == "numba":
+        program.workspaces[...] = np.nan
+        for start, size, number in program.plan.constant_pieces():
+            program.workspaces[:, start : start + size] = number
+    return program
+
+
+def relative_error(actual, expected, floor=0.0):
+    """|actual - expected| / |expected|, or / floor where that is larger."""
+    actual, expected = np.asarray(actual, float), np.asarray(expected, float)
+    assert actual.shape == expected.shape
+    error = np.linalg.norm(actual - expected)
+    size = max(np.linalg.norm(expected), floor)
+    return error / size if size else (0.0 if error == 0 else np.inf)
+
+
+def assert_close(actual, expected, tolerance, what="result", floor=0.0):
+    error = relative_error(actual, expected, floor)
+    assert error <= tolerance, f"{what}: off by {error:.1e} of its size"
+
+
+def assert_backends_agree(tape, inputs, dtype="float64", threads=1):
+    """Run a tape on the numba backend and on the reference; return the reference.
+
+    Where terms cancel, rounding is relative to the terms, not to what is left: an error
+    is compared with the largest number that occurs on the tape.
+    """
+    inputs = {name: np.array(array, dtype) for name, array in inputs.items()}
+    expected = run_tape(tape, inputs, "numpy", dtype)
+    actual = run_tape(tape, inputs, "numba", dtype, threads)
+    values = all_values(tape, inputs)
+    floor = max(np.abs(array).max() for array in values.values())
+    assert actual.keys() == expected.keys()
+    for name, array in expected.items():
+        assert actual[name].dtype == array.dtype == dtype
+        assert np.isfinite(array).all(), name
+        assert_close(actual[name], array, AGREE[dtype], f"{name} on numba", floor)
+    return expected
+
+
+def all_values(tape, inputs):
+    """The arrays of all live entries, each with a leading task axis, by entry."""
+    arrays = {}
+    for name, (index, _, per_task) in tape.inputs.items():
+        arrays[index] = inputs[name] if per_task else inputs[name][None]
+    for index in tape.live():
+        if index not in arrays:
+            primitive, arguments, attributes, _ = tape.nodes[index]
+            reads = (arrays[i] for i in arguments)
+            arrays[index] = primitive.evaluate(*reads, **dict(attributes))
+    return arrays
+
+
+def difference(function, point, direction, h=1e-4):
+    """The derivative of a function of an array along a direction; its error is h^4."""
+    near = function(point + h * direction) - function(point - h * direction)
+    far = function(point + 2 * h * direction) - function(point - 2 * h * direction)
+    return (8 * near - far) / (12 * h)
+
+
+def complex_step(tape, inputs, name, direction):
+    """The exact derivative of all outputs along one input, by an imaginary step.
+
+    f(x + i h v) = f(x) + i h f'(x) v + O(h^2), and h may be so small that nothing else
+    is left: no subtraction, no rounding, no kink unless exactly at it. Every row of the
+    table evaluates complex numbers as well.
+    """
+    h = 1e-30
+    inputs = {key: np.array(array, complex) for key, array in inputs.items()}
+    inputs[name] = inputs[name] + 1j * h * direction
+    values = all_values(tape, inputs)
+    return {k: values[o.node].imag / h for k, o in tape.outputs.items()}

@@ -1,0 +1,279 @@
+"""A stand-in for CuPy and cuBLAS, so that the GPU backend can be tested without a GPU.
+
+It has those parts of CuPy that `cupy_machine.py` uses. Memory is NumPy's. Kernels are
+kernels.cu itself, compiled as plain C++ (serial_cuda.h has CUDA's words for that) and
+called through ctypes: the threads of a grid one after the other, in a shuffled order if
+one likes, since no launch may depend on it. While a graph is captured, calls are noted
+and not made. cuBLAS is serial_cublas.c.
+"""
+
+import ctypes
+import re
+import shutil
+import subprocess
+import weakref
+from functools import cache
+from itertools import product
+from pathlib import Path
+from tempfile import mkdtemp
+from types import SimpleNamespace
+
+import numpy as np
+
+from tinymaml.backends.cuda.backend import REAL, SOURCE, CupyDevice
+from tinymaml.backends.cuda.device_program import DeviceProgram
+from tinymaml.backends.cuda.training import Resident
+from tinymaml.checks import check_dtype
+
+AROUND = 4096  # elements before and behind what is taken
+HERE = Path(__file__).resolve().parent
+COMPILER = shutil.which("g++") or shutil.which("c++")
+WHY_NOT = "" if COMPILER else "no C++ compiler is on the PATH"
+
+
+@cache
+def build_folder():
+    return Path(mkdtemp(prefix="tinymaml-kernels-"))
+
+
+@cache
+def compiled(source, *options):
+    """Source text in C or C++, as a shared library."""
+    number = len(list(build_folder().glob("*.so")))
+    file = build_folder() / f"{number}.so"
+    command = [
+        COMPILER,
+        *options,
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-shared",
+        "-ffp-contract=off",
+        "-fPIC",
+    ]
+    command += ["-o", str(file), "-"]
+    subprocess.run(command, input=source, text=True, check=True)
+    return ctypes.CDLL(str(file))
+
+
+def compiled_kernels(dtype, source=None, how=("-O1",)):
+    source = SOURCE.read_text(encoding="utf-8") if source is None else source
+    words = ("-x", "c++", "-include", str(HERE / "serial_cuda.h"))
+    return compiled(source, *how, *words, f"-DREAL={REAL[dtype]}")
+
+
+def count_parameters(source, kernel):
+    """Of a kernel in the text of kernels.cu; a launch does not check it, nor does C."""
+    source = source.replace("\\\n", "")
+    source = re.sub(r"\b(TO|FROM)\(\w+\)", "array, step", source)
+    for name, text in re.findall(r"#define (WINDOW|POOL) +(.*)", source):
+        source = re.sub(rf"\b{name}\b(?=[,)])", text, source)
+    (parameters,) = re.findall(rf"KERNEL {kernel}\((.*?)\)", source, re.DOTALL)
+    return parameters.count(",") + 1
+
+
+class Queue:
+    """A stream's work: noted while a graph is captured, else done as late as can be.
+
+    Nothing is done before somebody waits for it, so host memory that is used again too
+    early, or looked at too early, shows.
+    """
+
+    def __init__(self):
+        self.noted = None
+        self.waiting, self.done = [], 0
+
+    def call(self, function, *arguments):
+        work = self.waiting if self.noted is None else self.noted
+        work.append((function, arguments))
+        return 0
+
+    def wait(self, until=None):
+        """Do what waits, all of it or the first `until` since the beginning."""
+        assert self.noted is None, "not allowed while a graph is captured"
+        while self.waiting and (until is None or self.done < until):
+            function, arguments = self.waiting.pop(0)
+            self.done += 1
+            assert function(*arguments) in (0, None)
+
+    def launch(self, graph):
+        for function, arguments in graph:
+            self.call(function, *arguments)
+
+
+class Event:
+    """The work that a stream had been given when this was recorded."""
+
+    def __init__(self, queue):
+        self.queue, self.until = queue, 0
+
+    def record(self, stream):
+        self.until = self.queue.done + len(self.queue.waiting)
+
+    def synchronize(self):
+        self.queue.wait(self.until)
+
+
+class Ndarray:
+    """A flat array whose address counts."""
+
+    def __init__(self, array, queue):
+        self.array, self.size, self.dtype = array, array.size, array.dtype
+        self.data, self.queue = SimpleNamespace(ptr=array.ctypes.data), queue
+
+    def __getitem__(self, piece):
+        return Ndarray(self.array[piece], self.queue)
+
+    def set(self, array, stream):
+        assert array.shape == self.array.shape and array.dtype == self.array.dtype
+        self.queue.call(np.copyto, self.array, array)
+
+    def get(self, stream, out):
+        self.queue.wait()
+        out[...] = self.array
+
+
+class Stream:
+    ptr = 1234
+
+    def __init__(self, queue):
+        self.queue = queue
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def synchronize(self):
+        self.queue.wait()
+
+    def begin_capture(self):
+        assert self.queue.noted is None
+        self.queue.noted = []
+
+    def end_capture(self):
+        noted, self.queue.noted = self.queue.noted, None
+        return SimpleNamespace(launch=lambda stream: self.queue.launch(noted))
+
+
+def filled(size, dtype):
+    """New memory, which holds what nothing may depend on."""
+    return np.full(size, np.nan if dtype.kind == "f" else 77, dtype)
+
+
+class SerialCupy:
+    """The module. Grids have `grid` (across, down) blocks of `threads`, always.
+
+    free: bytes that can be had; what is taken counts until nothing refers to it.
+    """
+
+    def __init__(self, grid=(1, 1), threads=1, seed=None, free=2**33, source=None):
+        self.queue, self.source, self.free = Queue(), source, free
+        self.grid, self.threads = grid, threads
+        self.rng = None if seed is None else np.random.default_rng(seed)
+        self.launches = []  # (kernel, grid and block asked for)
+        self.cuda = SimpleNamespace(
+            Stream=lambda non_blocking: Stream(self.queue),
+            Event=lambda disable_timing: Event(self.queue),
+            runtime=SimpleNamespace(memGetInfo=lambda: (self.free, 2**34)),
+        )
+
+    def empty_pinned(self, size, dtype):
+        return filled(size, np.dtype(dtype))
+
+    def get_default_memory_pool(self):
+        nothing = dict.fromkeys(("free_bytes", "get_limit", "used_bytes"), lambda: 0)
+        return SimpleNamespace(**nothing)
+
+    def zeros(self, size, dtype):
+        """Not zeros, so that nothing depends on them."""
+        return self._take(size, np.dtype(dtype))
+
+    empty = zeros
+
+    def _take(self, size, dtype):
+        """Memory in the middle of more, so that what reaches beyond it finds NaN."""
+        taken = size * dtype.itemsize
+        if taken > self.free:
+            raise MemoryError(f"out of memory: {taken} of {self.free} bytes are free")
+        memory = filled(size + 2 * AROUND, dtype)
+        self._give_back(-taken)
+        weakref.finalize(memory, self._give_back, taken)
+        return Ndarray(memory[AROUND : AROUND + size], self.queue)
+
+    def _give_back(self, size):
+        self.free += size
+
+    def RawModule(self, code, options):
+        (real,) = options
+        dtype = {f"-DREAL={real}": name for name, real in REAL.items()}[real]
+        how = ("-O1",)
+        if self.source:  # run once, so compiling it is what takes time
+            code, how = self.source, ("-O0", "-w")
+        library = compiled_kernels(dtype, code, how)
+
+        def get_function(name):
+            count = count_parameters(code, name)
+
+            def launch(grid, block, arguments):
+                assert len(arguments) == count, f"{name}: {count} parameters"
+                self.queue.call(self._run, library, name, grid, block, arguments)
+
+            return launch
+
+        return SimpleNamespace(get_function=get_function)
+
+    def _run(self, library, name, grid, block, arguments):
+        self.launches.append((name, grid, block))
+        numbers = [ctypes.c_longlong(n) for n in arguments]
+        (across, down), threads = self.grid, self.threads
+        everyone = list(product(range(across), range(down), range(threads)))
+        if self.rng is not None:
+            self.rng.shuffle(everyone)
+        for block_x, block_y, thread in everyone:
+            library.be_thread(block_x, block_y, thread, across, down, threads)
+            getattr(library, name)(*numbers)
+
+
+class SerialCublas:
+    """cuBLAS as `cublas.py` sees it."""
+
+    def __init__(self, queue):
+        source = (HERE / "serial_cublas.c").read_text(encoding="utf-8")
+        self.library, self.queue = compiled(source, "-O1", "-x", "c"), queue
+
+    def __getattr__(self, name):
+        function = getattr(self.library, name)
+        if "gemm" not in name:
+            return function
+        return lambda *arguments: self.queue.call(function, *arguments)
+
+
+class SerialBackend:
+    """The GPU backend on the stand-in; for the tests that all backends must pass."""
+
+    name, threads = "serial", 1
+
+    def __init__(self, **options):
+        self.cupy = SerialCupy(**options)
+        cublas = SerialCublas(self.cupy.queue)
+        self.device = CupyDevice(self.cupy, self.cupy, cublas)
+
+    def compile(self, tape, dtype):
+        return DeviceProgram(tape, check_dtype(dtype), self.device)
+
+    def resident(self, *arguments):
+        return Resident(*arguments)
+
+
+@cache
+def serial_backend(**options):
+    """A backend that tests share: a new one costs 32 MB of workspace."""
+    return SerialBackend(**options)
+
+
+def run_serially(tape, inputs, dtype="float64", **options):
+    """Run a tape once, on inputs cast to the dtype."""
+    program = serial_backend(**options).compile(tape, dtype)
+    return program({name: np.array(a, dtype) for name, a in inputs.items()})

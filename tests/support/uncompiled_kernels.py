@@ -1,0 +1,216 @@
+"""The bodies of the kernels as plain Python: run by test_kernels_uncompiled.py.
+
+    NUMBA_DISABLE_JIT=1 pytest tests/uncompiled_kernels.py
+
+A plan is run call by call on a NumPy array, so that a debugger can step through a
+kernel and coverage can see it, and the kernels' own mistakes are found in a moment.
+Those of kernels for images are in uncompiled_image_kernels.py.
+"""
+
+import numpy as np
+import pytest
+from numba import config
+
+from tests.backends.numba.test_planner import tape_of
+from tests.support.mutants import put, survives
+from tests.support.plan_recipes import RECIPES
+from tests.support.primitive_cases import CASES
+from tests.support.primitive_checks import derivative_inputs, derivative_tape
+from tests.support.product_checks import check_product, check_products
+from tests.support.random_programs import random_inputs
+from tests.support.running import AGREE, DTYPES, all_values, assert_close, run_tape
+from tinymaml.autodiff.tape import Tape
+from tinymaml.backends.numba import image_kernels, kernels
+from tinymaml.backends.numba.planner import Plan
+
+every_dtype = pytest.mark.parametrize("dtype", DTYPES)
+STRIPS = {8: (4, 8), 4: (2, 4), 5: (2, 5, True), 1: (8, 1, True)}  # in kernels.py
+SLACK = 64  # so that a mutant that goes too far hits no wall
+
+
+def is_kernel(function):
+    code = getattr(function, "__code__", None)
+    return code is not None and code.co_varnames[: code.co_argcount] == ("w", "a")
+
+
+KERNELS = {
+    name: function
+    for module in (kernels, image_kernels)
+    for name, function in vars(module).items()
+    if is_kernel(function)
+}
+
+
+def play_uncompiled(tape, inputs, dtype):
+    """The outputs for one task; memory that nobody wrote is NaN."""
+    plan = Plan(tape)
+    w = np.full(plan.size + SLACK, np.nan, dtype)
+    for start, size, number in plan.constant_pieces():
+        w[start : start + size] = number
+    for name, place in tape.inputs.items():
+        if plan.holds(place.node):
+            start = plan.offset_of(place.node)
+            array = np.ravel(inputs[name][0] if place.per_task else inputs[name])
+            w[start : start + array.size] = array
+    for call in plan.instructions:
+        places = [plan.offset(place) for place in (call.out, *call.reads)]
+        KERNELS[call.kernel](w, np.array([*places, *call.sizes]))
+    outputs = {}
+    for name, output in tape.outputs.items():
+        start = plan.offset_of(output.node)
+        array = w[start : start + int(np.prod(output.shape))]
+        outputs[name] = array.reshape(output.shape)
+    return outputs
+
+
+def check(tape, inputs, dtype="float64"):
+    inputs = {name: np.array(a, dtype) for name, a in inputs.items()}
+    expected = run_tape(tape, inputs, "numpy", dtype)
+    floor = max(np.abs(array).max() for array in all_values(tape, inputs).values())
+    for name, actual in play_uncompiled(tape, inputs, dtype).items():
+        each = tape.outputs[name].reduction == "each"
+        array = expected[name][0] if each else expected[name]
+        assert actual.dtype == dtype
+        assert_close(actual, array, AGREE[dtype], name, floor)
+
+
+def check_row(row, dtype="float64"):
+    for seed, (shapes, attributes) in enumerate(CASES[row].odd):
+        tape = derivative_tape(row, shapes, attributes)
+        check(tape, derivative_inputs(tape, row, shapes, attributes, seed), dtype)
+
+
+def check_recipe(recipe, dtype="float64"):
+    tape = tape_of(recipe)
+    check(tape, random_inputs(tape, seed=0, tasks=1), dtype)
+
+
+def check_extremes():
+    """No overflow in rows of logits, and NaN stays NaN."""
+    tape = Tape()
+    x = tape.input("x", (2, 3))
+    for row in ("softmax", "logsumexp"):
+        tape.output(row, tape.record(row, x))
+    check(tape, {"x": np.array([[1e3, -1e3, 999.0], [-1e4, -1e4, -1e4]])})
+    tape = Tape()
+    x = tape.input("x", (3,))
+    tape.output("relu", tape.record("relu", x))
+    tape.output("gate", tape.record("gate", tape.constant(2.0, (3,)), x))
+    results = play_uncompiled(tape, {"x": np.array([np.nan, -1.0, 1.0])}, "float64")
+    assert np.array_equal(results["relu"], [np.nan, 0.0, 1.0], equal_nan=True)
+    assert results["gate"].tolist() == [2.0, 0.0, 2.0]
+
+
+def test_compiler_is_off():
+    assert config.DISABLE_JIT
+
+
+@every_dtype
+@pytest.mark.parametrize("row", CASES)
+def test_kernels_play_the_derivatives_of_every_row(row, dtype):
+    check_row(row, dtype)
+
+
+@every_dtype
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_kernels_play_every_recipe(recipe, dtype):
+    check_recipe(recipe, dtype)
+
+
+@pytest.mark.parametrize("wide", [False, True])
+@every_dtype
+def test_product_is_exact_and_writes_nothing_else(monkeypatch, dtype, wide):
+    monkeypatch.setattr(kernels, "WIDE", wide)
+    check_products(kernels.matmul, dtype)
+
+
+def test_product_needs_room_behind_its_operands():
+    with pytest.raises(ValueError, match="shape"):
+        check_product(kernels.matmul, "float64", (1, 1, 1), False, 0, slack=2)
+    check_product(kernels.matmul, "float64", (1, 1, 1), False, 0, slack=3)
+
+
+def test_kernels_survive_extremes():
+    check_extremes()
+
+
+def test_these_tapes_call_every_kernel():
+    tapes = [tape_of(recipe) for recipe in RECIPES]
+    tapes += [derivative_tape(r, *call) for r, c in CASES.items() for call in c.odd]
+    called = {call.kernel for tape in tapes for call in Plan(tape).instructions}
+    assert called == set(KERNELS)
+
+
+PRODUCTS = [
+    ("_tile_kernel", "if more:", "if False:"),
+    ("_tile_kernel", "for _ in range(length)", "for _ in range(length - 1)"),
+    ("_tile_kernel", "a += ks", "a += rs"),
+    ("_tile_kernel", "part and columns", "False and columns"),
+    ("_tile_kernel", "columns < vectors", "columns + 1 < vectors"),
+    ("_tile_kernel", "w, c, cs, columns)", "w, c, cs, columns - 1)"),
+    ("_tile_kernel", "c, cs, vectors * lanes(w))", "c, cs, vectors * lanes(w) - 1)"),
+    ("_strip_kernel", "while i + rows <= m", "while i + rows < m"),
+    ("_strip_kernel", "while i + rows <= m", "while i + rows <= m + 1"),
+    ("_strip_kernel", "while rows > 2 and i + 2 <= m", "while False"),
+    ("_strip_kernel", "i + 2 <= m", "i + 2 <= m + 1"),
+    ("_strip_kernel", "if i < m", "if False"),
+    ("product", "4 * width < n - j < 5 * width", "width < n - j < 5 * width"),
+    ("product", "more, n - j)", "more, 5 * width)"),
+    ("product", "while j < n:", "while j + width <= n:"),
+    ("product", "min(n - j, width)", "width"),
+    ("matmul", "range(0, k, NEAR_TERMS)", "range(0, NEAR_TERMS, NEAR_TERMS)"),
+    ("matmul", "x + p * ks", "x + p"),
+    ("matmul", "y + p * n", "y + p"),
+    ("matmul", "min(k - p, NEAR_TERMS)", "NEAR_TERMS"),
+    ("matmul", "more or p", "more"),
+    ("matmul", "more or p", "p"),
+]
+
+
+@pytest.mark.parametrize(("kernel", "old", "new"), PRODUCTS)
+def test_broken_product_is_caught(monkeypatch, kernel, old, new):
+    put(monkeypatch, kernels, kernel, old, new)
+    for vectors, options in STRIPS.items():
+        strip = kernels._strip_kernel(*options)
+        monkeypatch.setattr(kernels, f"strip_{vectors}", strip)
+    assert not survives(lambda: check_products(kernels.matmul, "float64"))
+
+
+@pytest.mark.parametrize(
+    ("kernel", "old", "new"),
+    [
+        ("dots", "if more else", "if not more else"),
+        ("dots", "for p in range(k)", "for p in range(k - 1)"),
+        ("transpose", "while i < m:", "while i < m - 1:"),
+        ("transpose", "while j < n:", "while j < n - 1:"),
+        ("gate", "w[y + i] <= zero", "w[y + i] >= zero"),
+        ("gate", "w[y + i] <= zero", "not w[y + i] > zero"),
+        ("relu", "for i in range(n)", "for i in range(n - 1)"),
+        ("relu", "w[x + i] <= zero", "not w[x + i] > zero"),
+        ("add_relu", "total <= zero", "total <= 1"),
+        ("scale", "for i in range(n)", "for i in range(1, n)"),
+        ("pad", "for i in range(n)", "for i in range(n - 1)"),
+        ("sum", "range(1, middle)", "range(middle)"),
+        ("mul_sum", "first + inner, first", "first, first"),
+        ("mul_sum", "total += w[x + m] * w[y + m]", "total += w[x + m]"),
+        ("mul_sum", "w[r + i] += w[x + m + i] * w[y", "w[r + i] += w[x + m + i] * w[x"),
+        ("mul_sum", "o * middle * inner", "o * inner"),
+        ("softmax", "w[x + r * n + i] - top", "w[x + r * n + i]"),
+        ("logsumexp", "top + np.log(total)", "np.log(total)"),
+        ("logsumexp", "w[x + r * n + i] - top", "w[x + r * n + i]"),
+        ("rsqrt", "np.sqrt", ""),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_broken_kernel_is_caught(monkeypatch, kernel, old, new):
+    put(monkeypatch, kernels, kernel, old, new)
+    if kernel in KERNELS:
+        monkeypatch.setitem(KERNELS, kernel, getattr(kernels, kernel))
+    calls = {"dots": "matmul", "transpose": "matmul"}
+    row = {**calls, "add_relu": "add", "mul_sum": "mul"}.get(kernel, kernel)
+
+    def recipes():
+        for recipe in RECIPES:
+            check_recipe(recipe)
+
+    assert not survives(lambda: check_row(row), recipes, check_extremes)

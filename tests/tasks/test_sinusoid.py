@@ -1,0 +1,77 @@
+"""The sinusoid tasks of section 5.1: ranges, formula, seeds, refusals."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from tests.support.running import DTYPES
+from tinymaml.tasks import sinusoid
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+@given(
+    tasks=st.integers(1, 5),
+    shots=st.integers(1, 6),
+    query=st.none() | st.integers(1, 7),
+    dtype=st.sampled_from(DTYPES),
+    seed=st.integers(0, 2**16),
+)
+def test_alg2_line5_draws_support_and_query_points_of_each_wave(
+    tasks, shots, query, dtype, seed
+):
+    batch = sinusoid.sample_tasks(rng(seed), tasks, shots, query, dtype)
+    waves = sinusoid.sample_waves(rng(seed), tasks)  # the first that is drawn
+    sizes = [shots, shots, query or shots, query or shots]
+    assert [array.shape for array in batch] == [(tasks, n, 1) for n in sizes]
+    for x, y in (batch[:2], batch[2:]):
+        assert x.dtype == y.dtype == dtype
+        assert (np.abs(x) <= 5).all()
+        formula = waves.amplitude * np.sin(x.astype("float64") - waves.phase)
+        assert np.abs(y - formula).max() < 1e-5
+
+
+def test_amplitudes_phases_and_inputs_are_uniform_in_the_papers_ranges():
+    waves = sinusoid.sample_waves(rng(), 4000)
+    x = sinusoid.sample_tasks(rng(1), 400, 5).x_support
+    for sample, low, high in (
+        (waves.amplitude, 0.1, 5.0),
+        (waves.phase, 0.0, np.pi),
+        (x, -5.0, 5.0),
+    ):
+        assert (
+            stats.kstest(sample.ravel(), stats.uniform(low, high - low).cdf).pvalue
+            > 0.01
+        )
+    independent = stats.spearmanr(waves.amplitude.ravel(), waves.phase.ravel())
+    assert independent.pvalue > 0.01
+
+
+def test_tasks_depend_on_the_seed_alone():
+    first, same, other = (sinusoid.sample_tasks(rng(s), 3, 4) for s in (0, 0, 1))
+    for a, b, c in zip(first, same, other, strict=True):
+        assert np.array_equal(a, b)
+        assert not np.array_equal(a, c)
+
+
+def test_each_call_draws_new_tasks():
+    generator = rng()
+    first, second = (sinusoid.sample_tasks(generator, 3, 4) for _ in range(2))
+    assert not np.array_equal(first.y_support, second.y_support)
+
+
+def test_waves_keep_the_dtype_of_x():
+    waves = sinusoid.sample_waves(rng(), 2)
+    for dtype in DTYPES:
+        assert waves(np.zeros((2, 3, 1), dtype)).dtype == dtype
+
+
+@pytest.mark.parametrize("name", ["tasks", "shots", "query"])
+@pytest.mark.parametrize("number", [0, -1])
+def test_sample_tasks_refuses_fewer_than_one(name, number):
+    with pytest.raises(ValueError, match=f"{name}: expected at least 1, got {number}"):
+        sinusoid.sample_tasks(rng(), **{name: number})

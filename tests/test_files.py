@@ -1,0 +1,155 @@
+"""A checkpoint is written whole or not at all, and nothing else is touched."""
+
+import os
+import stat
+
+import numpy as np
+import pytest
+
+from tinymaml.files import check_writable, write_atomically
+from tinymaml.training.checkpoint import load_checkpoint, save_checkpoint
+
+ARRAYS = {"theta": np.arange(3, dtype=np.float32), "optimiser/step": np.array(7)}
+CONFIG = {"alpha": 0.01}
+STATE = {"iteration": 12}
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.array([{}], dtype=object),
+        np.array(["text"]),
+        np.zeros(2, dtype=[("x", "f4")]),
+        np.array(["2026-11-22"], dtype="M8[D]"),
+        [1.0, 2.0],
+        None,
+    ],
+)
+def test_arrays_that_need_pickle_are_refused_by_name(tmp_path, array):
+    path = tmp_path / "checkpoint.npz"
+    with pytest.raises(TypeError, match="^array 'theta': expected .* numbers, got"):
+        save_checkpoint(path, {"theta": array}, {}, {})
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["", "format", "sha256", "state", "a b", "é", "a\n"])
+def test_array_names_that_could_be_confused_are_refused(tmp_path, name):
+    with pytest.raises(ValueError, match="^array name: expected"):
+        save_checkpoint(tmp_path / "checkpoint.npz", {name: np.zeros(1)}, {}, {})
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("argument", ["config", "state"])
+@pytest.mark.parametrize(
+    ("value", "error"),
+    [
+        ({"alpha": float("nan")}, ValueError),
+        ({"alpha": float("inf")}, ValueError),
+        ({"steps": np.int64(3)}, TypeError),
+        ({"loss": print}, TypeError),
+    ],
+)
+def test_values_beyond_json_are_refused_by_argument(tmp_path, argument, value, error):
+    dictionaries = {"config": {}, "state": {}, argument: value}
+    with pytest.raises(error, match=f"^{argument}: expected JSON values"):
+        save_checkpoint(tmp_path / "checkpoint.npz", {}, **dictionaries)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "write", [lambda p: save_checkpoint(p, {}, {}, {}), check_writable]
+)
+def test_an_unwritable_place_gives_one_clear_error_and_no_trace(tmp_path, write):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    for place, error, reason in [
+        ("missing/checkpoint.npz", FileNotFoundError, "its folder does not exist"),
+        ("file/checkpoint.npz", NotADirectoryError, "Not a directory"),
+        ("folder", FileExistsError, "no plain file"),
+    ]:
+        path = tmp_path / place
+        with pytest.raises(
+            error, match=f"cannot write this file: .*{reason}"
+        ) as caught:
+            write(path)
+        assert caught.value.filename == str(path)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_device_is_not_replaced_by_a_file(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(OSError, match="no plain file"):
+        save_checkpoint(pipe, ARRAYS, CONFIG, STATE)
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+
+
+def test_check_writable_changes_nothing(tmp_path):
+    path = tmp_path / "checkpoint.npz"
+    check_writable(path)
+    assert os.listdir(tmp_path) == []
+    path.write_text("older")
+    check_writable(path)
+    assert os.listdir(tmp_path) == ["checkpoint.npz"]
+    assert path.read_text() == "older"
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
+def test_a_write_that_breaks_off_leaves_the_older_file_alone(tmp_path, error):
+    path = tmp_path / "checkpoint.npz"
+    path.write_text("older")
+    with pytest.raises(type(error)), write_atomically(path) as file:
+        file.write(b"half of the new")
+        file.flush()
+        raise error
+    assert os.listdir(tmp_path) == ["checkpoint.npz"]
+    assert path.read_text() == "older"
+
+
+def test_a_replacement_that_fails_leaves_no_temporary_file(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError("replace")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(PermissionError, match="replace"):
+        save_checkpoint(tmp_path / "checkpoint.npz", ARRAYS, CONFIG, STATE)
+    assert os.listdir(tmp_path) == []
+
+
+def test_the_new_file_appears_only_when_it_is_whole_and_on_disk(tmp_path, monkeypatch):
+    path = tmp_path / "checkpoint.npz"
+    events = []
+    fsync, replace = os.fsync, os.replace
+
+    def watched_fsync(descriptor):
+        events.append(("fsync", os.fstat(descriptor).st_size))
+        fsync(descriptor)
+
+    def watched_replace(source, target):
+        assert not path.exists()
+        events.append(("replace", os.stat(source).st_size))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", watched_fsync)
+    monkeypatch.setattr(os, "replace", watched_replace)
+    save_checkpoint(path, ARRAYS, CONFIG, STATE)
+    size = path.stat().st_size
+    assert events == [("fsync", size), ("replace", size)]
+
+
+def test_a_checkpoint_has_the_permissions_of_any_new_file(tmp_path):
+    save_checkpoint(tmp_path / "checkpoint.npz", ARRAYS, CONFIG, STATE)
+    (tmp_path / "other").write_text("")
+    modes = [(tmp_path / name).stat().st_mode for name in ("checkpoint.npz", "other")]
+    assert modes[0] == modes[1]
+
+
+def test_a_symbolic_link_stays_one_and_its_target_is_replaced(tmp_path):
+    (tmp_path / "disk").mkdir()
+    link = tmp_path / "checkpoint.npz"
+    link.symlink_to(tmp_path / "disk" / "real.npz")
+    save_checkpoint(link, ARRAYS, CONFIG, STATE)
+    assert link.is_symlink()
+    assert load_checkpoint(tmp_path / "disk" / "real.npz").state == STATE

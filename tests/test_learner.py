@@ -1,0 +1,260 @@
+"""What a user calls: adapt, evaluate, batches of tasks, threads, recomputation."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tinymaml as tm
+from tests.support.maml_problems import LOSSES, by_recursion, problem
+from tests.support.running import AGREE, BACKENDS, DTYPES, assert_close, run_tape
+from tinymaml.backends.numba.planner import ALIGNMENT, Plan
+from tinymaml.tasks import sinusoid
+
+every_backend = pytest.mark.parametrize("backend", BACKENDS)
+every_dtype = pytest.mark.parametrize("dtype", DTYPES)
+
+
+def sinusoids(tasks=25, dtype="float32", seed=0):
+    """The paper's net and its tasks."""
+    network = tm.MLP([1, 40, 40, 1])
+
+    def loss(theta, x, y):
+        return tm.squared_error(network(theta, x), y)
+
+    rng = np.random.default_rng(seed)
+    theta = network.init(rng, dtype)
+    return loss, theta, sinusoid.sample_tasks(rng, tasks, dtype=dtype)
+
+
+def results_of(maml, theta, tasks):
+    """Everything a meta-gradient returns, as arrays."""
+    result = maml.meta_gradient(theta, tasks, parts=True)
+    parts = result.parts
+    return [
+        result.gradient,
+        result.losses,
+        np.array(result.loss),
+        parts.query_gradient,
+        parts.corrections,
+        parts.alpha_gradient,
+    ]
+
+
+# --- adaptation -----------------------------------------------------------------------
+
+
+@every_backend
+@pytest.mark.parametrize("alpha", [0.1, np.array([0.1, 0.2, 0.0, 0.3])])
+def test_maml_inner_update_is_gradient_descent_written_by_hand(backend, alpha):
+    """A linear model y = x W + b and its squared error, forwards and backwards."""
+    network = tm.Network([tm.Linear(3, 1)])
+    rng = np.random.default_rng(0)
+    theta, x = rng.standard_normal(4), rng.standard_normal((2, 6, 3))
+    y = rng.standard_normal((2, 6, 1))
+    maml = tm.MAML(
+        lambda theta, x, y: tm.squared_error(network(theta, x), y),
+        alpha=alpha,
+        backend=backend,
+    )
+    thetas = maml.adapt(theta, x, y, steps=5)
+    assert thetas.shape == (2, 6, 4)
+    for task in range(2):
+        weight, bias = theta[:3].copy(), theta[3]
+        for k in range(6):
+            assert_close(thetas[task, k], [*weight, bias], 1e-13, f"theta_{k}")
+            error = x[task] @ weight + bias - y[task, :, 0]
+            steps = np.broadcast_to(alpha, 4)
+            weight = weight - steps[:3] * (2 / 6 * x[task].T @ error)
+            bias = bias - steps[3] * (2 / 6 * error.sum())
+
+
+@every_backend
+def test_maml_inner_update_starts_from_theta_itself(backend):
+    p = problem()
+    thetas = p.maml(backend).adapt(p.theta, *p.tasks[:2], steps=3)
+    assert (thetas[:, 0] == p.theta).all()
+    nothing = p.maml(backend).adapt(p.theta, *p.tasks[:2], steps=0)
+    assert nothing.shape == (3, 1, p.theta.size)
+    assert (nothing == p.theta).all()
+
+
+@every_backend
+def test_more_steps_continue_the_same_path(backend):
+    p = problem()
+    maml = p.maml(backend, steps=2)
+    short, long = (maml.adapt(p.theta, *p.tasks[:2], steps=k) for k in (2, 6))
+    assert np.array_equal(long[:, :3], short)
+    assert np.array_equal(maml.adapt(p.theta, *p.tasks[:2]), short)
+
+
+@every_backend
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("steps", [0, 1, 4])
+def test_evaluate_is_the_query_loss_at_the_adapted_thetas(backend, loss, steps):
+    p = problem(loss)
+    maml = p.maml(backend, steps=steps)
+    losses = maml.evaluate(p.theta, p.tasks)
+    assert losses.shape == (3, steps + 1)
+    tape = tm.Tape()
+    theta = tape.input("theta", p.theta.shape, per_task=True)
+    data = [tape.input(n, a.shape[1:]) for n, a in zip("xy", p.tasks[2:], strict=True)]
+    tape.output("loss", p.loss(theta, *data))
+    thetas = maml.adapt(p.theta, *p.tasks[:2])
+    for task, (x, y) in enumerate(zip(*p.tasks[2:], strict=True)):
+        expected = run_tape(tape, {"theta": thetas[task], "x": x, "y": y})["loss"]
+        assert_close(losses[task], expected, 1e-13, f"task {task}")
+
+
+@every_backend
+def test_meta_gradient_reports_the_losses_that_evaluate_gives(backend):
+    p = problem()
+    maml = p.maml(backend, steps=3)
+    losses = maml.meta_gradient(p.theta, p.tasks).losses
+    assert_close(losses, maml.evaluate(p.theta, p.tasks)[:, -1], 1e-14)
+
+
+# --- batches of tasks -----------------------------------------------------------------
+
+
+def one_task(tasks, i):
+    return tm.Tasks(*(array[i : i + 1] for array in tasks))
+
+
+@every_backend
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_maml_eq1_of_a_batch_is_that_of_its_tasks_one_by_one(backend, reduction):
+    p = problem(tasks=35)  # more than one block of 32
+    maml = p.maml(backend, steps=2, reduction=reduction)
+    batch = maml.meta_gradient(p.theta, p.tasks)
+    singles = [maml.meta_gradient(p.theta, one_task(p.tasks, i)) for i in range(35)]
+    scale = 1 / 35 if reduction == "mean" else 1.0
+    expected = scale * np.sum([single.gradient for single in singles], axis=0)
+    assert_close(batch.gradient, expected, 1e-12)
+    assert_close(batch.losses, [single.loss for single in singles], 1e-14)
+    assert batch.loss == pytest.approx(scale * batch.losses.sum(), rel=1e-14)
+
+
+def test_numba_losses_of_a_batch_are_those_of_single_tasks_to_the_bit():
+    loss, theta, tasks = sinusoids(tasks=7)
+    maml = tm.MAML(loss, backend="numba", threads=2)
+    batch = maml.meta_gradient(theta, tasks).losses
+    single = [maml.meta_gradient(theta, one_task(tasks, i)).losses[0] for i in range(7)]
+    assert batch.tolist() == [float(x) for x in single]
+
+
+@every_backend
+def test_order_of_tasks_does_not_matter(backend):
+    p = problem(tasks=9)
+    order = np.random.default_rng(0).permutation(9)
+    maml = p.maml(backend, steps=2)
+    plain = maml.meta_gradient(p.theta, p.tasks)
+    shuffled = tm.Tasks(*(array[order] for array in p.tasks))
+    other = maml.meta_gradient(p.theta, shuffled)
+    assert_close(other.losses, plain.losses[order], 1e-14)
+    assert_close(other.gradient, plain.gradient, 1e-12)
+
+
+@given(count=st.integers(1, 6))
+def test_one_maml_serves_batches_of_any_size(count):
+    p = problem(tasks=6)
+    tasks = tm.Tasks(*(array[:count] for array in p.tasks))
+    one, other = (
+        SHARED.meta_gradient(p.theta, tasks),
+        p.maml().meta_gradient(p.theta, tasks),
+    )
+    assert_close(one.gradient, other.gradient, 1e-12)
+
+
+SHARED = problem().maml("numba")
+
+
+def test_one_maml_serves_other_shapes_and_dtypes():
+    p = problem()
+    maml = p.maml("numba")
+    whole = maml.meta_gradient(p.theta, p.tasks)
+    fewer = tm.Tasks(p.tasks[0][:, :2], p.tasks[1][:, :2], *p.tasks[2:])
+    maml.meta_gradient(p.theta, fewer)
+    single = p.cast("float32")
+    assert maml.meta_gradient(single.theta, single.tasks).gradient.dtype == "float32"
+    rematerialise = maml.meta_gradient(p.theta, p.tasks)
+    assert rematerialise.gradient.dtype == "float64"
+    assert np.array_equal(rematerialise.gradient, whole.gradient)
+
+
+def test_inputs_are_left_as_they_were():
+    p = problem()
+    copies = [array.copy() for array in (p.theta, *p.tasks)]
+    for array in (p.theta, *p.tasks):
+        array.flags.writeable = False
+    p.maml("numba").meta_gradient(p.theta, p.tasks)
+    for array, copy in zip((p.theta, *p.tasks), copies, strict=True):
+        assert np.array_equal(array, copy)
+
+
+# --- threads and backends -------------------------------------------------------------
+
+
+@every_dtype
+@pytest.mark.parametrize("tasks", [1, 2, 25, 33, 70])
+def test_alg2_line4_gives_the_same_bits_for_any_number_of_threads(dtype, tasks):
+    loss, theta, batch = sinusoids(tasks, dtype)
+    one, two, four = (
+        results_of(tm.MAML(loss, backend="numba", threads=n), theta, batch)
+        for n in (1, 2, 4)
+    )
+    for a, b, c in zip(one, two, four, strict=True):
+        assert a.tobytes() == b.tobytes() == c.tobytes()
+
+
+@every_dtype
+@pytest.mark.parametrize("steps", [0, 1, 3])
+def test_backends_agree_on_the_papers_net(dtype, steps):
+    loss, theta, tasks = sinusoids(tasks=33, dtype=dtype)
+    numba, numpy = (
+        results_of(tm.MAML(loss, steps=steps, backend=backend), theta, tasks)
+        for backend in ("numba", "numpy")
+    )
+    for actual, expected in zip(numba, numpy, strict=True):
+        assert_close(actual, expected, AGREE[dtype])
+
+
+@every_dtype
+@pytest.mark.parametrize("loss", LOSSES)
+def test_backends_agree_on_adaptation(dtype, loss):
+    p = problem(loss, "relu").cast(dtype)
+    numba, numpy = (p.maml(backend, steps=10) for backend in ("numba", "numpy"))
+    for call in (
+        lambda maml: maml.adapt(p.theta, *p.tasks[:2]),
+        lambda maml: maml.evaluate(p.theta, p.tasks),
+    ):
+        assert_close(call(numba), call(numpy), AGREE[dtype])
+
+
+# --- recomputation --------------------------------------------------------------------
+
+
+@every_backend
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_recomputed_activations_give_the_same_meta_gradient(backend, loss, steps):
+    p = problem(loss)
+    kept, made_again = (
+        by_recursion(p, steps, backend=backend, recompute=recompute)
+        for recompute in (False, True)
+    )
+    assert_close(made_again, kept, 1e-12)
+
+
+def workspace(steps, recompute):
+    loss, theta, tasks = sinusoids(tasks=1)
+    maml = tm.MAML(loss, steps=steps, recompute=recompute, backend="numpy")
+    return Plan(maml.tape(theta, tasks)).bytes("float32")
+
+
+def test_recomputation_needs_one_theta_more_for_each_step():
+    theta = -(-1761 // ALIGNMENT) * ALIGNMENT * 4  # in whole cache lines
+    made_again = [workspace(steps, recompute=True) for steps in range(2, 7)]
+    kept = [workspace(steps, recompute=False) for steps in range(2, 7)]
+    assert np.diff(made_again).tolist() == [theta] * 4
+    assert (np.diff(kept) > 2 * theta).all()

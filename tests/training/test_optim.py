@@ -1,0 +1,275 @@
+"""SGD and Adam against hand-computed steps and a plain re-derivation."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tinymaml.training.optim import SGD, Adam
+
+DTYPES = [np.float32, np.float64]
+SMALLEST = float(np.finfo(np.float32).tiny)
+
+# Gradients away from 0, where both orders of the epsilon are the same rule.
+entries = st.floats(0.01, 100) | st.floats(-100, -0.01)
+gradient_lists = st.integers(1, 4).flatmap(
+    lambda size: st.lists(
+        st.lists(entries, min_size=size, max_size=size), min_size=1, max_size=12
+    )
+)
+
+
+def run(optimiser, gradients, dtype=np.float64):
+    """Take one step per row of gradients, from 0; return theta."""
+    theta = np.zeros(len(gradients[0]), dtype)
+    for gradient in gradients:
+        optimiser.update(theta, np.array(gradient, dtype))
+    return theta
+
+
+def adam_algorithm_1(gradients, learning_rate, beta1, beta2):
+    """Kingma and Ba's algorithm 1 with epsilon = 0, one Python number at a time."""
+    thetas = []
+    for column in zip(*gradients, strict=True):
+        theta = m = v = 0.0
+        for t, g in enumerate(column, start=1):
+            m = beta1 * m + (1 - beta1) * g
+            v = beta2 * v + (1 - beta2) * g**2
+            m_hat = m / (1 - beta1**t)
+            v_hat = v / (1 - beta2**t)
+            theta = theta - learning_rate * m_hat / math.sqrt(v_hat)
+        thetas.append(theta)
+    return thetas
+
+
+def test_sgd_step_is_the_hand_computed_one():
+    theta = np.array([1.0, 2.0])
+    SGD(learning_rate=0.25).update(theta, np.array([4.0, -8.0]))
+    assert theta.tolist() == [0.0, 4.0]
+
+
+def test_adam_first_two_steps_are_the_hand_computed_ones():
+    # beta1 = beta2 = 0 leaves theta - learning_rate * g / (|g| + epsilon).
+    theta = np.array([1.0])
+    Adam(0.5, beta1=0.0, beta2=0.0, epsilon=1.0).update(theta, np.array([3.0]))
+    assert theta.tolist() == [1.0 - 0.5 * 3 / 4]
+
+    # Step 1: m = 2, v = 4, correction sqrt(1/4) / (1/2) = 1: minus 0.1.
+    # Step 2: m = 1 - 1/2, v = 3 + 1/4, correction sqrt(7/16) / (3/4).
+    theta = np.array([0.0])
+    optimiser = Adam(0.1, beta1=0.5, beta2=0.75, epsilon=1e-30)
+    optimiser.update(theta, np.array([4.0]))
+    assert theta[0] == pytest.approx(-0.1, rel=1e-14)
+    optimiser.update(theta, np.array([-1.0]))
+    step = 0.1 * math.sqrt(7 / 16) / (3 / 4) * 0.5 / math.sqrt(3.25)
+    assert theta[0] == pytest.approx(-0.1 - step, rel=1e-14)
+
+
+def test_adam_puts_epsilon_outside_the_bias_correction():
+    # Section 2 of the source: sqrt(1 - beta2) / (1 - beta1) * m / (sqrt(v) + epsilon)
+    # = sqrt(0.01) / 0.5 * 1 / (0.2 + 0.3) = 0.4. Algorithm 1: 2 / (2 + 0.3) = 0.87.
+    theta = np.array([0.0])
+    optimiser = Adam(learning_rate=1.0, beta1=0.5, beta2=0.99, epsilon=0.3)
+    optimiser.update(theta, np.array([2.0]))
+    assert theta[0] == pytest.approx(-0.4, rel=1e-12)
+
+
+@given(
+    gradients=gradient_lists,
+    learning_rate=st.floats(1e-4, 1),
+    beta1=st.floats(0, 0.99),
+    beta2=st.floats(0, 0.9999),
+)
+def test_adam_matches_algorithm_1_of_its_source(gradients, learning_rate, beta1, beta2):
+    theta = run(Adam(learning_rate, beta1, beta2, epsilon=SMALLEST), gradients)
+    expected = adam_algorithm_1(gradients, learning_rate, beta1, beta2)
+    scale = learning_rate * len(gradients)
+    np.testing.assert_allclose(theta, expected, rtol=1e-9, atol=1e-10 * scale)
+
+
+@given(gradients=gradient_lists)
+def test_float32_steps_stay_float32_and_near_the_float64_ones(gradients):
+    gradients = np.float32(gradients).tolist()
+    for make in (SGD, Adam):
+        optimiser = make(learning_rate=0.1)
+        single = run(optimiser, gradients, np.float32)
+        double = run(make(learning_rate=0.1), gradients, np.float64)
+        assert single.dtype == np.float32
+        moments = [array for key, array in optimiser.state().items() if key != "step"]
+        assert all(moment.dtype == np.float32 for moment in moments)
+        scale = 0.1 * np.abs(gradients).sum() + 0.1 * len(gradients)
+        np.testing.assert_allclose(single, double, atol=1e-5 * scale)
+
+
+def test_adam_leaves_a_parameter_without_gradient_in_place():
+    theta = np.array([1.0, 1.0], np.float32)
+    optimiser = Adam(epsilon=SMALLEST)
+    for _ in range(3):
+        optimiser.update(theta, np.array([0.0, 1.0], np.float32))
+    assert theta[0] == 1.0
+    assert theta[1] < 1.0
+
+
+@pytest.mark.parametrize("make", [SGD, Adam])
+def test_update_works_in_place_and_leaves_the_gradient_alone(make):
+    theta = np.ones(3)
+    gradient = np.array([1.0, -2.0, 3.0])
+    assert make().update(theta, gradient) is None
+    assert gradient.tolist() == [1.0, -2.0, 3.0]
+    assert (theta != 1.0).all()
+
+
+@pytest.mark.parametrize("make", [SGD, Adam])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("steps_before", [0, 1, 5])
+def test_a_loaded_state_continues_bit_for_bit(make, dtype, steps_before):
+    gradients = np.random.default_rng(0).normal(size=(9, 4))
+    straight = run(make(), gradients, dtype)
+    first, second = make(), make()
+    theta = np.zeros(4, dtype)
+    for gradient in gradients[:steps_before].astype(dtype):
+        first.update(theta, gradient)
+    second.load_state(first.state())
+    for gradient in gradients[steps_before:].astype(dtype):
+        second.update(theta, gradient)
+    assert theta.tobytes() == straight.tobytes()
+    assert second.state()["step"] == 9
+
+
+def test_state_is_a_copy_in_both_directions():
+    optimiser = Adam()
+    theta = np.zeros(2)
+    optimiser.update(theta, np.ones(2))
+    state = optimiser.state()
+    kept = {key: value.copy() for key, value in state.items()}
+    other = Adam()
+    other.load_state(state)
+    for array in state.values():
+        array[...] = 99
+    for one in (optimiser, other):
+        for key, value in one.state().items():
+            np.testing.assert_array_equal(value, kept[key])
+
+
+def test_state_counts_steps_in_an_int64_scalar():
+    optimiser = SGD()
+    run(optimiser, [[1.0]] * 3)
+    step = optimiser.state()["step"]
+    assert step.shape == () and step.dtype == np.int64 and step == 3
+
+
+def test_config_is_json_and_rebuilds_the_optimiser():
+    adam = Adam(0.002, beta1=0.8, beta2=np.float64(0.99), epsilon=1e-7)
+    config = json.loads(json.dumps(adam.config()))
+    assert config == {
+        "name": "Adam",
+        "learning_rate": 0.002,
+        "beta1": 0.8,
+        "beta2": 0.99,
+        "epsilon": 1e-7,
+    }
+    assert repr(adam) == (
+        "Adam(learning_rate=0.002, beta1=0.8, beta2=0.99, epsilon=1e-07)"
+    )
+    assert SGD(1).config() == {"name": "SGD", "learning_rate": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [(name, bad) for name in ("learning_rate", "epsilon") for bad in (0, -1, math.inf)]
+    + [(name, bad) for name in ("beta1", "beta2") for bad in (-0.1, 1, 1.5, math.inf)]
+    + [(name, math.nan) for name in ("learning_rate", "beta1", "beta2", "epsilon")]
+    + [(name, "0.1") for name in ("learning_rate", "beta1", "beta2", "epsilon")]
+    + [(name, True) for name in ("learning_rate", "beta1", "beta2", "epsilon")]
+    + [("epsilon", 1e-50)],
+)
+def test_constructor_refuses_a_bad_argument_by_name(argument, value):
+    with pytest.raises(ValueError, match=f"^{argument}: expected .*, got {value!r}"):
+        Adam(**{argument: value})
+    if argument == "learning_rate":
+        with pytest.raises(ValueError, match="^learning_rate: expected"):
+            SGD(value)
+
+
+@pytest.mark.parametrize("make", [SGD, Adam])
+@pytest.mark.parametrize(
+    ("theta", "gradient", "message"),
+    [
+        (np.zeros(2), np.zeros(3), r"^gradient: expected .*\(2,\).*\(3,\)"),
+        (np.zeros(2), np.zeros(2, np.float32), "^gradient: expected float64.*float32"),
+        (np.zeros((2, 1)), np.zeros((2, 1)), r"^theta: expected a flat.*\(2, 1\)"),
+        (np.zeros(2, int), np.zeros(2), "^theta: expected a flat float32 or.*int64"),
+        (np.zeros(2), np.zeros(2, complex), "^gradient: expected a flat.*complex"),
+        (np.zeros(4), np.zeros(4), r"^theta: expected .*\(3,\).*got .*\(4,\)"),
+        (
+            np.zeros(3, np.float32),
+            np.zeros(3, np.float32),
+            "^theta: expected float64.*got float32",
+        ),
+        (np.broadcast_to(0.0, 3), np.zeros(3), "^theta: expected a writable"),
+    ],
+)
+def test_update_refuses_what_does_not_fit_and_changes_nothing(
+    make, theta, gradient, message
+):
+    optimiser = make()
+    optimiser.update(np.zeros(3), np.ones(3))
+    before = optimiser.state()
+    with pytest.raises(ValueError, match=message):
+        optimiser.update(theta, gradient)
+    assert not theta.any()
+    for key, value in optimiser.state().items():
+        np.testing.assert_array_equal(value, before[key])
+
+
+def good_state():
+    optimiser = Adam()
+    run(optimiser, [[1.0, 2.0]])
+    return optimiser.state()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"step": None}, "expected the keys .*'step'"),
+        ({"second_moment": None}, "expected the keys .*'second_moment'"),
+        ({"momentum": np.zeros(2)}, "got .*'momentum'"),
+        ({"step": np.array(-1)}, "'step': expected .*-1"),
+        ({"step": np.array(1.0)}, r"'step': expected .*array\(1\.\)"),
+        ({"step": np.array([1])}, r"'step': expected .*array\(\[1\]\)"),
+        ({"step": np.array(0)}, r"'first_moment': expected shape \(0,\)"),
+        ({"first_moment": np.zeros((2, 1))}, r"'first_moment': .*\(2, 1\)"),
+        ({"first_moment": np.zeros(2, int)}, "'first_moment': .*int64"),
+        ({"first_moment": np.array([np.nan, 0])}, "'first_moment': .*finite.*nan"),
+        ({"second_moment": np.array([np.inf, 0])}, "'second_moment': .*finite"),
+        ({"second_moment": np.array([-1.0, 0])}, "'second_moment': .*>= 0.*-1"),
+        ({"second_moment": np.zeros(3)}, r"'second_moment': expected .*\(3,\)"),
+        ({"second_moment": np.zeros(2, "f4")}, "'second_moment': .*float32"),
+    ],
+)
+def test_load_state_refuses_a_bad_state_by_name_and_changes_nothing(change, message):
+    optimiser = Adam()
+    run(optimiser, [[3.0, 4.0]] * 2)
+    before = optimiser.state()
+    state = {**good_state(), **change}
+    state = {key: value for key, value in state.items() if value is not None}
+    with pytest.raises(ValueError, match=f"optimiser state.*{message}"):
+        optimiser.load_state(state)
+    for key, value in optimiser.state().items():
+        np.testing.assert_array_equal(value, before[key])
+
+
+def test_load_state_refuses_moments_without_values_after_a_step():
+    state = {**good_state(), "first_moment": np.zeros(0), "second_moment": np.zeros(0)}
+    with pytest.raises(ValueError, match="'first_moment': expected shape"):
+        Adam().load_state(state)
+
+
+def test_a_loaded_state_fixes_size_and_dtype_of_theta():
+    optimiser = Adam()
+    optimiser.load_state(good_state())
+    with pytest.raises(ValueError, match=r"^theta: expected .*\(2,\).*got .*\(3,\)"):
+        optimiser.update(np.zeros(3), np.zeros(3))

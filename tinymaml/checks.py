@@ -1,0 +1,216 @@
+"""Every check of an argument, once each: one clear error that names the argument.
+
+A check returns what it has checked, in the type the package computes with, or raises
+TypeError (a wrong kind of thing) or ValueError (a wrong value) in one line: the name of
+the argument, what was expected, and what came.
+
+    steps = whole_number("steps", steps, least=0)
+
+This file imports nothing of the package, so every part of it may use it.
+"""
+
+from collections.abc import Mapping, Sequence
+from numbers import Real
+from typing import Any, Protocol
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+DTYPES = (np.dtype("float32"), np.dtype("float64"))
+
+
+# --- numbers --------------------------------------------------------------------------
+
+
+def whole_number(name: str, value: Any, least: int = 1) -> int:
+    """The value as an int of at least `least`.
+
+    >>> whole_number("shots", 5)
+    5
+    >>> whole_number("shots", 0)
+    Traceback (most recent call last):
+    ValueError: shots: expected at least 1, got 0
+    """
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name}: expected a whole number, got {value!r}")
+    if value < least:
+        raise ValueError(f"{name}: expected at least {least}, got {value}")
+    return int(value)
+
+
+def check_sizes(**sizes: int) -> None:
+    """Every argument is a whole number of at least 1."""
+    for name, value in sizes.items():
+        whole_number(name, value)
+
+
+def check_numbers(**numbers: float) -> None:
+    """Every argument is a real number (a bool is none)."""
+    for name, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, Real):
+            raise TypeError(f"{name}: expected a number, got {value!r}")
+
+
+def check_fractions(**numbers: float) -> None:
+    """Every argument is a number in [0, 1]."""
+    check_numbers(**numbers)
+    for name, number in numbers.items():
+        if not 0 <= number <= 1:
+            raise ValueError(f"{name}: expected a number in [0, 1], got {number}")
+
+
+def check_threads(threads: int | None, default: int) -> int:
+    """The number of threads: at least 1, or the default for None."""
+    return default if threads is None else whole_number("threads", threads)
+
+
+# --- arrays ---------------------------------------------------------------------------
+
+
+def check_dtype(dtype: Any) -> np.dtype[Any]:
+    """The dtype as NumPy's object; it must be float32 or float64."""
+    try:
+        checked = np.dtype(dtype)
+    except TypeError:
+        raise TypeError(f"dtype: expected float32 or float64, got {dtype!r}") from None
+    if checked not in DTYPES:
+        raise TypeError(f"dtype: expected float32 or float64, got {checked}")
+    return checked
+
+
+def check_arrays(**arrays: Array) -> None:
+    """Every argument is a NumPy array (a list is none)."""
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):
+            raise TypeError(f"{name}: expected an array, got {type(array).__name__}")
+
+
+def check_finite(**arrays: Array) -> None:
+    """No argument holds a NaN or an infinity."""
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name}: expected finite numbers, got NaN or inf")
+
+
+def check_theta(theta: Array, size: int | None = None, finite: bool = True) -> Array:
+    """theta is a flat vector (P,), of float32 or float64, of `size` finite numbers.
+
+    size: P, or None for any P of at least 1. finite: False leaves NaN and infinity to
+    whoever computes with theta, for which reading it once more would take too long.
+    """
+    if not isinstance(theta, np.ndarray) or theta.dtype not in DTYPES:
+        came = getattr(theta, "dtype", type(theta).__name__)
+        raise TypeError(f"theta: expected a float32 or float64 array, got {came}")
+    if theta.ndim != 1 or theta.size == 0 or size not in (None, theta.size):
+        wanted = "(P,), P > 0" if size is None else f"({size},)"
+        raise ValueError(f"theta: expected shape {wanted}, got {theta.shape}")
+    if finite:
+        check_finite(theta=theta)
+    return theta
+
+
+def check_alpha(alpha: float | Array) -> Array:
+    """The inner learning rate as an array: one finite number, or a vector of them."""
+    try:
+        array = np.asarray(alpha)
+    except ValueError:
+        raise TypeError(
+            f"alpha: expected a number or a vector, got {alpha!r}"
+        ) from None
+    if array.dtype.kind not in "fiu" or array.ndim > 1:
+        raise TypeError(
+            f"alpha: expected a number or a vector of numbers, got {alpha!r}"
+        )
+    check_finite(alpha=array)
+    return array
+
+
+def check_step_weights(weights: Sequence[float], steps: int) -> tuple[float, ...]:
+    """One finite weight for each inner step."""
+    try:
+        array = np.asarray(weights, dtype=float)
+    except (TypeError, ValueError):
+        array = np.array(float("nan"))
+    if array.shape != (steps,) or not np.isfinite(array).all():
+        raise ValueError(
+            f"step_weights: expected {steps} finite weights, got {weights!r}"
+        )
+    return tuple(array.tolist())
+
+
+# --- the inputs of a compiled tape ----------------------------------------------------
+
+
+class Placeholder(Protocol):
+    """What is asked of an input of a tape: the shape of the array that will fill it."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def per_task(self) -> bool: ...
+
+
+def check_inputs(
+    placeholders: Mapping[str, Placeholder],
+    dtype: np.dtype[Any],
+    inputs: Mapping[str, Array],
+    tasks: int | None = None,
+) -> int | None:
+    """The number of tasks T, or None if no input has a task axis.
+
+    Every placeholder must get an array of its name, shape and dtype; an input per task
+    has a leading axis of T. `tasks` is T where other inputs have decided it already.
+
+    Raises ValueError or TypeError. This runs in every step of training, so that the
+    usual case is decided in a few look-ups.
+    """
+    if inputs.keys() != placeholders.keys():
+        raise ValueError(f"inputs: expected {[*placeholders]}, got {[*inputs]}")
+    for name, placeholder in placeholders.items():
+        array, shape = inputs[name], placeholder.shape
+        if not isinstance(array, np.ndarray) or array.dtype != dtype:
+            came = getattr(array, "dtype", type(array).__name__)
+            raise TypeError(f"{name}: expected an array of {dtype}, got {came}")
+        if placeholder.per_task and array.ndim and tasks is None:
+            tasks = len(array)
+        expected = (tasks, *shape) if placeholder.per_task else shape
+        if array.shape != expected:
+            note = " (first axis: tasks)" if placeholder.per_task else ""
+            raise ValueError(
+                f"{name}: expected shape {expected}{note}, got {array.shape}"
+            )
+    if tasks == 0:
+        raise ValueError("tasks: expected at least one task, got none")
+    return tasks
+
+
+# --- a batch of tasks -----------------------------------------------------------------
+
+
+def check_tasks(theta: Array, tasks: Any) -> int:
+    """The number of tasks T, if support and query arrays fit together and fit theta.
+
+    theta: (P,). tasks: x_support, y_support, x_query, y_query, each (T, N, ...), with
+    as many x as y, in the dtype of theta.
+    """
+    check_theta(theta, finite=False)
+    names = ("x_support", "y_support", "x_query", "y_query")
+    for name, array in zip(names, tasks, strict=True):
+        if not isinstance(array, np.ndarray) or array.dtype != theta.dtype:
+            came = getattr(array, "dtype", type(array).__name__)
+            raise TypeError(
+                f"{name}: expected an array of theta's dtype, {theta.dtype}, got {came}"
+            )
+        if array.ndim < 2 or len(array) != len(tasks[0]) or array.size == 0:
+            raise ValueError(
+                f"{name}: expected shape (tasks, examples, ...) with at least one "
+                f"example for each of {len(tasks[0])} tasks, got {array.shape}"
+            )
+    for kind, x, y in (("support", *tasks[:2]), ("query", *tasks[2:])):
+        if x.shape[1] != y.shape[1]:
+            raise ValueError(
+                f"y_{kind}: expected {x.shape[1]} examples as in x_{kind}, "
+                f"got {y.shape[1]}"
+            )
+    return len(tasks[0])

@@ -1,0 +1,402 @@
+"""`MAML`, the class that a user calls: meta-gradients, adaptation and evaluation.
+
+    maml = MAML(loss, alpha=0.01, steps=1)
+    result = maml.meta_gradient(theta, tasks)    # result.loss, result.gradient
+    errors = maml.evaluate(theta, tasks, steps=10)
+
+The mathematics is in `maml.py`. This file records it on a tape for the shapes of a
+batch, lets a backend compile the tape, keeps the compiled program for the next batch of
+these shapes, and checks every argument. Adaptation at test time records the same inner
+loop that meta-training records.
+
+Left out: the optimiser and the loop of meta-training, which are in `training/`.
+"""
+
+from collections.abc import Callable, Sequence
+from math import isfinite
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tinymaml.autodiff.derivatives import grad, hvp
+from tinymaml.autodiff.functions import concatenate
+from tinymaml.autodiff.tape import Tape, Value
+from tinymaml.backends import Backend, Program, get_backend
+from tinymaml.checks import (
+    check_alpha,
+    check_finite,
+    check_step_weights,
+    check_tasks,
+    whole_number,
+)
+from tinymaml.maml import Examples, Loss, inner_loop, meta_gradient
+from tinymaml.tasks.batch import Tasks, as_tasks
+from tinymaml.training.optim import SGD, Adam, Optimiser
+from tinymaml.variants.multi_step_loss import multi_step_meta_gradient
+
+Array = np.ndarray[Any, Any]
+Prediction = Callable[[Value, Value, Value], Value]
+
+
+class Parts(NamedTuple):
+    """What a meta-gradient is made of: exact = query_gradient - corrections.sum(0)."""
+
+    query_gradient: Array  # (P,) the first-order meta-gradient
+    corrections: Array  # (J, P) H_j (alpha v_{j+1}) for j = 0 .. J - 1
+    alpha_gradient: Array  # (P,) derivative of the meta-loss along each entry of alpha
+    cosine: float  # of the angle between first-order and exact
+    norm_ratio: float  # |first-order| / |exact|
+
+    def __repr__(self) -> str:
+        steps, size = self.corrections.shape
+        return (
+            f"Parts(cosine={self.cosine:.4g}, norm_ratio={self.norm_ratio:.4g}, "
+            f"corrections of {steps} inner steps, {size} parameters)"
+        )
+
+
+class MetaGradient(NamedTuple):
+    """The result of one meta-gradient, for T tasks and P parameters."""
+
+    gradient: Array  # (P,)
+    loss: float  # query loss after adaptation: its mean or sum over tasks
+    losses: Array  # (T,) the same for each task
+    parts: Parts | None = None
+
+    def __repr__(self) -> str:
+        parts = "" if self.parts is None else f", parts={self.parts}"
+        return (
+            f"MetaGradient(loss={self.loss:.4g}, gradient {self.gradient.shape} of "
+            f"norm {np.linalg.norm(self.gradient):.4g}, {len(self.losses)} "
+            f"tasks{parts})"
+        )
+
+
+class MAML:
+    """Model-agnostic meta-learning of a loss.
+
+    loss: a function (theta, x, y) -> one number, written on Values.
+    alpha: inner learning rate (step size), a number or one number for each parameter.
+    steps: J, the number of inner steps in meta-training.
+    order: 2 for the exact meta-gradient, 1 for first-order MAML (section 5.2).
+    reduction: "mean" over tasks, as the authors' code, or "sum", as paper eq. (1).
+    recompute: rebuild the activations of inner steps instead of keeping them.
+    step_weights: J weights of the query losses after steps 1 .. J; default: last only.
+    query_loss: (theta, x_query, y_query, x_support) -> one number; default: loss.
+    clip: largest size of an entry of the meta-gradient, or None; parts are not clipped.
+    backend, threads: see `get_backend`.
+
+    >>> import numpy as np
+    >>> def loss(theta, x, y):                        # f_theta(x) = theta x
+    ...     return ((x * theta - y) * (x * theta - y)).mean()
+    >>> one = np.ones((1, 1, 1))                      # one task, one example: x = y = 1
+    >>> maml = MAML(loss, alpha=0.25, backend="numpy")
+    >>> result = maml.meta_gradient(np.zeros(1), Tasks(one, one, one, one))
+    >>> result.loss, result.gradient                  # theta' = 1/2, so (1 - 1/2)^2 and
+    (0.25, array([-0.5]))
+    >>> # ... - 2 (1 - theta') (1 - 2 alpha) = -1 * 1/2: the Hessian term halves it.
+    """
+
+    def __init__(
+        self,
+        loss: Loss,
+        alpha: float | Array = 0.01,
+        steps: int = 1,
+        order: int = 2,
+        reduction: str = "mean",
+        recompute: bool = False,
+        step_weights: Sequence[float] | None = None,
+        query_loss: Callable[[Value, Value, Value, Value], Value] | None = None,
+        clip: float | None = None,
+        backend: str | Backend = "auto",
+        threads: int | None = None,
+    ) -> None:
+        if order not in (1, 2):
+            raise ValueError(f"order: expected 1 or 2, got {order!r}")
+        if reduction not in ("mean", "sum"):
+            raise ValueError(f"reduction: expected 'mean' or 'sum', got {reduction!r}")
+        self.loss = loss
+        self.alpha = alpha
+        self.steps = whole_number("steps", steps, least=0)
+        if step_weights is not None:
+            step_weights = check_step_weights(step_weights, self.steps)
+        self.order = order
+        self.reduction = reduction
+        self.recompute = recompute
+        self.step_weights = step_weights
+        self.query_loss = query_loss
+        if clip is not None and not 0 < clip < np.inf:
+            raise ValueError(f"clip: expected a positive number or None, got {clip!r}")
+        self.clip = clip
+        self.backend = get_backend(backend, threads)
+        self._programs: dict[Any, Program] = {}
+
+    def __repr__(self) -> str:
+        alpha = f"{self.alpha:g}" if self.alpha.ndim == 0 else f"{self.alpha.shape}"
+        loss = getattr(self.loss, "__name__", type(self.loss).__name__)
+        return (
+            f"MAML({loss}, alpha={alpha}, steps={self.steps}, order={self.order}, "
+            f"reduction={self.reduction!r}, backend={self.backend.name!r})"
+        )
+
+    @property
+    def alpha(self) -> Array:
+        """The inner learning rate, an array of shape () or (P,)."""
+        return self._alpha
+
+    @alpha.setter
+    def alpha(self, alpha: float | Array) -> None:
+        self._alpha = check_alpha(alpha)
+
+    # --- what a user calls ------------------------------------------------------------
+
+    def meta_gradient(
+        self, theta: Array, tasks: Tasks, parts: bool = False
+    ) -> MetaGradient:
+        """The gradient of the tasks' query loss after adaptation, paper eq. (1).
+
+        theta: (P,), float32 or float64. tasks: four arrays (T, N, ...) of the same
+        dtype. Costs about 3 gradients for each inner step and 1 for the query loss; no
+        Hessian is formed. With `parts` the result also says what it is made of.
+
+        Raises ValueError or TypeError naming the argument that does not fit.
+        """
+        if parts and self.order == 1:
+            raise ValueError("parts: order=1 leaves out the corrections; use order=2")
+        count = check_tasks(theta, tasks := as_tasks(tasks))
+        results = self._run("meta-gradient", theta, tasks, self.steps, parts=parts)
+        scale = 1.0 / count if self.reduction == "mean" else 1.0
+        losses = results["losses"]
+        gradient = results["gradient"] * losses.dtype.type(scale)
+        made_of = _parts_of(gradient, results, scale, self.steps) if parts else None
+        if self.clip is not None:
+            gradient = gradient.clip(-self.clip, self.clip)
+        return MetaGradient(gradient, float(losses.sum() * scale), losses, made_of)
+
+    __call__ = meta_gradient
+
+    def adapt(
+        self, theta: Array, x: Array, y: Array, steps: int | None = None
+    ) -> Array:
+        """Every theta_j of the inner loop on support examples: (T, steps + 1, P).
+
+        theta: (P,); x, y: (T, N, ...). `steps` may differ from meta-training.
+        """
+        steps = self._steps(steps)
+        check_tasks(theta, Tasks(x, y, x, y))
+        results = self._run("adapt", theta, Tasks(x, y, x, y), steps)
+        return results["thetas"].reshape(len(x), steps + 1, theta.size)
+
+    def evaluate(self, theta: Array, tasks: Tasks, steps: int | None = None) -> Array:
+        """The query loss of each task after 0 .. steps inner steps: (T, steps + 1)."""
+        steps = self._steps(steps)
+        check_tasks(theta, tasks := as_tasks(tasks))
+        results = self._run("evaluate", theta, tasks, steps)
+        return np.stack([results[f"loss{j}"] for j in range(steps + 1)], axis=1)
+
+    def predict(
+        self,
+        function: Prediction,
+        theta: Array,
+        tasks: Tasks,
+        steps: int | None = None,
+    ) -> Array:
+        """function(theta_j, x_query, x_support) after 0 .. steps inner steps.
+
+        `function` is a network, or returns a Value such as logits (N, ways); the result
+        has shape (T, steps + 1, N, ways).
+        """
+        if not callable(function):
+            raise TypeError(f"function: expected a function, got {function!r}")
+        steps = self._steps(steps)
+        check_tasks(theta, tasks := as_tasks(tasks))
+        results = self._run("predict", theta, tasks, steps, function=function)
+        return np.stack([results[f"out{j}"] for j in range(steps + 1)], axis=1)
+
+    def tape(
+        self,
+        theta: Array,
+        tasks: Tasks,
+        kind: str = "meta-gradient",
+        parts: bool = False,
+    ) -> Tape:
+        """The tape that a call runs for one task; `summary(tape)` says what it costs.
+
+        kind: "meta-gradient", "adapt" or "evaluate".
+        """
+        kinds = ("meta-gradient", "adapt", "evaluate")
+        if kind not in kinds:
+            raise ValueError(f"kind: expected one of {', '.join(kinds)}, got {kind!r}")
+        check_tasks(theta, tasks := as_tasks(tasks))
+        return self._record(kind, theta, tasks, self.steps, parts)
+
+    def resident(
+        self,
+        theta: Array,
+        optimiser: Optimiser,
+        sample: Callable[[np.random.Generator], Any],
+    ) -> Any:
+        """Training from here on that stays on the backend, if it has memory of its own.
+
+        `train` asks for this when it is given this object. See `backends.resident`;
+        None where a backend or an optimiser has no such thing.
+        """
+        make = getattr(self.backend, "resident", None)
+        if make is None or type(optimiser) not in (SGD, Adam):
+            return None
+
+        def prepare(tasks: Tasks) -> Program:
+            check_tasks(theta, tasks)
+            return self._program("meta-gradient", theta, tasks, self.steps)
+
+        shared = {"alpha": self.alpha.astype(theta.dtype)}
+        mean = self.reduction == "mean"
+        return make(prepare, theta, shared, optimiser, mean, self.clip, sample)
+
+    # --- recording, compiling, running ------------------------------------------------
+
+    def _steps(self, steps: int | None) -> int:
+        return self.steps if steps is None else whole_number("steps", steps, least=0)
+
+    def _record(
+        self,
+        kind: str,
+        theta: Array,
+        tasks: Tasks,
+        steps: int,
+        parts: bool = False,
+        function: Prediction | None = None,
+    ) -> Tape:
+        """The tape of one task, with placeholders for theta, alpha and the examples."""
+        if self.alpha.ndim and self.alpha.shape != theta.shape:
+            raise ValueError(
+                f"alpha: expected a number or one per parameter, shape {theta.shape}, "
+                f"got shape {self.alpha.shape}"
+            )
+        tape = Tape()
+        theta_0 = tape.input("theta", theta.shape)
+        alpha = tape.input("alpha", self.alpha.shape)
+        names = Tasks._fields[:2] if kind == "adapt" else Tasks._fields
+        values = [
+            tape.input(name, array.shape[1:], per_task=True)
+            for name, array in zip(names, tasks, strict=False)
+        ]
+        support, x_support = (values[0], values[1]), values[0]
+        query_loss = self._query_loss(x_support)
+        thetas = inner_loop(self.loss, theta_0, support, alpha, steps)
+        if kind == "meta-gradient":
+            query = values[2], values[3]
+            self._record_meta_gradient(thetas, support, query, alpha, query_loss, parts)
+        elif kind == "adapt":
+            tape.output("thetas", concatenate(thetas))
+        for j, theta_j in enumerate(thetas):
+            if kind == "evaluate":
+                tape.output(f"loss{j}", query_loss(theta_j, values[2], values[3]))
+            elif function is not None:
+                tape.output(f"out{j}", function(theta_j, values[2], x_support))
+        return tape
+
+    def _record_meta_gradient(
+        self,
+        thetas: list[Value],
+        support: Examples,
+        query: Examples,
+        alpha: Value,
+        query_loss: Loss,
+        parts: bool,
+    ) -> None:
+        """Record the recursion and name its results; with `parts` its terms as well."""
+        tape = thetas[0].tape
+
+        def record(order: int) -> tuple[Value, list[Value]]:
+            examples = self.loss, thetas, support, query, alpha
+            options = order, query_loss, self.recompute
+            if self.step_weights is None:
+                return meta_gradient(*examples, *options)
+            return multi_step_meta_gradient(*examples, self.step_weights, *options)
+
+        objective, cotangents = record(self.order)
+        tape.output("losses", objective)
+        tape.output("gradient", cotangents[0], "sum")
+        if not parts:
+            return
+        # These operations are on the tape already: recording them again finds them.
+        tape.output("query_gradient", record(order=1)[1][0], "sum")
+        alpha_gradient = tape.constant(0.0, thetas[0].shape)
+        for j, v in enumerate(cotangents[1:]):
+            support_loss = self.loss(thetas[j], *support)
+            tape.output(
+                f"correction{j}", hvp(support_loss, thetas[j], alpha * v), "sum"
+            )
+            # theta_{j+1} depends on alpha through - alpha grad S(theta_j).
+            alpha_gradient = alpha_gradient - grad(support_loss, thetas[j]) * v
+        tape.output("alpha_gradient", alpha_gradient, "sum")
+
+    def _query_loss(self, x_support: Value) -> Loss:
+        """The query loss as a function (theta, x, y)."""
+        query_loss = self.query_loss
+        if query_loss is None:
+            return self.loss
+        return lambda theta, x, y: query_loss(theta, x, y, x_support)
+
+    def _program(
+        self,
+        kind: str,
+        theta: Array,
+        tasks: Tasks,
+        steps: int,
+        parts: bool = False,
+        function: Prediction | None = None,
+    ) -> Program:
+        """The program for these shapes, recorded and compiled at its first use."""
+        shapes = tuple(array.shape[1:] for array in tasks)
+        options = (self.order, self.recompute, self.step_weights, self.alpha.shape)
+        key = (kind, theta.size, theta.dtype, shapes, steps, parts, function, options)
+        program = self._programs.get(key)
+        if program is None:
+            tape = self._record(kind, theta, tasks, steps, parts, function)
+            program = self._programs[key] = self.backend.compile(tape, theta.dtype)
+        return program
+
+    def _run(
+        self, kind: str, theta: Array, tasks: Tasks, steps: int, **what: Any
+    ) -> dict[str, Array]:
+        """Run the program for these shapes; say which input is not finite, if any."""
+        program = self._program(kind, theta, tasks, steps, **what)
+        inputs = {
+            "theta": theta,
+            "alpha": self.alpha.astype(theta.dtype),
+            "x_support": tasks.x_support,
+            "y_support": tasks.y_support,
+        }
+        if kind != "adapt":
+            inputs |= {"x_query": tasks.x_query, "y_query": tasks.y_query}
+        results = program(inputs)
+        # To read all inputs takes longer than to read the results, so the results come
+        # first: their sum of squares is finite unless something in them is not. Only
+        # then are the inputs searched for the cause. They are also searched where the
+        # results may hide infinite data: tanh does so in a loss (not in its gradient),
+        # and without inner steps nothing has read the support examples.
+        finite = all(isfinite(np.vdot(r, r)) for r in results.values())
+        if steps == 0 or kind in ("evaluate", "predict") or not finite:
+            check_finite(**inputs)
+        return results
+
+
+def _parts_of(
+    gradient: Array, results: dict[str, Array], scale: float, steps: int
+) -> Parts:
+    """Parts of the exact meta-gradient (P,), from the outputs of its tape.
+
+    results: sums over tasks, which `scale` makes sums or means; steps: J.
+    """
+    first = results["query_gradient"] * scale
+    corrections = [results[f"correction{j}"] * scale for j in range(steps)]
+    norms = float(np.linalg.norm(first)), float(np.linalg.norm(gradient))
+    return Parts(
+        first,
+        np.array(corrections).reshape(steps, len(gradient)),
+        results["alpha_gradient"] * scale,
+        float(first @ gradient) / (norms[0] * norms[1]) if all(norms) else float("nan"),
+        norms[0] / norms[1] if norms[1] else float("nan"),
+    )

@@ -1,0 +1,254 @@
+"""The training loop: theta <- optimiser(theta, gradient), many times, safely.
+
+With this file one runs the `while not done` of algorithms 1 and 2 of the paper, for
+MAML and for the baselines alike: `train` draws a batch of tasks, asks for the
+meta-gradient and takes the outer step, equation (1). Around these three lines it keeps
+a checkpoint from which a run continues bit for bit, a CSV log and a progress bar; it
+stops at a loss that is not finite, and Ctrl-C saves before it stops.
+
+Left out: schedules of the learning rate, which neither paper nor authors' code use.
+"""
+
+import copy
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tinymaml.checks import check_theta, whole_number
+from tinymaml.files import check_writable
+from tinymaml.training.checkpoint import to_json
+from tinymaml.training.console import Interrupt, LogRow, ProgressBar, Table
+from tinymaml.training.optim import Optimiser
+from tinymaml.training.run import FilePath, GradientResult, TrainingRun
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """Where a training run ended.
+
+    Attributes:
+        theta: parameters, shape (P,), dtype of the start.
+        iteration: steps taken since the very start, runs before a resume included.
+        losses: the rows of the log, runs before a resume included.
+        interrupted: whether Ctrl-C was pressed.
+        seconds: wall-clock time, runs before a resume included.
+        optimiser: the optimiser as it stands, for training on without a checkpoint.
+        scores: (iteration, score) of every validation, runs before a resume included.
+        best: theta at the first highest of these scores; None without validation.
+    """
+
+    theta: np.ndarray
+    iteration: int
+    losses: list[LogRow]
+    interrupted: bool
+    seconds: float
+    optimiser: Optimiser
+    scores: list[tuple[int, float]] = field(default_factory=list)
+    best: np.ndarray | None = None
+
+
+def train(
+    gradient: Callable[[np.ndarray, Any], GradientResult],
+    theta: np.ndarray,
+    sample: Callable[[np.random.Generator], Any],
+    *,
+    iterations: int,
+    optimiser: Optimiser,
+    rng: np.random.Generator,
+    out: FilePath | None = None,
+    log: FilePath | Table | None = None,
+    config: Mapping[str, Any] | None = None,
+    checkpoint_every: int = 5000,
+    log_every: int = 100,
+    resume: FilePath | None = None,
+    progress: bool = True,
+    description: str = "",
+    validate: Callable[[np.ndarray], float] | None = None,
+    validate_every: int = 1000,
+    columns: Sequence[str] = (),
+) -> TrainResult:
+    """Train until `iterations` steps have been taken in all, or until Ctrl-C.
+
+    Everything that can be checked is checked before the first step. The first Ctrl-C
+    lets the iteration finish, saves and returns; a second raises KeyboardInterrupt at
+    once. The loop itself adds about 5 us per iteration to its three parts.
+
+    Args:
+        gradient: from theta, shape (P,), and a batch to an object with `.loss` (a
+            number) and `.gradient`, shape (P,). A `MAML` object is such a function; on
+            a GPU it trains there and comes back only for what this loop writes down.
+        theta: start, shape (P,), float32 or float64; copied. With `resume` only its
+            shape and dtype count.
+        sample: from `rng` to a batch. For an exact resume all its randomness must come
+            from `rng`.
+        iterations: steps in all, those before a resume included.
+        optimiser: `SGD` or `Adam`; copied, so one object can start several trainings.
+        rng: advanced in place; `resume` sets it to the saved state.
+        out: checkpoint to write (an older one is replaced), every `checkpoint_every`
+            iterations and at the end.
+        log: CSV file to write (an older one is replaced), a row every `log_every`
+            iterations and at the end: iteration, loss (mean since the row before),
+            seconds. A `Table` when several trainings write one log.
+        config: JSON values that describe the run. `resume` refuses a checkpoint with
+            another configuration; only "iterations" may differ.
+        checkpoint_every: iterations between checkpoints.
+        log_every: iterations between rows of the log.
+        resume: checkpoint to continue from. run(2n) equals run(n), resume, run(n) bit
+            for bit: theta, optimiser, random numbers and log (its seconds apart; rows
+            later than the checkpoint are dropped).
+        progress: whether to show a progress bar on stderr.
+        description: text before the progress bar.
+        validate: from theta, shape (P,), to a score, such as the accuracy on tasks kept
+            for this; higher is better, and the best theta so far is kept (early
+            stopping, without the stopping). It must not draw from `rng`.
+        validate_every: iterations between scores.
+        columns: attributes of the gradient's result, numbers, whose means stand in the
+            log behind those of the loss; a `Table` must have been told of them too.
+
+    Returns:
+        A `TrainResult`.
+
+    Raises:
+        NonFiniteLossError: loss, gradient or parameters became NaN or infinite; the
+            last good checkpoint is still there.
+        CheckpointError: `resume` is damaged, or belongs to another run.
+        OSError: `out`, `log` or `resume` cannot be written or read.
+        TypeError, ValueError: an argument has the wrong type or value.
+
+    >>> from types import SimpleNamespace
+    >>> from tinymaml.training.optim import SGD
+    >>> def parabola(theta, target):
+    ...     error = theta - target
+    ...     return SimpleNamespace(loss=error @ error, gradient=2 * error)
+    >>> result = train(
+    ...     parabola,
+    ...     np.zeros(2),
+    ...     lambda rng: rng.normal(loc=[1.0, 3.0], scale=0.01),
+    ...     iterations=50,
+    ...     optimiser=SGD(learning_rate=0.1),
+    ...     rng=np.random.default_rng(0),
+    ...     progress=False,
+    ... )
+    >>> result.theta.round(1), result.iteration
+    (array([1., 3.]), 50)
+    """
+    iterations = whole_number("iterations", iterations, least=0)
+    checkpoint_every = whole_number("checkpoint_every", checkpoint_every, least=1)
+    log_every = whole_number("log_every", log_every, least=1)
+    validate_every = whole_number("validate_every", validate_every, least=1)
+    _check_functions(gradient, sample, optimiser, validate)
+    check_theta(theta)
+    if not isinstance(rng, np.random.Generator):
+        raise TypeError(f"rng: expected a numpy.random.Generator, got {type(rng)}")
+    table = log if isinstance(log, Table) else Table(log, columns=columns)
+    others = {os.path.realpath(path) for path in (out, resume) if path is not None}
+    if table.path is not None and os.path.realpath(table.path) in others:
+        raise ValueError(
+            f"log: expected a file of its own, got the checkpoint {table.path}"
+        )
+    plain_config = json.loads(to_json("config", config or {}))
+
+    start = theta.copy()
+    run = TrainingRun(
+        start, copy.deepcopy(optimiser), rng, plain_config, tuple(columns)
+    )
+    draw, resident = sample, None
+    with _naming("resume"):
+        rng_state = None if resume is None else run.restore(resume)
+    with _naming("out"):
+        if out is not None:
+            check_writable(out)
+    with _naming("log"):
+        table.begin(run.rows)
+    if rng_state is not None:
+        rng.bit_generator.state = rng_state
+
+    if hasattr(gradient, "resident") and not columns:
+        resident = gradient.resident(run.theta, run.optimiser, sample)
+    if resident is not None:
+        draw = resident.draw
+
+    started = time.perf_counter() - run.seconds
+    bar = ProgressBar(progress, description, run.iteration, iterations)
+    with table, bar, Interrupt() as interrupt:
+        # [alg2-line2]
+        while run.iteration < iterations and not interrupt.requested:
+            # [alg2-line3]
+            batch = draw(rng)
+            # [/alg2-line3]
+            if resident is None:
+                result = gradient(run.theta, batch)
+                loss = float(result.loss)
+                if not (math.isfinite(loss) and np.isfinite(result.gradient).all()):
+                    raise run.non_finite(loss, result.gradient)
+                # [alg2-line10]
+                run.optimiser.update(run.theta, result.gradient)
+                # [/alg2-line10]
+                run.add(loss, result)
+                bar.step(run.iteration + 1, loss)
+            else:
+                resident.step(batch)
+            run.iteration += 1
+            validates = validate is not None and run.iteration % validate_every == 0
+            logs = run.iteration % log_every == 0
+            saves = run.iteration % checkpoint_every == 0
+            if resident is not None and (validates or logs or saves or resident.full):
+                run.fetch(resident, bar)
+            if validate is not None and validates:
+                run.judge(float(validate(run.theta.copy())))
+            if logs:
+                run.seconds = time.perf_counter() - started
+                table.write(run.close_row())
+            if saves:
+                run.seconds = time.perf_counter() - started
+                run.save(out)
+        if resident is not None:
+            run.fetch(resident, bar)
+        # [/alg2-line2]
+        run.seconds = time.perf_counter() - started
+        run.save(out)
+        # After saving: a resumed run continues this mean, and drops the row made of it.
+        if run.loss_count > 0:
+            table.write(run.close_row())
+    return TrainResult(
+        theta=run.theta,
+        iteration=run.iteration,
+        losses=run.rows,
+        interrupted=interrupt.requested,
+        seconds=run.seconds,
+        optimiser=run.optimiser,
+        scores=run.scores,
+        best=run.best,
+    )
+
+
+@contextmanager
+def _naming(argument: str) -> Iterator[None]:
+    """Say in an OSError which argument it is about."""
+    try:
+        yield
+    except OSError as error:
+        reason = f"{argument}: {error.strerror}"
+        raise OSError(error.errno, reason, error.filename) from error
+
+
+def _check_functions(
+    gradient: object, sample: object, optimiser: object, validate: object
+) -> None:
+    functions = {"gradient": gradient, "sample": sample}
+    if validate is not None:
+        functions["validate"] = validate
+    for name, function in functions.items():
+        if not callable(function):
+            raise TypeError(f"{name}: expected a function, got {function!r}")
+    if not hasattr(optimiser, "load_state") or isinstance(optimiser, type):
+        raise TypeError(
+            f"optimiser: expected an object such as Adam(), got {optimiser!r}"
+        )
