@@ -6,13 +6,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tinymaml as tm
-from tests.support.maml_problems import LOSSES, by_recursion, problem
+from tests.support.maml_problems import (
+    LOSSES,
+    alpha_vector,
+    assert_is_gradient_of,
+    by_dense_hessians,
+    by_recursion,
+    problem,
+)
 from tests.support.running import AGREE, BACKENDS, DTYPES, assert_close, run_tape
 from tinymaml.backends.numba.planner import ALIGNMENT, Plan
 from tinymaml.tasks import sinusoid
 
 every_backend = pytest.mark.parametrize("backend", BACKENDS)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
+every_loss = pytest.mark.parametrize("loss", LOSSES)
+some_steps = pytest.mark.parametrize("steps", [1, 2, 5])
 
 
 def sinusoids(tasks=25, dtype="float32", seed=0):
@@ -258,3 +267,94 @@ def test_recomputation_needs_one_theta_more_for_each_step():
     kept = [workspace(steps, recompute=False) for steps in range(2, 7)]
     assert np.diff(made_again).tolist() == [theta] * 4
     assert (np.diff(kept) > 2 * theta).all()
+
+
+# --- parts of the meta-gradient -------------------------------------------------------
+
+
+@every_backend
+@every_loss
+@some_steps
+@pytest.mark.parametrize("recompute", [False, True])
+def test_maml_eq1_is_first_order_plus_the_hessian_terms(
+    backend, loss, steps, recompute
+):
+    p = problem(loss)
+    maml = p.maml(backend, steps=steps, recompute=recompute, reduction="mean")
+    result = maml.meta_gradient(p.theta, p.tasks, parts=True)
+    parts, tasks = result.parts, len(result.losses)
+    exact, first, corrections = by_dense_hessians(p, steps)
+    assert_close(parts.query_gradient, first / tasks, 1e-12)
+    assert parts.corrections.shape == corrections.shape
+    for k in range(steps):
+        assert_close(parts.corrections[k], corrections[k] / tasks, 1e-12, f"step {k}")
+    assert_close(
+        result.gradient, parts.query_gradient - parts.corrections.sum(0), 1e-13
+    )
+    assert_close(result.gradient, exact / tasks, 1e-12)
+    first_order = by_recursion(p, steps, backend=backend, order=1, reduction="mean")
+    assert_close(first_order, parts.query_gradient, 1e-13)
+    norms = np.linalg.norm(first), np.linalg.norm(exact)
+    assert parts.cosine == pytest.approx(first @ exact / np.prod(norms), rel=1e-12)
+    assert parts.norm_ratio == pytest.approx(norms[0] / norms[1], rel=1e-12)
+
+
+def test_parts_do_not_change_the_meta_gradient():
+    p = problem()
+    maml = p.maml("numba", steps=2)
+    with_parts = maml.meta_gradient(p.theta, p.tasks, parts=True)
+    without = maml.meta_gradient(p.theta, p.tasks)
+    assert without.parts is None
+    assert_close(with_parts.gradient, without.gradient, 1e-14)
+    assert with_parts.loss == pytest.approx(without.loss, rel=1e-14)
+
+
+def test_cosine_and_ratio_of_a_zero_gradient_are_not_numbers():
+    maml = tm.MAML(lambda theta, x, y: theta.sum() * 0.0, backend="numpy")
+    one = np.ones((1, 1, 4))
+    tasks = tm.Tasks(one, one, one, one)
+    parts = maml.meta_gradient(np.ones(4), tasks, parts=True).parts
+    assert np.isnan(parts.cosine) and np.isnan(parts.norm_ratio)
+
+
+@every_backend
+@some_steps
+def test_alpha_gradient_matches_finite_differences(backend, steps):
+    p = problem("cross_entropy")
+    alpha = alpha_vector(p.theta)
+    result = p.maml(backend, alpha, steps=steps).meta_gradient(p.theta, p.tasks, True)
+    assert_is_gradient_of(
+        result.parts.alpha_gradient,
+        lambda moved: p.objective(p.theta, moved, steps)[-1],
+        alpha,
+    )
+
+
+def test_alpha_gradient_of_a_scalar_alpha_is_per_parameter():
+    p = problem()
+    scalar, vector = (
+        p.maml(alpha=alpha, steps=2).meta_gradient(p.theta, p.tasks, parts=True)
+        for alpha in (0.3, np.full(p.theta.size, 0.3))
+    )
+    assert_close(scalar.parts.alpha_gradient, vector.parts.alpha_gradient, 1e-14)
+
+
+# --- objects that show themselves -----------------------------------------------------
+
+
+def test_maml_shows_its_settings():
+    p = problem()
+    shown = repr(p.maml("numpy", alpha=0.25, steps=3, order=1))
+    assert "\n" not in shown
+    for fact in ("MAML(", "alpha=0.25", "steps=3", "order=1", "'numpy'"):
+        assert fact in shown
+    vector = repr(p.maml("numpy", alpha=np.full(p.theta.size, 0.1)))
+    assert f"alpha=({p.theta.size},)" in vector
+
+
+def test_results_show_shapes_and_not_all_their_numbers():
+    p = problem()
+    result = p.maml("numpy").meta_gradient(p.theta, p.tasks, parts=True)
+    assert len(repr(result)) < 300 and "\n" not in repr(result)
+    assert f"({p.theta.size},)" in repr(result)
+    assert f"cosine={result.parts.cosine:.4g}" in repr(result.parts)

@@ -11,6 +11,7 @@ from tests import test_learner as test_maml_calls
 from tests.autodiff import test_derivatives as test_sweeps
 from tests.support.maml_problems import alpha_vector, problem
 from tests.support.mutants import put, survives
+from tests.variants import test_multi_step_loss
 from tinymaml import learner, maml
 from tinymaml.autodiff import derivatives as sweeps
 from tinymaml.variants import multi_step_loss
@@ -58,17 +59,17 @@ def reverse_order():
 
 
 def parts():
-    test_maml.test_maml_eq1_is_first_order_plus_the_hessian_terms(
+    test_maml_calls.test_maml_eq1_is_first_order_plus_the_hessian_terms(
         "numpy", "squared_error", 2, False
     )
 
 
 def alpha_gradient():
-    test_maml.test_alpha_gradient_matches_finite_differences("numpy", 2)
+    test_maml_calls.test_alpha_gradient_matches_finite_differences("numpy", 2)
 
 
 def step_weights():
-    test_maml.test_maml_meta_objective_is_the_weighted_sum_over_steps("numpy")
+    test_multi_step_loss.test_multi_step_gradient_is_the_weighted_sum_over_steps("numpy")
 
 
 def recomputation():

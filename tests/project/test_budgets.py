@@ -1,0 +1,86 @@
+"""The promises of size: what can be read in an evening, and what the wings may take.
+
+A budget is there to make us choose, not to split files: when one is full, something
+goes. A table or a file of kernels may be long.
+"""
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.source_tree import MODULES, PACKAGE, code_lines, count_lines
+
+EVENING = ("autodiff", "maml.py")  # what README promises for one evening
+EVENING_LIMIT = 1_200
+CUDA = ("backends/cuda",)
+CUDA_LIMIT = 800
+PACKAGE_LIMIT = 5_500  # without backends/cuda
+# What later wings may add to the package; each brings its own line here.
+LATER = {
+    "rl/locomotion": 350,
+    "variants": 500,
+    "training/distributed.py": 250,
+    "backends/javascript": 150,
+    "new operations": 250,  # of which the evening may take 150
+}
+PROSE = ("autodiff/tape.py", "autodiff/derivatives.py", "maml.py")
+PROSE_TO_CODE = 0.8
+
+
+def lines_of(*places: str) -> int:
+    """Lines of code of files and folders of the package."""
+    return sum(
+        code_lines(path)
+        for path in MODULES
+        if any(path.is_relative_to(PACKAGE / place) for place in places)
+    )
+
+
+def test_an_evening_is_enough_for_the_heart_and_the_autodiff() -> None:
+    assert 0 < lines_of(*EVENING) <= EVENING_LIMIT
+
+
+def test_package_is_within_its_budget() -> None:
+    shares: dict[str, int] = {}
+    for path in MODULES:
+        wing = path.relative_to(PACKAGE).parts[0]
+        shares[wing] = shares.get(wing, 0) + code_lines(path)
+    for wing, lines in sorted(shares.items(), key=lambda share: -share[1]):
+        print(f"{lines:5d}  {wing}")
+    outside = sum(shares.values()) - lines_of(*CUDA) - lines_of("variants")
+    print(f"{outside:5d}  without backends/cuda and variants, which have their own")
+    assert 0 < outside <= PACKAGE_LIMIT
+    assert 0 < lines_of("variants") <= LATER["variants"]
+
+
+def test_the_gpu_is_within_its_budget() -> None:
+    assert 0 < lines_of(*CUDA) <= CUDA_LIMIT
+
+
+def test_the_heart_is_about_thirty_lines() -> None:
+    assert 20 < lines_of("maml.py") <= 40
+
+
+@pytest.mark.parametrize("name", PROSE)
+def test_what_is_read_first_is_explained(name: str) -> None:
+    code, prose = count_lines((PACKAGE / name).read_text(encoding="utf-8"))
+    assert prose >= PROSE_TO_CODE * code, f"{name}: {prose} lines of prose, {code} code"
+
+
+@pytest.mark.parametrize(
+    ("source", "lines"),
+    [
+        ('"""One.\n\nMore."""\n\n# why\ndef f():\n    """Two."""\n', (1, 4)),
+        ('x = """a\n\nb"""\n', (3, 0)),
+        ("x = 1  # one\n", (1, 0)),
+        ("\n\n", (0, 0)),
+    ],
+)
+def test_lines_of_code_and_of_prose_are_told_apart(
+    source: str, lines: tuple[int, int]
+) -> None:
+    assert count_lines(source) == lines
+
+
+def test_no_file_is_counted_twice() -> None:
+    assert len({Path(path).resolve() for path in MODULES}) == len(MODULES)
