@@ -47,9 +47,9 @@ LAYOUTS = {
 def write_images(folder, layout="all in images/", suffix=".jpg"):
     for side, rows in ROWS.items():
         for name, label in rows:
-            place = folder / LAYOUTS[layout](side, label)
-            place.mkdir(parents=True, exist_ok=True)
-            path = (place / name).with_suffix(suffix)
+            directory = folder / LAYOUTS[layout](side, label)
+            directory.mkdir(parents=True, exist_ok=True)
+            path = (directory / name).with_suffix(suffix)
             path.write_bytes(encode(name, label))
     return folder
 

@@ -1,14 +1,8 @@
-"""Omniglot's cache and downloads: whole, verified, or one clear error."""
+"""Image sets and their cache: whole, verified, or one clear error."""
 
-import gc
-import os
 import subprocess
 import sys
-import threading
 import warnings
-from functools import partial
-from hashlib import md5
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -26,6 +20,27 @@ from tinymaml.tasks.images import DataError
 
 FIXTURES = [own_folders, small]
 pytestmark = pytest.mark.usefixtures("own_folders")
+
+
+# --- image sets -----------------------------------------------------------------------
+
+
+def test_an_image_set_shows_its_shapes_classes_and_source():
+    pixels = np.zeros((6, 8, 8, 3), np.uint8)
+    image_set = images.ImageSet(pixels, np.arange(6) // 2, ("a", "b", "c"), "Omniglot")
+    assert repr(image_set) == (
+        "ImageSet(6 images (8, 8, 3) uint8 in 3 classes, from Omniglot)"
+    )
+
+
+def test_selected_classes_keep_their_images_and_get_new_labels():
+    pixels = np.arange(6, dtype=np.uint8).reshape(6, 1, 1, 1)
+    labels = np.array([0, 1, 2, 0, 1, 2])
+    image_set = images.ImageSet(pixels, labels, ("a", "b", "c"), "Omniglot")
+    part = image_set.select({"c", "a"})
+    assert part.classes == ("a", "c") and part.source == "Omniglot"
+    assert part.images.ravel().tolist() == [0, 2, 3, 5]
+    assert part.labels.tolist() == [0, 1, 0, 1]
 
 
 # --- the cache ------------------------------------------------------------------------
@@ -94,13 +109,13 @@ def test_a_failing_build_leaves_nothing(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        images.cached("x", None, (20,), build)
+        images.load_cached("x", None, (20,), build)
     assert cache_files(tmp_path) == []
 
 
 BUILD = """
 import sys, time, numpy as np
-from tinymaml.tasks.images import cached
+from tinymaml.tasks.images import load_cached
 def build():
     print("building", flush=True)
     for row in range(40):
@@ -108,7 +123,7 @@ def build():
         yield np.full(50_000, row, np.uint8)
 print("ready", flush=True)
 sys.stdin.readline()
-print(int(cached("both", "same source", (40, 50_000), build).sum()))
+print(int(load_cached("both", "same source", (40, 50_000), build).sum()))
 """
 
 
@@ -129,85 +144,3 @@ def test_two_processes_that_build_at_once_both_get_a_whole_cache(tmp_path):
     answers = [process.communicate(timeout=60)[0].split() for process in processes]
     assert answers == [["building", str(50_000 * sum(range(40)))]] * 2
     assert len(cache_files(tmp_path)) == 1
-
-
-# --- downloads ------------------------------------------------------------------------
-
-
-@pytest.fixture
-def server(tmp_path, monkeypatch):
-    """A local stand-in for GitHub: `files` by name, `fail` requests fail first."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            server.requests.append(self.path)
-            if len(server.requests) <= server.fail or self.path[1:] not in server.files:
-                self.send_error(503)
-                return
-            body = server.files[self.path[1:]]
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body[: server.cut])
-
-        def log_message(self, *_):
-            pass
-
-    for name in list(os.environ):
-        if name.lower().endswith("_proxy"):
-            monkeypatch.delenv(name)
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        source = write_archives(tmp_path / "upstream")
-        server.files = {path.name: path.read_bytes() for path in source.iterdir()}
-        server.requests, server.fail, server.cut = [], 0, None
-        server.url = f"http://127.0.0.1:{server.server_port}/"
-        checksums = {n: md5(b).hexdigest() for n, b in server.files.items()}
-        monkeypatch.setattr(omniglot, "ARCHIVES", checksums)
-        thread = threading.Thread(target=partial(server.serve_forever, 0.01))
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
-
-
-def test_the_published_archives_are_what_is_downloaded():
-    assert omniglot.URL.startswith("https://raw.githubusercontent.com/brendenlake/")
-    assert [omniglot.ARCHIVES[f"{part}.zip"] for part in omniglot.PARTS] == [
-        "68d2efa1b9178cc56df9314c21c6e718",
-        "6b91aef0f799c5bb55b94e3f2daec811",
-    ]
-
-
-def test_load_downloads_what_is_not_there(small, tmp_path, server, monkeypatch):
-    monkeypatch.setattr(omniglot, "fetch", partial(omniglot.fetch, url=server.url))
-    loaded = omniglot.load(tmp_path / "new", download=True)
-    assert len(loaded.classes) == 5 and len(server.requests) == 2
-    omniglot.load(tmp_path / "new", download=True)
-    assert len(server.requests) == 2  # all is there now
-
-
-def test_a_download_is_tried_again(tmp_path, server):
-    server.fail = 1
-    omniglot.fetch(tmp_path / "images_background.zip", server.url, retries=1)
-    assert len(server.requests) == 2
-    encoded = (tmp_path / "images_background.zip").read_bytes()
-    assert encoded == server.files["images_background.zip"]
-
-
-# Of a download that breaks off requests leaves the socket to the garbage collector.
-@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
-@pytest.mark.parametrize("fault", ["refused", "truncated", "altered", "no server"])
-def test_a_failed_download_is_one_clear_error_and_leaves_nothing(
-    tmp_path, server, fault
-):
-    path, url = tmp_path / "new" / "images_background.zip", server.url
-    server.fail = 9 if fault == "refused" else 0
-    server.cut = 1000 if fault == "truncated" else None
-    if fault == "altered":
-        server.files[path.name] = server.files[path.name][::-1]
-    if fault == "no server":
-        url = "http://127.0.0.1:9/"
-    with pytest.raises(DataError, match="images_background.zip: .* try again, or put"):
-        omniglot.fetch(path, url, retries=0)
-    assert not path.parent.exists() or not list(path.parent.iterdir())
-    gc.collect()
