@@ -106,6 +106,11 @@ def check_finite(**arrays: Array) -> None:
             raise ValueError(f"{name}: expected finite numbers, got NaN or inf")
 
 
+def _dtype_or_type(value: Any) -> Any:
+    """What a message says about an array, or about something that is no array."""
+    return getattr(value, "dtype", type(value).__name__)
+
+
 def check_theta(theta: Array, size: int | None = None, finite: bool = True) -> Array:
     """theta, if it is a vector (P,) of finite float32 or float64 numbers.
 
@@ -113,8 +118,9 @@ def check_theta(theta: Array, size: int | None = None, finite: bool = True) -> A
     NaN and infinity, which reads all of theta and is too slow for every training step.
     """
     if not isinstance(theta, np.ndarray) or theta.dtype not in DTYPES:
-        came = getattr(theta, "dtype", type(theta).__name__)
-        raise TypeError(f"theta: expected a float32 or float64 array, got {came}")
+        raise TypeError(
+            f"theta: expected a float32 or float64 array, got {_dtype_or_type(theta)}"
+        )
     if theta.ndim != 1 or theta.size == 0 or size not in (None, theta.size):
         expected = "(P,), P > 0" if size is None else f"({size},)"
         raise ValueError(f"theta: expected shape {expected}, got {theta.shape}")
@@ -127,10 +133,8 @@ def check_alpha(alpha: float | Array) -> Array:
     """The inner learning rate as an array: one finite number (), or a vector (P,)."""
     try:
         array = np.asarray(alpha)
-    except ValueError:
-        raise TypeError(
-            f"alpha: expected a number or a vector, got {alpha!r}"
-        ) from None
+    except ValueError:  # a ragged list
+        array = np.asarray(None)
     if array.dtype.kind not in "fiu" or array.ndim > 1:
         raise TypeError(
             f"alpha: expected a number or a vector of numbers, got {alpha!r}"
@@ -185,8 +189,9 @@ def check_inputs(
     for name, placeholder in placeholders.items():
         array, shape = inputs[name], placeholder.shape
         if not isinstance(array, np.ndarray) or array.dtype != dtype:
-            came = getattr(array, "dtype", type(array).__name__)
-            raise TypeError(f"{name}: expected an array of {dtype}, got {came}")
+            raise TypeError(
+                f"{name}: expected an array of {dtype}, got {_dtype_or_type(array)}"
+            )
         if placeholder.per_task and array.ndim and tasks is None:
             tasks = len(array)
         expected = (tasks, *shape) if placeholder.per_task else shape
@@ -213,9 +218,9 @@ def check_tasks(theta: Array, tasks: Any) -> int:
     names = ("x_support", "y_support", "x_query", "y_query")
     for name, array in zip(names, tasks, strict=True):
         if not isinstance(array, np.ndarray) or array.dtype != theta.dtype:
-            came = getattr(array, "dtype", type(array).__name__)
             raise TypeError(
-                f"{name}: expected an array of theta's dtype, {theta.dtype}, got {came}"
+                f"{name}: expected an array of theta's dtype, {theta.dtype}, got "
+                f"{_dtype_or_type(array)}"
             )
         if array.ndim < 2 or len(array) != len(tasks[0]) or array.size == 0:
             raise ValueError(
