@@ -29,7 +29,7 @@ def test_an_image_set_shows_its_shapes_classes_and_source():
     pixels = np.zeros((6, 8, 8, 3), np.uint8)
     image_set = images.ImageSet(pixels, np.arange(6) // 2, ("a", "b", "c"), "Omniglot")
     assert repr(image_set) == (
-        "ImageSet(6 images (8, 8, 3) uint8 in 3 classes, from Omniglot)"
+        "ImageSet(6 images (8, 8, 3) uint8 in 3 classes; Omniglot)"
     )
 
 

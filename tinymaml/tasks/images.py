@@ -37,7 +37,7 @@ class ImageSet(NamedTuple):
     >>> images = np.zeros((2, 28, 28, 1), np.uint8)
     >>> both = ImageSet(images, np.arange(2), ("a", "b"), "nowhere")
     >>> both
-    ImageSet(2 images (28, 28, 1) uint8 in 2 classes, from nowhere)
+    ImageSet(2 images (28, 28, 1) uint8 in 2 classes; nowhere)
     >>> both.select({"b"}).labels, both.select({"b"}).classes
     (array([0]), ('b',))
     """
@@ -50,7 +50,7 @@ class ImageSet(NamedTuple):
     def __repr__(self) -> str:
         return (
             f"ImageSet({len(self.images)} images {self.images.shape[1:]} "
-            f"{self.images.dtype} in {len(self.classes)} classes, from {self.source})"
+            f"{self.images.dtype} in {len(self.classes)} classes; {self.source})"
         )
 
     def select(self, classes: Collection[str]) -> Self:
