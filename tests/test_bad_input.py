@@ -1,4 +1,4 @@
-"""Bad input to MAML: one clear error each, naming the argument and what came."""
+"""Bad input to MAML: each raises one clear error with the argument and what came."""
 
 import numpy as np
 import pytest
@@ -68,7 +68,7 @@ def with_number(name, number):
 
 
 def calls(theta=None, tasks=None):
-    """The calls of a MAML that take theta and tasks."""
+    """The methods of MAML that take theta and tasks."""
     theta = P.theta if theta is None else theta
     tasks = P.tasks if tasks is None else tasks
     return [

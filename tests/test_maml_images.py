@@ -1,7 +1,7 @@
 """MAML of networks of images: routes to the meta-gradient, predictions, query losses.
 
-The networks are small ones of the paper's two kinds: with stride and the mean of the
-last map, and with max-pooling; both with batch normalisation, whose parameters are
+There are two small networks, of the paper's two kinds: one has strides and the mean of
+the last map, the other max-pooling. Both have batch normalisation, whose parameters are
 meta-learned and not adapted.
 """
 
@@ -32,7 +32,7 @@ from tinymaml.networks.images import MODES
 NETWORKS = {"strided": strided_network, "max-pooled": pooled_network}
 every_backend = pytest.mark.parametrize("backend", BACKENDS)
 every_network = pytest.mark.parametrize("network", NETWORKS)
-some_steps = pytest.mark.parametrize("steps", [1, 5])
+one_or_five_steps = pytest.mark.parametrize("steps", [1, 5])
 both_statistics = pytest.mark.parametrize("mode", ["batch", "support"])
 
 
@@ -46,7 +46,7 @@ def by_recursion(p, steps, backend="numpy", **options):
 
 
 def by_reverse_over_reverse(p, steps, backend="numpy"):
-    """One sweep backwards through the whole unrolled inner loop."""
+    """Backpropagation through the whole unrolled inner loop, on one tape."""
     tape = tm.Tape()
     theta = tape.input("theta", p.theta.shape)
     alpha = tape.input("alpha", p.theta.shape)
@@ -61,8 +61,8 @@ def by_reverse_over_reverse(p, steps, backend="numpy"):
     return run_tape(tape, inputs, backend)["gradient"]
 
 
-def check_routes_meet(p, steps, backend="numpy", **options):
-    """The recursion, which is what MAML records, beside two that share little."""
+def check_routes_agree(p, steps, backend="numpy", **options):
+    """The recursion, which MAML records, against two routes that share little code."""
     gradient = by_recursion(p, steps, backend, **options)
     reverse = by_reverse_over_reverse(p, steps, backend)
     assert_close(gradient, reverse, 1e-12, "reverse over reverse")
@@ -70,8 +70,11 @@ def check_routes_meet(p, steps, backend="numpy", **options):
 
 
 def assert_is_difference(gradient, p, steps):
-    """Along three random directions. The step is small, for an inner gradient jumps
-    where another element of a window becomes the largest."""
+    """Compare the gradient with differences along three random directions.
+
+    The step is small, because an inner gradient jumps where another element of a window
+    becomes the largest.
+    """
     maml = p.maml(steps=steps)
 
     def objective(theta):
@@ -85,21 +88,21 @@ def assert_is_difference(gradient, p, steps):
 
 @every_backend
 @every_network
-@some_steps
+@one_or_five_steps
 @both_statistics
 def test_maml_eq1_of_images_by_three_routes(backend, network, steps, mode):
-    check_routes_meet(problem_of(network, mode), steps, backend)
+    check_routes_agree(problem_of(network, mode), steps, backend)
 
 
 @every_network
-@some_steps
+@one_or_five_steps
 @both_statistics
-def test_without_the_hessian_the_routes_of_images_do_not_meet(network, steps, mode):
+def test_without_the_hessian_the_routes_of_images_disagree(network, steps, mode):
     p = problem_of(network, mode)
     exact, first = (by_recursion(p, steps, order=order) for order in (2, 1))
     assert relative_error(first, exact) > 0.01
     with pytest.raises(AssertionError, match="reverse over reverse"):
-        check_routes_meet(p, steps, order=1)
+        check_routes_agree(p, steps, order=1)
     with pytest.raises(AssertionError, match="differences"):
         assert_is_difference(first, p, steps)
 
@@ -146,26 +149,26 @@ def test_alg2_line4_of_images_has_the_same_bits_for_any_number_of_threads(
 
 @every_backend
 @every_network
-@some_steps
+@one_or_five_steps
 def test_recomputed_activations_of_images_give_the_same_meta_gradient(
     backend, network, steps
 ):
     p = problem_of(network, "support")
-    kept, made_again = (
+    stored, recomputed = (
         by_recursion(p, steps, backend, recompute=recompute)
         for recompute in (False, True)
     )
-    assert_close(made_again, kept, 1e-12)
+    assert_close(recomputed, stored, 1e-12)
 
 
 @every_network
 def test_recomputation_of_images_needs_less_memory(network):
     p = problem_of(network)
-    kept, made_again = (
+    stored, recomputed = (
         Plan(p.maml(steps=5, recompute=recompute).tape(p.theta, p.tasks)).size
         for recompute in (False, True)
     )
-    assert made_again < 0.6 * kept
+    assert recomputed < 0.6 * stored
 
 
 # --- predictions ----------------------------------------------------------------------
@@ -183,12 +186,12 @@ def test_predict_is_the_network_at_the_adapted_thetas(backend, network, mode, st
     thetas = maml.adapt(p.theta, *p.tasks[:2], steps=steps)
     for task in range(2):
         x, support = p.tasks.x_query[task], p.tasks.x_support[task]
-        for k in range(steps + 1):
-            expected = on_numbers(p.network, thetas[task, k], x, support)
-            assert_close(logits[task, k], expected, 1e-12)
+        for j in range(steps + 1):
+            expected = on_numbers(p.network, thetas[task, j], x, support)
+            assert_close(logits[task, j], expected, 1e-12)
             if mode == "batch":
-                alone = p.network.predict(thetas[task, k], x)
-                assert_close(logits[task, k], alone, 1e-12)
+                alone = p.network.predict(thetas[task, j], x)
+                assert_close(logits[task, j], alone, 1e-12)
 
 
 @every_backend
@@ -212,15 +215,17 @@ def test_predict_of_two_functions_gives_each_its_own(backend):
 def test_predict_needs_no_labels_of_the_query():
     p = problem_of("strided")
     unknown = p.tasks._replace(y_query=np.zeros_like(p.tasks.y_query))
-    known, blind = (p.maml().predict(p.network, p.theta, t) for t in (p.tasks, unknown))
-    assert np.array_equal(known, blind)
+    predictions = [
+        p.maml().predict(p.network, p.theta, tasks) for tasks in (p.tasks, unknown)
+    ]
+    assert np.array_equal(*predictions)
 
 
 # --- the query loss -------------------------------------------------------------------
 
 
 @every_backend
-@some_steps
+@one_or_five_steps
 def test_a_query_loss_that_ignores_the_support_is_the_loss(backend, steps):
     p = problem_of("strided")
 
@@ -240,7 +245,7 @@ def test_a_query_loss_that_ignores_the_support_is_the_loss(backend, steps):
 
 
 @every_backend
-def test_the_query_loss_is_what_is_minimised_and_the_loss_what_is_adapted_to(backend):
+def test_the_outer_loop_minimises_the_query_loss_and_the_inner_loop_the_loss(backend):
     p = problem_of("strided", "support")
     plain = p.maml(backend)
     tripled = p.maml(backend, query_loss=lambda *arguments: p.loss(*arguments) * 3.0)
@@ -253,7 +258,7 @@ def test_the_query_loss_is_what_is_minimised_and_the_loss_what_is_adapted_to(bac
 
 
 @every_backend
-def test_the_query_loss_sees_the_support_examples_of_its_own_task(backend):
+def test_the_query_loss_gets_the_support_examples_of_its_own_task(backend):
     p = problem_of("strided", "support")
     maml = p.maml(backend)
     both = maml.evaluate(p.theta, p.tasks)

@@ -1,15 +1,17 @@
-"""Every check of an argument, once each: one clear error that names the argument.
+"""Checks of arguments, each in one place: one clear error that names the argument.
 
-A check returns what it has checked, in the type the package computes with, or raises
-TypeError (a wrong kind of thing) or ValueError (a wrong value) in one line: the name of
-the argument, what was expected, and what came.
+A check of a type raises TypeError and a check of a value ValueError. The message is one
+line with the name of the argument, what was expected, and what came:
 
-    steps = whole_number("steps", steps, least=0)
+    steps = whole_number("steps", steps, least=0)   # steps: expected at least 0, got -1
 
-This file imports nothing of the package, so every part of it may use it.
+Checks that convert their argument return it in the type that the package computes with.
+Conditions that only one function has stay in that function.
+
+This file imports nothing of the package, so every file of the package may import it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any, Protocol
 
@@ -19,11 +21,11 @@ Array = np.ndarray[Any, Any]
 DTYPES = (np.dtype("float32"), np.dtype("float64"))
 
 
-# --- numbers --------------------------------------------------------------------------
+# --- numbers and names ----------------------------------------------------------------
 
 
 def whole_number(name: str, value: Any, least: int = 1) -> int:
-    """The value as an int of at least `least`.
+    """The value as an int of at least `least`; NumPy's integers count, bools do not.
 
     >>> whole_number("shots", 5)
     5
@@ -39,20 +41,20 @@ def whole_number(name: str, value: Any, least: int = 1) -> int:
 
 
 def check_sizes(**sizes: int) -> None:
-    """Every argument is a whole number of at least 1."""
+    """Check that every argument is a whole number of at least 1."""
     for name, value in sizes.items():
         whole_number(name, value)
 
 
 def check_numbers(**numbers: float) -> None:
-    """Every argument is a real number (a bool is none)."""
+    """Check that every argument is a real number; a bool is not one, NaN is."""
     for name, value in numbers.items():
         if isinstance(value, bool) or not isinstance(value, Real):
             raise TypeError(f"{name}: expected a number, got {value!r}")
 
 
 def check_fractions(**numbers: float) -> None:
-    """Every argument is a number in [0, 1]."""
+    """Check that every argument is a number in [0, 1], which NaN is not."""
     check_numbers(**numbers)
     for name, number in numbers.items():
         if not 0 <= number <= 1:
@@ -64,59 +66,75 @@ def check_threads(threads: int | None, default: int) -> int:
     return default if threads is None else whole_number("threads", threads)
 
 
+def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
+    """Check that the value is one of the choices.
+
+    >>> check_choice("mode", "bach", ("batch", "support"))
+    Traceback (most recent call last):
+    ValueError: mode: expected one of batch, support, got 'bach'
+    """
+    choices = list(choices)
+    if value not in choices:
+        raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
+
+
 # --- arrays ---------------------------------------------------------------------------
 
 
 def check_dtype(dtype: Any) -> np.dtype[Any]:
-    """The dtype as NumPy's object; it must be float32 or float64."""
+    """The dtype, float32 or float64, as NumPy's object."""
     try:
-        checked = np.dtype(dtype)
+        numpy_dtype = np.dtype(dtype)
     except TypeError:
         raise TypeError(f"dtype: expected float32 or float64, got {dtype!r}") from None
-    if checked not in DTYPES:
-        raise TypeError(f"dtype: expected float32 or float64, got {checked}")
-    return checked
+    if numpy_dtype not in DTYPES:
+        raise TypeError(f"dtype: expected float32 or float64, got {numpy_dtype}")
+    return numpy_dtype
 
 
 def check_arrays(**arrays: Array) -> None:
-    """Every argument is a NumPy array (a list is none)."""
+    """Check that every argument is a NumPy array; a list is not one."""
     for name, array in arrays.items():
         if not isinstance(array, np.ndarray):
             raise TypeError(f"{name}: expected an array, got {type(array).__name__}")
 
 
 def check_finite(**arrays: Array) -> None:
-    """No argument holds a NaN or an infinity."""
+    """Check that no argument holds a NaN or an infinity."""
     for name, array in arrays.items():
         if not np.isfinite(array).all():
             raise ValueError(f"{name}: expected finite numbers, got NaN or inf")
 
 
-def check_theta(theta: Array, size: int | None = None, finite: bool = True) -> Array:
-    """theta is a flat vector (P,), of float32 or float64, of `size` finite numbers.
+def _dtype_or_type(value: Any) -> Any:
+    """What a message says about an array, or about something that is no array."""
+    return getattr(value, "dtype", type(value).__name__)
 
-    size: P, or None for any P of at least 1. finite: False leaves NaN and infinity to
-    whoever computes with theta, for which reading it once more would take too long.
+
+def check_theta(theta: Array, size: int | None = None, finite: bool = True) -> Array:
+    """theta, if it is a vector (P,) of finite float32 or float64 numbers.
+
+    size: P, or None for any P of at least 1. finite: False leaves out the search for
+    NaN and infinity, which reads all of theta and is too slow for every training step.
     """
     if not isinstance(theta, np.ndarray) or theta.dtype not in DTYPES:
-        came = getattr(theta, "dtype", type(theta).__name__)
-        raise TypeError(f"theta: expected a float32 or float64 array, got {came}")
+        raise TypeError(
+            f"theta: expected a float32 or float64 array, got {_dtype_or_type(theta)}"
+        )
     if theta.ndim != 1 or theta.size == 0 or size not in (None, theta.size):
-        wanted = "(P,), P > 0" if size is None else f"({size},)"
-        raise ValueError(f"theta: expected shape {wanted}, got {theta.shape}")
+        expected = "(P,), P > 0" if size is None else f"({size},)"
+        raise ValueError(f"theta: expected shape {expected}, got {theta.shape}")
     if finite:
         check_finite(theta=theta)
     return theta
 
 
 def check_alpha(alpha: float | Array) -> Array:
-    """The inner learning rate as an array: one finite number, or a vector of them."""
+    """The inner learning rate as an array: one finite number (), or a vector (P,)."""
     try:
         array = np.asarray(alpha)
-    except ValueError:
-        raise TypeError(
-            f"alpha: expected a number or a vector, got {alpha!r}"
-        ) from None
+    except ValueError:  # a ragged list
+        array = np.asarray(None)
     if array.dtype.kind not in "fiu" or array.ndim > 1:
         raise TypeError(
             f"alpha: expected a number or a vector of numbers, got {alpha!r}"
@@ -126,7 +144,7 @@ def check_alpha(alpha: float | Array) -> Array:
 
 
 def check_step_weights(weights: Sequence[float], steps: int) -> tuple[float, ...]:
-    """One finite weight for each inner step."""
+    """The weights as floats, one finite number for each inner step."""
     try:
         array = np.asarray(weights, dtype=float)
     except (TypeError, ValueError):
@@ -142,10 +160,10 @@ def check_step_weights(weights: Sequence[float], steps: int) -> tuple[float, ...
 
 
 class Placeholder(Protocol):
-    """What is asked of an input of a tape: the shape of the array that will fill it."""
+    """An input of a tape, as far as the check of its array needs it."""
 
     @property
-    def shape(self) -> tuple[int, ...]: ...
+    def shape(self) -> tuple[int, ...]: ...  # for one task
 
     @property
     def per_task(self) -> bool: ...
@@ -159,19 +177,21 @@ def check_inputs(
 ) -> int | None:
     """The number of tasks T, or None if no input has a task axis.
 
-    Every placeholder must get an array of its name, shape and dtype; an input per task
-    has a leading axis of T. `tasks` is T where other inputs have decided it already.
+    Every placeholder needs an array of its name, shape and dtype. The array of an input
+    per task has a leading axis of length T. tasks: T, where inputs that were bound
+    earlier have decided it.
 
-    Raises ValueError or TypeError. This runs in every step of training, so that the
-    usual case is decided in a few look-ups.
+    Raises ValueError or TypeError. This check runs in every step of training, so it
+    compares names, dtypes and shapes, and reads no numbers.
     """
     if inputs.keys() != placeholders.keys():
         raise ValueError(f"inputs: expected {[*placeholders]}, got {[*inputs]}")
     for name, placeholder in placeholders.items():
         array, shape = inputs[name], placeholder.shape
         if not isinstance(array, np.ndarray) or array.dtype != dtype:
-            came = getattr(array, "dtype", type(array).__name__)
-            raise TypeError(f"{name}: expected an array of {dtype}, got {came}")
+            raise TypeError(
+                f"{name}: expected an array of {dtype}, got {_dtype_or_type(array)}"
+            )
         if placeholder.per_task and array.ndim and tasks is None:
             tasks = len(array)
         expected = (tasks, *shape) if placeholder.per_task else shape
@@ -189,18 +209,18 @@ def check_inputs(
 
 
 def check_tasks(theta: Array, tasks: Any) -> int:
-    """The number of tasks T, if support and query arrays fit together and fit theta.
+    """The number of tasks T, if the arrays of a batch fit each other and theta.
 
-    theta: (P,). tasks: x_support, y_support, x_query, y_query, each (T, N, ...), with
-    as many x as y, in the dtype of theta.
+    theta: (P,). tasks: x_support, y_support, x_query, y_query, each (T, N, ...) in the
+    dtype of theta; x and y have the same number N of examples.
     """
     check_theta(theta, finite=False)
     names = ("x_support", "y_support", "x_query", "y_query")
     for name, array in zip(names, tasks, strict=True):
         if not isinstance(array, np.ndarray) or array.dtype != theta.dtype:
-            came = getattr(array, "dtype", type(array).__name__)
             raise TypeError(
-                f"{name}: expected an array of theta's dtype, {theta.dtype}, got {came}"
+                f"{name}: expected an array of theta's dtype, {theta.dtype}, got "
+                f"{_dtype_or_type(array)}"
             )
         if array.ndim < 2 or len(array) != len(tasks[0]) or array.size == 0:
             raise ValueError(

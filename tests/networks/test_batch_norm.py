@@ -1,4 +1,4 @@
-"""Batch normalisation: symmetries, modes, and the bias that it takes away."""
+"""Batch normalisation: symmetries, modes, and a bias before it, which has no effect."""
 
 import numpy as np
 import pytest
@@ -14,13 +14,13 @@ every_backend = pytest.mark.parametrize("backend", BACKENDS)
 
 
 def normalise(x, support=None, backend="numpy", **options):
-    """BatchNorm with its starting parameters: beta 0, gamma 1."""
+    """x after BatchNorm with its initial parameters: beta 0, gamma 1."""
     layer = tm.BatchNorm(x.shape[-1], **options)
     parameters = layer.init(np.random.default_rng(0))
 
-    def function(x, *rest):
-        given = rest[len(parameters) :]
-        return layer(rest[: len(parameters)], x, *given)
+    def function(x, *values):
+        own, x_support = values[: len(parameters)], values[len(parameters) :]
+        return layer(own, x, *x_support)
 
     arrays = [x, *parameters, *([] if support is None else [support])]
     return on_numbers(function, *arrays, backend=backend)
@@ -40,8 +40,8 @@ def test_batch_norm_has_mean_0_and_variance_v_over_v_plus_epsilon(
 
 
 @every_backend
-def test_batch_norm_does_not_see_a_shift_of_its_input(backend):
-    # whole numbers, and 16 of them: mean and differences are exact
+def test_batch_norm_is_invariant_to_a_shift_of_its_input(backend):
+    # The mean of 16 whole numbers and the differences from it are exact.
     x = np.random.default_rng(0).integers(-8, 9, (4, 2, 2, 3)).astype(float)
     plain, shifted = (
         normalise(array, backend=backend) for array in (x, x + [5, -100, 2**20])
@@ -51,7 +51,7 @@ def test_batch_norm_does_not_see_a_shift_of_its_input(backend):
 
 @every_backend
 @pytest.mark.parametrize("factor", [0.5, -3.0, 100.0])
-def test_batch_norm_sees_a_scaling_of_its_input_in_epsilon_only(backend, factor):
+def test_a_scaled_input_differs_in_the_effect_of_epsilon_only(backend, factor):
     x, epsilon = random(4, 3, 3, 2), 1e-3
     scaled = np.sign(factor) * normalise(factor * x, backend=backend, epsilon=epsilon)
     equal = normalise(x, backend=backend, epsilon=epsilon / factor**2)
@@ -98,24 +98,24 @@ def logits(network, x, support, backend="numpy"):
 
 @every_backend
 @pytest.mark.parametrize("mode", MODES)
-def test_query_examples_see_each_other_in_mode_batch_only(backend, mode):
+def test_query_examples_depend_on_each_other_in_mode_batch_only(backend, mode):
     network = small_network(mode)
     query, support = random(5, 6, 6, 2), random(4, 6, 6, 2, seed=1)
     changed = query.copy()
     changed[2] += random(6, 6, 2, seed=2)
     before, after = (logits(network, x, support, backend) for x in (query, changed))
     others = [0, 1, 3, 4]
-    moved = np.abs(after - before).max(1)
-    assert moved[2] > 0.01
+    change = np.abs(after - before).max(1)
+    assert change[2] > 0.01
     if mode == "batch":
-        assert (moved[others] > 1e-3).all()
+        assert (change[others] > 1e-3).all()
     else:
         assert_close(after[others], before[others], 1e-14)
 
 
 @every_backend
 @pytest.mark.parametrize("mode", MODES)
-def test_query_examples_see_the_support_examples_in_mode_support_only(backend, mode):
+def test_query_examples_depend_on_the_support_in_mode_support_only(backend, mode):
     network = small_network(mode)
     query, support = random(5, 6, 6, 2), random(4, 6, 6, 2, seed=1)
     before, after = (
@@ -140,7 +140,7 @@ def test_modes_batch_and_support_agree_where_query_and_support_are_the_same(back
 @every_backend
 @pytest.mark.parametrize("mode", MODES)
 def test_a_bias_before_batch_norm_has_no_gradient_and_no_curvature(backend, mode):
-    """Up to rounding: 1e-14 of the gradient as a whole, in float64."""
+    """They are zero up to rounding: 1e-14 of the whole gradient, in float64."""
     network = small_network(mode, bias=True)
     tape = Tape()
     theta, v = (tape.input(name, (network.size,)) for name in ("theta", "v"))
@@ -160,8 +160,8 @@ def test_a_bias_before_batch_norm_has_no_gradient_and_no_curvature(backend, mode
     results = run_tape(tape, inputs, backend)
     for name, array in results.items():
         for layer in ("conv2d1", "conv2d2"):
-            piece, _ = network.layout[f"{layer}.bias"]
-            share = np.linalg.norm(array[0, piece]) / np.linalg.norm(array)
+            span, _ = network.layout[f"{layer}.bias"]
+            share = np.linalg.norm(array[0, span]) / np.linalg.norm(array)
             if mode == "none":
                 assert share > 1e-3, (name, layer)
             else:

@@ -1,43 +1,68 @@
-"""Networks of images: their layout, where they start, and what they compute."""
+"""Networks of images: layout of theta, initial values, and values of the networks."""
 
 import numpy as np
 import pytest
 
 import tinymaml as tm
-from tests.support.image_problems import direct, random, small_network, windows
-from tests.support.running import assert_close
+from tests.support.image_problems import (
+    direct,
+    on_numbers,
+    random,
+    small_network,
+    windows,
+)
+from tests.support.running import assert_close, relative_error
 from tinymaml.autodiff.tape import Tape
 from tinymaml.networks.layers import normal
 
 
-def test_layout_names_every_parameter_and_gamma_only_where_asked():
+def test_layout_names_every_parameter_and_gamma_only_as_an_option():
     names = ["conv2d1.weight", "batchnorm1.beta", "conv2d2.weight", "batchnorm2.beta"]
     last = ["linear1.weight", "linear1.bias"]
     assert [*small_network().layout] == names + last
-    everything = small_network(bias=True, gamma=True)
-    assert [*everything.layout] == [
+    with_all_options = small_network(bias=True, gamma=True)
+    assert [*with_all_options.layout] == [
         *("conv2d1.weight", "conv2d1.bias", "batchnorm1.beta", "batchnorm1.gamma"),
         *("conv2d2.weight", "conv2d2.bias", "batchnorm2.beta", "batchnorm2.gamma"),
         *last,
     ]
-    assert everything.size == small_network().size + 2 * (3 + 4)
+    assert with_all_options.size == small_network().size + 2 * (3 + 4)
     assert small_network().layout["conv2d2.weight"][1] == (2, 2, 3, 4)
+
+
+def test_a_network_of_images_shows_its_layers_with_their_options():
+    assert repr(tm.OmniglotConv(5)).splitlines()[:4] == [
+        "OmniglotConv of 111,749 parameters",
+        "     576  Conv2d(weight (3, 3, 1, 64), stride=2)",
+        "      64  BatchNorm(beta (64,), mode='batch', epsilon=0.001)",
+        "       0  Activation(name='relu')",
+    ]
+    layers = [tm.BatchNorm(4, "none", gamma=True), tm.Conv2d(2, 3, 1, bias=True)]
+    layers += [tm.MaxPool(3), tm.MeanPool(), tm.MeanPool(2), tm.Flatten()]
+    assert [repr(layer) for layer in layers] == [
+        "BatchNorm(beta (4,), gamma (4,), mode='none', epsilon=0.001)",
+        "Conv2d(weight (1, 1, 2, 3), bias (3,), stride=1)",
+        "MaxPool(size=3)",
+        "MeanPool()",
+        "MeanPool(size=2)",
+        "Flatten()",
+    ]
 
 
 @pytest.mark.parametrize("gamma", [False, True])
 @pytest.mark.parametrize("ways", [5, 20])
 def test_networks_have_the_papers_sizes(ways, gamma):
-    more = 2 if gamma else 1
+    vectors = 2 if gamma else 1  # beta, and gamma
     omniglot = tm.OmniglotConv(ways, gamma=gamma)
-    taps = 9 * (1 * 64 + 3 * 64 * 64)
-    assert omniglot.size == taps + more * 4 * 64 + 64 * ways + ways
+    kernels = 9 * (1 * 64 + 3 * 64 * 64)
+    assert omniglot.size == kernels + vectors * 4 * 64 + 64 * ways + ways
     mini = tm.MiniImagenetConv(ways, gamma=gamma)
-    taps = 9 * (3 * 32 + 3 * 32 * 32)
-    assert mini.size == taps + more * 4 * 32 + 800 * ways + ways
+    kernels = 9 * (3 * 32 + 3 * 32 * 32)
+    assert mini.size == kernels + vectors * 4 * 32 + 800 * ways + ways
     dense = tm.OmniglotFC(ways, gamma=gamma)
     assert dense.size == (
         784 * 256 + 256 * 128 + 128 * 64 + 64 * 64 + 64 * ways  # weights
-        + (1 + more) * (256 + 128 + 64 + 64) + ways  # biases, beta, gamma
+        + (1 + vectors) * (256 + 128 + 64 + 64) + ways  # biases, beta, gamma
     )  # fmt: skip
 
 
@@ -52,33 +77,34 @@ def test_adapted_only_is_zero_at_batch_norm_and_alpha_elsewhere(make, gamma, dty
     alpha = network.adapted_only(0.5, dtype)
     assert alpha.dtype == dtype and alpha.shape == (network.size,)
     kinds = {"beta": 0.0, "gamma": 0.0, "weight": 0.5, "bias": 0.5}
-    for name, (piece, _) in network.layout.items():
-        assert (alpha[piece] == kinds[name.split(".")[1]]).all(), name
+    for name, (span, _) in network.layout.items():
+        assert (alpha[span] == kinds[name.split(".")[1]]).all(), name
 
 
 def variances(network):
     theta = network.init(np.random.default_rng(0), "float64")
     return {
-        name: (theta[piece].var(), theta[piece], shape)
-        for name, (piece, shape) in network.layout.items()
+        name: (theta[span].var(), theta[span], shape)
+        for name, (span, shape) in network.layout.items()
     }
 
 
 @pytest.mark.parametrize("make", [tm.OmniglotConv, tm.MiniImagenetConv])
-def test_convolutions_start_from_xavier_with_every_tap_counted(make):
+def test_convolutions_start_from_xavier_with_every_pixel_of_the_kernel(make):
     for name, (variance, weights, shape) in variances(make(5)).items():
         if name.startswith("conv2d"):
             _, _, inputs, outputs = shape
             expected = 2 / (9 * inputs + 9 * outputs)
-            deviation = 4 * np.sqrt(0.8 / weights.size)  # of a uniform's variance
-            assert variance == pytest.approx(expected, rel=deviation), name
+            # Four standard errors of the variance of uniform numbers.
+            tolerance = 4 * np.sqrt(0.8 / weights.size)
+            assert variance == pytest.approx(expected, rel=tolerance), name
             assert np.abs(weights).max() <= np.sqrt(3 * expected), name
 
 
 def test_last_layers_start_as_in_the_authors_code():
     for make, expected in [
         (tm.OmniglotConv, 1.0),
-        (tm.OmniglotFC, 0.01**2 * 0.774),  # of a normal cut at two deviations
+        (tm.OmniglotFC, 0.01**2 * 0.774),  # a normal cut at 2 std
         (tm.MiniImagenetConv, 2 / (800 + 100)),
     ]:
         name = "linear5.weight" if make is tm.OmniglotFC else "linear1.weight"
@@ -103,17 +129,18 @@ def test_an_initialiser_of_ones_own_is_used():
 
 def plain_network(network, theta, x, stride, pool):
     """The networks of convolutions in NumPy; `pool` makes the last map smaller."""
-    named = {
-        name: theta[piece].reshape(shape)
-        for name, (piece, shape) in network.layout.items()
+    parameters = {
+        name: theta[span].reshape(shape)
+        for name, (span, shape) in network.layout.items()
     }
     for layer in range(1, 5):
-        x = direct(x, named[f"conv2d{layer}.weight"], stride)
+        x = direct(x, parameters[f"conv2d{layer}.weight"], stride)
         x = (x - x.mean((0, 1, 2))) / np.sqrt(x.var((0, 1, 2)) + 1e-3)
-        x = np.maximum(x + named[f"batchnorm{layer}.beta"], 0)
+        x = np.maximum(x + parameters[f"batchnorm{layer}.beta"], 0)
         x = windows(x, 2).max((3, 4)) if pool else x
     x = x if pool else x.mean((1, 2))
-    return x.reshape(len(x), -1) @ named["linear1.weight"] + named["linear1.bias"]
+    x = x.reshape(len(x), -1)
+    return x @ parameters["linear1.weight"] + parameters["linear1.bias"]
 
 
 @pytest.mark.parametrize(
@@ -138,11 +165,11 @@ def test_network_without_convolutions_is_the_plain_expression():
     theta = network.init(np.random.default_rng(0), "float64")
     theta += 0.1 * random(theta.size)
     images = np.random.default_rng(1).random((7, 28, 28, 1))
-    x, named = images.reshape(7, 784), network.layout
+    x = images.reshape(7, 784)
 
     def parameter(name):
-        piece, shape = named[name]
-        return theta[piece].reshape(shape)
+        span, shape = network.layout[name]
+        return theta[span].reshape(shape)
 
     for i in range(1, 5):
         x = x @ parameter(f"linear{i}.weight") + parameter(f"linear{i}.bias")
@@ -151,6 +178,15 @@ def test_network_without_convolutions_is_the_plain_expression():
     expected = x @ parameter("linear5.weight") + parameter("linear5.bias")
     assert_close(network.predict(theta, images), expected, 1e-12)
     assert_close(network.predict(theta, images.reshape(7, 784)), expected, 1e-12)
+
+
+def test_predict_normalises_by_the_support_images_that_it_gets():
+    network = small_network("support")
+    theta = network.init(np.random.default_rng(0), "float64")
+    x, support = random(5, 6, 6, 2), random(4, 6, 6, 2, seed=1)
+    expected = on_numbers(network, theta, x, support)
+    assert np.array_equal(network.predict(theta, x, support), expected)
+    assert relative_error(network.predict(theta, x), expected) > 0.01
 
 
 # --- refusals -------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Layers and networks: hand-computed cases, the layout of theta, starting values."""
+"""Layers and networks: hand-computed cases, the layout of theta, initial values."""
 
 import numpy as np
 import pytest
@@ -27,17 +27,17 @@ def test_linear_relu_linear_is_the_hand_computed_one():
 def test_tanh_network_is_the_plain_expression():
     network = tm.MLP([3, 4, 5, 2], activation="tanh")
     theta, x = network.init(rng(), "float64"), rng().standard_normal((6, 3))
-    named = {
-        name: theta[piece].reshape(shape)
-        for name, (piece, shape) in network.layout.items()
+    parameters = {
+        name: theta[span].reshape(shape)
+        for name, (span, shape) in network.layout.items()
     }
-    h = np.tanh(x @ named["linear1.weight"] + named["linear1.bias"])
-    h = np.tanh(h @ named["linear2.weight"] + named["linear2.bias"])
-    expected = h @ named["linear3.weight"] + named["linear3.bias"]
+    h = np.tanh(x @ parameters["linear1.weight"] + parameters["linear1.bias"])
+    h = np.tanh(h @ parameters["linear2.weight"] + parameters["linear2.bias"])
+    expected = h @ parameters["linear3.weight"] + parameters["linear3.bias"]
     assert_close(network.predict(theta, x), expected, 1e-14)
 
 
-def test_the_papers_net_has_1761_parameters():
+def test_the_papers_network_has_1761_parameters():
     network = tm.MLP([1, 40, 40, 1])
     assert network.size == (1 * 40 + 40) + (40 * 40 + 40) + (40 * 1 + 1) == 1761
 
@@ -49,30 +49,118 @@ def test_layout_tiles_theta_in_the_order_of_the_layers():
     names = ["linear1.weight", "linear1.bias", "linear2.weight", "linear2.bias"]
     assert [*network.layout] == names
     stop = 0
-    for piece, shape in network.layout.values():
-        assert piece.start == stop
-        stop = piece.stop
-        assert piece.stop - piece.start == np.prod(shape)
+    for span, shape in network.layout.values():
+        assert span.start == stop
+        stop = span.stop
+        assert span.stop - span.start == np.prod(shape)
     assert stop == network.size == 13
 
 
 def test_vector_sets_named_parameters_only():
     network = tm.MLP([2, 3, 1])
     vector = network.vector(0.5, "float64", **{"linear1.bias": -1.0})
-    piece, _ = network.layout["linear1.bias"]
+    span, _ = network.layout["linear1.bias"]
     assert vector.dtype == "float64"
-    assert (vector[piece] == -1).all()
-    assert (np.delete(vector, np.arange(network.size)[piece]) == 0.5).all()
+    assert (vector[span] == -1).all()
+    assert (np.delete(vector, np.arange(network.size)[span]) == 0.5).all()
 
 
-# --- starting values ------------------------------------------------------------------
+def test_a_network_shows_its_layers_and_their_numbers_of_parameters():
+    assert repr(tm.MLP([1, 40, 40, 1])).splitlines() == [
+        "MLP of 1,761 parameters",
+        "     80  Linear(weight (1, 40), bias (40,))",
+        "      0  Activation(name='relu')",
+        "  1,640  Linear(weight (40, 40), bias (40,))",
+        "      0  Activation(name='relu')",
+        "     41  Linear(weight (40, 1), bias (1,))",
+    ]
+    assert repr(tm.Network([])) == "Network of 0 parameters"
+
+
+class Scale(Layer):
+    """A layer of a user's own, with a parameter and options."""
+
+    def __init__(self):
+        self.shapes = {"factor": (3,)}
+        self.power, self.initialiser = 2, he_normal()
+
+
+def test_a_layer_of_ones_own_shows_its_parameters_and_options():
+    assert repr(Scale()) == "Scale(factor (3,), power=2)"
+
+
+# --- Values and arrays ----------------------------------------------------------------
+
+
+def test_a_network_may_be_predicted_after_inner_steps_by_maml():
+    network = tm.MLP([2, 4, 3], "tanh")
+    theta = network.init(rng(), "float64")
+    x, y = rng().standard_normal((2, 5, 2)), rng().standard_normal((2, 5, 3))
+
+    def loss(theta, x, y):
+        return tm.squared_error(network(theta, x), y)
+
+    maml = tm.MAML(loss, alpha=0.1, steps=2, backend="numpy")
+    tasks = tm.Tasks(x, y, x[:, :4] + 1, y[:, :4])
+    outputs = maml.predict(network, theta, tasks)
+    thetas = maml.adapt(theta, x, y)
+    assert outputs.shape == (2, 3, 4, 3)
+    for task in range(2):
+        for j in range(3):
+            expected = network.predict(thetas[task, j], tasks.x_query[task])
+            assert_close(outputs[task, j], expected, 1e-13)
+
+
+def test_a_plain_network_ignores_support_examples():
+    network = tm.MLP([2, 3, 1])
+    theta, x = network.init(rng()), np.ones((4, 2), "float32")
+    plain, other = (network.predict(theta, x, s) for s in (None, 5 * x[:3]))
+    assert np.array_equal(plain, other)
+
+
+IMAGES = np.zeros((3, 28, 28, 1))
+
+
+@pytest.mark.parametrize(
+    ("network", "x"),
+    [(tm.MLP([2, 1]), np.ones((3, 2))), (tm.OmniglotConv(5), IMAGES)],
+    ids=["plain network", "network of images"],
+)
+@pytest.mark.parametrize(
+    ("name", "wrong", "came"),
+    [
+        ("theta", np.zeros(3), "an array"),
+        ("theta", [0.0], "list"),
+        ("theta", None, "NoneType"),
+        ("x", np.zeros(3), "an array"),
+        ("x", 1.0, "float"),
+        ("x_support", np.zeros(3), "an array"),
+    ],
+)
+def test_a_call_with_arrays_says_that_predict_is_meant(network, x, name, wrong, came):
+    tape = tm.Tape()
+    values = {
+        "theta": tape.input("theta", (network.size,)),
+        "x": tape.input("x", x.shape),
+        "x_support": tape.input("x_support", x.shape),
+    }
+    network(**values)
+    message = f"{name}: expected a Value of a tape, got {came}; for arrays call "
+    with pytest.raises(TypeError) as caught:
+        network(**values | {name: wrong})
+    assert str(caught.value) == message + "network.predict(theta, x)"
+    with pytest.raises(TypeError, match="^theta: expected a Value of a tape, got an"):
+        network(network.init(rng()), x)
+
+
+# --- initial values -------------------------------------------------------------------
 
 
 def weights_of(initialiser):
     return initialiser(rng(), LARGE)
 
 
-def test_truncated_normal_ends_at_two_deviations():
+def test_truncated_normal_ends_at_two_standard_deviations():
     weights = weights_of(truncated_normal(0.01)) / 0.01
     assert np.abs(weights).max() <= 2
     assert np.abs(weights).max() > 1.99
@@ -99,14 +187,13 @@ def test_alg2_line1_draws_theta_from_the_initialiser_and_zero_biases(dtype):
     theta = network.init(rng(), dtype)
     assert theta.shape == (network.size,)
     assert theta.dtype == dtype
-    draws, draw = rng(), truncated_normal(0.5)
-    for name, (piece, shape) in network.layout.items():
+    generator, draw = rng(), truncated_normal(0.5)
+    for name, (span, shape) in network.layout.items():
+        parameter = theta[span].reshape(shape)
         if name.endswith("bias"):
-            assert (theta[piece] == 0).all()
+            assert (parameter == 0).all()
         else:
-            assert (
-                theta[piece].reshape(shape) == draw(draws, shape).astype(dtype)
-            ).all()
+            assert (parameter == draw(generator, shape).astype(dtype)).all()
 
 
 def test_default_initialiser_is_he_normal():
@@ -114,7 +201,7 @@ def test_default_initialiser_is_he_normal():
     assert (theta[:150].reshape(3, 50) == he_normal()(rng(), (3, 50))).all()
 
 
-def test_starting_values_depend_on_the_seed_alone():
+def test_initial_values_depend_on_the_seed_alone():
     network = tm.MLP([2, 3, 1])
     first, same = (network.init(np.random.default_rng(7)) for _ in range(2))
     assert np.array_equal(first, same)
@@ -124,8 +211,13 @@ def test_starting_values_depend_on_the_seed_alone():
 # --- refusals -------------------------------------------------------------------------
 
 
+def record(network, *shapes):
+    tape = tm.Tape()
+    return network(*(tape.input(f"x{i}", shape) for i, shape in enumerate(shapes)))
+
+
 @pytest.mark.parametrize(
-    ("make", "error", "message"),
+    ("call", "error", "message"),
     [
         (lambda: tm.MLP([3]), ValueError, r"sizes: expected inputs and outputs.*\[3\]"),
         (lambda: tm.MLP([3, 0]), ValueError, "outputs: expected at least 1, got 0"),
@@ -143,12 +235,27 @@ def test_starting_values_depend_on_the_seed_alone():
         (
             lambda: tm.MLP([1, 1]).vector(0.0, **{"linear2.bias": 1.0}),
             ValueError,
-            "parameter: expected one of .*'linear1.bias'.*, got 'linear2.bias'",
+            "parameter: expected one of linear1.w.*, linear1.bias, got 'linear2.bias'",
         ),
         (
             lambda: tm.MLP([1, 1]).predict(np.zeros(3), np.ones((4, 1))),
             ValueError,
             r"theta: expected shape \(2,\), got \(3,\)",
+        ),
+        (
+            lambda: record(tm.MLP([1, 1]), (3,), (4, 1)),
+            ValueError,
+            r"theta: expected shape \(2,\), got \(3,\)",
+        ),
+        (
+            lambda: tm.MLP([1, 1]).predict(np.zeros(2, "float16"), np.ones((4, 1))),
+            TypeError,
+            "theta: expected a float32 or float64 array, got float16",
+        ),
+        (
+            lambda: tm.MLP([1, 1]).predict(np.zeros(2), [[1.0]]),
+            TypeError,
+            "x: expected an array, got list",
         ),
         (
             lambda: tm.MLP([1, 1]).predict(np.zeros(2), np.ones((4, 2))),
@@ -168,6 +275,6 @@ def test_starting_values_depend_on_the_seed_alone():
         (lambda: Layer()([], None), NotImplementedError, None),
     ],
 )
-def test_nn_refuses(make, error, message):
+def test_a_bad_argument_is_refused_by_name(call, error, message):
     with pytest.raises(error, match=message):
-        make()
+        call()

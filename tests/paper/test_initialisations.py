@@ -1,4 +1,5 @@
-"""Initialisations: kept whole or refused; those in the package do what they say."""
+"""Initialisations: saved, loaded, or refused; those of the package are as accurate as
+their facts say."""
 
 import os
 from pathlib import Path
@@ -32,7 +33,7 @@ def accuracy_after(start, images, count, steps):
     return tm.accuracy(logits, tasks.y_query[:, None]).mean(0)
 
 
-def test_initialisation_comes_back_as_it_was_saved(tmp_path):
+def test_an_initialisation_is_loaded_as_it_was_saved(tmp_path):
     recipe = tm.RECIPES["20w1s"].scaled("mean")
     theta = recipe.network().init(np.random.default_rng(0))
     save_initialisation(tmp_path / "a.npz", theta, recipe, {"data": "none", "n": 3})
@@ -40,6 +41,13 @@ def test_initialisation_comes_back_as_it_was_saved(tmp_path):
     assert start.theta.tobytes() == theta.tobytes() and start.theta.dtype == "float32"
     assert start.recipe == recipe and start.facts == {"data": "none", "n": 3}
     assert start.network.size == theta.size
+    assert repr(start).splitlines() == [
+        "Initialisation",
+        f"  theta       ({theta.size},) float32, parameters of OmniglotConv",
+        "  recipe      20w1s, losses scaled mean",
+        "  facts.data  none",
+        "  facts.n     3",
+    ]
 
 
 def test_theta_of_another_network_is_refused(tmp_path):
@@ -50,31 +58,49 @@ def test_theta_of_another_network_is_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("config", [{}, {"recipe": "5w1s"}, {"recipe": "x"}])
+def test_theta_of_another_dtype_is_refused(tmp_path):
+    recipe = tm.RECIPES["5w1s"]
+    with pytest.raises(TypeError, match="theta: expected a float32 or float64 array"):
+        save_initialisation(
+            tmp_path / "a.npz", np.zeros(recipe.network().size, int), recipe, {}
+        )
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"recipe": "5w1s"},
+        {"recipe": "x", "scaling": "mean"},
+        {"recipe": ["5w1s"], "scaling": "mean"},
+        {"recipe": "5w1s", "scaling": "sum"},
+        {"recipe": "5w1s", "scaling": "mean"},
+    ],
+)
 def test_another_checkpoint_is_refused(tmp_path, config):
     save_checkpoint(tmp_path / "a.npz", {"theta": np.zeros(3)}, config, {})
     with pytest.raises(CheckpointError, match="expected an initialisation"):
         load_initialisation(tmp_path / "a.npz")
 
 
-def test_damaged_file_is_refused(tmp_path):
+def test_a_damaged_file_is_refused(tmp_path):
     recipe = tm.RECIPES["fc-5w1s"]
     theta = recipe.network().init(np.random.default_rng(0))
     save_initialisation(tmp_path / "a.npz", theta, recipe, {})
-    whole = (tmp_path / "a.npz").read_bytes()
-    for broken in (whole[:-100], whole[:5000] + b"\x01" + whole[5001:], b""):
-        (tmp_path / "a.npz").write_bytes(broken)
+    content = (tmp_path / "a.npz").read_bytes()
+    for damaged in (content[:-100], content[:5000] + b"\x01" + content[5001:], b""):
+        (tmp_path / "a.npz").write_bytes(damaged)
         with pytest.raises(CheckpointError):
             load_initialisation(tmp_path / "a.npz")
 
 
-def test_unknown_name_is_refused_with_the_names_there_are():
+def test_an_unknown_name_is_refused_with_all_names():
     with pytest.raises(ValueError, match=r"expected one of .*omniglot-5w1s"):
         tm.pretrained("omniglot-7w1s")
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_pretrained_is_small_and_says_where_it_comes_from(name):
+def test_pretrained_is_small_and_has_facts_about_its_training(name):
     assert (PARAMETERS / f"{name}.npz").stat().st_size < 1_000_000
     start = tm.pretrained(name)
     assert start.facts["data"] == "Omniglot"
@@ -83,26 +109,24 @@ def test_pretrained_is_small_and_says_where_it_comes_from(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_pretrained_learns_characters_of_another_kind_where_a_fresh_start_does_not(
-    name,
-):
+def test_pretrained_learns_drawn_characters_better_than_a_random_initialisation(name):
     start = tm.pretrained(name)
     images = omniglot.split(omniglot.standin())["test"]
-    fresh = start._replace(theta=start.network.init(np.random.default_rng(0)))
+    random = start._replace(theta=start.network.init(np.random.default_rng(0)))
     steps = start.recipe.test_steps
-    learned = accuracy_after(start, images, 60, steps)[-1]
-    assert learned > accuracy_after(fresh, images, 60, steps)[-1] + 0.1
-    assert learned > 0.9
+    accuracy = accuracy_after(start, images, 60, steps)[-1]
+    assert accuracy > accuracy_after(random, images, 60, steps)[-1] + 0.1
+    assert accuracy > 0.9
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(
-    "TINYMAML_DATA" not in os.environ, reason="TINYMAML_DATA: no real Omniglot here"
+    "TINYMAML_DATA" not in os.environ, reason="needs TINYMAML_DATA, with Omniglot"
 )
 @pytest.mark.parametrize("name", NAMES)
-def test_pretrained_reaches_its_accuracy_on_characters_never_seen(name):
+def test_pretrained_reaches_its_accuracy_on_the_test_characters(name):
     start = tm.pretrained(name)
     split = "background" if name.endswith("background") else "authors"
     images = omniglot.split(omniglot.load(), split)["test"]
-    reached = 100 * accuracy_after(start, images, 200, start.recipe.test_steps)[-1]
-    assert abs(reached - start.facts["accuracy"]) < 2  # 3 intervals of 200 tasks
+    accuracy = 100 * accuracy_after(start, images, 200, start.recipe.test_steps)[-1]
+    assert abs(accuracy - start.facts["accuracy"]) < 2  # 3 intervals of 200 tasks

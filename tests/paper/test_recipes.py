@@ -91,7 +91,7 @@ def test_scaled_refuses_another_name():
         RECIPES["5w1s"].scaled("sum")
 
 
-# --- what is trained ------------------------------------------------------------------
+# --- losses and MAML ------------------------------------------------------------------
 
 
 def small_network(ways, mode="batch"):
@@ -108,14 +108,14 @@ def small_network(ways, mode="batch"):
 
 
 def tasks_of(recipe, tasks=2):
-    """Numbers in place of 5x5 images, as many as the recipe has."""
+    """Tasks of random 5x5 images, with as many examples as the recipe has."""
     rng = np.random.default_rng(0)
-    pieces = []
-    for each in (recipe.shots, recipe.queries):
-        n = recipe.ways * each
-        pieces.append(rng.standard_normal((tasks, n, 5, 5, 1)))
-        pieces.append(np.tile(np.eye(recipe.ways), (tasks, each, 1)))
-    return tm.Tasks(*pieces)
+    arrays = []
+    for per_class in (recipe.shots, recipe.queries):
+        n = recipe.ways * per_class
+        arrays.append(rng.standard_normal((tasks, n, 5, 5, 1)))
+        arrays.append(np.tile(np.eye(recipe.ways), (tasks, per_class, 1)))
+    return tm.Tasks(*arrays)
 
 
 def start(network):
@@ -124,7 +124,7 @@ def start(network):
 
 
 def mean_cross_entropy(network, theta, x, y):
-    """Of a batch, in NumPy."""
+    """The mean cross-entropy of a batch, in NumPy."""
     logits = network.predict(theta, x)
     logits = logits - logits.max(1, keepdims=True)
     log_softmax = logits - np.log(np.exp(logits).sum(1, keepdims=True))
@@ -134,8 +134,8 @@ def mean_cross_entropy(network, theta, x, y):
 @every_recipe
 @pytest.mark.parametrize("scaling", SCALINGS)
 def test_losses_are_scaled_as_the_recipe_says(name, scaling):
-    """Per shot: N times the mean for support examples; for query examples as many
-    times more as there are more of them than shots."""
+    """ "per_shot" is N times the mean for support examples, and N queries / K times the
+    mean for query examples."""
     recipe = RECIPES[name].scaled(scaling)
     network = small_network(recipe.ways)
     maml = recipe.maml(network, backend="numpy")
@@ -190,21 +190,21 @@ def test_the_query_loss_takes_support_statistics_in_mode_support_only():
     recipe = RECIPES["5w1s"]
     tasks = tasks_of(recipe)
     other = tasks._replace(x_support=2 * tasks.x_support + 1)
-    for mode, sees in (("support", True), ("batch", False)):
+    for mode, depends in (("support", True), ("batch", False)):
         network = small_network(5, mode)
         maml = recipe.maml(network, backend="numpy")
         before, after = (
             maml.evaluate(start(network), each, steps=0) for each in (tasks, other)
         )
-        assert (before != after).all() == sees
-        assert (before == after).all() != sees
+        assert (before != after).all() == depends
+        assert (before == after).all() != depends
 
 
 # --- clipping -------------------------------------------------------------------------
 
 
 @every_backend
-def test_the_meta_gradient_is_clipped_entry_by_entry(backend):
+def test_the_meta_gradient_is_clipped_element_by_element(backend):
     recipe = RECIPES["mini-5w1s"]
     network = small_network(5)
     maml = recipe.maml(network, backend=backend)
@@ -213,15 +213,16 @@ def test_the_meta_gradient_is_clipped_entry_by_entry(backend):
     limit = float(np.median(np.abs(plain.gradient)))
     clipping = replace(recipe, clip=limit).maml(network, backend=backend)
     clipped = clipping.meta_gradient(theta, tasks)
-    far = np.abs(plain.gradient) > limit
-    assert 0.3 < far.mean() < 0.7
-    assert np.array_equal(clipped.gradient[~far], plain.gradient[~far])
-    assert np.array_equal(clipped.gradient[far], limit * np.sign(plain.gradient[far]))
+    large = np.abs(plain.gradient) > limit
+    signs = np.sign(plain.gradient[large])
+    assert 0.3 < large.mean() < 0.7
+    assert np.array_equal(clipped.gradient[~large], plain.gradient[~large])
+    assert np.array_equal(clipped.gradient[large], limit * signs)
     assert np.array_equal(clipped.losses, plain.losses) and clipped.loss == plain.loss
 
 
 @every_recipe
-def test_only_recipes_that_say_so_clip_and_at_10(name):
+def test_only_the_recipes_of_miniimagenet_clip_and_at_10(name):
     recipe = RECIPES[name]
     maml = recipe.maml(recipe.network(), backend="numpy")
     assert maml.clip == (10 if name.startswith("mini") else None)
@@ -231,7 +232,7 @@ def test_only_recipes_that_say_so_clip_and_at_10(name):
 
 
 @pytest.mark.parametrize(
-    ("logits", "right"),
+    ("logits", "correct"),
     [
         ([2.0, 1.0, 0.0], True),
         ([1.0, 2.0, 0.0], False),
@@ -249,11 +250,13 @@ def test_only_recipes_that_say_so_clip_and_at_10(name):
         ([0.0, -np.inf, -np.inf], True),
     ],
 )
-def test_an_example_is_right_if_its_class_alone_has_the_largest_logit(logits, right):
-    for shift in range(3):  # wherever the class stands
-        turned = np.roll([logits], shift, axis=1)
+def test_an_example_is_correct_if_its_class_alone_has_the_largest_logit(
+    logits, correct
+):
+    for shift in range(3):  # the class may be the first, second or third
+        shifted = np.roll([logits], shift, axis=1)
         y = np.roll([[1.0, 0.0, 0.0]], shift, axis=1)
-        assert accuracy(turned, y) == float(right)
+        assert accuracy(shifted, y) == float(correct)
 
 
 def test_accuracy_is_the_share_of_examples_for_each_task_and_step():
@@ -281,11 +284,11 @@ def test_accuracy_refuses_another_number_of_classes():
         accuracy(np.zeros((3, 4)), np.eye(5)[:3])
 
 
-# --- words ----------------------------------------------------------------------------
+# --- summary --------------------------------------------------------------------------
 
 
 @every_recipe
-def test_summary_names_alpha_and_the_step_that_it_amounts_to(name):
+def test_summary_names_alpha_and_the_step_on_the_mean_loss(name):
     recipe = RECIPES[name]
     facts = dict(line.split(":", 1) for line in recipe.summary().splitlines())
     step = facts["inner step"]

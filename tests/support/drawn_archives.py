@@ -1,7 +1,7 @@
-"""What the tests of Omniglot's files share: small archives like the real ones.
+"""Small archives like those of Omniglot, for the tests of the loader and the cache.
 
-Five characters of drawn strokes stand for the 1623; `own_folders` and `small` are
-fixtures for the files that import them.
+They hold five characters of drawn strokes instead of 1623. A test file that imports the
+fixtures `own_folders` and `small` can use them.
 """
 
 import io
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tinymaml.tasks import omniglot
-from tinymaml.tasks.strokes import draw, hands
+from tinymaml.tasks.strokes import draw, sample_strokes
 
 CHARACTERS = {
     "images_background": ["Drawn/character01", "Drawn/character02", "Odd/character01"],
@@ -26,14 +26,14 @@ def encode(image):
 
 
 def make_drawings():
-    """Path in an archive to the bytes of a 105 x 105 one-bit PNG."""
+    """105 x 105 one-bit PNG files, by their paths in the archives."""
     drawings = {}
     for part, characters in CHARACTERS.items():
         for character in characters:
             rng = np.random.default_rng(list(character.encode()))
-            for number, hand in enumerate(hands(rng, 20), 1):
+            for number, strokes in enumerate(sample_strokes(rng, 20), 1):
                 path = f"{part}/{character}/0042_{number:02}.png"
-                drawings[path] = encode(draw(hand, 105))
+                drawings[path] = encode(draw(strokes, 105))
     return drawings
 
 
@@ -63,16 +63,17 @@ def cache_files(folder):
 
 @pytest.fixture
 def own_folders(tmp_path, monkeypatch):
+    """The test has a cache folder of its own, and no folder of data."""
     monkeypatch.setenv("TINYMAML_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("TINYMAML_DATA", raising=False)
 
 
 @pytest.fixture
 def small(monkeypatch, own_folders):
-    """The loader expects the drawn alphabets instead of the real ones."""
-    table = tuple(
-        omniglot.Row(character, part, "train", "train")
+    """The loader expects the five drawn characters instead of the real ones."""
+    characters = tuple(
+        omniglot.Character(character, part, "train", "train")
         for part, characters in CHARACTERS.items()
         for character in characters
     )
-    monkeypatch.setattr(omniglot, "rows", lambda: table)
+    monkeypatch.setattr(omniglot, "characters", lambda: characters)

@@ -1,4 +1,4 @@
-"""What the tests of images share: plain NumPy layers, a small network, its tasks."""
+"""For the tests of images: layers in plain NumPy, small networks, and their tasks."""
 
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ def random(*shape, seed=0):
 
 
 def on_numbers(function, *arrays, backend="numpy"):
-    """A function of Values, applied to arrays."""
+    """A function of Values, evaluated for arrays."""
     tape = Tape()
     values = [tape.input(f"x{i}", a.shape) for i, a in enumerate(arrays)]
     tape.output("out", function(*values))
@@ -26,10 +26,9 @@ def on_numbers(function, *arrays, backend="numpy"):
 
 
 def published_padding(size, kernel, stride):
-    """TensorFlow's rule for SAME as its documentation gives it: output, zeros before,
-    zeros behind."""
-    rest = size % stride
-    total = max(kernel - (stride if rest == 0 else rest), 0)
+    """SAME by TensorFlow's documentation: output size, zeros before, zeros behind."""
+    remainder = size % stride
+    total = max(kernel - (stride if remainder == 0 else remainder), 0)
     return -(-size // stride), total // 2, total - total // 2
 
 
@@ -49,7 +48,10 @@ def direct(x, w, stride=1):
 
 
 def windows(x, size):
-    """(N, H', W', size, size, C), rows and columns beyond the last window left out."""
+    """The windows of images, (N, H', W', size, size, C).
+
+    Rows and columns beyond the last whole window are left out.
+    """
     n, height, width, channels = x.shape
     x = x[:, : height // size * size, : width // size * size]
     shape = (n, height // size, size, width // size, size, channels)
@@ -60,6 +62,7 @@ def windows(x, size):
 
 
 def small_network(mode="batch", bias=False, gamma=False):
+    """Two convolutions, one of stride 2, and max-pooling, for images of 6x6x2."""
     return ImageNetwork(
         [
             tm.Conv2d(2, 3, stride=2, bias=bias),
@@ -76,7 +79,7 @@ def small_network(mode="batch", bias=False, gamma=False):
 
 
 def pooled_network(mode="batch"):
-    """Stride 1 and max-pooling, as for MiniImagenet."""
+    """Stride 1 and max-pooling, as the network for MiniImagenet."""
     return ImageNetwork(
         [
             tm.Conv2d(2, 3),
@@ -90,7 +93,7 @@ def pooled_network(mode="batch"):
 
 
 def strided_network(mode="batch"):
-    """Stride 2 and the mean of the last map, as for Omniglot."""
+    """Stride 2 and the mean of the last map, as the network for Omniglot."""
     return ImageNetwork(
         [
             tm.Conv2d(2, 3, stride=2),
@@ -114,11 +117,11 @@ class ImageProblem(NamedTuple):
     tasks: tm.Tasks
 
     def loss(self, theta, x, y, x_support=None):
-        """The loss of support examples, and with x_support that of query examples."""
+        """The loss of support examples, or with x_support that of query examples."""
         return tm.cross_entropy(self.network(theta, x, x_support), y)
 
     def maml(self, backend="numpy", alpha=0.3, **options):
-        """By default the query loss sees the support examples."""
+        """MAML whose query loss gets the support examples, unless options say other."""
         options = {"reduction": "sum", "threads": 1, "query_loss": self.loss, **options}
         alpha = self.network.adapted_only(alpha, "float64")
         return tm.MAML(self.loss, alpha, backend=backend, **options)
@@ -132,8 +135,8 @@ def image_problem(network, seed=1, tasks=2, size=5):
     """Tasks with 3 support and 6 query examples."""
     rng = np.random.default_rng(seed)
     theta = network.init(rng, "float64") + 0.2 * rng.standard_normal(network.size)
-    pieces = []
+    arrays = []
     for n in (3, 6):
         labels = np.tile(np.arange(n) % 3, (tasks, 1))
-        pieces += [rng.standard_normal((tasks, n, size, size, 2)), np.eye(3)[labels]]
-    return ImageProblem(network, theta, tm.Tasks(*pieces))
+        arrays += [rng.standard_normal((tasks, n, size, size, 2)), np.eye(3)[labels]]
+    return ImageProblem(network, theta, tm.Tasks(*arrays))

@@ -1,9 +1,9 @@
-"""Small meta-learning problems, and the meta-gradient by routes that share little.
+"""Small meta-learning problems, and the meta-gradient by routes that share little code.
 
-The routes: the recursion of Hessian-vector products, which is what `MAML` records;
-reverse over reverse, through the inner loop unrolled on one tape; the same recursion
-written in NumPy on dense Hessians; and finite differences of the meta-objective. The
-objective and the gradient are sums over tasks.
+The routes are: the recursion of Hessian-vector products, which `MAML` records; reverse
+over reverse, which is backpropagation through the inner loop unrolled on one tape; the
+recursion written in NumPy with dense Hessians; and finite differences of the
+meta-objective. The objective and the gradient are sums over tasks.
 """
 
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ ACTIVATIONS = ("relu", "tanh")
 
 
 class Problem(NamedTuple):
-    """A loss of a small net, a point theta, and tasks, in float64."""
+    """A loss of a small network, a point theta, and tasks, in float64."""
 
     loss: Any
     theta: np.ndarray
@@ -31,7 +31,7 @@ class Problem(NamedTuple):
         return tm.MAML(self.loss, alpha=alpha, backend=backend, **options)
 
     def objective(self, theta, alpha, steps):
-        """The meta-objective after 1 .. steps inner steps: the query losses' sums."""
+        """The meta-objective after 0 .. steps inner steps: the sums of query losses."""
         maml = self.maml(alpha=alpha, steps=steps)
         return maml.evaluate(theta, self.tasks).sum(axis=0)
 
@@ -53,13 +53,13 @@ def problem(loss="squared_error", activation="tanh", seed=0, tasks=3, sizes=(2, 
     def record_loss(theta, x, y):
         return getattr(tm, loss)(network(theta, x), y)
 
-    # biases too, so that no relu sits at its kink
+    # The noise also moves the biases away from 0, so that no relu is at its kink.
     theta = network.init(rng, "float64") + 0.3 * rng.standard_normal(network.size)
     return Problem(record_loss, theta, tm.Tasks(*examples(4), *examples(5)))
 
 
 def alpha_vector(theta, seed=0):
-    """A step size for each parameter, every third one zero."""
+    """An inner learning rate for each parameter; every third one is zero."""
     alpha = np.random.default_rng(seed).uniform(0.1, 0.4, theta.size)
     alpha[::3] = 0.0
     return alpha
@@ -74,22 +74,22 @@ def by_recursion(p, steps, alpha=0.3, backend="numpy", **options):
 
 
 def by_reverse_over_reverse(p, steps, alpha=0.3, backend="numpy"):
-    """One sweep backwards through the whole unrolled inner loop."""
+    """Backpropagation through the whole unrolled inner loop, on one tape."""
     tape = tm.Tape()
     theta = tape.input("theta", p.theta.shape)
-    step = tape.input("alpha", np.shape(alpha))
+    alpha_value = tape.input("alpha", np.shape(alpha))
     data = [
         tape.input(name, array.shape[1:], per_task=True)
         for name, array in p.tasks._asdict().items()
     ]
-    thetas = inner_loop(p.loss, theta, data[:2], step, steps)
+    thetas = inner_loop(p.loss, theta, data[:2], alpha_value, steps)
     tape.output("gradient", grad(p.loss(thetas[-1], *data[2:]), theta), "sum")
     inputs = {"theta": p.theta, "alpha": alpha, **p.tasks._asdict()}
     return run_tape(tape, inputs, backend)["gradient"]
 
 
 def derivatives(p, theta, x, y):
-    """Gradient and dense Hessian of the loss for one task, the latter row by row."""
+    """Gradient and dense Hessian of the loss for one task; a "task" is a row of it."""
     tape = tm.Tape()
     point, row = tape.input("theta", theta.shape), tape.input("row", theta.shape, True)
     data = [tape.input(name, a.shape) for name, a in (("x", x), ("y", y))]
@@ -103,7 +103,7 @@ def derivatives(p, theta, x, y):
 
 def by_dense_hessians(p, steps, alpha=0.3):
     """(meta-gradient, query gradient, corrections): the recursion in plain NumPy."""
-    exact, first, corrections = 0.0, 0.0, np.zeros((steps, p.theta.size))
+    exact, first_order, corrections = 0.0, 0.0, np.zeros((steps, p.theta.size))
     for x, y, x_query, y_query in zip(*p.tasks, strict=True):
         thetas, hessians = [p.theta], []
         for _ in range(steps):
@@ -111,17 +111,17 @@ def by_dense_hessians(p, steps, alpha=0.3):
             hessians.append(hessian)
             thetas.append(thetas[-1] - alpha * gradient)
         v, _ = derivatives(p, thetas[-1], x_query, y_query)
-        first = first + v
-        for k in reversed(range(steps)):
-            correction = hessians[k] @ (alpha * v)
-            corrections[k] += correction
+        first_order = first_order + v
+        for j in reversed(range(steps)):
+            correction = hessians[j] @ (alpha * v)
+            corrections[j] += correction
             v = v - correction
         exact = exact + v
-    return exact, first, corrections
+    return exact, first_order, corrections
 
 
 def assert_is_gradient_of(gradient, function, point, tolerance=1e-8):
-    """Gradient along three random directions against differences of the function."""
+    """Compare a gradient with differences of the function, in three directions."""
     directions = np.random.default_rng(9).standard_normal((3, point.size))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     slopes = [difference(function, point, direction) for direction in directions]

@@ -1,5 +1,7 @@
 """Episodes: classes and images of a task, order, rotations, seeds, refusals."""
 
+from hashlib import sha256
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -15,24 +17,24 @@ def rng(seed=0):
 
 
 def numbered_images(counts, size=2, channels=1):
-    """An image of class c and number i holds c, i and pixels that tell how it lies."""
+    """Images whose pixels hold the class, its number in the class, and its rotation."""
     labels = np.repeat(np.arange(len(counts)), counts)
     images = np.zeros((len(labels), size, size, channels))
     images[:, 0, 0] = labels[:, None] + 1
     images[:, 0, 1] = np.concatenate([np.arange(n) for n in counts])[:, None] + 1000
-    order = rng(9).permutation(len(labels))  # classes need not lie side by side
+    order = rng(9).permutation(len(labels))  # classes need not be contiguous
     return images[order], labels[order]
 
 
 def read(x):
-    """Class, number and quarter turns of images (T, N, 2, 2, C) made as above."""
+    """Class, number and quarter turns of numbered images (T, N*K, 2, 2, C)."""
     flat = x[..., 0].reshape(*x.shape[:2], 4)
     corner = np.argmax((flat > 0) & (flat < 1000), axis=-1)
-    turns = np.array([0, 3, 1, 2])[corner]  # rot90 turns against the clock
+    quarter_turns = np.array([0, 3, 1, 2])[corner]  # counterclockwise, as rot90
     return (
         np.take_along_axis(flat, corner[..., None], -1)[..., 0] - 1,
         flat.max(-1) - 1000,
-        turns,
+        quarter_turns,
     )
 
 
@@ -55,27 +57,26 @@ def test_a_task_has_each_class_and_image_once_and_one_hot_labels(
         images, labels, ways=ways, shots=shots, queries=queries, tasks=tasks
     )
     batch = episodes(rng(seed))
-    for kind, slots in ((0, shots), (2, queries)):
-        x, y = batch[kind : kind + 2]
-        assert x.shape == (tasks, ways * slots, 2, 2, channels)
-        assert y.shape == (tasks, ways * slots, ways)
+    for (x, y), groups in ((batch[:2], shots), (batch[2:], queries)):
+        assert x.shape == (tasks, ways * groups, 2, 2, channels)
+        assert y.shape == (tasks, ways * groups, ways)
         assert x.dtype == y.dtype == "float32"
         assert ((y == 0) | (y == 1)).all() and (y.sum(-1) == 1).all()
     x = np.concatenate([batch.x_support, batch.x_query], axis=1)
     label = np.concatenate([batch.y_support, batch.y_query], axis=1).argmax(-1)
-    shown, number, turns = read(x)
-    assert (turns == 0).all()
+    classes, numbers, quarter_turns = read(x)
+    assert (quarter_turns == 0).all()
     for task in range(tasks):
-        # Each slot holds every class once, and a class always has the same label.
-        slots = label[task].reshape(-1, ways)
-        assert (np.sort(slots, axis=1) == np.arange(ways)).all()
-        pairs = set(zip(label[task], shown[task], strict=True))
+        # Each group holds every class once, and a class always has the same label.
+        groups = label[task].reshape(-1, ways)
+        assert (np.sort(groups, axis=1) == np.arange(ways)).all()
+        pairs = set(zip(label[task], classes[task], strict=True))
         assert len(pairs) == ways == len({c for _, c in pairs})
-        images_seen = set(zip(shown[task], number[task], strict=True))
-        assert len(images_seen) == ways * (shots + queries)
+        distinct = set(zip(classes[task], numbers[task], strict=True))
+        assert len(distinct) == ways * (shots + queries)
 
 
-def test_uint8_images_are_given_out_as_0_to_1_and_floating_ones_as_they_are():
+def test_uint8_images_are_scaled_to_0_to_1_and_floating_ones_are_unchanged():
     bright, labels = np.full((8, 3, 3), 255, np.uint8), np.repeat([0, 1], 4)
     options = {"ways": 2, "shots": 1, "queries": 1}
     for images, value in ((bright, 1.0), (bright // 5, 0.2), (bright / 2.0, 127.5)):
@@ -100,7 +101,7 @@ def test_images_are_never_copied_or_changed(tmp_path):
     assert np.array_equal(mapped, pixels)
 
 
-def test_a_class_is_turned_as_one_in_support_and_query_and_all_turns_are_drawn():
+def test_a_class_has_one_rotation_in_support_and_query_and_all_four_are_drawn():
     images, labels = numbered_images([6] * 8)
     episodes = Episodes(
         images, labels, ways=4, shots=2, queries=2, rotations=True, tasks=500
@@ -108,19 +109,20 @@ def test_a_class_is_turned_as_one_in_support_and_query_and_all_turns_are_drawn()
     batch = episodes(rng())
     x = np.concatenate([batch.x_support, batch.x_query], axis=1)
     label = np.concatenate([batch.y_support, batch.y_query], axis=1).argmax(-1)
-    turns = np.take_along_axis(read(x)[2], label.argsort(axis=1, kind="stable"), axis=1)
-    turns = turns.reshape(500, 4, 4)  # tasks, classes, images of a class
-    assert (turns == turns[..., :1]).all()
-    assert stats.chisquare(np.bincount(turns[..., 0].ravel())).pvalue > 0.01
-    # Turns of two classes of a task have nothing to do with each other.
-    pairs = np.bincount(4 * turns[:, 0, 0] + turns[:, 1, 0], minlength=16)
+    by_class = label.argsort(axis=1, kind="stable")
+    rotations = np.take_along_axis(read(x)[2], by_class, axis=1)
+    rotations = rotations.reshape(500, 4, 4)  # tasks, classes, images of a class
+    assert (rotations == rotations[..., :1]).all()
+    assert stats.chisquare(np.bincount(rotations[..., 0].ravel())).pvalue > 0.01
+    # The rotations of two classes of a task are independent.
+    pairs = np.bincount(4 * rotations[:, 0, 0] + rotations[:, 1, 0], minlength=16)
     assert stats.chisquare(pairs).pvalue > 0.01
 
 
-def test_a_turned_image_is_the_original_turned_and_not_mirrored():
+def test_a_rotated_image_is_the_original_rotated_and_not_mirrored():
     originals = rng().random((20, 5, 5, 2))
     labels = np.repeat(np.arange(4), 5)
-    turned = {np.rot90(image, k).tobytes() for image in originals for k in range(4)}
+    rotated = {np.rot90(image, k).tobytes() for image in originals for k in range(4)}
     episodes = Episodes(
         originals,
         labels,
@@ -132,29 +134,29 @@ def test_a_turned_image_is_the_original_turned_and_not_mirrored():
         dtype="float64",
     )
     x = episodes(rng()).x_query.reshape(-1, 5, 5, 2)
-    assert {image.tobytes() for image in x} == turned
+    assert {image.tobytes() for image in x} == rotated
 
 
-def test_classes_of_unequal_size_give_all_their_images():
+def test_all_images_of_classes_of_unequal_size_are_drawn():
     images, labels = numbered_images([2, 9, 4])
     episodes = Episodes(images, labels, ways=3, shots=1, queries=1, tasks=300)
-    shown, number, _ = read(episodes(rng()).x_query)
+    classes, numbers, _ = read(episodes(rng()).x_query)
     for label, count in enumerate([2, 9, 4]):
-        assert set(number[shown == label]) == set(range(count))
+        assert set(numbers[classes == label]) == set(range(count))
 
 
-def test_every_class_has_every_label_and_every_image_every_slot_equally_often():
+def test_every_class_gets_every_label_and_every_image_is_support_equally_often():
     images, labels = numbered_images([4] * 6)
     episodes = Episodes(images, labels, ways=3, shots=1, queries=1, tasks=6000)
     batch = episodes(rng(3))
-    shown, number, _ = read(batch.x_support)
-    first = batch.y_support.argmax(-1)
-    table = np.bincount((6 * first + shown).astype(int).ravel(), minlength=18)
-    assert stats.chisquare(table).pvalue > 0.01
-    slots = np.bincount(number.astype(int).ravel(), minlength=4)
-    assert stats.chisquare(slots).pvalue > 0.01
-    position = first[:, 0]  # which label comes first in the support
-    assert stats.chisquare(np.bincount(position)).pvalue > 0.01
+    classes, numbers, _ = read(batch.x_support)
+    labels = batch.y_support.argmax(-1)
+    pairs = np.bincount((6 * labels + classes).astype(int).ravel(), minlength=18)
+    assert stats.chisquare(pairs).pvalue > 0.01
+    support = np.bincount(numbers.astype(int).ravel(), minlength=4)
+    assert stats.chisquare(support).pvalue > 0.01
+    # Every label is equally often that of the first support image.
+    assert stats.chisquare(np.bincount(labels[:, 0])).pvalue > 0.01
 
 
 def test_tasks_depend_on_the_seed_alone():
@@ -164,11 +166,55 @@ def test_tasks_depend_on_the_seed_alone():
     first, same, other = (episodes(rng(seed)) for seed in (0, 0, 1))
     assert all(np.array_equal(a, b) for a, b in zip(first, same, strict=True))
     assert not np.array_equal(first.x_query, other.x_query)
-    kept = episodes.fixed(6, 50)
-    rematerialise = Episodes(images, labels, tasks=9, **options).fixed(seed=6, count=50)
-    assert all(np.array_equal(a, b) for a, b in zip(kept, rematerialise, strict=True))
-    assert not np.array_equal(kept.x_query, episodes.fixed(7, 50).x_query)
+    fixed = episodes.fixed(6, 50)
+    again = Episodes(images, labels, tasks=9, **options).fixed(seed=6, count=50)
+    assert all(np.array_equal(a, b) for a, b in zip(fixed, again, strict=True))
+    assert not np.array_equal(fixed.x_query, episodes.fixed(7, 50).x_query)
     assert len(episodes.fixed(6).x_query) == 600
+
+
+def test_a_seed_draws_the_same_tasks_as_in_version_0_1():
+    images, labels = numbered_images([5] * 7)
+    options = {"ways": 3, "shots": 1, "queries": 2, "rotations": True, "tasks": 4}
+    episodes = Episodes(images, labels, **options)
+    digest = sha256()
+    for array in episodes.draw(rng(5)):
+        digest.update(array.astype("<i8").tobytes())
+    assert digest.hexdigest()[:16] == "ed29492dea5102cb"
+
+
+def test_indices_look_up_the_tasks_that_are_drawn():
+    images, labels = numbered_images([5] * 7)
+    options = {"ways": 3, "shots": 1, "queries": 2, "rotations": True, "tasks": 4}
+    episodes = Episodes(images, labels, **options)
+    indices = episodes.draw(rng(5))
+    assert all(array.dtype == np.int64 for array in indices)
+    assert [array.shape for array in indices] == [(4, 3)] * 3 + [(4, 6)] * 3
+    for kind in ("support", "query"):
+        which, rotations, label = (
+            getattr(indices, kind + field) for field in ("", "_rotations", "_labels")
+        )
+        x, y = (getattr(episodes(rng(5)), f"{name}_{kind}") for name in "xy")
+        assert np.array_equal(y.argmax(-1), label)
+        classes, _, quarter_turns = read(x)
+        assert np.array_equal(classes, labels[which])
+        assert np.array_equal(quarter_turns, rotations)
+
+
+def test_episodes_and_indices_show_what_they_are():
+    images, labels = np.zeros((40, 8, 8), np.uint8), np.repeat(np.arange(4), 10)
+    options = {"ways": 3, "shots": 2, "queries": 5, "tasks": 6}
+    plain = Episodes(images, labels, **options)
+    assert repr(plain).splitlines() == [
+        "Episodes(3-way 2-shot, 5 queries a class, 6 tasks a batch, float32)",
+        "  of 40 images (8, 8, 1) uint8 in 4 classes",
+    ]
+    rotated = Episodes(images, labels, rotations=True, dtype="float64", **options)
+    assert "6 tasks a batch, rotated classes, float64)" in repr(rotated)
+    lines = repr(plain.draw(rng())).splitlines()
+    assert lines[0] == "EpisodeIndices"
+    assert lines[1].split() == ["support", "(6,", "6)", "int64"]
+    assert len(lines) == 7
 
 
 def test_labels_may_be_strings_and_shapes_may_leave_out_the_channel():
@@ -199,6 +245,7 @@ def test_arguments_that_cannot_work_are_refused_with_a_reason():
         refused(ValueError, f"{name}: expected at least 1, got 0", **{name: 0})
     refused(TypeError, "expected uint8 or a floating dtype, got int64",
             np.zeros((6, 4, 4), "int64"))  # fmt: skip
+    refused(TypeError, "dtype: expected float32 or float64, got int8", dtype="int8")
     refused(ValueError, "expected shape .* got \\(6, 4\\)", np.zeros((6, 4)))
     refused(ValueError, "one for each of 6 images, got shape \\(5,\\)", labels=[0] * 5)
     wide = np.zeros((6, 4, 5), np.uint8)
@@ -210,7 +257,7 @@ def test_arguments_that_cannot_work_are_refused_with_a_reason():
         episodes.fixed(0, 0)
 
 
-def test_counts_that_are_no_whole_numbers_are_refused_and_lists_are_welcome():
+def test_counts_must_be_whole_numbers_and_images_may_be_lists():
     images, labels = np.zeros((60, 8, 8)), np.repeat(np.arange(6), 10)
     for name in ("ways", "shots", "queries", "tasks"):
         counts = {"ways": 5, "shots": 1, "queries": 1, "tasks": 1, name: 1.5}

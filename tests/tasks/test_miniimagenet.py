@@ -1,4 +1,4 @@
-"""MiniImagenet on generated images: layouts, lists, counts, cache and refusals."""
+"""MiniImagenet with generated images: layouts, lists, counts, cache and refusals."""
 
 import csv
 import io
@@ -20,7 +20,7 @@ ROWS = {
 
 
 def encode(name, label):
-    """A JPEG that is not square, of one colour that belongs to its name."""
+    """A JPEG that is not square, of one colour that its name determines."""
     colour = (int(label[1:]) * 40, int(name[-5]) * 80, 128)
     file = io.BytesIO()
     Image.new("RGB", (100, 75), colour).save(file, "jpeg", quality=95)
@@ -47,9 +47,9 @@ LAYOUTS = {
 def write_images(folder, layout="all in images/", suffix=".jpg"):
     for side, rows in ROWS.items():
         for name, label in rows:
-            place = folder / LAYOUTS[layout](side, label)
-            place.mkdir(parents=True, exist_ok=True)
-            path = (place / name).with_suffix(suffix)
+            directory = folder / LAYOUTS[layout](side, label)
+            directory.mkdir(parents=True, exist_ok=True)
+            path = (directory / name).with_suffix(suffix)
             path.write_bytes(encode(name, label))
     return folder
 
@@ -123,19 +123,19 @@ def test_a_bare_folder_needs_no_list_in_it(tmp_path, layout):
 def test_images_are_memory_mapped_and_decoded_once(data, monkeypatch):
     first = miniimagenet.load(data)["train"].images
     assert isinstance(first, np.memmap) and not first.flags.writeable
-    monkeypatch.delattr(miniimagenet, "read_image")  # cannot decode any more
+    monkeypatch.delattr(miniimagenet, "read_image")  # decoding would now fail
     assert np.array_equal(miniimagenet.load(data)["train"].images, first)
 
 
 def test_a_truncated_cache_is_built_again_with_a_warning(data, tmp_path):
-    good = {
+    images = {
         side: np.array(part.images) for side, part in miniimagenet.load(data).items()
     }
     [path] = (tmp_path / "cache").glob("miniimagenet-validation-*")
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.warns(UserWarning, match="truncated or altered cache"):
         loaded = miniimagenet.load(data)
-    assert all(np.array_equal(loaded[side].images, good[side]) for side in good)
+    assert all(np.array_equal(loaded[side].images, images[side]) for side in images)
 
 
 # --- refusals -------------------------------------------------------------------------

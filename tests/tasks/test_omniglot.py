@@ -1,12 +1,17 @@
-"""Omniglot: splits, the loader, and what it refuses.
+"""Omniglot: splits, the loader, what it refuses, and downloads.
 
-Damage is tried on small archives and folders of drawn strokes. Tests of the real
+Damaged sources are small archives and folders of drawn strokes. Tests of the real
 archives run where $TINYMAML_DATA has them.
 """
 
+import gc
 import io
 import os
+import threading
 from collections import Counter
+from functools import partial
+from hashlib import md5
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -39,33 +44,34 @@ needs_data = pytest.mark.skipif(
 
 
 def test_the_split_list_holds_1623_characters_of_50_alphabets():
-    rows = omniglot.rows()
-    assert len({row.character for row in rows}) == len(rows) == 1623
-    assert [row.character for row in rows] == sorted(row.character for row in rows)
-    alphabets = {(row.part, row.character.split("/")[0]) for row in rows}
+    characters = omniglot.characters()
+    names = [character.name for character in characters]
+    assert len(set(names)) == len(names) == 1623
+    assert names == sorted(names)
+    alphabets = {(c.part, c.name.split("/")[0]) for c in characters}
     assert Counter(part for part, _ in alphabets) == {
         "images_background": 30,
         "images_evaluation": 20,
     }
-    assert Counter(row.part for row in rows)["images_background"] == 964
+    assert Counter(c.part for c in characters)["images_background"] == 964
 
 
 def test_the_split_list_is_what_its_seed_draws():
-    rows = omniglot.rows()
-    assert omniglot.draw_splits({row.character: row.part for row in rows}) == rows
+    characters = omniglot.characters()
+    assert omniglot.draw_splits({c.name: c.part for c in characters}) == characters
 
 
 @pytest.mark.parametrize(
     "name, sizes", [("authors", (1100, 100, 423)), ("background", (848, 116, 659))]
 )
 def test_splits_have_their_documented_sizes(name, sizes):
-    counts = Counter(getattr(row, name) for row in omniglot.rows())
+    counts = Counter(getattr(character, name) for character in omniglot.characters())
     assert (counts["train"], counts["validation"], counts["test"]) == sizes
 
 
 def all_characters():
-    """As `load()`, but with one black image for every drawing."""
-    names = tuple(row.character for row in omniglot.rows())
+    """An image set as of `load()`, with a black image for every drawing."""
+    names = tuple(character.name for character in omniglot.characters())
     labels = np.arange(1623).repeat(20)
     blank = np.broadcast_to(np.uint8(0), (len(labels), 28, 28, 1))
     return images.ImageSet(blank, labels, names, "Omniglot")
@@ -105,11 +111,13 @@ def test_the_background_split_shares_no_alphabet():
 
 
 def test_split_refuses_another_name_and_other_characters():
-    with pytest.raises(ValueError, match="name: expected authors, paper or .* 'dev'"):
+    with pytest.raises(
+        ValueError, match="name: expected one of authors, paper, .* 'dev'"
+    ):
         omniglot.split(all_characters(), "dev")
-    some = all_characters().only(all_characters().classes[:7])
+    seven = all_characters().select(all_characters().classes[:7])
     with pytest.raises(ValueError, match="image_set: .* got 7 of Omniglot"):
-        omniglot.split(some)
+        omniglot.split(seven)
     standin = omniglot.split(omniglot.standin())["train"]
     with pytest.raises(ValueError, match="got 186 of procedural stand-in"):
         omniglot.split(standin)
@@ -119,9 +127,9 @@ def test_split_refuses_another_name_and_other_characters():
 
 
 @pytest.mark.parametrize("write", [write_archives, write_folders])
-@pytest.mark.parametrize("place", [".", "omniglot"])
-def test_load_reads_archives_and_folders_and_inverts(small, tmp_path, write, place):
-    write(tmp_path / place)
+@pytest.mark.parametrize("subfolder", [".", "omniglot"])
+def test_load_reads_archives_and_folders_and_inverts(small, tmp_path, write, subfolder):
+    write(tmp_path / subfolder)
     loaded = omniglot.load(tmp_path)
     assert loaded.classes == tuple(sorted(sum(CHARACTERS.values(), [])))
     assert loaded.source == "Omniglot"
@@ -247,6 +255,89 @@ def test_an_archive_with_wrong_bytes_inside_is_refused(small, tmp_path):
     assert not cache_files(tmp_path)
 
 
+# --- downloads ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """A local stand-in for GitHub: it has `files` by name; the first `fail` requests
+    fail, and with `cut` an answer ends after so many bytes."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            server.requests.append(self.path)
+            if len(server.requests) <= server.fail or self.path[1:] not in server.files:
+                self.send_error(503)
+                return
+            body = server.files[self.path[1:]]
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body[: server.cut])
+
+        def log_message(self, *_):
+            pass
+
+    for name in list(os.environ):
+        if name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        source = write_archives(tmp_path / "upstream")
+        server.files = {path.name: path.read_bytes() for path in source.iterdir()}
+        server.requests, server.fail, server.cut = [], 0, None
+        server.url = f"http://127.0.0.1:{server.server_port}/"
+        checksums = {n: md5(b).hexdigest() for n, b in server.files.items()}
+        monkeypatch.setattr(omniglot, "ARCHIVES", checksums)
+        thread = threading.Thread(target=partial(server.serve_forever, 0.01))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def test_the_published_archives_are_downloaded():
+    assert omniglot.URL.startswith("https://raw.githubusercontent.com/brendenlake/")
+    assert [omniglot.ARCHIVES[f"{part}.zip"] for part in omniglot.PARTS] == [
+        "68d2efa1b9178cc56df9314c21c6e718",
+        "6b91aef0f799c5bb55b94e3f2daec811",
+    ]
+
+
+def test_load_downloads_missing_archives_once(small, tmp_path, server, monkeypatch):
+    monkeypatch.setattr(omniglot, "fetch", partial(omniglot.fetch, url=server.url))
+    loaded = omniglot.load(tmp_path / "new", download=True)
+    assert len(loaded.classes) == 5 and len(server.requests) == 2
+    omniglot.load(tmp_path / "new", download=True)
+    assert len(server.requests) == 2  # nothing is missing now
+
+
+def test_a_download_is_tried_again(tmp_path, server):
+    server.fail = 1
+    omniglot.fetch(tmp_path / "images_background.zip", server.url, retries=1)
+    assert len(server.requests) == 2
+    encoded = (tmp_path / "images_background.zip").read_bytes()
+    assert encoded == server.files["images_background.zip"]
+
+
+# When a download breaks off, `requests` leaves its socket to the garbage collector.
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+@pytest.mark.parametrize("fault", ["refused", "truncated", "altered", "no server"])
+def test_a_failed_download_is_one_clear_error_and_leaves_nothing(
+    tmp_path, server, fault
+):
+    path, url = tmp_path / "new" / "images_background.zip", server.url
+    server.fail = 9 if fault == "refused" else 0
+    server.cut = 1000 if fault == "truncated" else None
+    if fault == "altered":
+        server.files[path.name] = server.files[path.name][::-1]
+    if fault == "no server":
+        url = "http://127.0.0.1:9/"
+    with pytest.raises(DataError, match="images_background.zip: .* try again, or put"):
+        omniglot.fetch(path, url, retries=0)
+    assert not path.parent.exists() or not list(path.parent.iterdir())
+    gc.collect()
+
+
 # --- the real archives ----------------------------------------------------------------
 
 
@@ -255,7 +346,7 @@ def test_an_archive_with_wrong_bytes_inside_is_refused(small, tmp_path):
 def test_the_real_archives_are_whole_and_give_episodes():
     loaded = omniglot.load(REAL)
     assert loaded.images.shape == (32460, 28, 28, 1) and len(loaded.classes) == 1623
-    assert loaded.classes == tuple(row.character for row in omniglot.rows())
+    assert loaded.classes == tuple(c.name for c in omniglot.characters())
     per_image = loaded.images.reshape(32460, -1)
     assert (per_image.max(1) > 128).all()  # strokes everywhere,
     assert 0.03 < (per_image > 127).mean() < 0.12  # and mostly ground

@@ -25,7 +25,7 @@ def test_alg2_line5_draws_support_and_query_points_of_each_wave(
     tasks, shots, query, dtype, seed
 ):
     batch = sinusoid.sample_tasks(rng(seed), tasks, shots, query, dtype)
-    waves = sinusoid.sample_waves(rng(seed), tasks)  # the first that is drawn
+    waves = sinusoid.sample_waves(rng(seed), tasks)  # sample_tasks draws them first
     sizes = [shots, shots, query or shots, query or shots]
     assert [array.shape for array in batch] == [(tasks, n, 1) for n in sizes]
     for x, y in (batch[:2], batch[2:]):
@@ -68,6 +68,19 @@ def test_waves_keep_the_dtype_of_x():
     waves = sinusoid.sample_waves(rng(), 2)
     for dtype in DTYPES:
         assert waves(np.zeros((2, 3, 1), dtype)).dtype == dtype
+
+
+def test_waves_show_their_shapes():
+    assert repr(sinusoid.sample_waves(rng(), 25)).splitlines() == [
+        "Waves",
+        "  amplitude  (25, 1, 1)  float64",
+        "  phase      (25, 1, 1)  float64",
+    ]
+
+
+def test_sample_tasks_refuses_another_dtype():
+    with pytest.raises(TypeError, match="dtype: expected float32 or float64, got int"):
+        sinusoid.sample_tasks(rng(), dtype="int64")
 
 
 @pytest.mark.parametrize("name", ["tasks", "shots", "query"])

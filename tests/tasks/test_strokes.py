@@ -1,4 +1,4 @@
-"""The procedural stand-ins: layout, seeds, classes that differ, honest labels."""
+"""The procedural stand-ins: layout, seeds, classes that differ, and their source."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ DRAWN = omniglot.standin()
 
 
 def nearest_mean_accuracy(image_set, shots):
-    """How often an image is nearest to the mean of the first `shots` of its class."""
+    """How many images are nearest to the mean of the first `shots` of their class."""
     classes = len(image_set.classes)
     x = image_set.images.reshape(classes, -1, image_set.images[0].size) / 255.0
     means = x[:, :shots].mean(1)
@@ -20,11 +20,11 @@ def nearest_mean_accuracy(image_set, shots):
     return (distance.argmin(1) == truth).mean()
 
 
-def test_hands_differ_a_little_within_a_class_and_a_lot_between_classes():
-    classes = [strokes.hands(np.random.default_rng(s), 20) for s in range(20)]
-    assert {hands.shape[1] for hands in classes} == {2, 3, 4}
-    begins = np.array([hands[:, 0, 0] for hands in classes])  # (class, hand, 2)
-    within, between = begins.std(axis=1).mean(), begins.mean(axis=1).std(axis=0).mean()
+def test_strokes_differ_a_little_within_a_class_and_a_lot_between_classes():
+    classes = [strokes.sample_strokes(np.random.default_rng(s), 20) for s in range(20)]
+    assert {points.shape[1] for points in classes} == {2, 3, 4}
+    starts = np.array([points[:, 0, 0] for points in classes])  # (class, image, 2)
+    within, between = starts.std(axis=1).mean(), starts.mean(axis=1).std(axis=0).mean()
     assert 0.01 < within < between / 3
 
 
@@ -32,21 +32,23 @@ def test_hands_differ_a_little_within_a_class_and_a_lot_between_classes():
     "ink, ground, mode", [(0, 255, "L"), ((9, 9, 9), (80, 0, 0), "RGB")]
 )
 def test_draw_puts_ink_on_ground(ink, ground, mode):
-    hand = strokes.hands(np.random.default_rng(0), 1)[0]
-    image = strokes.draw(hand, 50, ink, ground)
+    points = strokes.sample_strokes(np.random.default_rng(0), 1)[0]
+    image = strokes.draw(points, 50, ink, ground)
     colours = dict(map(reversed, image.getcolors()))
     assert image.mode == mode and image.size == (50, 50)
     assert set(colours) == {ink, ground}
     assert 0 < colours[ink] < colours[ground]
 
 
-def test_the_omniglot_standin_has_omniglots_layout_and_says_what_it_is():
+def test_the_omniglot_standin_has_omniglots_layout_and_its_own_source():
     assert DRAWN.source == "procedural stand-in"
     assert DRAWN.images.dtype == np.uint8
     assert DRAWN.images.shape == (len(DRAWN.classes) * 20, 28, 28, 1)
     assert np.array_equal(DRAWN.labels, np.arange(len(DRAWN.classes)).repeat(20))
     assert list(DRAWN.classes) == sorted(set(DRAWN.classes))
-    assert not set(DRAWN.classes) & {row.character for row in omniglot.rows()}
+    assert not set(DRAWN.classes) & {
+        character.name for character in omniglot.characters()
+    }
     # Strokes are bright on an empty ground, as in the inverted originals.
     assert (DRAWN.images.max(axis=(1, 2, 3)) > 128).all()
     assert 5 < DRAWN.images.mean() < 40
@@ -79,7 +81,7 @@ def test_the_standins_can_be_learned_and_are_not_trivial():
     assert 10 / 240 < nearest_mean_accuracy(DRAWN, shots=1) < 0.9
 
 
-def test_the_miniimagenet_standin_has_its_layout_and_says_what_it_is():
+def test_the_miniimagenet_standin_has_its_layout_and_its_own_source():
     sets = miniimagenet.standin(images=2)
     assert {name: len(part.classes) for name, part in sets.items()} == {
         "train": 64,

@@ -1,14 +1,15 @@
-"""Layers for images, and the classification networks of sections 5.2 and 6.1.
+"""Layers for images, and the classification networks of section 5.2.
 
     network = OmniglotConv(ways=5)
     theta = network.init(np.random.default_rng(0))
     logits = network.predict(theta, images)   # (N, 28, 28, 1) -> (N, 5)
 
-Images are arrays (N, H, W, C). Batch normalisation is written with the primitives of
-the tape, so its derivatives of any order are exact, those through the batch's mean and
-variance included.
+Images are arrays (N, H, W, C): N images, height, width, channels. Batch normalisation
+is written with the primitives of the tape. Its derivatives of any order are exact, also
+those that pass through the mean and the variance of the batch.
 
-Left out: running averages of statistics, which neither paper nor authors' code use.
+Left out: running averages of the statistics, which neither the paper nor the authors'
+code use.
 """
 
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ import numpy as np
 
 from tinymaml.autodiff import convolution, functions
 from tinymaml.autodiff.tape import Value
-from tinymaml.checks import check_sizes
+from tinymaml.checks import check_choice, check_sizes
 from tinymaml.networks.layers import (
     Activation,
     Array,
@@ -25,6 +26,7 @@ from tinymaml.networks.layers import (
     Layer,
     Linear,
     Network,
+    check_values,
     normal,
     truncated_normal,
     xavier_uniform,
@@ -39,8 +41,12 @@ MODES = ("batch", "support", "none")
 class Conv2d(Layer):
     """Convolution with SAME padding: (N, H, W, C) -> (N, H / stride, W / stride, F).
 
-    Weights (kernel, kernel, C, F). A bias before batch normalisation changes nothing,
-    its gradient is exactly zero; so there is none unless it is asked for.
+    Weights (kernel, kernel, C, F). bias: whether a bias (F,) is added. By default it is
+    not, because a bias before batch normalisation changes nothing: its gradient is
+    exactly zero.
+
+    >>> Conv2d(1, 64, stride=2)
+    Conv2d(weight (3, 3, 1, 64), stride=2)
     """
 
     def __init__(
@@ -72,15 +78,15 @@ class Conv2d(Layer):
 
 
 class BatchNorm(Layer):
-    """(x - mean) / sqrt(variance + epsilon) for each channel, the last axis; + beta.
+    """(x - mean) / sqrt(variance + epsilon) + beta, for each channel (the last axis).
 
-    mode: whose mean and variance. "batch": those of the batch itself, so that query
-    examples are normalised by each other, as in the paper: they are seen together
-    (transductive). "support": those of the task's support examples, for the query too.
-    "none": no normalisation, only beta and gamma.
-
-    gamma: whether there is a factor as well, as in most other codes; the authors have
-    none.
+    mode: which examples give the mean and the variance. "batch": the batch x itself, as
+        in the paper. Query examples are then normalised by each other, so that the
+        prediction for one depends on all of them (transductive). "support": the support
+        examples of the task, for the query examples too. "none": no normalisation, only
+        beta and gamma.
+    gamma: whether a parameter gamma multiplies the result before beta is added, as in
+        most other implementations; the authors' code has none.
     """
 
     def __init__(
@@ -90,8 +96,7 @@ class BatchNorm(Layer):
         gamma: bool = False,
         epsilon: float = 1e-3,
     ) -> None:
-        if mode not in MODES:
-            raise ValueError(f"mode: expected one of {', '.join(MODES)}, got {mode!r}")
+        check_choice("mode", mode, MODES)
         check_sizes(channels=channels)
         if not epsilon > 0:
             raise ValueError(f"epsilon: expected more than 0, got {epsilon}")
@@ -119,22 +124,25 @@ class BatchNorm(Layer):
                 )
         # [batch-norm]
         beta, *gamma = parameters
-        rows = x.reshape(-1, x.shape[-1])
+        pixels = x.reshape(-1, x.shape[-1])  # (N, H, W, C) -> (N*H*W, C)
         if self.mode != "none":
-            given = x_support if self.mode == "support" else None
-            source = rows if given is None else given.reshape(-1, x.shape[-1])
+            support = x_support if self.mode == "support" else None
+            source = pixels if support is None else support.reshape(-1, x.shape[-1])
             mean = source.mean(0)
             centred = source - mean
             variance = (centred * centred).mean(0)
             scale = functions.rsqrt(variance + self.epsilon)
-            rows = (centred if given is None else rows - mean) * scale
-        rows = rows * gamma[0] if gamma else rows
-        return (rows + beta).reshape(*x.shape)
+            pixels = (centred if support is None else pixels - mean) * scale
+        pixels = pixels * gamma[0] if gamma else pixels
+        return (pixels + beta).reshape(*x.shape)
         # [/batch-norm]
 
 
 class MaxPool(Layer):
-    """The largest of every `size` by `size` elements; odd rests are left out."""
+    """The largest element of each window of `size` by `size` pixels.
+
+    Rows and columns beyond the last whole window are left out.
+    """
 
     def __init__(self, size: int = 2) -> None:
         check_sizes(size=size)
@@ -146,7 +154,7 @@ class MaxPool(Layer):
 
 
 class MeanPool(Layer):
-    """The mean of every `size` by `size` elements, by default of the whole map."""
+    """The mean of each window of `size` by `size` pixels, by default of all pixels."""
 
     def __init__(self, size: int | None = None) -> None:
         if size is not None:
@@ -159,7 +167,7 @@ class MeanPool(Layer):
 
 
 class Flatten(Layer):
-    """All axes but the first made one: (N, ...) -> (N, features)."""
+    """All axes but the first joined to one: (N, ...) -> (N, features)."""
 
     def __call__(self, parameters: Sequence[Value], x: Value) -> Value:
         """x as a matrix."""
@@ -170,15 +178,19 @@ class Flatten(Layer):
 
 
 class ImageNetwork(Network):
-    """A network of images, told how to normalise the query examples."""
+    """A network whose batch normalisation may use the support examples of a task."""
 
     def __call__(self, theta: Value, x: Value, x_support: Value | None = None) -> Value:
-        """Logits (N, ways) for images x (N, H, W, C).
+        """Logits (N, ways) for images x (N, H, W, C), recorded.
 
-        With `x_support`, layers of mode "support" take its statistics: the support
-        examples pass through the network beside x.
+        x_support: the support images of the task. They pass through the network beside
+        x, and layers of mode "support" take their statistics. Without them such layers
+        use those of x.
+
+        Raises TypeError for arrays, which `predict` is for.
         """
-        for layer, parameters in self.pieces(theta):
+        check_values(theta, x, x_support)
+        for layer, parameters in self.unpack(theta):
             if isinstance(layer, BatchNorm):
                 x = layer(parameters, x, x_support)
             else:
@@ -188,25 +200,20 @@ class ImageNetwork(Network):
         return x
 
     def adapted_only(self, alpha: float, dtype: str = "float32") -> Array:
-        """alpha for every parameter but those of batch normalisation: 0 there.
+        """A vector (size,): 0 for the parameters of batch normalisation, else alpha.
 
-        In the authors' code beta is meta-learned but not adapted.
+        In the authors' code beta is meta-learned, but the inner loop does not adapt it.
         """
         fixed = {name: 0.0 for name in self.layout if name.startswith("batchnorm")}
         return self.vector(alpha, dtype, **fixed)
 
 
-def classifier(inputs: int, ways: int, initialiser: Initialiser) -> Linear:
-    """The last layer: one logit for each of N classes."""
-    check_sizes(ways=ways)
-    return Linear(inputs, ways, initialiser)
-
-
 class OmniglotConv(ImageNetwork):
     """Four 3x3 convolutions of stride 2 to 64 features, and the mean of the 2x2 map.
 
-    For 28x28x1 images. Convolution, batch normalisation, relu; Xavier weights, and a
-    last layer drawn with deviation 1, as in the authors' code.
+    For images of 28x28x1. Each convolution is followed by batch normalisation and relu.
+    Weights start from `xavier_uniform()`, and those of the last layer from
+    `normal(1.0)`, as in the authors' code.
 
     >>> OmniglotConv(ways=5).size
     111749
@@ -215,6 +222,7 @@ class OmniglotConv(ImageNetwork):
     def __init__(
         self, ways: int, features: int = 64, mode: str = "batch", gamma: bool = False
     ) -> None:
+        check_sizes(ways=ways)
         layers: list[Layer] = []
         for channels in (1, features, features, features):
             layers += [
@@ -222,18 +230,21 @@ class OmniglotConv(ImageNetwork):
                 BatchNorm(features, mode, gamma),
                 Activation("relu"),
             ]
-        last = classifier(features, ways, normal(1.0))
+        last = Linear(features, ways, normal(1.0))
         super().__init__([*layers, MeanPool(), Flatten(), last])
 
 
 class OmniglotFC(ImageNetwork):
-    """The network without convolutions: 784-256-128-64-64-ways, normalised and relu.
+    """The network without convolutions: linear layers 784-256-128-64-64-ways.
+
+    Every layer but the last is followed by batch normalisation and relu.
 
     >>> OmniglotFC(ways=5).size
     247109
     """
 
     def __init__(self, ways: int, mode: str = "batch", gamma: bool = False) -> None:
+        check_sizes(ways=ways)
         sizes = (784, 256, 128, 64, 64)
         layers: list[Layer] = [Flatten()]
         for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
@@ -242,12 +253,14 @@ class OmniglotFC(ImageNetwork):
                 BatchNorm(outputs, mode, gamma),
                 Activation("relu"),
             ]
-        last = classifier(sizes[-1], ways, truncated_normal(0.01))
+        last = Linear(sizes[-1], ways, truncated_normal(0.01))
         super().__init__([*layers, last])
 
 
 class MiniImagenetConv(ImageNetwork):
     """Four 3x3 convolutions to 32 features, each max-pooled: 84x84x3 -> 5x5x32 -> ways.
+
+    Between convolution and pooling are batch normalisation and relu.
 
     >>> MiniImagenetConv(ways=5).size
     32645
@@ -256,6 +269,7 @@ class MiniImagenetConv(ImageNetwork):
     def __init__(
         self, ways: int, features: int = 32, mode: str = "batch", gamma: bool = False
     ) -> None:
+        check_sizes(ways=ways)
         layers: list[Layer] = []
         for channels in (3, features, features, features):
             layers += [
@@ -264,5 +278,5 @@ class MiniImagenetConv(ImageNetwork):
                 Activation("relu"),
                 MaxPool(2),
             ]
-        last = classifier(25 * features, ways, xavier_uniform())
+        last = Linear(25 * features, ways, xavier_uniform())
         super().__init__([*layers, Flatten(), last])

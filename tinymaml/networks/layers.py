@@ -1,14 +1,17 @@
 """Layers and networks: functions of one flat parameter vector.
 
 A network is a function f_theta(x) of a flat vector theta of `size` numbers and a batch
-x of shape (N, inputs). Written on `Value`s it records on a tape; its layers say which
-slice of theta is which weight.
+x of shape (N, inputs). MAML differentiates a loss with respect to theta as a whole, so
+theta is one vector; the network knows which slice of it is which weight.
 
-    network = MLP([1, 40, 40, 1])             # the regression net of section 5.1
+    network = MLP([1, 40, 40, 1])             # the network of section 5.1
     theta = network.init(np.random.default_rng(0))
-    network.predict(theta, x)                 # numbers in, numbers out
+    network.predict(theta, x)                 # arrays in, an array out
 
-Left out: layers for images, which are in `convnets.py`; recurrent layers.
+In a loss a network is called with Values: `network(theta, x)` records operations on
+their tape and computes nothing.
+
+Left out: layers for images, which are in `images.py`; recurrent layers.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +22,14 @@ import numpy as np
 
 from tinymaml.autodiff import functions
 from tinymaml.autodiff.tape import Tape, Value
-from tinymaml.checks import check_dtype, check_sizes
+from tinymaml.backends import get_backend
+from tinymaml.checks import (
+    check_arrays,
+    check_choice,
+    check_dtype,
+    check_sizes,
+    check_theta,
+)
 
 Array = np.ndarray[Any, Any]
 Initialiser = Callable[[np.random.Generator, tuple[int, ...]], Array]
@@ -29,21 +39,24 @@ ACTIVATIONS = {"relu": functions.relu, "tanh": functions.tanh}
 # --- initialisation -------------------------------------------------------------------
 
 
-def truncated_normal(sd: float = 0.01) -> Initialiser:
-    """Normal, deviation `sd`, redrawn beyond two of them: the authors' choice."""
+def truncated_normal(std: float = 0.01) -> Initialiser:
+    """Normal with standard deviation `std`, cut off at two of them, as the authors do.
+
+    Numbers beyond the cut are drawn again, so the variance is 0.774 std^2.
+    """
 
     def draw(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
         array = rng.standard_normal(shape)
-        while (far := np.abs(array) > 2).any():
-            array[far] = rng.standard_normal(int(far.sum()))
-        return sd * array
+        while (beyond := np.abs(array) > 2).any():
+            array[beyond] = rng.standard_normal(int(beyond.sum()))
+        return std * array
 
     return draw
 
 
-def normal(sd: float) -> Initialiser:
-    """Normal with deviation `sd`."""
-    return lambda rng, shape: sd * rng.standard_normal(shape)
+def normal(std: float) -> Initialiser:
+    """Normal with standard deviation `std`."""
+    return lambda rng, shape: std * rng.standard_normal(shape)
 
 
 def he_normal() -> Initialiser:
@@ -54,12 +67,14 @@ def he_normal() -> Initialiser:
 def xavier_uniform() -> Initialiser:
     """Uniform with variance 2 / (inputs + outputs) (Glorot and Bengio 2010).
 
-    The inputs and outputs of a convolution count once for each tap of its kernel.
+    Each input and output channel of a convolution counts once for each pixel of the
+    kernel.
     """
 
     def draw(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
-        *taps, inputs, outputs = shape
-        return rng.uniform(-1, 1, shape) * sqrt(6 / (prod(taps) * (inputs + outputs)))
+        *kernel, inputs, outputs = shape
+        bound = sqrt(6 / (prod(kernel) * (inputs + outputs)))
+        return rng.uniform(-1, 1, shape) * bound
 
     return draw
 
@@ -68,21 +83,37 @@ def xavier_uniform() -> Initialiser:
 
 
 class Layer:
-    """A function of its own parameters and an input; most layers have no parameters."""
+    """A function of its own parameters and an input; most layers have no parameters.
+
+    A layer of your own sets `shapes`, the shape of each parameter by name, and defines
+    `init` and `__call__`.
+
+    >>> Linear(2, 3), Activation("tanh")
+    (Linear(weight (2, 3), bias (3,)), Activation(name='tanh'))
+    """
 
     shapes: dict[str, tuple[int, ...]] = {}
 
     def init(self, rng: np.random.Generator) -> list[Array]:
-        """Starting values, in the order of `shapes`."""
+        """Initial values of the parameters, in the order of `shapes`."""
         return []
 
     def __call__(self, parameters: Sequence[Value], x: Value) -> Value:
         """The layer's output for a batch x."""
         raise NotImplementedError
 
+    def __repr__(self) -> str:
+        shapes = [f"{name} {shape}" for name, shape in self.shapes.items()]
+        options = [
+            f"{name}={value!r}"
+            for name, value in vars(self).items()
+            if isinstance(value, int | float | str)
+        ]
+        return f"{type(self).__name__}({', '.join(shapes + options)})"
+
 
 class Linear(Layer):
-    """x W + b for x (N, inputs), W (inputs, outputs), b (outputs); b starts at 0."""
+    """x W + b for x (N, inputs), W (inputs, outputs), b (outputs,)."""
 
     def __init__(
         self, inputs: int, outputs: int, initialiser: Initialiser | None = None
@@ -111,23 +142,31 @@ class Activation(Layer):
     """relu or tanh, element by element."""
 
     def __init__(self, name: str) -> None:
-        if name not in ACTIVATIONS:
-            raise ValueError(
-                f"activation: expected one of {[*ACTIVATIONS]}, got {name!r}"
-            )
-        self.function = ACTIVATIONS[name]
+        check_choice("activation", name, ACTIVATIONS)
+        self.name = name
 
     def __call__(self, parameters: Sequence[Value], x: Value) -> Value:
         """The activation of x."""
-        return self.function(x)
+        return ACTIVATIONS[self.name](x)
+
+
+# --- networks -------------------------------------------------------------------------
 
 
 class Network:
-    """Layers one after the other, their parameters end to end in one vector theta.
+    """A sequence of layers, whose parameters lie end to end in one vector theta.
+
+    Attributes:
+        layers: the layers.
+        size: P, the number of parameters.
+        layout: the slice of theta and the shape of each parameter, by its name.
 
     >>> network = Network([Linear(2, 3), Activation("tanh"), Linear(3, 1)])
-    >>> network.size
-    13
+    >>> network
+    Network of 13 parameters
+      9  Linear(weight (2, 3), bias (3,))
+      0  Activation(name='tanh')
+      4  Linear(weight (3, 1), bias (1,))
     >>> network.layout["linear1.bias"]
     (slice(6, 9, None), (3,))
     """
@@ -141,51 +180,74 @@ class Network:
             kind = type(layer).__name__.lower()
             counts[kind] = counts.get(kind, 0) + 1
             for name, shape in layer.shapes.items():
-                piece = slice(self.size, self.size + prod(shape))
-                self.layout[f"{kind}{counts[kind]}.{name}"] = (piece, shape)
-                self.size = piece.stop
+                span = slice(self.size, self.size + prod(shape))
+                self.layout[f"{kind}{counts[kind]}.{name}"] = (span, shape)
+                self.size = span.stop
+
+    def __repr__(self) -> str:
+        sizes = [sum(map(prod, layer.shapes.values())) for layer in self.layers]
+        width = max((len(f"{size:,}") for size in sizes), default=0)
+        lines = [
+            f"  {size:{width},}  {layer}"
+            for size, layer in zip(sizes, self.layers, strict=True)
+        ]
+        title = f"{type(self).__name__} of {self.size:,} parameters"
+        return "\n".join([title, *lines])
 
     def init(self, rng: np.random.Generator, dtype: str = "float32") -> Array:
-        """Starting parameters theta, shape (size,)."""
+        """Initial parameters theta, shape (size,)."""
         # [alg2-line1]
         arrays = [array.ravel() for layer in self.layers for array in layer.init(rng)]
         return np.concatenate([np.zeros(0), *arrays]).astype(check_dtype(dtype))
         # [/alg2-line1]
 
-    def __call__(self, theta: Value, x: Value) -> Value:
-        """f_theta(x), recorded: theta (size,), x (N, inputs) -> (N, outputs)."""
-        for layer, parameters in self.pieces(theta):
+    def __call__(self, theta: Value, x: Value, x_support: Value | None = None) -> Value:
+        """f_theta(x), recorded: theta (size,), x (N, inputs) -> (N, outputs).
+
+        x_support: support examples, which `MAML.predict` passes to every network. Only
+        networks of images use them; see `ImageNetwork`.
+
+        Raises TypeError for arrays, which `predict` is for.
+        """
+        check_values(theta, x, x_support)
+        for layer, parameters in self.unpack(theta):
             x = layer(parameters, x)
         return x
 
-    def pieces(self, theta: Value) -> Iterator[tuple[Layer, list[Value]]]:
-        """Each layer with its own parameters, cut out of theta."""
+    def unpack(self, theta: Value) -> Iterator[tuple[Layer, list[Value]]]:
+        """Each layer with its own parameters, which are slices of theta."""
         if theta.shape != (self.size,):
             raise ValueError(f"theta: expected shape ({self.size},), got {theta.shape}")
-        places = iter(self.layout.values())
+        layout = iter(self.layout.values())
         for layer in self.layers:
-            named = [next(places) for _ in layer.shapes]
-            yield layer, [theta[piece].reshape(*shape) for piece, shape in named]
+            spans = [next(layout) for _ in layer.shapes]
+            yield layer, [theta[span].reshape(*shape) for span, shape in spans]
 
-    def predict(self, theta: Array, x: Array) -> Array:
-        """f_theta(x) in numbers: theta (size,), x (N, inputs), of one dtype.
+    def predict(self, theta: Array, x: Array, x_support: Array | None = None) -> Array:
+        """f_theta(x) of arrays: theta (size,), x (N, inputs) -> (N, outputs).
+
+        All arrays have the dtype of theta. x_support: see `__call__`.
 
         >>> network = MLP([1, 4, 1])
         >>> network.predict(np.zeros(13), np.ones((5, 1))).shape
         (5, 1)
         """
-        from tinymaml.backends import get_backend
-
+        check_theta(theta, self.size, finite=False)
+        arrays = {"theta": theta, "x": x}
+        if x_support is not None:
+            arrays["x_support"] = x_support
+        check_arrays(**arrays)
         tape = Tape()
-        inputs = (tape.input("theta", theta.shape), tape.input("x", x.shape))
-        tape.output("prediction", self(*inputs))
-        run = get_backend("numpy").compile(tape, theta.dtype)
-        return run({"theta": theta, "x": x})["prediction"][0]
+        values = [tape.input(name, array.shape) for name, array in arrays.items()]
+        tape.output("prediction", self(*values))
+        return get_backend("numpy").compile(tape, theta.dtype)(arrays)["prediction"][0]
 
     def vector(self, default: float, dtype: str = "float32", **values: float) -> Array:
-        """One number per parameter: `values` by parameter name, `default` elsewhere.
+        """One number for each parameter, shape (size,).
 
-        The way to write a per-parameter alpha. Only the last layer adapted (ANIL):
+        A parameter named in `values` gets that number, all others get `default`. This
+        is how to write an alpha for each parameter. For example, ANIL adapts only the
+        last layer:
 
         >>> network = MLP([1, 2, 1])
         >>> network.vector(0.0, **{"linear2.weight": 0.1, "linear2.bias": 0.1})
@@ -193,19 +255,28 @@ class Network:
         """
         vector = np.full(self.size, default, dtype=check_dtype(dtype))
         for name, value in values.items():
-            if name not in self.layout:
-                raise ValueError(
-                    f"parameter: expected one of {[*self.layout]}, got {name!r}"
-                )
+            check_choice("parameter", name, self.layout)
             vector[self.layout[name][0]] = value
         return vector
 
 
-class MLP(Network):
-    """Linear layers of the given sizes with an activation between them.
+def check_values(theta: Any, x: Any, x_support: Any = None) -> None:
+    """Check that a network is called with Values, and say what to call with arrays."""
+    for name, value in {"theta": theta, "x": x, "x_support": x_support}.items():
+        if isinstance(value, Value) or (name == "x_support" and value is None):
+            continue
+        came = "an array" if isinstance(value, np.ndarray) else type(value).__name__
+        raise TypeError(
+            f"{name}: expected a Value of a tape, got {came}; for arrays call "
+            "network.predict(theta, x)"
+        )
 
-    `MLP([1, 40, 40, 1])` is the paper's regression net; the authors start its weights
-    from `truncated_normal(0.01)`, the default here is `he_normal()`.
+
+class MLP(Network):
+    """A multilayer perceptron: linear layers of the given sizes, activations between.
+
+    `MLP([1, 40, 40, 1])` is the paper's regression network. Its weights start from
+    `truncated_normal(0.01)` in the authors' code; the default here is `he_normal()`.
 
     >>> MLP([1, 40, 40, 1]).size
     1761

@@ -1,12 +1,12 @@
-"""Meta-learned initialisations: kept in small verified files, some in the package.
+"""Meta-learned initialisations: small verified files, some of them in the package.
 
     start = pretrained("omniglot-5w1s")
     maml = start.recipe.maml(start.network)
     logits = maml.predict(start.network, start.theta, tasks, steps=3)
 
-What took an hour to meta-train adapts to five drawn characters in a moment. A file
-holds theta, the recipe it was trained with, and facts about the training; a digest is
-checked on reading and nothing is unpickled.
+What took an hour of meta-training adapts to five drawn characters in a moment. A file
+holds theta, the recipe that theta was trained with, and facts about the training. Its
+digest is verified when it is read, and nothing is unpickled.
 """
 
 import os
@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tinymaml.checks import check_choice, check_theta
 from tinymaml.networks.images import ImageNetwork
 from tinymaml.paper.recipes import RECIPES, Recipe
 from tinymaml.training.checkpoint import (
@@ -27,12 +28,23 @@ from tinymaml.training.checkpoint import (
 
 
 class Initialisation(NamedTuple):
-    """A meta-learned theta, and what is needed to use it."""
+    """A meta-learned theta, with its recipe, network and facts about the training."""
 
     theta: np.ndarray[Any, Any]  # (P,) float32
     recipe: Recipe
     network: ImageNetwork
-    facts: dict[str, Any]  # data, split, iteration, accuracy, the command: as saved
+    facts: dict[str, Any]  # data, classes, iteration, accuracy, command: as saved
+
+    def __repr__(self) -> str:
+        network = type(self.network).__name__
+        facts = {
+            "theta": f"{self.theta.shape} {self.theta.dtype}, parameters of {network}",
+            "recipe": f"{self.recipe.name}, losses scaled {self.recipe.scaling}",
+            **{f"facts.{name}": value for name, value in self.facts.items()},
+        }
+        width = max(map(len, facts))
+        lines = [f"  {name:<{width}}  {fact}" for name, fact in facts.items()]
+        return "\n".join(["Initialisation", *lines])
 
 
 def save_initialisation(
@@ -41,12 +53,11 @@ def save_initialisation(
     recipe: Recipe,
     facts: Mapping[str, Any],
 ) -> None:
-    """Write theta (P,) with its recipe and facts (JSON values), whole or not at all."""
-    if theta.shape != (recipe.network().size,):
-        raise ValueError(
-            f"theta: expected shape ({recipe.network().size},) for recipe "
-            f"{recipe.name!r}, got {theta.shape}"
-        )
+    """Write theta (P,) with its recipe and facts (JSON values), whole or not at all.
+
+    Raises ValueError or TypeError if theta does not fit the network of the recipe.
+    """
+    check_theta(theta, recipe.network().size, finite=False)
     config = {"recipe": recipe.name, "scaling": recipe.scaling}
     save_checkpoint(path, {"theta": theta}, config, facts)
 
@@ -54,34 +65,32 @@ def save_initialisation(
 def load_initialisation(path: str | os.PathLike[str]) -> Initialisation:
     """Read what `save_initialisation` wrote.
 
-    Raises CheckpointError when the file is damaged or holds something else, OSError
+    Raises CheckpointError when the file is damaged or is another checkpoint, OSError
     when it cannot be read.
     """
-    saved = load_checkpoint(path)
+    checkpoint = load_checkpoint(path)
     try:
-        recipe = RECIPES[saved.config["recipe"]].scaled(saved.config["scaling"])
-        theta, network = saved.arrays["theta"], recipe.network()
-        if theta.shape != (network.size,):
-            raise ValueError(f"theta has shape {theta.shape}")
-    except (KeyError, ValueError) as error:
+        name, scaling = (checkpoint.config[key] for key in ("recipe", "scaling"))
+        recipe = RECIPES[name].scaled(scaling)
+        theta, network = checkpoint.arrays["theta"], recipe.network()
+        check_theta(theta, network.size, finite=False)
+    except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{os.fspath(path)}: expected an initialisation, got another checkpoint "
             f"({error})"
         ) from None
-    return Initialisation(theta, recipe, network, dict(saved.state))
+    return Initialisation(theta, recipe, network, dict(checkpoint.state))
 
 
 def pretrained(name: str) -> Initialisation:
     """An initialisation that comes with the package.
 
-    Raises ValueError, with the names there are, for another one.
+    Raises ValueError for another name, with the names of all initialisations.
 
     >>> start = pretrained("omniglot-5w1s")
     >>> start.recipe.name, start.theta.shape, start.facts["data"]
     ('5w1s', (111749,), 'Omniglot')
     """
     folder = Path(str(resources.files("tinymaml.paper"))) / "parameters"
-    names = sorted(path.stem for path in folder.glob("*.npz"))
-    if name not in names:
-        raise ValueError(f"name: expected one of {', '.join(names)}, got {name!r}")
+    check_choice("name", name, sorted(path.stem for path in folder.glob("*.npz")))
     return load_initialisation(folder / f"{name}.npz")

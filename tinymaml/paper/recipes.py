@@ -1,15 +1,16 @@
-"""Table 1 as data: for each of its cells, all that decides what is trained.
+"""Table 1 as data: everything that decides what is trained, for each of its cells.
 
     recipe = RECIPES["5w1s"]
     network = recipe.network()
     maml = recipe.maml(network)
     train(maml, network.init(rng), episodes, ...)
 
-The numbers are the authors' (paper, appendix A.1, and their code where the two differ
-or the paper is silent). One of them is easily overlooked: the authors' code divides
-the cross-entropy of a batch by K, not by the number of its examples, so a step of size
-alpha is one of size N alpha on the mean. `scaling` says which of the two is meant, and
-`step_on_mean` what it comes to.
+The numbers are from the paper's appendix A.1, and from the authors' code where the two
+differ or the paper is silent. One choice of theirs is easily overlooked: their code
+divides the summed cross-entropy of the N K support examples by K and not by N K. An
+inner learning rate alpha therefore acts like N alpha on the mean cross-entropy. The
+option `scaling` chooses one of the two, and `step_on_mean` is the learning rate on the
+mean.
 
 Left out: the data, which are in `tinymaml.tasks`.
 """
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from tinymaml.autodiff.tape import Value
+from tinymaml.checks import check_choice
 from tinymaml.learner import MAML
 from tinymaml.losses import cross_entropy
 from tinymaml.networks.images import (
@@ -43,20 +45,21 @@ class Recipe:
     """How one cell of table 1 is trained and tested.
 
     Attributes:
-        name: as in `RECIPES`.
-        architecture: key of `NETWORKS`.
+        name: the key of the recipe in `RECIPES`.
+        architecture: a key of `NETWORKS`.
         ways, shots: N and K; K support examples of each of N classes.
-        queries: query examples of each class in meta-training; at test there are K.
-        alpha: inner step size, on the loss as `scaling` has it.
-        steps: inner steps in meta-training.
-        test_steps: inner steps after which the paper reports the accuracy.
-        tasks: tasks in a meta-batch.
-        paper: the paper's accuracy in per cent, and its 95 % interval.
-        paper_first_order: the same of first-order MAML, where the paper has it.
-        clip: largest size of an entry of the meta-gradient, if it is clipped.
-        scaling: of inner and outer loss: "per_shot", the sum over examples / K, as in
-            the authors' code, or "mean", over examples, as in most other codes.
-        learning_rate, iterations: of Adam in meta-training.
+        queries: query examples of each class in meta-training; in evaluation it is K.
+        alpha: the inner learning rate, on the loss as `scaling` defines it.
+        steps: J, the number of inner steps in meta-training.
+        test_steps: the number of inner steps for which the paper reports the accuracy.
+        tasks: T, the number of tasks of a meta-batch.
+        paper: the paper's accuracy and its 95 % interval, in per cent.
+        paper_first_order: the same for first-order MAML, where the paper reports it.
+        clip: every element of the meta-gradient is clipped to [-clip, clip]; None: not.
+        scaling: of the inner and the outer loss. "per_shot" is the sum over examples
+            divided by K, as in the authors' code; "mean" is the mean over examples, as
+            in most other implementations.
+        learning_rate, iterations: the outer learning rate, and Adam's number of steps.
     """
 
     name: str
@@ -77,7 +80,7 @@ class Recipe:
 
     @property
     def step_on_mean(self) -> float:
-        """The inner step size in units of the mean cross-entropy over N K examples.
+        """The inner learning rate that has the same effect on the mean cross-entropy.
 
         >>> RECIPES["5w1s"].step_on_mean, RECIPES["20w1s"].step_on_mean
         (2.0, 2.0)
@@ -91,20 +94,20 @@ class Recipe:
         return self.paper if order == 2 else self.paper_first_order
 
     def scaled(self, scaling: str) -> "Recipe":
-        """The same recipe with another scaling of the losses and the same alpha."""
-        if scaling not in SCALINGS:
-            raise ValueError(f"scaling: expected one of {SCALINGS}, got {scaling!r}")
+        """The recipe with another scaling of the losses and the same alpha."""
+        check_choice("scaling", scaling, SCALINGS)
         return replace(self, scaling=scaling)
 
     def network(self, mode: str = "batch") -> ImageNetwork:
-        """The network; `mode` is that of its batch normalisation."""
+        """A network of this recipe; `mode`: see `BatchNorm`."""
         return NETWORKS[self.architecture](self.ways, mode=mode)
 
     def maml(self, network: ImageNetwork, order: int = 2, **options: Any) -> MAML:
-        """MAML of this recipe; alpha is 0 for the parameters of batch normalisation.
+        """`MAML` with the numbers of this recipe.
 
-        With a network of mode "support" the query loss takes the support examples'
-        statistics. `options` are further arguments of `MAML`.
+        alpha is 0 for the parameters of batch normalisation, which are not adapted. If
+        the network has mode "support", its query loss uses the statistics of the
+        support examples. options: further arguments of `MAML`.
         """
 
         def loss(
@@ -124,7 +127,7 @@ class Recipe:
         )
 
     def summary(self) -> str:
-        """The recipe in words, one fact a line."""
+        """The recipe in words, with one fact on each line."""
         losses = {
             "per_shot": "sum over examples / K, as in the authors' code",
             "mean": "mean over examples",
@@ -147,8 +150,9 @@ class Recipe:
 def accuracy(logits: Array, y: Array) -> Array:
     """The share of examples whose largest logit is their class.
 
-    logits: (..., N, classes); y: one-hot, of a shape that broadcasts to it; returns the
-    shape without the last two axes. NaN logits count as wrong.
+    logits: (..., examples, classes). y: one-hot, in a shape that broadcasts to that of
+    logits. Returns that shape without its last two axes. An example counts as wrong if
+    two classes share the largest logit, or if a logit is NaN.
 
     >>> float(accuracy(np.array([[2.0, 1.0], [2.0, 1.0]]), np.eye(2)))
     0.5
@@ -156,13 +160,13 @@ def accuracy(logits: Array, y: Array) -> Array:
     logits, y = np.asarray(logits), np.asarray(y)
     if logits.ndim < 2 or y.shape[-1:] != logits.shape[-1:]:
         raise ValueError(
-            f"y: expected rows of as many classes as logits of shape {logits.shape}, "
+            f"y: expected as many classes as logits of shape {logits.shape}, "
             f"got shape {y.shape}"
         )
     y = np.broadcast_to(y, logits.shape)
-    right = np.take_along_axis(logits, y.argmax(-1, keepdims=True), axis=-1)
+    correct = np.take_along_axis(logits, y.argmax(-1, keepdims=True), axis=-1)
     others = np.where(y > 0, -np.inf, logits).max(axis=-1, keepdims=True)
-    return (right > others)[..., 0].mean(axis=-1)
+    return (correct > others)[..., 0].mean(axis=-1)
 
 
 # fmt: off

@@ -1,14 +1,15 @@
 """Episodes: N-way K-shot classification tasks from labelled images (section 5.2).
 
-With this file any labelled images become tasks: a task holds N classes, for each of
-them K images to learn from (support) and some more to be judged by (query). It is what
-`train` wants of a sampler, and it draws the fixed lists of tasks of an evaluation.
+With this file any labelled images become tasks. A task has N classes; for each class it
+has K support images to learn from, and some query images that measure what was learned.
+An `Episodes` object is the sampler that `train` takes, and it draws the fixed lists of
+tasks of an evaluation.
 
-A task never holds a class twice, and never an image twice. The class that gets label 0
-is random, so there is nothing to remember but how to learn. As in the authors' code
-the images come in slots, each with every class once in random order, and with
-`rotations` every class of every task is turned by a random multiple of 90 degrees:
-all its images alike, at training and at evaluation.
+A task never holds a class twice, and never an image twice. Which class gets label 0 is
+random, so a network cannot memorise labels: it has to learn how to learn. As in the
+authors' code the images come in groups of N, each with one image of every class in
+random order. With `rotations` every class of every task is rotated by a random multiple
+of 90 degrees, the same for all images of the class, in training and in evaluation.
 
 Left out: the images themselves, which are in `omniglot.py` and `miniimagenet.py`.
 """
@@ -18,44 +19,55 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinymaml.checks import check_sizes
-from tinymaml.tasks.batch import Tasks
+from tinymaml.checks import check_dtype, check_sizes
+from tinymaml.tasks.batch import Tasks, array_table
 
 Array = np.ndarray[Any, Any]
 
 
-class Places(NamedTuple):
-    """Where the examples of T tasks are in a data set: whole numbers (T, N*K)."""
+class EpisodeIndices(NamedTuple):
+    """Which images of a data set make up T tasks: arrays (T, N*K) of int64.
 
-    support: Array  # numbers of images
-    support_turns: Array  # by how many quarters each is turned, against the clock
+    They are a few numbers for each example. A backend with the data set in its own
+    memory needs no more, so the pixels need not travel in every step of training.
+    """
+
+    support: Array  # indices of images, 0 .. M - 1
+    support_rotations: Array  # quarter turns, counterclockwise: 0 .. 3
     support_labels: Array  # 0 .. N - 1
     query: Array
-    query_turns: Array
+    query_rotations: Array
     query_labels: Array
+
+    def __repr__(self) -> str:
+        return array_table("EpisodeIndices", self._asdict())
 
 
 class Episodes:
     """N-way K-shot tasks drawn from labelled images.
 
     Args:
-        images: (M, H, W) or (M, H, W, C); uint8, given out as 0 to 1, or floating,
-            given out as they are. Not copied, so a memory map stays on the disk.
-        labels: (M,) integers or strings; equal labels are one class.
-        ways: N, classes in a task.
-        shots: K, support images of each class.
-        queries: query images of each class.
-        rotations: turn each class of each task by 0, 90, 180 or 270 degrees.
-        tasks: T, tasks in a batch.
-        dtype: of all that is given out.
+        images: (M, H, W) or (M, H, W, C). Pixels of uint8 are scaled to 0 .. 1,
+            floating pixels are returned as they are. The array is not copied, so a
+            memory map stays on the disk.
+        labels: (M,) integers or strings; images with equal labels are one class.
+        ways: N, the number of classes of a task.
+        shots: K, the number of support images of each class.
+        queries: the number of query images of each class.
+        rotations: rotate each class of each task by 0, 90, 180 or 270 degrees.
+        tasks: T, the number of tasks of a batch.
+        dtype: float32 or float64, of images and one-hot labels.
 
     Raises:
-        TypeError: the images are neither uint8 nor floating.
+        TypeError: the images are neither uint8 nor floating, or the dtype is another.
         ValueError: shapes do not fit; there are fewer than N classes; a class has fewer
-            than K + queries images; images to be turned are not square.
+            than K + queries images; images to be rotated are not square.
 
     >>> images, labels = np.zeros((60, 8, 8), np.uint8), np.repeat(np.arange(6), 10)
     >>> episodes = Episodes(images, labels, ways=5, shots=1, queries=3, tasks=4)
+    >>> episodes
+    Episodes(5-way 1-shot, 3 queries a class, 4 tasks a batch, float32)
+      of 60 images (8, 8, 1) uint8 in 6 classes
     >>> [array.shape for array in episodes(np.random.default_rng(0))]
     [(4, 5, 8, 8, 1), (4, 5, 5), (4, 15, 8, 8, 1), (4, 15, 5)]
     """
@@ -110,18 +122,27 @@ class Episodes:
                 )
         self.ways, self.shots, self.queries = ways, shots, queries
         self.rotations, self.tasks = rotations, tasks
-        self.dtype = np.dtype(dtype)
+        self.dtype = check_dtype(dtype)
+
+    def __repr__(self) -> str:
+        rotated = ", rotated classes" if self.rotations else ""
+        return (
+            f"Episodes({self.ways}-way {self.shots}-shot, {self.queries} queries a "
+            f"class, {self.tasks} tasks a batch{rotated}, {self.dtype})\n"
+            f"  of {len(self.images)} images {self.images.shape[1:]} "
+            f"{self.images.dtype} in {len(self._counts)} classes"
+        )
 
     def __call__(self, rng: np.random.Generator) -> Tasks:
         """T new tasks: x (T, N*K, H, W, C) and one-hot y (T, N*K, N), in `dtype`."""
         return self.look_up(self.draw(rng))
 
-    def draw(self, rng: np.random.Generator) -> Places:
-        """Where the examples of T new tasks are; `look_up` fetches them."""
+    def draw(self, rng: np.random.Generator) -> EpisodeIndices:
+        """The indices of the images of T new tasks; `look_up` fetches the images."""
         return self._draw(rng, self.tasks)
 
     def fixed(self, seed: int, count: int = 600) -> Tasks:
-        """A list of tasks that `seed` alone decides, whatever was drawn before.
+        """A list of tasks that depends on `seed` alone, whatever was drawn before.
 
         All of it is in memory: 600 tasks of 5-way 1-shot Omniglot take 19 MB, of 20-way
         5-shot 380 MB, of 5-way 5-shot MiniImagenet 2.5 GB.
@@ -129,61 +150,62 @@ class Episodes:
         check_sizes(count=count)
         return self.look_up(self._draw(np.random.default_rng(seed), count))
 
-    def look_up(self, places: Places) -> Tasks:
-        """The examples at these places."""
+    def look_up(self, indices: EpisodeIndices) -> Tasks:
+        """The tasks that these indices stand for."""
         one_hot = np.eye(self.ways, dtype=self.dtype)
         return Tasks(
-            self._images(places.support, places.support_turns),
-            one_hot[places.support_labels],
-            self._images(places.query, places.query_turns),
-            one_hot[places.query_labels],
+            self._rotated_images(indices.support, indices.support_rotations),
+            one_hot[indices.support_labels],
+            self._rotated_images(indices.query, indices.query_rotations),
+            one_hot[indices.query_labels],
         )
 
-    def _draw(self, rng: np.random.Generator, tasks: int) -> Places:
-        ways, slots = self.ways, self.shots + self.queries
-        classes = _distinct(rng, np.full(tasks, len(self._counts)), ways)
-        images = _distinct(rng, self._counts[classes].ravel(), slots)
-        images = images.reshape(tasks, ways, slots) + self._starts[classes][..., None]
-        images = self._order[images]
-        turns = np.zeros((tasks, ways), np.int8)
+    def _draw(self, rng: np.random.Generator, tasks: int) -> EpisodeIndices:
+        ways, per_class = self.ways, self.shots + self.queries
+        classes = _sample_distinct(rng, np.full(tasks, len(self._counts)), ways)
+        images = _sample_distinct(rng, self._counts[classes].ravel(), per_class)
+        images = images.reshape(tasks, ways, per_class)
+        images = self._order[images + self._starts[classes][..., None]]
+        rotations = np.zeros((tasks, ways), np.int8)
         if self.rotations:
-            turns = rng.integers(0, 4, (tasks, ways), np.int8)
-        # label[t, s, i] is what the i-th image of slot s of task t shows.
-        label = rng.random((tasks, slots, ways)).argsort(axis=-1)
-        task, slot = np.arange(tasks)[:, None, None], np.arange(slots)[:, None]
-        images, turns = images[task, label, slot], turns[task, label]
+            rotations = rng.integers(0, 4, (tasks, ways), np.int8)
+        # labels[t, g, i] is the label of the i-th image of group g of task t.
+        labels = rng.random((tasks, per_class, ways)).argsort(axis=-1)
+        task, group = np.arange(tasks)[:, None, None], np.arange(per_class)[:, None]
+        images, rotations = images[task, labels, group], rotations[task, labels]
         support, query = np.s_[:, : self.shots], np.s_[:, self.shots :]
-        return Places(
+        return EpisodeIndices(
             *(
-                np.ascontiguousarray(array[part].reshape(tasks, -1), np.int64)
-                for part in (support, query)
-                for array in (images, turns, label)
+                np.ascontiguousarray(array[groups].reshape(tasks, -1), np.int64)
+                for groups in (support, query)
+                for array in (images, rotations, labels)
             )
         )
 
-    def _images(self, images: Array, turns: Array) -> Array:
-        """Images by number (T, N*K), each turned: (T, N*K, H, W, C) in `dtype`."""
-        pixels, turns = np.asarray(self.images[images.ravel()]), turns.ravel()
-        for quarters in (1, 2, 3):
-            chosen = np.flatnonzero(turns == quarters)
+    def _rotated_images(self, indices: Array, rotations: Array) -> Array:
+        """Images by index (T, N*K), each rotated: (T, N*K, H, W, C) in `dtype`."""
+        pixels = np.asarray(self.images[indices.ravel()])
+        for quarter_turns in (1, 2, 3):
+            chosen = np.flatnonzero(rotations.ravel() == quarter_turns)
             if chosen.size:
-                pixels[chosen] = np.rot90(pixels[chosen], quarters, axes=(1, 2))
+                pixels[chosen] = np.rot90(pixels[chosen], quarter_turns, axes=(1, 2))
         if pixels.dtype == np.uint8:
             pixels = np.divide(pixels, 255, dtype=self.dtype)
         pixels = pixels.astype(self.dtype, copy=False)
-        return pixels.reshape(len(images), -1, *pixels.shape[1:])
+        return pixels.reshape(len(indices), -1, *pixels.shape[1:])
 
 
-def _distinct(rng: np.random.Generator, sizes: Array, count: int) -> Array:
+def _sample_distinct(rng: np.random.Generator, sizes: Array, count: int) -> Array:
     """Row i: `count` different numbers of range(sizes[i]), all orders equally likely.
 
-    Robert Floyd's sampling, for all rows at once: it costs count steps, not size steps.
+    This is Robert Floyd's algorithm, for all rows at once. It takes `count` steps, and
+    a shuffle of range(size) would take `size`.
     """
     last = sizes[:, None] - count + np.arange(count)
-    drawn = rng.integers(0, last, endpoint=True)
+    numbers = rng.integers(0, last, endpoint=True)
     for i in range(1, count):
-        seen = (drawn[:, :i] == drawn[:, i : i + 1]).any(axis=1)
-        drawn[:, i] = np.where(seen, last[:, i], drawn[:, i])
-    # Floyd's sets are uniform, their order is not: large numbers tend to come late.
-    order = rng.random(drawn.shape).argsort(axis=1)
-    return np.take_along_axis(drawn, order, axis=1)
+        repeated = (numbers[:, :i] == numbers[:, i : i + 1]).any(axis=1)
+        numbers[:, i] = np.where(repeated, last[:, i], numbers[:, i])
+    # The sets are uniform but their order is not: large numbers tend to come late.
+    order = rng.random(numbers.shape).argsort(axis=1)
+    return np.take_along_axis(numbers, order, axis=1)

@@ -1,9 +1,9 @@
-"""What the image data sets share: the result, the one error, folders and the cache.
+"""What the image data sets share: `ImageSet`, `DataError`, folders and the cache.
 
-A cache file is an ordinary uint8 .npy with the SHA-256 of all before it at its end. It
+A cache file is an ordinary uint8 .npy file, followed by the SHA-256 of its contents. It
 is named after the contents of its source, written whole or not at all, verified before
-it is used and then memory-mapped. One that is truncated or altered is built again, with
-a warning (category UserWarning, through Python's `warnings`).
+it is used, and then memory-mapped. A file that is truncated or altered is built again,
+with a warning (category UserWarning, through Python's `warnings`).
 
 Left out: the data sets themselves, in `omniglot.py` and `miniimagenet.py`, and their
 stand-ins, in `strokes.py`.
@@ -28,57 +28,66 @@ STANDIN = "procedural stand-in"
 
 
 class DataError(ValueError):
-    """Data are missing, damaged or not what they should be; the message says which."""
+    """Data are missing, damaged or unexpected; the message says which and where."""
 
 
 class ImageSet(NamedTuple):
-    """Labelled images and where they come from."""
+    """Labelled images and where they come from.
+
+    >>> images = np.zeros((2, 28, 28, 1), np.uint8)
+    >>> both = ImageSet(images, np.arange(2), ("a", "b"), "nowhere")
+    >>> both
+    ImageSet(2 images (28, 28, 1) uint8 in 2 classes; nowhere)
+    >>> both.select({"b"}).labels, both.select({"b"}).classes
+    (array([0]), ('b',))
+    """
 
     images: Array  # (M, H, W, C) uint8
     labels: Array  # (M,) int, 0 .. len(classes) - 1
     classes: tuple[str, ...]  # the name of each label
     source: str  # "Omniglot", "MiniImagenet" or "procedural stand-in"
 
-    def only(self, classes: Collection[str]) -> Self:
-        """The images of these classes, labelled anew in the order of all classes.
+    def __repr__(self) -> str:
+        return (
+            f"ImageSet({len(self.images)} images {self.images.shape[1:]} "
+            f"{self.images.dtype} in {len(self.classes)} classes; {self.source})"
+        )
 
-        >>> images = np.zeros((2, 28, 28, 1), np.uint8)
-        >>> both = ImageSet(images, np.arange(2), ("a", "b"), "nowhere")
-        >>> both.only({"b"}).labels, both.only({"b"}).classes
-        (array([0]), ('b',))
-        """
-        wanted = np.array([name in classes for name in self.classes], bool)
-        which = wanted[self.labels]
-        labels = (wanted.cumsum() - 1)[self.labels[which]]
+    def select(self, classes: Collection[str]) -> Self:
+        """The images of these classes, with new labels in the order of all classes."""
+        selected = np.array([name in classes for name in self.classes], bool)
+        images = selected[self.labels]
+        labels = (selected.cumsum() - 1)[self.labels[images]]
         names = tuple(name for name in self.classes if name in classes)
-        return self._replace(images=self.images[which], labels=labels, classes=names)
+        return self._replace(images=self.images[images], labels=labels, classes=names)
 
 
 def cache_folder() -> Path:
-    """Where caches and downloads go: $TINYMAML_CACHE, else the user's cache folder."""
+    """The folder of caches and downloads: $TINYMAML_CACHE, or the user's own one."""
     if folder := os.environ.get("TINYMAML_CACHE"):
         return Path(folder).expanduser()
-    import platformdirs  # not everybody who imports this file needs it
+    import platformdirs  # only users without TINYMAML_CACHE need it
 
     return Path(platformdirs.user_cache_dir("tinymaml"))
 
 
 def data_folder(data: FilePath | None, name: str, parts: Collection[str]) -> Path:
-    """The folder of a data set: `data`, else $TINYMAML_DATA, else the cache folder.
+    """The folder of a data set, in `data`, $TINYMAML_DATA or the cache folder.
 
-    It is that folder itself if one of `parts` is in it, else its subfolder `name`.
+    The first of the three that is given counts. It is the data set's folder itself if
+    one of `parts` is in it, otherwise its subfolder `name` is.
     """
     folder = Path(
         data or os.environ.get("TINYMAML_DATA") or cache_folder()
     ).expanduser()
-    here = any((folder / part).exists() for part in parts)
-    return folder if here else folder / name
+    is_data_set = any((folder / part).exists() for part in parts)
+    return folder if is_data_set else folder / name
 
 
-def some(names: Iterable[str]) -> str:
-    """A few names for a message, and how many there are.
+def abbreviate(names: Iterable[str]) -> str:
+    """The number of names and the first five of them, for a message.
 
-    >>> some("abcdefg")
+    >>> abbreviate("abcdefg")
     '7: a, b, c, d, e and 2 more'
     """
     names = list(names)
@@ -87,29 +96,35 @@ def some(names: Iterable[str]) -> str:
 
 
 def read_image(file: FilePath | IO[bytes], name: str, mode: str) -> Image.Image:
-    """An image as grey "L" or colour "RGB"; DataError with its name if damaged."""
+    """An image in `mode`, "L" for grey or "RGB"; DataError if the file is damaged.
+
+    name: what the message calls the file.
+    """
     try:
         with Image.open(file) as image:
             return image.convert(mode)
-    # Pillow answers damaged bytes with several kinds of error.
+    # Pillow raises several kinds of error for damaged bytes.
     except Exception as error:
         message = f"{name}: expected an image, got a damaged file ({error})"
         raise DataError(message) from error
 
 
-def cached(
+def load_cached(
     name: str,
     source: Any,
     shape: Sequence[int],
     build: Callable[[], Iterable[Array]],
 ) -> Array:
-    """The uint8 array of `shape` that the blocks of `build()` make up, memory-mapped.
+    """A memory-mapped uint8 array of `shape` from the cache, built if it is not there.
 
-    name: begin of the file's name in the cache folder. source: JSON value; the file
-    belongs to this value alone. build: yields blocks whose bytes, one after the other,
-    are those of the array, and raises DataError for what it cannot read; called only
-    if there is no whole file. Two processes may build at once: each writes a file of
-    its own, and the last to finish stays.
+    name: how the file's name in the cache folder begins.
+    source: a JSON value that identifies the contents; another value, another file.
+    build: a function that yields blocks of uint8, which one after the other are the
+        array. It is called only if there is no valid file, and raises DataError for
+        files that it cannot read.
+
+    Two processes may build the same array at once: each writes a file of its own, and
+    the file of the last to finish stays.
 
     Raises DataError if the cache folder cannot be written, and what `build` raises.
     """
@@ -118,13 +133,13 @@ def cached(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():
-            if _is_whole(path, tuple(shape)):
+            if _is_valid(path, tuple(shape)):
                 return np.load(path, mmap_mode="r", allow_pickle=False)
             warnings.warn(
                 f"{path}: truncated or altered cache; building it again", stacklevel=3
             )
         with write_atomically(path) as file:
-            for block in _with_digest(_encoded(tuple(shape), build())):
+            for block in _append_digest(_encode(tuple(shape), build())):
                 file.write(block)
     except OSError as error:
         raise DataError(
@@ -134,24 +149,26 @@ def cached(
     return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
-def _encoded(shape: tuple[int, ...], blocks: Iterable[Array]) -> Iterator[bytes]:
+def _encode(shape: tuple[int, ...], blocks: Iterable[Array]) -> Iterator[bytes]:
+    """The bytes of a .npy file; an AssertionError says that `build` is wrong."""
     yield _header(shape)
-    left = int(np.prod(shape))
+    missing = int(np.prod(shape))
     for block in blocks:
         assert block.dtype == np.uint8
-        left -= block.size
+        missing -= block.size
         yield block.tobytes()
-    assert left == 0
+    assert missing == 0
 
 
 def _header(shape: tuple[int, ...]) -> bytes:
-    """A .npy file's bytes before the data: short, and always the same."""
+    """The bytes of a .npy file before the data, the same for every release of NumPy."""
     text = str({"descr": "|u1", "fortran_order": False, "shape": shape})
     text = text.ljust(-(len(text) + 11) % 64 + len(text)) + "\n"
     return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode()
 
 
-def _with_digest(blocks: Iterable[bytes]) -> Iterator[bytes]:
+def _append_digest(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """The blocks, and after the last one the SHA-256 of all of them."""
     digest = hashlib.sha256()
     for block in blocks:
         digest.update(block)
@@ -159,18 +176,17 @@ def _with_digest(blocks: Iterable[bytes]) -> Iterator[bytes]:
     yield digest.digest()
 
 
-def _is_whole(path: Path, shape: tuple[int, ...]) -> bool:
-    header, digest = _header(shape), hashlib.sha256()
-    left = len(header) + int(np.prod(shape))
+def _is_valid(path: Path, shape: tuple[int, ...]) -> bool:
+    """Whether the file holds an array of this shape, and the right digest."""
+    header, pixels, digest = _header(shape), int(np.prod(shape)), hashlib.sha256()
     with open(path, "rb") as file:
-        if (
-            os.fstat(file.fileno()).st_size != left + 32
-            or file.read(len(header)) != header
-        ):
+        size = os.fstat(file.fileno()).st_size
+        if size != len(header) + pixels + digest.digest_size:
+            return False
+        if file.read(len(header)) != header:
             return False
         digest.update(header)
-        left -= len(header)
-        while left and (block := file.read(min(left, 1 << 20))):
+        while pixels and (block := file.read(min(pixels, 1 << 20))):
             digest.update(block)
-            left -= len(block)
+            pixels -= len(block)
         return file.read() == digest.digest()

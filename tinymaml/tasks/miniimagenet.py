@@ -1,13 +1,14 @@
 """MiniImagenet: 100 classes of 600 photographs, section 5.2.
 
 `load()` reads a folder of images and the three lists of Ravi and Larochelle (2017),
-train.csv, val.csv and test.csv, and gives 84 x 84 colour images of 64, 16 and 20
-classes. ImageNet's licence forbids to pass the images on, so there is no download.
-Without data, `standin()` draws images of its own: results on them are no results on
+train.csv, val.csv and test.csv. It returns 84 x 84 colour images of 64, 16 and 20
+classes. ImageNet's licence forbids passing the images on, so there is no download.
+Without data, `standin()` draws images of its own. Results on them are no results on
 MiniImagenet, and `source` says so.
 
-As the authors' code: Pillow's LANCZOS filter to 84 x 84, nothing else. The paper speaks
-of 64 / 12 / 24 classes; the lists, the authors' code and we have 64 / 16 / 20.
+As in the authors' code, Pillow's LANCZOS filter shrinks the images to 84 x 84, and
+nothing else is done to them. The paper speaks of 64 / 12 / 24 classes; the lists, the
+authors' code and this file have 64 / 16 / 20.
 """
 
 import csv
@@ -25,12 +26,12 @@ from tinymaml.tasks.images import (
     DataError,
     FilePath,
     ImageSet,
-    cached,
+    abbreviate,
     data_folder,
+    load_cached,
     read_image,
-    some,
 )
-from tinymaml.tasks.strokes import draw, hands
+from tinymaml.tasks.strokes import draw, sample_strokes
 
 SIZE = 84  # pixels along an edge
 LISTS = {"train": "train", "validation": "val", "test": "test"}  # names of csv files
@@ -44,14 +45,14 @@ def load(
     """Train, validation and test: images (600 x classes, 84, 84, 3) uint8, by class.
 
     The images are memory-mapped from the cache folder ($TINYMAML_CACHE), where the
-    first call leaves 1.3 GB in minutes. Later calls verify that all files are there as
-    they were, and the contents of the cache.
+    first call writes 1.3 GB in minutes. Later calls verify that no file has changed
+    its size or date, and verify the contents of the cache.
 
-    data: folder of the images, or one with a subfolder "miniimagenet"; default
+    data: the folder of the images, or one with a subfolder "miniimagenet"; by default
         $TINYMAML_DATA. An image is looked for in images/, train|val|test/<class>/,
-        <class>/ and the folder itself; it may be a .png or .jpeg as well.
-    splits: folder of train.csv, val.csv and test.csv; default: the folder of the
-        images. Each has lines `filename,label` under such a heading.
+        <class>/ and the folder itself; it may be a .png or .jpeg file as well.
+    splits: the folder of train.csv, val.csv and test.csv; by default the folder of the
+        images. Each file has lines `filename,label` under that heading.
 
     Raises DataError: something is missing, damaged or listed in other numbers.
     """
@@ -71,10 +72,10 @@ def load(
 
 
 def standin(seed: int = 0, images: int = 20) -> dict[str, ImageSet]:
-    """Drawn colour images in the layout of `load()`: as many classes, fewer images.
+    """Drawn colour images in the layout of `load()`, with fewer images of each class.
 
-    A class has its shape and, more or less, its two colours. `source` says "procedural
-    stand-in"; the same seed gives the same images.
+    A class has its own strokes and, with some noise, its own two colours. `source` says
+    "procedural stand-in"; the same seed gives the same images.
 
     >>> validation = standin(images=2)["validation"]
     >>> validation.images.shape, len(validation.classes), validation.source
@@ -96,9 +97,9 @@ def standin(seed: int = 0, images: int = 20) -> dict[str, ImageSet]:
 
 def _draw_class(rng: np.random.Generator, images: int) -> Iterator[Array]:
     colours = rng.uniform(0, 255, (2, 3))
-    for hand in hands(rng, images):
+    for strokes in sample_strokes(rng, images):
         ink, ground = (colours + rng.normal(0, 25, (2, 3))).clip(0, 255).astype(int)
-        image = draw(hand, SIZE, tuple(ink.tolist()), tuple(ground.tolist()))
+        image = draw(strokes, SIZE, tuple(ink.tolist()), tuple(ground.tolist()))
         noise = rng.normal(0, 12, (SIZE, SIZE, 1))
         yield (np.asarray(image) + noise).clip(0, 255).astype(np.uint8)
 
@@ -107,7 +108,10 @@ def _draw_class(rng: np.random.Generator, images: int) -> Iterator[Array]:
 
 
 def _read_list(folder: Path, split: str) -> dict[str, list[str]]:
-    """Class to file names, both sorted, as one csv file has them; numbers verified."""
+    """The file names of each class from one csv file, both sorted.
+
+    Raises DataError unless the list has the published number of classes and images.
+    """
     path = folder / f"{LISTS[split]}.csv"
     try:
         with open(path, encoding="utf-8", newline="") as file:
@@ -118,7 +122,7 @@ def _read_list(folder: Path, split: str) -> dict[str, list[str]]:
             "train.csv, val.csv and test.csv there, or name their folder with splits="
         ) from error
     if not rows or rows[0] != ["filename", "label"] or {*map(len, rows)} != {2}:
-        raise DataError(f"{path}: expected lines filename,label under such a heading")
+        raise DataError(f"{path}: expected lines filename,label under that heading")
     classes: dict[str, list[str]] = {}
     for name, label in sorted(rows[1:], key=lambda row: row[::-1]):
         classes.setdefault(label, []).append(name)
@@ -134,64 +138,64 @@ def _read_list(folder: Path, split: str) -> dict[str, list[str]]:
     if wrong:
         raise DataError(
             f"{path}: expected {IMAGES} different images of each class, got other "
-            f"numbers for {some(wrong)}"
+            f"numbers for {abbreviate(wrong)}"
         )
     return classes
 
 
 def _check_disjoint(listed: dict[str, dict[str, list[str]]]) -> None:
-    seen: dict[str, str] = {}
+    split_of: dict[str, str] = {}
     for split, classes in listed.items():
-        if both := classes.keys() & seen.keys():
+        if both := classes.keys() & split_of.keys():
             raise DataError(
                 f"{LISTS[split]}.csv: expected classes that no other list has, got "
-                f"{some(sorted(both))} of {LISTS[seen[min(both)]]}.csv too"
+                f"{abbreviate(sorted(both))} of {LISTS[split_of[min(both)]]}.csv too"
             )
-        seen |= dict.fromkeys(classes, split)
+        split_of |= dict.fromkeys(classes, split)
 
 
 def _find(
     folder: Path, split: str, classes: dict[str, list[str]]
 ) -> dict[str, list[Path]]:
-    """The files of each class, all of them found."""
+    """The files of each class; a DataError names those that are missing."""
 
     @cache
-    def listing(place: Path) -> dict[str, Path]:
-        if not place.is_dir():
+    def images_in(directory: Path) -> dict[str, Path]:
+        if not directory.is_dir():
             return {}
         return {
             path.stem: path
-            for path in place.iterdir()
+            for path in directory.iterdir()
             if path.suffix.lower() in (".jpg", ".jpeg", ".png")
         }
 
-    missing, found = [], {}
+    missing: list[str] = []
+    files: dict[str, list[Path]] = {label: [] for label in classes}
     for label, names in classes.items():
-        places = [
+        directories = [
             folder / "images",
             *(folder / side / label for side in {LISTS[split], split}),
             folder / label,
             folder,
         ]
-        paths = []
         for name in names:
             stem = Path(name).stem
-            bound = [listing(place)[stem] for place in places if stem in listing(place)]
-            paths += bound[:1]
-            missing += [] if bound else [name]
-        found[label] = paths
+            paths = [images_in(d)[stem] for d in directories if stem in images_in(d)]
+            files[label] += paths[:1]
+            missing += [] if paths else [name]
     if missing:
         raise DataError(
             f"MiniImagenet: expected all images of {LISTS[split]}.csv in {folder} "
-            f"(images/, {LISTS[split]}/<class>/ or <class>/); missing {some(missing)}"
+            f"(images/, {LISTS[split]}/<class>/ or <class>/); missing "
+            f"{abbreviate(missing)}"
         )
-    return found
+    return files
 
 
 def _load_split(split: str, files: dict[str, list[Path]]) -> ImageSet:
     paths = [path for label in files for path in files[label]]
     statuses = [path.stat() for path in paths]
-    images = cached(
+    images = load_cached(
         f"miniimagenet-{split}",
         [[path.stem for path in paths], [(s.st_size, s.st_mtime_ns) for s in statuses]],
         (len(paths), SIZE, SIZE, 3),

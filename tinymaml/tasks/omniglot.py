@@ -1,17 +1,18 @@
 """Omniglot: 1623 handwritten characters of 50 alphabets, 20 drawings each, section 5.2.
 
 `load()` reads the two archives of https://github.com/brendenlake/omniglot, or their
-unpacked folders, and gives 28 x 28 images with strokes of 255 on 0; `split` divides the
-characters. Without data, `standin()` draws characters of its own: results on them are
-no results on Omniglot, and `source` says so.
+unpacked folders, and returns 28 x 28 images with strokes of 255 on a ground of 0;
+`split` divides the characters. Without data, `standin()` draws characters of its own.
+Results on them are no results on Omniglot, and `source` says so.
 
-Images are made grey, shrunk from 105 x 105 to 28 x 28 by Pillow's LANCZOS filter and
-inverted. Deviation: the authors' code asks for the same filter on one-bit images, where
-Pillow always takes NEAREST instead; theirs have two values, ours are smooth.
+Images are converted to grey, shrunk from 105 x 105 to 28 x 28 pixels by Pillow's
+LANCZOS filter and inverted. Deviation: the authors' code asks for the same filter on
+one-bit images, where Pillow always takes NEAREST instead. Their pixels have two values,
+ours have many.
 
-Deviation: their split depends on the order in which their file system lists folders, so
-nobody can have it. Ours has the same sizes and stands in `omniglot_split.csv`; it was
-made by `draw_splits`, seed 2017.
+Deviation: the authors' split depends on the order in which their file system listed
+folders, so nobody can repeat it. Ours has the same sizes; `draw_splits` computed it
+from seed 2017, and it is in `omniglot_split.csv`.
 """
 
 import csv
@@ -29,24 +30,25 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from tinymaml.checks import check_choice
 from tinymaml.tasks.images import (
     STANDIN,
     Array,
     DataError,
     FilePath,
     ImageSet,
-    cached,
+    abbreviate,
     data_folder,
+    load_cached,
     read_image,
-    some,
 )
-from tinymaml.tasks.strokes import draw, hands
+from tinymaml.tasks.strokes import draw, sample_strokes
 
 DRAWINGS = 20
 NUMBERS = tuple(f"{number:02}" for number in range(1, DRAWINGS + 1))
-SIZE, SMALL = 105, 28  # pixels along an edge, upstream and here
+SIZE, SMALL = 105, 28  # pixels along an edge, in the archives and here
 URL = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python/"
-ARCHIVES = {  # name and published MD5
+ARCHIVES = {  # file names and published MD5 checksums
     "images_background.zip": "68d2efa1b9178cc56df9314c21c6e718",
     "images_evaluation.zip": "6b91aef0f799c5bb55b94e3f2daec811",
 }
@@ -55,28 +57,28 @@ SEED = 2017
 STANDIN_ALPHABETS = 10
 
 
-class Row(NamedTuple):
-    """A line of omniglot_split.csv: where a character belongs."""
+class Character(NamedTuple):
+    """A line of omniglot_split.csv: the archive and the splits of a character."""
 
-    character: str  # "Alphabet/character01"
-    part: str  # one of PARTS
-    authors: str  # train, validation or test
-    background: str  # the same
+    name: str  # "Alphabet/character01"
+    part: str  # the archive that it is in, one of PARTS
+    authors: str  # train, validation or test in the split "authors"
+    background: str  # train, validation or test in the split "background"
 
 
 @cache
-def rows() -> tuple[Row, ...]:
-    """The split list, sorted by character."""
+def characters() -> tuple[Character, ...]:
+    """All characters of omniglot_split.csv, sorted by name."""
     path = Path(__file__).with_name("omniglot_split.csv")
     with open(path, encoding="utf-8", newline="") as file:
-        return tuple(Row(*row) for row in list(csv.reader(file))[1:])
+        return tuple(Character(*row) for row in list(csv.reader(file))[1:])
 
 
 def find_data(data: FilePath | None = None) -> Path:
-    """The folder of the archives: in `data`, else $TINYMAML_DATA, else a user's cache.
+    """The folder of the archives, in `data`, $TINYMAML_DATA or the user's cache folder.
 
-    It is that folder if an archive or an unpacked folder is in it, else its subfolder
-    "omniglot", whether or not that exists.
+    The first of the three that is given counts. If an archive or an unpacked folder is
+    in it, it is the result, otherwise its subfolder "omniglot", which need not exist.
     """
     return data_folder(data, "omniglot", [*PARTS, *ARCHIVES])
 
@@ -85,71 +87,72 @@ def load(data: FilePath | None = None, download: bool = False) -> ImageSet:
     """All 1623 characters: images (32460, 28, 28, 1) uint8, strokes 255, ground 0.
 
     Classes are "Alphabet/character01", sorted; the 20 drawings of one are consecutive.
-    The first call takes seconds and leaves 25 MB in the cache folder ($TINYMAML_CACHE);
-    later ones verify the names of the source and the contents of the cache.
+    The first call takes seconds and writes 25 MB to the cache folder ($TINYMAML_CACHE).
+    Later calls verify the names and fingerprints of the drawings, and the contents of
+    the cache.
 
-    data: folder, see `find_data`. download: fetch archives that are not there (14 MB).
+    data: folder, see `find_data`. download: fetch archives that are missing (14 MB).
 
     Raises DataError: something is missing, damaged or of another size.
     """
     folder = find_data(data)
     with ExitStack() as stack:
-        files: dict[str, list[File]] = {}
+        drawings: dict[str, list[SourceFile]] = {}
         for part in PARTS:
             archive = folder / f"{part}.zip"
             if download and not archive.exists() and not (folder / part).is_dir():
                 fetch(archive)
-            files |= _drawings(part, _list_files(folder, part, stack))
+            drawings |= _group_drawings(part, _list_files(folder, part, stack))
         fingerprints = [
-            file.fingerprint for name in sorted(files) for file in files[name]
+            file.fingerprint for name in sorted(drawings) for file in drawings[name]
         ]
-        images = cached(
+        images = load_cached(
             "omniglot",
             ["LANCZOS", fingerprints],
             (len(fingerprints), SMALL, SMALL, 1),
-            lambda: _decode(files),
+            lambda: _decode(drawings),
         )
-    labels = np.arange(len(files)).repeat(DRAWINGS)
-    return ImageSet(images, labels, tuple(sorted(files)), "Omniglot")
+    labels = np.arange(len(drawings)).repeat(DRAWINGS)
+    return ImageSet(images, labels, tuple(sorted(drawings)), "Omniglot")
 
 
 def split(image_set: ImageSet, name: str = "authors") -> dict[str, ImageSet]:
     """Divide the characters of `load()` or `standin()` into train, validation and test.
 
-    "authors": train 1100, validation 100, test 423, as the authors' code. "paper":
-    train 1200 (train and validation of the above), the same test 423. "background":
-    test is the evaluation set, 659 characters of 20 other alphabets; validation is
-    Arcadian, Braille, Gujarati and Inuktitut of the background set, 116 characters;
-    train is the rest of it, 848.
+    "authors": 1100 to train, 100 to validate and 423 to test, as in the authors' code.
+    "paper": 1200 to train, which are train and validation of "authors", and the same
+    423 to test. "background": the test set is the evaluation archive, 659 characters of
+    20 other alphabets; of the background archive four alphabets (Arcadian, Braille,
+    Gujarati and Inuktitut, 116 characters) are the validation set, and the other 848
+    characters the training set.
 
-    The stand-in is divided in like manner: 186 / 24 / 30, 210 / 30 and 120 / 24 / 96.
-    Returns sets that have no character in common. Raises ValueError: another name, or
-    not the characters of these two.
+    The stand-in is divided likewise: 186 / 24 / 30, 210 / 30 and 120 / 24 / 96. No
+    character is in two sets. Raises ValueError: another name, or an image set
+    that has other characters than `load()` and `standin()`.
 
     >>> parts = split(standin())
     >>> {name: len(part.classes) for name, part in parts.items()}
     {'train': 186, 'validation': 24, 'test': 30}
     """
-    if name not in ("authors", "paper", "background"):
-        raise ValueError(f"name: expected authors, paper or background, got {name!r}")
-    table = rows()
+    check_choice("name", name, ("authors", "paper", "background"))
+    table = characters()
     if image_set.source == STANDIN:
-        first = {f"Strokes_{a:02}" for a in range(STANDIN_ALPHABETS * 3 // 5)}
-        parts = {c: PARTS[c.split("/")[0] not in first] for c in _standin_classes()}
+        background = {f"Strokes_{a:02}" for a in range(STANDIN_ALPHABETS * 3 // 5)}
+        parts = {
+            c: PARTS[c.split("/")[0] not in background] for c in _standin_classes()
+        }
         table = draw_splits(parts, validation=24, test=30)
-    if set(image_set.classes) != {row.character for row in table}:
+    if set(image_set.classes) != {character.name for character in table}:
         raise ValueError(
             "image_set: expected all characters of load() or standin(), got "
             f"{len(image_set.classes)} of {image_set.source}"
         )
-    members: dict[str, set[str]] = {"train": set(), "validation": set(), "test": set()}
-    for row in table:
-        members[row.background if name == "background" else row.authors].add(
-            row.character
-        )
+    names: dict[str, set[str]] = {"train": set(), "validation": set(), "test": set()}
+    for c in table:
+        names[c.background if name == "background" else c.authors].add(c.name)
     if name == "paper":
-        members["train"] |= members.pop("validation")
-    return {part: image_set.only(members[part]) for part in members}
+        names["train"] |= names.pop("validation")
+    return {subset: image_set.select(names[subset]) for subset in names}
 
 
 def standin(seed: int = 0) -> ImageSet:
@@ -162,9 +165,9 @@ def standin(seed: int = 0) -> ImageSet:
     """
     classes = _standin_classes()
     images = [
-        shrink(draw(hand, SIZE))
+        shrink(draw(strokes, SIZE))
         for number in range(len(classes))
-        for hand in hands(np.random.default_rng((seed, number)), DRAWINGS)
+        for strokes in sample_strokes(np.random.default_rng((seed, number)), DRAWINGS)
     ]
     labels = np.arange(len(classes)).repeat(DRAWINGS)
     return ImageSet(np.stack(images), labels, classes, STANDIN)
@@ -180,29 +183,29 @@ def _standin_classes() -> tuple[str, ...]:
 
 def draw_splits(
     parts: Mapping[str, str], validation: int = 100, test: int = 423
-) -> tuple[Row, ...]:
-    """How omniglot_split.csv was made, from the part of each character.
+) -> tuple[Character, ...]:
+    """The characters of omniglot_split.csv, from the archive of each.
 
-    authors: the sorted characters in the order of `default_rng(2017).permutation`; the
-    last `test` are test, the `validation` before them validation.
-    background: the sorted alphabets of the background set in such an order; the first
-    of them that have `validation` characters or more are validation.
+    authors: the sorted names are shuffled by `default_rng(2017).permutation`. The last
+    `test` of them are the test set, and `validation` before these the validation set.
+    background: the sorted alphabets of the background archive are shuffled likewise.
+    The first of them are the validation set, until it has `validation` characters.
     """
-    characters = sorted(parts)
-    train = len(characters) - validation - test
-    names = ["train"] * train + ["validation"] * validation + ["test"] * test
-    order = np.random.default_rng(SEED).permutation(len(characters))
-    authors = {characters[i]: name for i, name in zip(order, names, strict=True)}
-    background = {c: "train" if parts[c] == PARTS[0] else "test" for c in characters}
-    alphabets = sorted({c.split("/")[0] for c in parts if parts[c] == PARTS[0]})
+    names = sorted(parts)
+    train = len(names) - validation - test
+    subsets = ["train"] * train + ["validation"] * validation + ["test"] * test
+    order = np.random.default_rng(SEED).permutation(len(names))
+    authors = {names[i]: subset for i, subset in zip(order, subsets, strict=True)}
+    background = {n: "train" if parts[n] == PARTS[0] else "test" for n in names}
+    alphabets = sorted({n.split("/")[0] for n in names if parts[n] == PARTS[0]})
     for i in np.random.default_rng(SEED).permutation(len(alphabets)):
         if list(background.values()).count("validation") < validation:
-            ours = [c for c in characters if c.split("/")[0] == alphabets[i]]
-            background |= dict.fromkeys(ours, "validation")
-    return tuple(Row(c, parts[c], authors[c], background[c]) for c in characters)
+            members = [n for n in names if n.split("/")[0] == alphabets[i]]
+            background |= dict.fromkeys(members, "validation")
+    return tuple(Character(n, parts[n], authors[n], background[n]) for n in names)
 
 
-# --- the source -----------------------------------------------------------------------
+# --- reading the source ---------------------------------------------------------------
 
 
 def fetch(path: Path, url: str = URL, retries: int = 3) -> None:
@@ -213,7 +216,7 @@ def fetch(path: Path, url: str = URL, retries: int = 3) -> None:
     """
     import pooch  # slow to import, and only needed here
 
-    shelf = pooch.create(
+    registry = pooch.create(
         path.parent,
         url,
         registry={path.name: f"md5:{ARCHIVES[path.name]}"},
@@ -221,7 +224,7 @@ def fetch(path: Path, url: str = URL, retries: int = 3) -> None:
     )
     http = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=60)
     try:
-        shelf.fetch(path.name, downloader=http)
+        registry.fetch(path.name, downloader=http)
     except (OSError, ValueError) as error:
         raise DataError(
             f"{path.name}: expected to download it from {url}, but {error}; try again, "
@@ -229,16 +232,16 @@ def fetch(path: Path, url: str = URL, retries: int = 3) -> None:
         ) from error
 
 
-class File(NamedTuple):
-    """A drawing in an archive or a folder."""
+class SourceFile(NamedTuple):
+    """A file of an archive or a folder, normally a drawing."""
 
     path: str  # as in the archive: images_background/Alphabet/character01/0001_01.png
-    fingerprint: int | list[int]  # changes with its contents
+    fingerprint: int | list[int]  # differs if the contents do
     open: Callable[[], IO[bytes]]
 
 
-def _list_files(folder: Path, part: str, stack: ExitStack) -> list[File]:
-    """All files of a part, from its archive or else from its unpacked folder."""
+def _list_files(folder: Path, part: str, stack: ExitStack) -> list[SourceFile]:
+    """All files of a part, from its archive if it is there, or its unpacked folder."""
     path = folder / f"{part}.zip"
     if path.exists():
         try:
@@ -249,8 +252,8 @@ def _list_files(folder: Path, part: str, stack: ExitStack) -> list[File]:
                 "it and get it again"
             ) from error
         return [
-            File(entry.filename, entry.CRC, partial(archive.open, entry))
-            for entry in archive.infolist()
+            SourceFile(member.filename, member.CRC, partial(archive.open, member))
+            for member in archive.infolist()
         ]
     if not (folder / part).is_dir():
         raise DataError(
@@ -263,56 +266,64 @@ def _list_files(folder: Path, part: str, stack: ExitStack) -> list[File]:
         status = file.stat()
         fingerprint = [status.st_size, status.st_mtime_ns]
         name = file.relative_to(folder).as_posix()
-        files.append(File(name, fingerprint, partial(FileIO, file)))
+        files.append(SourceFile(name, fingerprint, partial(FileIO, file)))
     return files
 
 
-def _drawings(part: str, listed: Sequence[File]) -> dict[str, list[File]]:
-    """The files of each character, in the order of their names; all must be there."""
-    expected = {row.character for row in rows() if row.part == part}
-    found: dict[str, dict[str, File]] = {name: {} for name in expected}
+def _group_drawings(
+    part: str, files: Sequence[SourceFile]
+) -> dict[str, list[SourceFile]]:
+    """The 20 drawings of each character of a part, in the order of their numbers.
+
+    Raises DataError if one is missing, or if there are files that are not expected.
+    """
+    names = {character.name for character in characters() if character.part == part}
+    drawings: dict[str, dict[str, SourceFile]] = {name: {} for name in names}
     extra = []
-    for file in listed:
+    for file in files:
         root, _, name = file.path.rpartition("/")
-        # Macs add __MACOSX/images_background/... and ._files, which are no drawings.
+        # Archives from a Mac also hold __MACOSX/images_background/... and ._files.
         if not root.startswith(f"{part}/") or not name.endswith(".png"):
             continue
         if name.startswith("."):
             continue
         character = root.removeprefix(f"{part}/")
         number = name.removesuffix(".png")[-2:]  # of 0709_01.png
-        if number in NUMBERS and number not in found.get(character, NUMBERS):
-            found[character][number] = file
+        if number in NUMBERS and number not in drawings.get(character, NUMBERS):
+            drawings[character][number] = file
         else:
             extra.append(file.path)
-    seen = {name.split("/")[0] for name, files in found.items() if files}
-    missing = [
-        f"alphabet {name}"
-        for name in sorted({name.split("/")[0] for name in expected} - seen)
-    ] + [
-        name if not files else f"{name} drawing {number}"
-        for name, files in sorted(found.items())
-        if name.split("/")[0] in seen
-        for number in NUMBERS[: DRAWINGS if files else 1]
-        if number not in files
-    ]
-    for problem, names in (("missing", missing), ("not expected", extra)):
-        if names:
+    missing = _name_missing(drawings)
+    for problem, paths in (("missing", missing), ("not expected", extra)):
+        if paths:
             raise DataError(
-                f"{part}: expected {DRAWINGS} drawings of each of {len(expected)} "
-                f"characters; {problem}: {some(names)}; get this part again"
+                f"{part}: expected {DRAWINGS} drawings of each of {len(names)} "
+                f"characters; {problem}: {abbreviate(paths)}; get this part again"
             )
-    return {name: [found[name][number] for number in NUMBERS] for name in found}
+    return {name: [drawings[name][n] for n in NUMBERS] for name in drawings}
 
 
-def _decode(files: dict[str, list[File]]) -> Iterator[Array]:
+def _name_missing(drawings: dict[str, dict[str, SourceFile]]) -> list[str]:
+    """The alphabets, characters and single drawings that are missing, each once."""
+    alphabets = {name.split("/")[0] for name in drawings}
+    present = {name.split("/")[0] for name in drawings if drawings[name]}
+    missing = [f"alphabet {alphabet}" for alphabet in sorted(alphabets - present)]
+    for name, numbers in sorted(drawings.items()):
+        if not numbers and name.split("/")[0] in present:
+            missing.append(name)
+        elif numbers:
+            missing += [f"{name} drawing {n}" for n in NUMBERS if n not in numbers]
+    return missing
+
+
+def _decode(drawings: dict[str, list[SourceFile]]) -> Iterator[Array]:
     """Small images, one after the other, in the order of the characters' names."""
-    names = tqdm(sorted(files), "Omniglot", unit=" characters", disable=None)
+    names = tqdm(sorted(drawings), "Omniglot", unit=" characters", disable=None)
     for name in names:
-        for file in files[name]:
+        for file in drawings[name]:
             try:
                 with file.open() as stream:
-                    encoded = stream.read()  # to its end: only there zips are checked
+                    encoded = stream.read()  # zipfile compares checksums at the end
             except (OSError, zipfile.BadZipFile, zlib.error) as error:
                 raise DataError(f"{file.path}: cannot be read ({error})") from error
             image = read_image(BytesIO(encoded), file.path, "L")

@@ -1,8 +1,8 @@
 """Sinusoids: the regression tasks of section 5.1.
 
-A task is a sine wave y = A sin(x - p), its amplitude A uniform in [0.1, 5], its phase p
-uniform in [0, pi]; examples have x uniform in [-5, 5] and no noise. Each call draws new
-tasks, so there are infinitely many.
+A task is a sine wave y = A sin(x - p). Its amplitude A is uniform in [0.1, 5] and its
+phase p is uniform in [0, pi]; examples have x uniform in [-5, 5] and no noise. Each
+call draws new tasks, so there are infinitely many.
 
 The paper and the authors' code agree here.
 """
@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinymaml.checks import check_sizes
-from tinymaml.tasks.batch import Tasks
+from tinymaml.checks import check_dtype, check_sizes
+from tinymaml.tasks.batch import Tasks, array_table
 
 AMPLITUDES = (0.1, 5.0)
 PHASES = (0.0, np.pi)  # radians
@@ -27,8 +27,11 @@ class Waves(NamedTuple):
     phase: Array
 
     def __call__(self, x: Array) -> Array:
-        """A sin(x - p) at x (T, N, 1), in the dtype of x."""
+        """A sin(x - p) at x (T, points, 1), in the dtype of x."""
         return (self.amplitude * np.sin(x - self.phase)).astype(x.dtype, copy=False)
+
+    def __repr__(self) -> str:
+        return array_table("Waves", self._asdict())
 
 
 def sample_waves(rng: np.random.Generator, tasks: int) -> Waves:
@@ -45,9 +48,12 @@ def sample_tasks(
     query: int | None = None,
     dtype: str = "float32",
 ) -> Tasks:
-    """T new tasks with K support and K (or `query`) query points, arrays (T, N, 1).
+    """T new tasks: arrays (T, K, 1) of support and (T, query, 1) of query points.
 
-    Raises ValueError unless there is at least one task, support and query point.
+    query: the number of query points of a task, by default K = `shots` as well.
+
+    Raises ValueError unless there is at least one task, support and query point,
+    TypeError for a dtype other than float32 and float64.
 
     >>> tasks = sample_tasks(np.random.default_rng(0), tasks=25, shots=10)
     >>> tasks.x_support.shape, tasks.x_query.dtype
@@ -65,9 +71,10 @@ def sample_points(
     query: int,
     dtype: str = "float32",
 ) -> Tasks:
-    """New points on given waves: K support and `query` query points for each."""
+    """New points on given waves: K support and `query` query points on each."""
     # [alg2-line5]
-    x = rng.uniform(*INPUTS, (len(waves.phase), shots + query, 1)).astype(dtype)
+    x = rng.uniform(*INPUTS, (len(waves.phase), shots + query, 1))
+    x = x.astype(check_dtype(dtype))
     y = waves(x)
     return Tasks(x[:, :shots], y[:, :shots], x[:, shots:], y[:, shots:])
     # [/alg2-line5]
