@@ -1,5 +1,5 @@
-"""Gradients, tangents and Hessian-vector products: hand-computed cases, the dense Hessian
-of a small network, and identities that they must satisfy."""
+"""Gradients, tangents and Hessian-vector products: cases worked out by hand, the dense
+Hessian of a small network, and identities that hold for every loss."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def number(name="a"):
 
 @every_backend
 def test_autodiff_grad_completes_a_cotangent_before_it_is_passed_on(backend):
-    # c = (2a)^2, so dc/da = 8a. To pass on b's cotangent before it is complete gives 4a.
+    # c = (2a)^2, so dc/da = 8a. Passing on b's cotangent half complete gives 4a.
     a = number()
     b = a + a
     assert value_of(grad(b * b, a), backend, a=3.0) == 24.0

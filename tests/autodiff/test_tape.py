@@ -1,4 +1,4 @@
-"""The tape: how arithmetic on values is recorded, shown and counted; what it refuses."""
+"""The tape: how arithmetic is recorded, shown and counted, and what is refused."""
 
 import re
 import sys

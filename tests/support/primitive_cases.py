@@ -253,8 +253,8 @@ def plain_pad(a, start, size):
 
 
 def pixels_and_taps(images, kernel, out, stride, padding):
-    """Triples ((row, column), (u, v), (i, j)): for output pixel (i, j), the kernel's tap
-    (u, v) meets the input pixel (row, column)."""
+    """Triples ((row, column), (u, v), (i, j)): for the output pixel (i, j), the tap
+    (u, v) of the kernel meets the input pixel (row, column)."""
     for i, j, u, v in product(*map(range, (*out, *kernel))):
         row, column = stride * i + u - padding[0], stride * j + v - padding[1]
         if 0 <= row < images[0] and 0 <= column < images[1]:

@@ -136,7 +136,7 @@ def check_second_order(at):
 
 
 def check_third_order(at):
-    """The gradient of u H v exists, in primitives of the table, and is its difference."""
+    """The gradient of u H v is recorded in primitives of the table and is right."""
     table = set(PRIMITIVES.values())
     assert all(node.primitive in table for node in at.tape.nodes)
     assert_adjoint(at, "third", "u hvp", 1e-7)
