@@ -84,7 +84,7 @@ def test_conv2d_with_an_odd_kernel_is_scipys_correlation(height, width, kh, kw):
 
 
 @given(sizes, sizes, kernels, kernels, strides)
-def test_a_strided_convolution_takes_every_nth_pixel_of_the_unstrided_one(
+def test_a_strided_convolution_is_a_selection_of_that_of_stride_one(
     h, w, kh, kw, stride
 ):
     x, kernel = random(1, h, w, 2), random(kh, kw, 2, 3)
@@ -113,7 +113,7 @@ def test_a_kernel_of_one_tap_is_a_matrix_product(backend):
             (9, 12, 11, 5),
             (3, 3, 5, 16),
             1,
-        ),  # several images fill a block, the last is smaller
+        ),  # one block is smaller
         ((3, 9, 8, 32), (3, 3, 32, 33), 2),  # the kernel exceeds a block
     ],
 )

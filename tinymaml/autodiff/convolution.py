@@ -40,8 +40,8 @@ from tinymaml.checks import check_sizes
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
     """(output size, zeros before the first element) by TensorFlow's SAME rule.
 
-    The output has ceil(size / stride) elements. If the number of zeros is odd, the one
-    more comes after the last element.
+    The output has ceil(size / stride) elements. If an odd number of zeros is needed,
+    the extra one comes after the last element.
 
     >>> same_padding(28, 3, 2), same_padding(7, 3, 2), same_padding(84, 3, 1)
     ((14, 0), (4, 1), (84, 1))
@@ -56,9 +56,9 @@ def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
 class Window:
     """Which pixels of padded images each tap of a kernel meets.
 
-    `padded` is the shape of the images (T, N, H, W, C) with so many zeros around them
-    that every tap meets a pixel for every output pixel. `inside` is where the images
-    themselves are.
+    `padded` is the shape (T, N, H, W, C) of the images with enough zeros around them
+    that every tap meets a pixel for every output pixel. `inside` is the index of the
+    images themselves in an array of this shape.
     """
 
     def __init__(
