@@ -112,6 +112,14 @@ def test_autodiff_jvp_is_zero_where_theta_is_not_reached():
     assert value_of(jvp(b * b, a, b), a=1.0, b=5.0) == 0.0
 
 
+def test_autodiff_jvp_keeps_nested_derivatives_apart():
+    # The derivative of x d/dy(x + y) by x is 1. Perturbation confusion gives 2.
+    x, y = two_numbers()
+    one = x.tape.constant(1.0)
+    inner = jvp(x + y, y, one)
+    assert value_of(jvp(x * inner, x, one), a=3.0, b=5.0) == 1.0
+
+
 @every_backend
 def test_autodiff_hvp_is_the_hand_computed_one(backend):
     # f = x^3 + x y: H = [[6x, 1], [1, 0]].

@@ -13,25 +13,26 @@ so it can be derived again and runs like any other loss.
 
 **How a gradient comes about.** Take f = sum(theta * theta) at theta = (1, 2, 3):
 
-    node  primitive  reads   value
-    0     input              (1, 2, 3)     theta
-    1     mul        0 and 0 (1, 4, 9)
-    2     sum        1       (14,)         the summed axis keeps length 1
-    3     reshape    2       14            f
+    node  primitive  reads  value
+    0     input             (1, 2, 3)  theta
+    1     mul        0, 0   (1, 4, 9)
+    2     sum        1      (14,)      the summed axis keeps length 1
+    3     reshape    2      14         f
 
-The *cotangent* of a node says by how much f changes when the node's value changes by
-one; it has the shape of that value. `grad` starts with the cotangent of f itself, which
-is 1, and asks each node on the way back what its arguments get of its cotangent (the
-node's `vjp`):
+The *cotangent* of a node is the derivative of f with respect to the node's value: one
+slope for each element. `grad` starts with the cotangent of f itself, which is 1. On the
+way back it asks each node for the cotangents of its arguments, given its own (this is
+the `vjp` of the node's primitive):
 
-    node 3, reshape: its argument gets the cotangent in the old shape, (1,)
-    node 2, sum: each term of a sum counts once, so node 1 gets (1, 1, 1)
-    node 1, mul: d(a b) = b da + a db, and node 0 is both a and b. So theta gets the
-            cotangent times theta twice, (1, 2, 3) and (1, 2, 3)
+    node 3, reshape: node 2 gets the same number in the old shape, (1.0,)
+    node 2, sum: a sum grows as fast as each of its terms, so node 1 gets (1, 1, 1)
+    node 1, mul: d(a b) = b da + a db, and node 0 is both a and b, so theta gets the
+        cotangent times theta twice, (1, 2, 3) and (1, 2, 3)
 
-The gradient is the sum of what theta got: (2, 4, 6) = 2 theta. The constants 1 cost
-nothing, because operations on constants are folded while they are recorded; of the
-whole walk one operation is left, node 7, `scale` by 2. For numbers see `grad`.
+The gradient is the sum of the contributions to theta, (2, 4, 6) = 2 theta. On the tape,
+nodes 4, 5 and 6 are the constant cotangents 1, (1.0,) and (1, 1, 1), and node 7 is the
+gradient: `scale` of node 0 by 2. The product of theta with ones was simplified when it
+was recorded, so no node that is needed reads the constants.
 
 Cost, in matrix products of a dense layer: the loss takes 1, the gradient 2 more and
 H v 6 more, whatever the number of parameters.
@@ -76,8 +77,8 @@ def grad(loss: Value, theta: Value) -> Value:
     # The walk goes from the end of the tape to the start. All nodes that read a node
     # come after it, so its cotangent is complete when the walk arrives there. With
     # b = a + a; c = b * b at a = 3, node b receives 6 twice, once for each factor, and
-    # only then passes on their sum, twice 12. An algorithm that passes on the first 6
-    # at once and then takes b for finished finds 12 instead of 24.
+    # only then passes on their sum: 12 to each of the two a, 24 in all. An algorithm
+    # that passes on the first 6 at once and never returns to b finds 12.
     for index in range(loss.index, theta.index, -1):
         if index not in contributions:
             continue  # No path from theta to the loss leads here, or its slope is zero.
@@ -124,11 +125,12 @@ def jvp(output: Value, theta: Value, v: Value) -> Value:
     tape = output.tape
     tape.check(v)
     between = _nodes_between(theta, output)
-    # Tangents are new nodes, and this table, which says whose tangents they are, lives
-    # as long as this call. A tangent stored in the value itself would be mistaken for
-    # that of another, nested derivative (perturbation confusion): d/dx of x d/dy(x + y)
-    # is 1, because d/dy(x + y) is 1. With one slot for both directions the inner
-    # derivative would see x move as well, find 2, and the outer one would be 2.
+    # Tangents are new nodes, and this dictionary, which assigns them to values, lives
+    # as long as this call. If a tangent were stored in the value itself, a nested
+    # derivative would take it for its own (perturbation confusion). For example, the
+    # derivative of x d/dy(x + y) by x is 1, since d/dy(x + y) is 1. With one slot for
+    # the tangents of both derivatives, x would move in the inner one as well: the inner
+    # result would be 2, and the outer one too.
     tangents: dict[int, Value] = {theta.index: v}
     # From the start to the end: a tangent is needed after those of the arguments.
     for index in range(theta.index + 1, output.index + 1):
@@ -136,16 +138,15 @@ def jvp(output: Value, theta: Value, v: Value) -> Value:
             continue
         out = tape.value(index)
         arguments = out.arguments
-        # The product rule, for every primitive: one term for each argument that moves,
-        # while the others stand still.
-        parts = [
-            out.primitive.jvp(
-                i, tangents[argument.index], out, *arguments, **out.attributes
-            )
-            for i, argument in enumerate(arguments)
-            if argument.index in tangents
-        ]
-        terms = [part for part in parts if part is not None]
+        # The product rule, for every primitive: the sum of one term for each argument,
+        # in which this argument moves and the others stand still.
+        terms: list[Value] = []
+        for i, argument in enumerate(arguments):
+            if argument.index in tangents:
+                t = tangents[argument.index]
+                part = out.primitive.jvp(i, t, out, *arguments, **out.attributes)
+                if part is not None:
+                    terms.append(part)
         if terms:
             tangents[index] = accumulate_cotangents(tape, terms)
     return tangents.get(output.index, tape.constant(0.0, output.shape))
@@ -174,9 +175,10 @@ def hvp(loss: Value, theta: Value, v: Value) -> Value:
     >>> run({"theta": np.array([2.0, 9.0]), "v": np.array([1.0, 10.0])})["hvp"]
     array([[22.,  1.]])
     """
-    # A gradient that is on the tape already is found there and not recorded again.
-    # Both of its factors move: in the gradient 3 x^2 + y, the tangent of x * x is
-    # v x + x v. To treat the cotangents as fixed numbers would lose a part of H.
+    # A gradient that is on the tape already is found there and not recorded again. The
+    # tangents run through all of it. In the cotangent g b of a, where p = a b and g is
+    # the cotangent of p, both factors move: if only the cotangents moved and not the
+    # values b, the result would be the Gauss-Newton product instead of H v.
     return jvp(grad(loss, theta), theta, v)
 
 
