@@ -39,10 +39,10 @@ def whole_tape(recompute=False):
 
 def run_both(tape, inputs, unknown, backend):
     """The outputs, by way of the residuals."""
-    before, after = partially_evaluate(tape, unknown)
-    residuals = run_tape(before, {n: inputs[n] for n in before.inputs}, backend)
+    known, remaining = partially_evaluate(tape, unknown)
+    residuals = run_tape(known, {n: inputs[n] for n in known.inputs}, backend)
     arrays = inputs | residuals
-    return run_tape(after, {n: arrays[n] for n in after.inputs}, backend)
+    return run_tape(remaining, {n: arrays[n] for n in remaining.inputs}, backend)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -59,18 +59,18 @@ def test_both_tapes_give_the_outputs_of_the_whole_tape(backend, recompute, unkno
 
 def test_the_second_tape_repeats_nothing_that_is_known():
     tape, _ = whole_tape(recompute=True)
-    before, after = partially_evaluate(tape, "v")
-    assert "v" not in before.inputs and {"v", "theta"} <= set(after.inputs)
-    assert before.flops() + after.flops() <= tape.flops()
-    assert after.flops() < 0.75 * tape.flops()
+    known, remaining = partially_evaluate(tape, "v")
+    assert "v" not in known.inputs and {"v", "theta"} <= set(remaining.inputs)
+    assert known.flops() + remaining.flops() <= tape.flops()
+    assert remaining.flops() < 0.75 * tape.flops()
 
 
 def test_no_residual_is_handed_over_twice():
     # Recomputed activations are the same residuals: `rematerialise` has disappeared.
-    before, after = partially_evaluate(whole_tape(recompute=True)[0], "v")
-    residuals = [output.node for output in before.outputs.values()]
+    known, remaining = partially_evaluate(whole_tape(recompute=True)[0], "v")
+    residuals = [output.node for output in known.outputs.values()]
     assert len(set(residuals)) == len(residuals)
-    for part in (before, after):
+    for part in (known, remaining):
         names = {node.primitive.name for node in part.nodes}
         assert "rematerialise" not in names
 
@@ -80,9 +80,9 @@ def test_an_output_that_is_known_is_a_residual():
     x, v = tape.input("x", (3,)), tape.input("v", (3,))
     tape.output("square", x * x)
     tape.output("sum", x + v)
-    before, after = partially_evaluate(tape, "v")
-    (residual,) = before.outputs
-    assert after.outputs["square"].node == after.inputs[residual].node
+    known, remaining = partially_evaluate(tape, "v")
+    (residual,) = known.outputs
+    assert remaining.outputs["square"].node == remaining.inputs[residual].node
 
 
 def test_an_input_that_the_tape_lacks_is_refused():

@@ -1,16 +1,17 @@
 """Partial evaluation: run a part of a tape once, and the remainder for many inputs.
 
-The conjugate gradient method asks for products H v with many vectors v, at the same
-parameters and data. Most of the tape of H v does not depend on v: the loss, its
-gradient, and all activations. `partially_evaluate` divides a tape into one that needs
-no v, and one that starts from the results of the first::
+The conjugate gradient method (`rl/trpo.py`) needs products H v with many vectors v, at
+the same parameters and data. Part of the tape of H v does not depend on v: the loss,
+with all activations, and the gradient. `partially_evaluate` divides a tape into one
+that needs no v, and one that starts from the results of the first::
 
-    known, unknown = partially_evaluate(tape, "v")
-    residuals = run known(inputs)                   # once
-    product = run unknown(inputs, residuals, v)     # for each v
+    known, remaining = partially_evaluate(tape, "v")
+    residuals = run known(inputs)                     # once
+    product = run remaining(inputs, residuals, v)     # for each v
 
 The values that are handed over, here activations and cotangents, are called residuals.
-With them, 85 % of the operations of a product H v remain for each v.
+For each v there remain 85 % of the operations of a Hessian-vector product, and two
+thirds of those of a product with the Fisher matrix.
 
 Left out: weighing the memory of a residual against the time to compute it again. What
 is cheap (`RECOMPUTED`) is always computed again, everything else is handed over.
@@ -22,14 +23,13 @@ RECOMPUTED = ("full", "reshape", "slice", "broadcast")  # They cost little or no
 
 
 def partially_evaluate(tape: Tape, unknown: str) -> tuple[Tape, Tape]:
-    """Two tapes (known, unknown): what can be computed before one input is given, and
-    what remains.
+    """Two tapes: what can be computed before one input is given, and what remains.
 
     unknown: the name of the input that is given later. The outputs of the first tape
-    are the residuals, one array per task; they are inputs of the second by the same
-    names. The second tape has the outputs of `tape`. Of the inputs of `tape`, each has
-    those that it reads. `rematerialise` disappears, since it only matters while a tape
-    is recorded.
+    are the residuals, one array per task; they are inputs of the second, under the same
+    names. The second tape has the outputs of `tape`. Each of the two has those inputs
+    of `tape` that it reads. `rematerialise` disappears, since it matters only while a
+    tape is recorded.
 
     Raises ValueError when the tape has no input of that name.
 
@@ -42,44 +42,44 @@ def partially_evaluate(tape: Tape, unknown: str) -> tuple[Tape, Tape]:
     """
     if unknown not in tape.inputs:
         raise ValueError(f"unknown: expected one of {[*tape.inputs]}, got {unknown!r}")
-    before, after = _PartOfTape(tape), _PartOfTape(tape)
-    dependent = {tape.inputs[unknown].node}  # on the unknown input
+    known, remaining = _PartOfTape(tape), _PartOfTape(tape)
+    dependent = {tape.inputs[unknown].node}  # the nodes that need the unknown input
     for index in tape.live():
         arguments = tape.nodes[index].arguments
         if index in dependent or any(i in dependent for i in arguments):
             dependent.add(index)
             for i in arguments:
                 if i not in dependent:
-                    _hand_over(i, before, after)
-            after.record(index)
+                    _hand_over(i, known, remaining)
+            remaining.record(index)
         elif tape.nodes[index].primitive.name != "input":
-            before.record(index)  # An input is recorded where it is read.
+            known.record(index)  # An input is recorded where it is read.
     for name, output in tape.outputs.items():
         if output.node not in dependent:
-            _hand_over(output.node, before, after)
-        after.tape.output(name, after.record(output.node), output.reduction)
-    return before.tape, after.tape
+            _hand_over(output.node, known, remaining)
+        remaining.tape.output(name, remaining.record(output.node), output.reduction)
+    return known.tape, remaining.tape
 
 
-def _hand_over(index: int, before: "_PartOfTape", after: "_PartOfTape") -> None:
+def _hand_over(index: int, known: "_PartOfTape", remaining: "_PartOfTape") -> None:
     """Make the value of a node of the first tape known to the second."""
-    node = before.source.nodes[index]
-    if index in after.values or node.primitive.name == "input":
+    node = known.source.nodes[index]
+    if index in remaining.values or node.primitive.name == "input":
         return
     if node.primitive.name in (*RECOMPUTED, "rematerialise"):
         for i in node.arguments:
-            _hand_over(i, before, after)
+            _hand_over(i, known, remaining)
         return
-    value = before.record(index)
-    residuals = {output.node: name for name, output in before.tape.outputs.items()}
+    value = known.record(index)
+    residuals = {output.node: name for name, output in known.tape.outputs.items()}
     if value.index in residuals:
         # Two nodes that differed only by `rematerialise` have become one residual.
-        residual = after.tape.inputs[residuals[value.index]]
-        after.values[index] = after.tape.value(residual.node)
+        residual = remaining.tape.inputs[residuals[value.index]]
+        remaining.values[index] = remaining.tape.value(residual.node)
         return
     name = f"residual{index}"
-    before.tape.output(name, value)
-    after.values[index] = after.tape.input(name, node.shape, per_task=True)
+    known.tape.output(name, value)
+    remaining.values[index] = remaining.tape.input(name, node.shape, per_task=True)
 
 
 class _PartOfTape:

@@ -84,6 +84,8 @@ class Primitive:
     The Jacobian of an elementwise function is diagonal, so vjp and jvp are the same.
     That of a sum is not: its jvp sums the tangents, and its vjp gives the cotangent of
     the sum to every term.
+
+    The NumPy backend runs a new primitive at once; the others need a kernel for it.
     """
 
     name: ClassVar[str]
