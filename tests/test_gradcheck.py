@@ -1,6 +1,6 @@
-"""gradcheck accepts what is right, says how right, and refuses what it cannot check.
+"""gradcheck accepts right derivatives, reports their errors, and refuses bad arguments.
 
-That it rejects what is wrong is in test_mutants.py.
+That it rejects wrong derivatives is tested in tests/autodiff/test_mutants_of_*.py.
 """
 
 import numpy as np
@@ -34,7 +34,7 @@ LOSSES = {
 
 
 def point(seed=0, size=15, dtype="float64"):
-    """Away from zero, where the kink is."""
+    """A random theta away from zero, where relu has its kink."""
     rng = np.random.default_rng(seed)
     theta = rng.uniform(0.2, 1.2, size) * rng.choice([-1, 1], size)
     return theta.astype(dtype)
@@ -63,7 +63,7 @@ def test_gradcheck_takes_theta_of_any_shape():
     assert errors.order2 < 1e-9
 
 
-def test_gradcheck_of_order_1_leaves_the_hessian_alone():
+def test_gradcheck_of_order_1_does_not_check_the_hessian():
     errors = tm.gradcheck(net_loss, point(), X, order=1)
     assert errors.order1 < 1e-9
     assert np.isnan(errors.order2)

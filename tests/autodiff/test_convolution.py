@@ -1,4 +1,7 @@
-"""Convolution and pooling: against loops, SciPy and hand-computed sums."""
+"""Convolution and pooling against loops, SciPy and sums worked out by hand.
+
+The derivatives of their primitives are in test_primitives.py.
+"""
 
 import numpy as np
 import pytest
@@ -53,7 +56,7 @@ def test_conv2d_of_ones_is_the_hand_computed_sum(backend, stride, expected):
     assert out[0, :, :, 0].tolist() == expected
 
 
-def test_conv2d_does_not_turn_the_kernel_and_pads_more_behind():
+def test_conv2d_does_not_flip_the_kernel_and_pads_more_at_the_end():
     x = np.array([[1.0, 2, 3, 4]]).reshape(1, 1, 4, 1)
     w = np.array([[1.0, 10, 100]]).reshape(1, 3, 1, 1)
     plain, strided = (
@@ -81,7 +84,9 @@ def test_conv2d_with_an_odd_kernel_is_scipys_correlation(height, width, kh, kw):
 
 
 @given(sizes, sizes, kernels, kernels, strides)
-def test_a_strided_convolution_is_a_part_of_that_of_stride_one(h, w, kh, kw, stride):
+def test_a_strided_convolution_is_a_selection_of_that_of_stride_one(
+    h, w, kh, kw, stride
+):
     x, kernel = random(1, h, w, 2), random(kh, kw, 2, 3)
     whole, part = (
         on_numbers(lambda x, w, s=s: conv2d(x, w, s), x, kernel) for s in (1, stride)
@@ -103,9 +108,13 @@ def test_a_kernel_of_one_tap_is_a_matrix_product(backend):
 @pytest.mark.parametrize(
     ("images", "kernel", "stride"),
     [
-        ((2, 40, 38, 3), (3, 3, 3, 16), 1),  # one image is more than a block
-        ((9, 12, 11, 5), (3, 3, 5, 16), 1),  # some images are, the last block is less
-        ((3, 9, 8, 32), (3, 3, 32, 33), 2),  # the kernel is
+        ((2, 40, 38, 3), (3, 3, 3, 16), 1),  # one image exceeds a block
+        (
+            (9, 12, 11, 5),
+            (3, 3, 5, 16),
+            1,
+        ),  # one block is smaller
+        ((3, 9, 8, 32), (3, 3, 32, 33), 2),  # the kernel exceeds a block
     ],
 )
 def test_backends_agree_where_convolutions_are_cut_into_blocks(

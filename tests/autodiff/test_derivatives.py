@@ -1,4 +1,5 @@
-"""The sweeps against hand-computed cases, the dense Hessian, and their identities."""
+"""Gradients, tangents and Hessian-vector products: cases worked out by hand, the dense
+Hessian of a small network, and identities that hold for every loss."""
 
 import numpy as np
 import pytest
@@ -29,59 +30,59 @@ def number(name="a"):
 
 
 @every_backend
-def test_sweeps_grad_completes_a_cotangent_before_it_is_handed_on(backend):
-    # c = (2a)^2, so dc/da = 8a. Handing on b's cotangent twice would give 16a or 4a.
+def test_autodiff_grad_completes_a_cotangent_before_it_is_passed_on(backend):
+    # c = (2a)^2, so dc/da = 8a. Passing on b's cotangent half complete gives 4a.
     a = number()
     b = a + a
     assert value_of(grad(b * b, a), backend, a=3.0) == 24.0
 
 
-def test_sweeps_grad_adds_what_comes_back_along_every_path():
+def test_autodiff_grad_sums_the_contributions_of_all_paths():
     # f = a b + b^2 with b = a^2: f = a^3 + a^4.
     a = number()
     b = a * a
     assert value_of(grad(a * b + b * b, a), a=2.0) == 3 * 2**2 + 4 * 2**3
 
 
-def test_sweeps_grad_of_a_recorded_sum_of_a_value_with_itself():
+def test_autodiff_grad_of_a_recorded_sum_of_a_value_with_itself():
     a = number()
     b = a.tape.record("add", a, a)
     c = b.tape.record("sub", b, b * 3.0)
     assert value_of(grad(c.tape.record("mul", c, c), a), a=1.0) == 2 * 16.0
 
 
-def test_sweeps_grad_of_theta_itself_is_one():
+def test_autodiff_grad_of_theta_itself_is_one():
     a = number()
     assert value_of(grad(a, a), a=7.0) == 1.0
 
 
-def test_sweeps_grad_is_zero_where_theta_is_not_reached():
+def test_autodiff_grad_is_zero_where_theta_is_not_reached():
     theta = Tape().input("theta", (3,))
     other = theta.tape.input("other", (3,))
     gradient = grad(other.sum(), theta)
     assert value_of(gradient, theta=np.ones(3), other=np.ones(3)).tolist() == [0] * 3
 
 
-def test_sweeps_grad_stops_at_the_value_it_is_asked_for():
-    # d(b^2)/db at b = 2a: the part of the tape below b is a given number.
+def test_autodiff_grad_treats_a_value_on_the_way_as_the_variable():
+    # d(b^2 + a)/db at b = 2a: where b comes from does not matter.
     a = number()
     b = a * 2.0
     assert value_of(grad(b * b + a, b), a=3.0) == 2 * 6.0
 
 
-def test_sweeps_grad_passes_through_again():
+def test_autodiff_grad_passes_through_rematerialise():
     a = number()
     b = functions.rematerialise(a)
     assert value_of(grad(b * b * a, a), a=2.0) == 3 * 2.0**2
 
 
-def test_sweeps_grad_of_a_slice_is_zero_elsewhere():
+def test_autodiff_grad_of_a_slice_is_zero_elsewhere():
     theta = Tape().input("theta", (5,))
     gradient = grad((theta[2:4] * 3.0).sum(), theta)
     assert value_of(gradient, theta=np.ones(5)).tolist() == [0, 0, 3, 3, 0]
 
 
-def test_sweeps_grad_of_overlapping_slices_adds():
+def test_autodiff_grad_of_overlapping_slices_adds():
     theta = Tape().input("theta", (5,))
     loss = (theta[0:3] * 2.0).sum() + (theta[2:5] * 3.0).sum() + theta[1:2].sum()
     gradient = value_of(grad(loss, theta), theta=np.zeros(5))
@@ -89,7 +90,7 @@ def test_sweeps_grad_of_overlapping_slices_adds():
 
 
 @every_backend
-def test_sweeps_jvp_is_the_hand_computed_one(backend):
+def test_autodiff_jvp_is_the_hand_computed_one(backend):
     # f = tanh(a b): df along (2, 3) at (0, 5) is b da = 10, tanh' being 1 there.
     a, b = two_numbers()
     slope = jvp(tm.tanh(a * b), a, a.tape.constant(2.0))
@@ -101,18 +102,26 @@ def two_numbers():
     return tape.input("a", ()), tape.input("b", ())
 
 
-def test_sweeps_jvp_of_theta_itself_is_the_tangent():
+def test_autodiff_jvp_of_theta_itself_is_the_tangent():
     a, v = two_numbers()
     assert jvp(a, a, v).index == v.index
 
 
-def test_sweeps_jvp_is_zero_where_theta_is_not_reached():
+def test_autodiff_jvp_is_zero_where_theta_is_not_reached():
     a, b = two_numbers()
     assert value_of(jvp(b * b, a, b), a=1.0, b=5.0) == 0.0
 
 
+def test_autodiff_jvp_keeps_nested_derivatives_apart():
+    # The derivative of x d/dy(x + y) by x is 1. Perturbation confusion gives 2.
+    x, y = two_numbers()
+    one = x.tape.constant(1.0)
+    inner = jvp(x + y, y, one)
+    assert value_of(jvp(x * inner, x, one), a=3.0, b=5.0) == 1.0
+
+
 @every_backend
-def test_sweeps_hvp_is_the_hand_computed_one(backend):
+def test_autodiff_hvp_is_the_hand_computed_one(backend):
     # f = x^3 + x y: H = [[6x, 1], [1, 0]].
     theta = Tape().input("theta", (2,))
     v = theta.tape.input("v", (2,))
@@ -122,19 +131,19 @@ def test_sweeps_hvp_is_the_hand_computed_one(backend):
     assert result.tolist() == [12 + 10, 1]
 
 
-def test_sweeps_hvp_of_a_linear_loss_is_zero():
+def test_autodiff_hvp_of_a_linear_loss_is_zero():
     theta = Tape().input("theta", (3,))
     product = hvp((theta * 2.0).sum(), theta, theta)
     assert value_of(product, theta=np.ones(3)).tolist() == [0] * 3
 
 
-def test_sweeps_hvp_of_a_relu_is_zero_although_its_gradient_is_not():
+def test_autodiff_hvp_of_a_relu_is_zero_although_its_gradient_is_not():
     theta = Tape().input("theta", (3,))
     product = hvp(tm.relu(theta).sum(), theta, theta)
     assert value_of(product, theta=np.array([1.0, -1.0, 2.0])).tolist() == [0] * 3
 
 
-def test_sweeps_hvp_records_no_second_gradient():
+def test_autodiff_hvp_records_no_second_gradient():
     theta = Tape().input("theta", (3,))
     loss = tm.tanh(theta * theta).sum()
     hvp(loss, theta, theta)
@@ -182,14 +191,14 @@ class TinyNet:
         return self.rng.standard_normal(NETWORK.size)
 
     def dense_hessian(self, backend="numpy"):
-        """Row by row in reverse over reverse: the gradient of each gradient node."""
-        rows = np.eye(NETWORK.size)
-        return np.array([self.products(row, backend)["reverse"] for row in rows])
+        """Row by row in reverse over reverse: the gradient of each gradient element."""
+        units = np.eye(NETWORK.size)
+        return np.array([self.products(unit, backend)["reverse"] for unit in units])
 
 
 @every_backend
 @pytest.mark.parametrize("seed", [0, 1])
-def test_sweeps_hvp_is_the_dense_hessian_times_v(backend, seed):
+def test_autodiff_hvp_is_the_dense_hessian_times_v(backend, seed):
     net = TinyNet(seed)
     v = net.vector()
     hessian = net.dense_hessian()
@@ -200,14 +209,14 @@ def test_sweeps_hvp_is_the_dense_hessian_times_v(backend, seed):
 
 @every_backend
 @given(seed=seeds)
-def test_sweeps_hvp_is_the_gradient_of_the_gradient_along_v(backend, seed):
+def test_autodiff_hvp_is_the_gradient_of_the_gradient_along_v(backend, seed):
     net = TinyNet(seed)
     products = net.products(net.vector(), backend)
     assert_close(products["hvp"], products["reverse"], 1e-12)
 
 
 @given(seed=seeds, a=st.floats(-2, 2), b=st.floats(0.5, 2))
-def test_sweeps_hvp_is_linear_in_v(seed, a, b):
+def test_autodiff_hvp_is_linear_in_v(seed, a, b):
     net = TinyNet(seed)
     v, u = net.vector(), net.vector()
     hv, hu, both = (net.products(w)["hvp"] for w in (v, u, a * v + b * u))
@@ -216,7 +225,7 @@ def test_sweeps_hvp_is_linear_in_v(seed, a, b):
 
 
 @given(seed=seeds)
-def test_sweeps_hvp_is_symmetric(seed):
+def test_autodiff_hvp_is_symmetric(seed):
     net = TinyNet(seed)
     v, u = net.vector(), net.vector()
     hv, hu = net.products(v)["hvp"], net.products(u)["hvp"]
@@ -224,7 +233,7 @@ def test_sweeps_hvp_is_symmetric(seed):
     assert_close([u @ hv], [v @ hu], 1e-13, floor=size)
 
 
-# --- where contributions meet ---------------------------------------------------------
+# --- sums of contributions ------------------------------------------------------------
 
 
 @given(
@@ -233,14 +242,14 @@ def test_sweeps_hvp_is_symmetric(seed):
     whole=st.booleans(),
     seed=seeds,
 )
-def test_fan_in_is_the_sum_of_pads_wherever_they_lie(size, windows, whole, seed):
+def test_accumulate_cotangents_sums_pads_wherever_they_lie(size, windows, whole, seed):
     rng = np.random.default_rng(seed)
     tape, parts, inputs, expected = Tape(), [], {}, np.zeros(size)
     for i, (start, length) in enumerate(windows):
         start, length = start % size, 1 + length % (size - start % size)
         inputs[f"x{i}"] = rng.standard_normal(length)
-        piece = tape.input(f"x{i}", (length,))
-        parts.append(tape.record("pad", piece, start=start, size=size))
+        vector = tape.input(f"x{i}", (length,))
+        parts.append(tape.record("pad", vector, start=start, size=size))
         expected[start : start + length] += inputs[f"x{i}"]
     if whole or not parts:
         parts.insert(len(parts) // 2, tape.input("whole", (size,)))
@@ -248,6 +257,16 @@ def test_fan_in_is_the_sum_of_pads_wherever_they_lie(size, windows, whole, seed)
         expected += inputs["whole"]
     total = value_of(accumulate_cotangents(tape, parts), **inputs)
     assert_close(total, expected, 1e-14, floor=1.0)
+
+
+@given(st.lists(st.integers(0, 2), min_size=1, max_size=6))
+def test_accumulate_cotangents_counts_equal_contributions(which):
+    rng, tape = np.random.default_rng(0), Tape()
+    arrays = {name: rng.standard_normal((4, 3)) for name in "abc"}
+    values = [tape.input(name, array.shape) for name, array in arrays.items()]
+    total = accumulate_cotangents(tape, [values[i] for i in which])
+    expected = sum(arrays["abc"[i]] for i in which)
+    assert_close(value_of(total, **arrays), expected, 1e-14)
 
 
 # --- refusals -------------------------------------------------------------------------

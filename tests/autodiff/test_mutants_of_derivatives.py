@@ -1,5 +1,8 @@
-"""Mistakes in the sweeps and in MAML's recursion must be caught, by the suite's own
-tests, called here as functions."""
+"""Mistakes in the derivatives and in MAML's recursion must be caught.
+
+The checks are the suite's own tests, called here as functions. The name of a mutant
+says what would go wrong.
+"""
 
 import sys
 
@@ -8,12 +11,12 @@ import pytest
 import tinymaml as tm
 from tests import test_gradcheck, test_maml
 from tests import test_learner as test_maml_calls
-from tests.autodiff import test_derivatives as test_sweeps
+from tests.autodiff import test_derivatives
 from tests.support.maml_problems import alpha_vector, problem
 from tests.support.mutants import put, survives
 from tests.variants import test_multi_step_loss
 from tinymaml import learner, maml
-from tinymaml.autodiff import derivatives as sweeps
+from tinymaml.autodiff import derivatives
 from tinymaml.variants import multi_step_loss
 
 GRADCHECK = sys.modules["tinymaml.gradcheck"]  # its name in the package is the function
@@ -24,7 +27,10 @@ def gradcheck_net():
 
 
 def routes(**options):
-    return lambda: test_maml.check_routes_meet(problem(), 2, **options)
+    def routes_meet():
+        test_maml.check_routes_meet(problem(), 2, **options)
+
+    return routes_meet
 
 
 def routes_with_alpha_vector():
@@ -39,23 +45,25 @@ def inner_update_by_hand():
 
 
 def overlapping_slices():
-    test_sweeps.test_sweeps_grad_of_overlapping_slices_adds()
+    test_derivatives.test_autodiff_grad_of_overlapping_slices_adds()
 
 
 def slice_among_zeros():
-    test_sweeps.test_sweeps_grad_of_a_slice_is_zero_elsewhere()
+    test_derivatives.test_autodiff_grad_of_a_slice_is_zero_elsewhere()
 
 
 def dense_hessian():
-    test_sweeps.test_sweeps_hvp_is_the_dense_hessian_times_v("numpy", 0)
+    test_derivatives.test_autodiff_hvp_is_the_dense_hessian_times_v("numpy", 0)
 
 
 def fan_out():
-    test_sweeps.test_sweeps_grad_adds_what_comes_back_along_every_path()
+    test_derivatives.test_autodiff_grad_sums_the_contributions_of_all_paths()
 
 
 def reverse_order():
-    test_sweeps.test_sweeps_grad_completes_a_cotangent_before_it_is_handed_on("numpy")
+    test_derivatives.test_autodiff_grad_completes_a_cotangent_before_it_is_passed_on(
+        "numpy"
+    )
 
 
 def parts():
@@ -76,117 +84,147 @@ def recomputation():
     test_maml_calls.test_recomputation_needs_one_theta_more_for_each_step()
 
 
-# (module, function, old text, new text, the checks that must notice)
-MUTANTS = [
-    (  # missing fan-out sum
-        (sweeps, "grad", "cotangents.setdefault(argument.index, []).append(part)"),
-        "cotangents[argument.index] = [part]",
+MUTANTS = {  # name: (module, function, old text, new text, the checks that must notice)
+    "only the last path counts": (
+        derivatives,
+        "grad",
+        "contributions.setdefault(argument.index, []).append(part)",
+        "contributions[argument.index] = [part]",
         [fan_out, gradcheck_net, dense_hessian],
     ),
-    (
-        (sweeps, "grad", "g = accumulate_cotangents(tape, cotangents.pop(index))"),
-        "g = cotangents.pop(index)[0]",
+    "only the first path counts": (
+        derivatives,
+        "grad",
+        "g = accumulate_cotangents(tape, contributions.pop(index))",
+        "g = contributions.pop(index)[0]",
         [fan_out, reverse_order],
     ),
-    (  # the product rule loses a term, and with it the Hessian
-        (sweeps, "jvp", "accumulate_cotangents(tape, known)"),
-        "known[-1]",
+    "the product rule loses a term, and the Hessian with it": (
+        derivatives,
+        "jvp",
+        "accumulate_cotangents(tape, terms)",
+        "terms[-1]",
         [gradcheck_net, dense_hessian, routes()],
     ),
-    (
-        (sweeps, "jvp", "tangents: dict[int, Value] = {theta.index: v}"),
+    "tangents are twice as large": (
+        derivatives,
+        "jvp",
+        "tangents: dict[int, Value] = {theta.index: v}",
         "tangents = {theta.index: v * 2.0}",
         [gradcheck_net, dense_hessian, routes()],
     ),
-    (
-        (
-            sweeps,
-            "_tile",
-            "joined + _tile(tape, overlapping, size) if overlapping else",
-        ),
+    "overlapping slices are forgotten": (
+        derivatives,
+        "_join_pads",
+        "joined + _join_pads(tape, overlapping, size) if overlapping else",
         "",
         [overlapping_slices],
     ),
-    (
-        (sweeps, "_tile", "pieces.append(tape.constant(0.0, (start - end,)))"),
-        "pieces.append(tape.constant(1.0, (start - end,)))",
+    "the gradient is one where nothing reads theta": (
+        derivatives,
+        "_join_pads",
+        "vectors.append(tape.constant(0.0, (start - end,)))",
+        "vectors.append(tape.constant(1.0, (start - end,)))",
         [slice_among_zeros],
     ),
-    (
-        (maml, "inner_loop", "theta_j - alpha"),
+    "the inner loop climbs": (
+        maml,
+        "inner_loop",
+        "theta_j - alpha",
         "theta_j + alpha",
         [inner_update_by_hand],
     ),
-    (  # the built-in mutant of MAML
-        (maml, "meta_gradient", "if order == 2:"),
+    "second order is first-order MAML": (
+        maml,
+        "meta_gradient",
+        "if order == 2:",
         "if order == 1:",
         [routes(), parts],
     ),
-    (
-        (maml, "meta_gradient", "v = v - hvp("),
+    "the Hessian term has the wrong sign": (
+        maml,
+        "meta_gradient",
+        "v = v - hvp(",
         "v = v + hvp(",
         [routes(), parts],
     ),
-    (
-        (maml, "meta_gradient", "theta_j, alpha * v)"),
+    "the Hessian term lacks the inner learning rate": (
+        maml,
+        "meta_gradient",
+        "theta_j, alpha * v)",
         "theta_j, v)",
         [routes(), parts],
     ),
-    (  # right for one number, wrong for one per parameter
-        (maml, "meta_gradient", "hvp(loss(theta_j, *support), theta_j, alpha * v)"),
+    # This is right for one number and wrong for one per parameter.
+    "the inner learning rate multiplies H v instead of v": (
+        maml,
+        "meta_gradient",
+        "hvp(loss(theta_j, *support), theta_j, alpha * v)",
         "alpha * hvp(loss(theta_j, *support), theta_j, v)",
         [routes_with_alpha_vector],
     ),
-    (
-        (maml, "meta_gradient", "in reversed(thetas[:-1])"),
+    "the recursion starts at the first inner step": (
+        maml,
+        "meta_gradient",
+        "in reversed(thetas[:-1])",
         "in thetas[:-1]",
         [routes()],
     ),
-    (
-        (maml, "meta_gradient", "hvp(loss(theta_j, *support), theta_j"),
+    "all Hessians are those of the initial theta": (
+        maml,
+        "meta_gradient",
+        "hvp(loss(theta_j, *support), theta_j",
         "hvp(loss(thetas[0], *support), thetas[0]",
         [routes()],
     ),
-    (
-        (maml, "meta_gradient", "theta_j = rematerialise(theta_j)"),
+    "activations are kept although recomputation is asked for": (
+        maml,
+        "meta_gradient",
+        "theta_j = rematerialise(theta_j)",
         "theta_j = theta_j",
         [recomputation],
     ),
-    (
-        (learner.MAML, "_record_meta_gradient", "grad(support_loss, thetas[j]) * v"),
+    "the gradient of alpha takes the last cotangent for all steps": (
+        learner.MAML,
+        "_record_meta_gradient",
+        "grad(support_loss, thetas[j]) * v",
         "grad(support_loss, thetas[j]) * cotangents[-1]",
         [alpha_gradient],
     ),
-    (
-        (
-            multi_step_loss,
-            "multi_step_meta_gradient",
-            "v = v + grad(loss_j, thetas[j])",
-        ),
+    "the query losses before the last step are left out": (
+        multi_step_loss,
+        "multi_step_meta_gradient",
+        "v = v + grad(loss_j, thetas[j])",
         "v = v",
         [step_weights],
     ),
-    (
-        (multi_step_loss, "multi_step_meta_gradient", "* weights[j - 1]\n"),
+    "the weight of the last step weighs all steps": (
+        multi_step_loss,
+        "multi_step_meta_gradient",
+        "* weights[j - 1]\n",
         "* weights[-1]\n",
         [step_weights],
     ),
+}
+CASES = [
+    pytest.param(*mutant, check, id=f"{name}-{check.__name__}")
+    for name, (*mutant, checks) in MUTANTS.items()
+    for check in checks
 ]
-CASES = [(*where, new, check) for where, new, checks in MUTANTS for check in checks]
 
 
-@pytest.mark.parametrize(("module", "name", "old", "new", "check"), CASES)
-def test_mutant_is_caught(monkeypatch, module, name, old, new, check):
+@pytest.mark.parametrize(("module", "function", "old", "new", "check"), CASES)
+def test_mutant_is_caught(monkeypatch, module, function, old, new, check):
     assert survives(check)
-    put(monkeypatch, module, name, old, new)
+    put(monkeypatch, module, function, old, new)
     assert not survives(check)
 
 
-@pytest.mark.parametrize("right", ["hvp", "grad"])
+@pytest.mark.parametrize("name", ["hvp", "grad"])
 @pytest.mark.parametrize("factor", [0.0, -1.0, 1.001])
-def test_gradcheck_rejects_what_it_is_given(monkeypatch, right, factor):
-    function = getattr(GRADCHECK, right)
-    monkeypatch.setattr(GRADCHECK, right, lambda *a: function(*a) * factor)
+def test_gradcheck_rejects_wrong_derivatives(monkeypatch, name, factor):
+    function = getattr(GRADCHECK, name)
+    monkeypatch.setattr(GRADCHECK, name, lambda *a: function(*a) * factor)
     with pytest.raises(tm.GradientError, match="differs from its finite difference"):
         gradcheck_net()
 

@@ -1,77 +1,87 @@
-"""Every row of the table of primitives, on every backend, at orders 0 to 3."""
+"""Every primitive of the table, on every backend: values and derivatives to order 3.
 
+The second part is about what `simplify` records instead of what was asked for: each
+case is written as a user would and in plain NumPy, with the operations that are
+expected on the tape. A rule that changes a value, or is no longer used, is noticed.
+"""
+
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.mutants import put, survives
 from tests.support.primitive_cases import CASES
 from tests.support.primitive_checks import (
     check_agreement,
     check_derivatives,
     check_values,
 )
-from tests.support.running import BACKENDS, DTYPES
-from tinymaml.autodiff.primitives import PRIMITIVES
-from tinymaml.autodiff.tape import Tape
+from tests.support.running import BACKENDS, DTYPES, assert_close, run_tape
+from tinymaml.autodiff import derivatives, primitives
+from tinymaml.autodiff.derivatives import accumulate_cotangents, grad, jvp
+from tinymaml.autodiff.functions import broadcast_to
+from tinymaml.autodiff.tape import PRIMITIVES, Tape
+from tinymaml.networks.images import BatchNorm
 
-fewer = settings(max_examples=settings().max_examples // 2)  # the odd shapes are there
+fewer = settings(max_examples=settings().max_examples // 2)  # odd shapes come besides
 seeds = st.integers(0, 2**16)
-every_row = pytest.mark.parametrize("row", CASES)
+every_primitive = pytest.mark.parametrize("primitive", CASES)
 every_backend = pytest.mark.parametrize("backend", BACKENDS)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
 
 
-def test_cases_cover_every_row_of_the_table():
+def test_cases_cover_the_table():
     assert CASES.keys() == PRIMITIVES.keys()
 
 
-@every_row
+@every_primitive
 @every_backend
-def test_primitive_values_are_those_of_plain_numpy_at_odd_shapes(row, backend):
-    for seed, (shapes, attributes) in enumerate(CASES[row].odd):
-        check_values(row, shapes, attributes, seed, backend)
+def test_primitive_values_are_those_of_plain_numpy_at_odd_shapes(primitive, backend):
+    for seed, (shapes, attributes) in enumerate(CASES[primitive].odd):
+        check_values(primitive, shapes, attributes, seed, backend)
 
 
-@every_row
-@every_backend
-@fewer
-@given(data=st.data(), seed=seeds)
-def test_primitive_values_are_those_of_plain_numpy(row, backend, data, seed):
-    check_values(row, *data.draw(CASES[row].drawn), seed, backend)
-
-
-@every_row
-@every_backend
-def test_primitive_derivatives_are_finite_differences_at_odd_shapes(row, backend):
-    for seed, (shapes, attributes) in enumerate(CASES[row].odd):
-        check_derivatives(row, shapes, attributes, seed, backend)
-
-
-@every_row
+@every_primitive
 @every_backend
 @fewer
 @given(data=st.data(), seed=seeds)
-def test_primitive_derivatives_are_finite_differences(row, backend, data, seed):
-    check_derivatives(row, *data.draw(CASES[row].drawn), seed, backend)
+def test_primitive_values_are_those_of_plain_numpy(primitive, backend, data, seed):
+    check_values(primitive, *data.draw(CASES[primitive].drawn), seed, backend)
 
 
-@every_row
+@every_primitive
+@every_backend
+def test_primitive_derivatives_are_finite_differences_at_odd_shapes(primitive, backend):
+    for seed, (shapes, attributes) in enumerate(CASES[primitive].odd):
+        check_derivatives(primitive, shapes, attributes, seed, backend)
+
+
+@every_primitive
+@every_backend
+@fewer
+@given(data=st.data(), seed=seeds)
+def test_primitive_derivatives_are_finite_differences(primitive, backend, data, seed):
+    check_derivatives(primitive, *data.draw(CASES[primitive].drawn), seed, backend)
+
+
+@every_primitive
 @every_dtype
-def test_backends_agree_on_primitive_at_odd_shapes(row, dtype):
-    for seed, (shapes, attributes) in enumerate(CASES[row].odd):
-        check_agreement(row, shapes, attributes, seed, dtype)
+def test_backends_agree_on_primitive_at_odd_shapes(primitive, dtype):
+    for seed, (shapes, attributes) in enumerate(CASES[primitive].odd):
+        check_agreement(primitive, shapes, attributes, seed, dtype)
 
 
-@every_row
+@every_primitive
 @every_dtype
 @fewer
 @given(data=st.data(), seed=seeds)
-def test_backends_agree_on_primitive(row, dtype, data, seed):
-    check_agreement(row, *data.draw(CASES[row].drawn), seed, dtype)
+def test_backends_agree_on_primitive(primitive, dtype, data, seed):
+    check_agreement(primitive, *data.draw(CASES[primitive].drawn), seed, dtype)
 
 
 @pytest.mark.parametrize(
-    ("row", "shapes", "attributes", "message"),
+    ("primitive", "shapes", "attributes", "message"),
     [
         ("add", [(2,), (3,)], {}, "shapes must be equal"),
         ("gate", [(2, 1), (2,)], {}, "shapes must be equal"),
@@ -90,8 +100,193 @@ def test_backends_agree_on_primitive(row, dtype, data, seed):
         ("concat", [(6,), (2, 1)], {}, "needs vectors"),
     ],
 )
-def test_primitive_refuses_shapes_that_do_not_fit(row, shapes, attributes, message):
+def test_primitive_refuses_shapes_that_do_not_fit(
+    primitive, shapes, attributes, message
+):
     tape = Tape()
     arguments = [tape.input(f"x{i}", shape) for i, shape in enumerate(shapes)]
     with pytest.raises(ValueError, match=message):
-        tape.record(row, *arguments, **attributes)
+        tape.record(primitive, *arguments, **attributes)
+
+
+# --- cheaper ways to the same value ---------------------------------------------------
+
+A, B, V = (
+    np.random.default_rng(i).standard_normal(s)
+    for i, s in enumerate([(4, 3)] * 2 + [(3,)])
+)
+
+# name: (what a user writes, its value in NumPy, the operations that are recorded)
+SIMPLIFIED = {
+    "two factors are one factor": (
+        lambda a, b, v: a * 2.0 * 1.5,
+        A * 3,
+        "scale",
+    ),
+    "factors that cancel are none": (lambda a, b, v: a * 2.0 * 0.5, A, ""),
+    "a factor goes through a broadcast": (
+        lambda a, b, v: broadcast_to(v, (4, 3)) * 2.0,
+        np.tile(2 * V, (4, 1)),
+        "reshape scale broadcast",
+    ),
+    "a factor goes to a broadcast on the right of a product": (
+        lambda a, b, v: (a * v) * -1.0,
+        -A * V,
+        "reshape scale broadcast mul",
+    ),
+    "a factor goes to a broadcast on the left of a product": (
+        lambda a, b, v: (v * a) * 3.0,
+        3 * A * V,
+        "reshape scale broadcast mul",
+    ),
+    "a factor of a product without a broadcast stays": (
+        lambda a, b, v: (a * b) * 3.0,
+        3 * A * B,
+        "mul scale",
+    ),
+    "a factor is applied after a sum": (
+        lambda a, b, v: (a * 2.0).sum(0),
+        2 * A.sum(0),
+        "sum scale reshape",
+    ),
+    "a factor passes broadcasts and sums": (
+        lambda a, b, v: ((broadcast_to(v, (4, 3)) * 2.0) * 2.0).sum(0) * 0.25,
+        4 * V,
+        "reshape scale broadcast sum reshape scale",
+    ),
+    "an operation on a constant gives a constant": (
+        lambda a, b, v: broadcast_to((a.tape.constant(0.5, (4, 3)) * 3).sum(0), (4, 3)),
+        np.full((4, 3), 6.0),
+        "full",
+    ),
+    "the same contribution twice is a factor": (
+        lambda a, b, v: accumulate_cotangents(a.tape, [a, b, a]),
+        2 * A + B,
+        "scale add",
+    ),
+}
+
+
+def record(case):
+    """A tape with the output of a case, and the names of the operations it takes."""
+    tape = Tape()
+    values = [tape.input(n, x.shape) for n, x in zip("abv", (A, B, V), strict=True)]
+    tape.output("out", SIMPLIFIED[case][0](*values))
+    names = [tape.nodes[i].primitive.name for i in tape.live()]
+    return tape, [name for name in names if name != "input"]
+
+
+def check_simplified_values():
+    for case in SIMPLIFIED:
+        tape, _ = record(case)
+        inputs = {name: {"a": A, "b": B, "v": V}[name] for name in tape.inputs}
+        assert_close(run_tape(tape, inputs)["out"][0], SIMPLIFIED[case][1], 1e-14, case)
+
+
+def check_simplified_operations():
+    for case, (_, _, expected) in SIMPLIFIED.items():
+        assert record(case)[1] == expected.split(), case
+
+
+def check_factors_of_batch_norm():
+    """No factor is applied to all pixels in the derivatives of batch normalisation."""
+    tape = Tape()
+    x, beta = tape.input("x", (20, 3)), tape.input("beta", (3,))
+    loss = (BatchNorm(3)([beta], x) * tape.input("w", (20, 3))).sum()
+    tape.output("gradient", grad(loss, x))
+    tape.output("product", jvp(grad(loss, x), x, tape.input("t", (20, 3))))
+    for index in tape.live():
+        node = tape.nodes[index]
+        assert node.primitive.name != "scale" or np.prod(node.shape) <= 3, node
+
+
+def test_simplified_operations_have_the_same_value():
+    check_simplified_values()
+
+
+def test_operations_are_simplified():
+    check_simplified_operations()
+
+
+def test_no_factor_is_applied_to_all_pixels_of_batch_norm():
+    check_factors_of_batch_norm()
+
+
+RULE_MUTANTS = {  # what goes wrong: (owner, function, old text, new text)
+    "constants are not folded": (
+        primitives,
+        "fold",
+        "None if a.constant is None",
+        "None if True",
+    ),
+    "a sum of a constant counts all elements": (
+        primitives.Sum,
+        "simplify",
+        "prod(a.shape[start:stop])",
+        "a.size",
+    ),
+    "a scaled constant keeps its number": (
+        primitives.Scale,
+        "simplify",
+        "fold(a, a.shape, number)",
+        "fold(a, a.shape)",
+    ),
+    "a factor is applied before a sum": (
+        primitives.Sum,
+        "simplify",
+        'a.primitive.name == "scale"',
+        "False",
+    ),
+    "a sum is divided by the factor of its terms": (
+        primitives.Sum,
+        "simplify",
+        'total * a.attributes["number"]',
+        'total * (1 / a.attributes["number"])',
+    ),
+    "the second factor replaces the first": (
+        primitives.Scale,
+        "simplify",
+        '(a.attributes["number"] * number)',
+        "number",
+    ),
+    "a factor is applied after a broadcast": (
+        primitives.Scale,
+        "simplify",
+        'if name == "broadcast"',
+        "if False",
+    ),
+    "a factor is applied after a product": (
+        primitives.Scale,
+        "simplify",
+        'if name == "mul"',
+        "if False",
+    ),
+    "a broadcast on the right of a product is missed": (
+        primitives.Scale,
+        "simplify",
+        "(arguments, arguments[::-1])",
+        "(arguments,)",
+    ),
+    "a product forgets its other argument": (
+        primitives.Scale,
+        "simplify",
+        "factor * number, other)",
+        "factor * number, factor)",
+    ),
+    "equal contributions are counted once": (
+        derivatives,
+        "accumulate_cotangents",
+        "* count",
+        "* 1",
+    ),
+}
+
+
+@pytest.mark.parametrize("mutant", RULE_MUTANTS)
+def test_broken_simplification_is_caught(monkeypatch, mutant):
+    put(monkeypatch, *RULE_MUTANTS[mutant])
+    assert not survives(
+        check_simplified_values,
+        check_simplified_operations,
+        check_factors_of_batch_norm,
+    )

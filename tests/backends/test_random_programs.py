@@ -1,7 +1,7 @@
-"""Random tapes: the planner's real test, and that of the sweeps.
+"""Random tapes: the hardest test of the planner and of the derivatives.
 
-Buffers that overlap while both are alive, a fused operation that was read elsewhere, a
-sum accumulated in the wrong place: each gives other numbers than the reference.
+If buffers overlap while both are alive, if a fused operation is read elsewhere too, or
+if a sum is accumulated in the wrong place, the numbers differ from the reference's.
 """
 
 import numpy as np
@@ -44,12 +44,12 @@ def test_backends_agree_on_random_programs(dtype, program, picks, seed):
 
 @many
 @given(program=wide, picks=output_picks)
-def test_plan_of_random_programs_reads_what_was_written(program, picks):
+def test_plan_of_random_programs_is_sound(program, picks):
     assert_plan_is_sound(Plan(with_outputs(program, picks)))
 
 
 def derivative_tape(program):
-    """The sum of a program's last value, and its derivatives in its first input."""
+    """The sum of a program's last value, and its derivatives by the first input."""
     tape, values = build(program)
     theta, loss = values[0], values[-1].sum()
     v = tape.input("v", theta.shape)
@@ -67,14 +67,15 @@ def derivative_tape(program):
 
 
 def assert_derivatives_are_exact(tape, inputs, backend):
-    """For one task; relative to the largest number on the tape, where terms cancel."""
+    """Compare with complex steps, for one task. Errors are relative to the largest
+    number on the tape, since terms may cancel."""
     results = run_tape(tape, inputs, backend)
     slopes = complex_step(tape, inputs, "x0", inputs["v"])
     values = all_values(tape, inputs)
     size = max(np.abs(array).max() for array in values.values())
 
-    def close(actual, expected, what):
-        assert_close(actual, expected, 1e-11, what, floor=size)
+    def close(actual, expected, name):
+        assert_close(actual, expected, 1e-11, name, floor=size)
 
     close(results["slope"], slopes["loss"], "gradient")
     close(results["jvp"], slopes["loss"], "jvp")
@@ -85,7 +86,7 @@ def assert_derivatives_are_exact(tape, inputs, backend):
 @pytest.mark.parametrize("backend", BACKENDS)
 @many
 @given(program=programs(), seed=seeds)
-def test_sweeps_of_random_programs_are_exact(backend, program, seed):
+def test_derivatives_of_random_programs_are_exact(backend, program, seed):
     tape = derivative_tape(program)
     inputs = random_inputs(tape, seed, tasks=1)
     assert_derivatives_are_exact(tape, inputs, backend)
@@ -93,7 +94,7 @@ def test_sweeps_of_random_programs_are_exact(backend, program, seed):
 
 @many
 @given(program=programs(), seed=seeds)
-def test_backends_agree_on_sweeps_of_random_programs(program, seed):
+def test_backends_agree_on_derivatives_of_random_programs(program, seed):
     tape = derivative_tape(program)
     assert_plan_is_sound(Plan(tape))
     assert_backends_agree(tape, random_inputs(tape, seed, tasks=2))

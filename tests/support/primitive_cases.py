@@ -1,8 +1,8 @@
-"""The table of primitives under test: one case for each row of the package's table.
+"""The table of primitives under test: one case for each primitive of the package.
 
-A case says what the row computes in plain NumPy, how it is called at odd shapes (always
-tried) and at drawn ones (by Hypothesis), and from where its arguments are drawn: how
-far from kinks and poles.
+A case says what the primitive computes in plain NumPy, at which odd shapes it is always
+called, which shapes Hypothesis draws, and from where the numbers are drawn: how far
+from kinks and poles.
 """
 
 from collections.abc import Callable
@@ -26,13 +26,13 @@ class Case(NamedTuple):
     odd: list[Call]
     drawn: st.SearchStrategy[Call]
     positive: bool = False
-    nearest: float = 0.1  # to zero, where the kinks and the poles are
-    spaced: bool = False  # no two elements of an argument are close to each other
+    nearest: float = 0.1  # the least size of a number: kinks and poles are at zero
+    spaced: bool = False  # whether no two elements of an argument may be almost equal
 
 
-def arguments_of(row, shapes, seed, tasks=None):
+def arguments_of(primitive, shapes, seed, tasks=None):
     """Numbers between `nearest` and 1.5 in size, of either sign unless positive."""
-    case, rng = CASES[row], np.random.default_rng(seed)
+    case, rng = CASES[primitive], np.random.default_rng(seed)
     arrays = []
     for shape in shapes:
         shape = shape if tasks is None else (tasks, *shape)
@@ -45,7 +45,7 @@ def arguments_of(row, shapes, seed, tasks=None):
     return arrays
 
 
-# --- how rows are called --------------------------------------------------------------
+# --- how primitives are called --------------------------------------------------------
 
 small = st.integers(1, 6)
 shapes_of_any_rank = st.lists(st.integers(1, 5), max_size=3).map(tuple)
@@ -77,8 +77,9 @@ def product_call(m, n, k, ta, tb):
 
 
 def products():
-    """Widths that are whole tiles of 40, 32, 16 and 8 and their tails, m even and odd,
-    and every size 1; all four pairs of flags."""
+    """Products (m, k) @ (k, n) with every pair of transpose flags. Widths n are whole
+    tiles of 40, 32, 16 and 8 columns and others that leave a remainder; m is even and
+    odd; and every size is 1 once."""
     sizes = [(1, 1, 1), (1, 40, 1), (1, 1, 7), (5, 1, 3), (2, 40, 40), (3, 80, 2)]
     sizes += [(3, 41, 5), (7, 32, 4), (2, 39, 3), (1, 33, 8), (4, 8, 1), (5, 17, 9)]
     sizes += [(2, 7, 2), (1, 20, 3), (3, 16, 1), (2, 24, 11), (13, 1, 1), (1, 5, 17)]
@@ -90,8 +91,8 @@ def products():
 
 
 @st.composite
-def runs_of_axes(draw):
-    """A shape and a run of its axes."""
+def ranges_of_axes(draw):
+    """A shape and a range start .. stop - 1 of its axes."""
     shape = tuple(draw(st.lists(st.integers(1, 5), min_size=1, max_size=4)))
     start = draw(st.integers(0, len(shape) - 1))
     return shape, start, draw(st.integers(start + 1, len(shape)))
@@ -120,12 +121,14 @@ AXES = [
 
 
 def with_axes(call):
-    return [call(*axes) for axes in AXES], runs_of_axes().map(lambda axes: call(*axes))
+    return [call(*axes) for axes in AXES], ranges_of_axes().map(
+        lambda axes: call(*axes)
+    )
 
 
 @st.composite
 def windows(draw):
-    """A size and a window start .. stop - 1 in it."""
+    """The size of a vector and a window start .. stop - 1 in it."""
     size = draw(st.integers(1, 12))
     start = draw(st.integers(0, size - 1))
     return size, start, draw(st.integers(start + 1, size))
@@ -182,8 +185,8 @@ CONVOLUTIONS = [  # images, H, W, C, F, kernel height and width, stride
 ]
 
 
-def convolution_call(row):
-    """How to call one of the three rows, with SAME padding."""
+def convolution_call(primitive):
+    """How to call one of the three primitives of convolution, with SAME padding."""
 
     def call(n, height, width, channels, features, kh, kw, stride):
         rows, top = same_padding(height, kh, stride)
@@ -194,14 +197,14 @@ def convolution_call(row):
             "conv": ((x, w), (rows, columns)),
             "conv_input": ((g, w), (height, width)),
             "conv_weight": ((x, g), (kh, kw)),
-        }[row]
+        }[primitive]
         return arguments, {"stride": stride, "padding": (top, left), "size": size}
 
     return call
 
 
-def convolutions(row):
-    call = convolution_call(row)
+def convolutions(primitive):
+    call = convolution_call(primitive)
     drawn = st.builds(
         call,
         *[st.integers(1, n) for n in (3, 6, 6, 4, 10, 4, 4, 3)],
@@ -210,7 +213,7 @@ def convolutions(row):
 
 
 POOLS = [(1, 1, 1, 1, 1), (2, 4, 4, 3, 2), (1, 5, 7, 2, 2), (1, 6, 4, 1, 3)]
-POOLS += [(2, 5, 4, 9, 2), (1, 4, 5, 9, 2)]  # a row left over, a column left over
+POOLS += [(2, 5, 4, 9, 2), (1, 4, 5, 9, 2)]  # rows or columns outside of all windows
 
 
 def pools(scatter):
@@ -224,7 +227,7 @@ def pools(scatter):
     return [call(*sizes) for sizes in POOLS], drawn
 
 
-# --- what rows compute ----------------------------------------------------------------
+# --- what primitives compute ----------------------------------------------------------
 
 
 def plain_product(a, b, ta, tb):
@@ -249,9 +252,9 @@ def plain_pad(a, start, size):
     return out
 
 
-def meetings(images, kernel, out, stride, padding):
-    """((row, column), (u, v), (i, j)): the elements of images, kernel and output that
-    meet in a convolution, one triple for each product of channels."""
+def pixels_and_taps(images, kernel, out, stride, padding):
+    """Triples ((row, column), (u, v), (i, j)): for the output pixel (i, j), the tap
+    (u, v) of the kernel meets the input pixel (row, column)."""
     for i, j, u, v in product(*map(range, (*out, *kernel))):
         row, column = stride * i + u - padding[0], stride * j + v - padding[1]
         if 0 <= row < images[0] and 0 <= column < images[1]:
@@ -260,27 +263,28 @@ def meetings(images, kernel, out, stride, padding):
 
 def plain_conv(x, w, stride, padding, size):
     y = np.zeros((len(x), *size, w.shape[3]))
-    for p, tap, q in meetings(x.shape[1:3], w.shape[:2], size, stride, padding):
+    for p, tap, q in pixels_and_taps(x.shape[1:3], w.shape[:2], size, stride, padding):
         y[:, *q] += np.einsum("nc,cf->nf", x[:, *p], w[tap])
     return y
 
 
 def plain_conv_input(g, w, stride, padding, size):
     x = np.zeros((len(g), *size, w.shape[2]))
-    for p, tap, q in meetings(size, w.shape[:2], g.shape[1:3], stride, padding):
+    for p, tap, q in pixels_and_taps(size, w.shape[:2], g.shape[1:3], stride, padding):
         x[:, *p] += np.einsum("nf,cf->nc", g[:, *q], w[tap])
     return x
 
 
 def plain_conv_weight(x, g, stride, padding, size):
     w = np.zeros((*size, x.shape[3], g.shape[3]))
-    for p, tap, q in meetings(x.shape[1:3], size, g.shape[1:3], stride, padding):
+    for p, tap, q in pixels_and_taps(x.shape[1:3], size, g.shape[1:3], stride, padding):
         w[tap] += np.einsum("nc,nf->cf", x[:, *p], g[:, *q])
     return w
 
 
 def windows_of(x, size):
-    """(index into the pooled array, indices of the window's largest element)."""
+    """For each window: its index in the pooled array, and that of its largest element
+    in x."""
     for n, i, j, c in np.ndindex(
         len(x), x.shape[1] // size, x.shape[2] // size, x.shape[3]
     ):

@@ -1,9 +1,9 @@
 """What is checked of a primitive: its value, and its derivatives of orders 1, 2, 3.
 
-Each check raises AssertionError; the same checks are what the mutants of
-test_mutants.py must not survive.
+Each check raises AssertionError; the mutants of test_mutants_of_primitives.py must not
+survive the same checks.
 
-All arguments of a primitive are pieces of one vector theta, so that second derivatives
+All arguments of a primitive are slices of one vector theta, so that second derivatives
 include the mixed ones. Derivatives are taken of
 
     straight = sum(w out)          whose gradient is the vjp of w, and of
@@ -21,18 +21,17 @@ from tests.support.running import (
     run_tape,
 )
 from tinymaml.autodiff.derivatives import grad, hvp, jvp
-from tinymaml.autodiff.primitives import PRIMITIVES
-from tinymaml.autodiff.tape import Tape
+from tinymaml.autodiff.tape import PRIMITIVES, Tape
 
 
-def record(tape, row, arguments, attributes):
-    """The primitive's value; an input's number comes when the tape is run."""
-    if row == "input":
+def record(tape, primitive, arguments, attributes):
+    """The primitive's value; an input gets its number when the tape is run."""
+    if primitive == "input":
         return tape.input("leaf", attributes["shape"])
-    return tape.record(row, *arguments, **attributes)
+    return tape.record(primitive, *arguments, **attributes)
 
 
-def derivative_tape(row, shapes, attributes):
+def derivative_tape(primitive, shapes, attributes):
     """A tape of one primitive and its derivatives along v, up to order 3."""
     tape, start, arguments = Tape(), 0, []
     sizes = [int(np.prod(shape)) for shape in shapes]
@@ -41,9 +40,9 @@ def derivative_tape(row, shapes, attributes):
     for shape, size in zip(shapes, sizes, strict=True):
         arguments.append(theta[start : start + size].reshape(*shape))
         start += size
-    out = record(tape, row, arguments, attributes)
+    out = record(tape, primitive, arguments, attributes)
     w = tape.input("w", out.shape)
-    straight, curved = total(row, w * out), total(row, w * (out * out))
+    straight, curved = total(primitive, w * out), total(primitive, w * (out * out))
     curved_hvp = hvp(curved, theta, v)
     tape.output("out", out)
     tape.output("straight", straight)
@@ -56,25 +55,25 @@ def derivative_tape(row, shapes, attributes):
     return tape
 
 
-def total(row, a):
-    """The sum of all elements; of the row sum itself, by a matrix product, so that a
-    wrong sign in it does not meet itself and vanish."""
-    if row != "sum":
+def total(primitive, a):
+    """The sum of all elements. Where the primitive under test is `sum` itself, it is a
+    matrix product, so that a wrong sign does not occur twice and vanish."""
+    if primitive != "sum":
         return a.sum()
     ones = a.tape.constant(1.0, (1, a.size))
     return (ones @ a.reshape(-1, 1)).reshape()
 
 
-def derivative_inputs(tape, row, shapes, attributes, seed):
+def derivative_inputs(tape, primitive, shapes, attributes, seed):
     rng = np.random.default_rng([seed, 1])
     inputs = {
         name: np.array(rng.uniform(0.5, 1.5, i.shape) * rng.choice([-1, 1], i.shape))
         for name, i in tape.inputs.items()
     }
-    arrays = arguments_of(row, shapes, seed)
+    arrays = arguments_of(primitive, shapes, seed)
     if arrays:
         inputs["theta"] = np.concatenate([array.ravel() for array in arrays])
-    if row == "input":
+    if primitive == "input":
         inputs["leaf"] = np.full(attributes["shape"], attributes["number"])
     return inputs
 
@@ -82,9 +81,9 @@ def derivative_inputs(tape, row, shapes, attributes, seed):
 class Derivatives:
     """All derivatives of a primitive at one point, and their finite differences."""
 
-    def __init__(self, row, shapes, attributes, seed, backend):
-        self.tape = derivative_tape(row, shapes, attributes)
-        inputs = derivative_inputs(self.tape, row, shapes, attributes, seed)
+    def __init__(self, primitive, shapes, attributes, seed, backend):
+        self.tape = derivative_tape(primitive, shapes, attributes)
+        inputs = derivative_inputs(self.tape, primitive, shapes, attributes, seed)
         program = compile_tape(self.tape, backend)
 
         def at(theta):
@@ -95,33 +94,34 @@ class Derivatives:
         self.here = self._parts(at(inputs["theta"]))
         self.slopes = self._parts(difference(at, inputs["theta"], self.v))
 
-    def _parts(self, row):
+    def _parts(self, vector):
+        """The outputs of the tape, from one vector of all of them."""
         parts = {}
         for name, output in self.tape.outputs.items():
             size = int(np.prod(output.shape))
-            parts[name], row = row[:size], row[size:]
+            parts[name], vector = vector[:size], vector[size:]
         return parts
 
 
-def check_values(row, shapes, attributes, seed, backend):
+def check_values(primitive, shapes, attributes, seed, backend):
     """The value is that of the plain expression, for shared and per-task arguments."""
-    arrays = arguments_of(row, shapes, seed, tasks=3)
-    for shared in range(len(shapes) + 1):  # so many arguments are shared by all tasks
+    arrays = arguments_of(primitive, shapes, seed, tasks=3)
+    for shared in range(len(shapes) + 1):  # the number of arguments that tasks share
         tape, inputs = Tape(), {}
         for i, (shape, array) in enumerate(zip(shapes, arrays, strict=True)):
             tape.input(f"x{i}", shape, per_task=i >= shared)
             inputs[f"x{i}"] = array[0] if i < shared else array
         values = [tape.value(i.node) for i in tape.inputs.values()]
-        tape.output("out", record(tape, row, values, attributes))
-        if row == "input":
+        tape.output("out", record(tape, primitive, values, attributes))
+        if primitive == "input":
             inputs["leaf"] = np.full(attributes["shape"], attributes["number"])
         for dtype, tolerance in (("float64", 1e-13), ("float32", 1e-6)):
             out = run_tape(tape, inputs, backend, dtype)["out"]
             for task in range(len(out)):
                 reads = [a[0 if i < shared else task] for i, a in enumerate(arrays)]
-                expected = CASES[row].reference(*reads, **attributes)
+                expected = CASES[primitive].reference(*reads, **attributes)
                 size = max([np.linalg.norm(a) for a in reads], default=0.0)
-                assert_close(out[task], expected, tolerance, f"{row}", floor=size)
+                assert_close(out[task], expected, tolerance, primitive, floor=size)
 
 
 def check_first_order(at):
@@ -136,9 +136,9 @@ def check_second_order(at):
 
 
 def check_third_order(at):
-    """The gradient of u H v exists, in rows of the table, and is its difference."""
-    rows = set(PRIMITIVES.values())
-    assert all(node.primitive in rows for node in at.tape.nodes)
+    """The gradient of u H v is recorded in primitives of the table and is right."""
+    table = set(PRIMITIVES.values())
+    assert all(node.primitive in table for node in at.tape.nodes)
     assert_adjoint(at, "third", "u hvp", 1e-7)
 
 
@@ -156,16 +156,16 @@ def assert_adjoint(at, gradient, output, tolerance):
     assert_close(slope, at.slopes[output], tolerance, gradient, floor=size)
 
 
-def check_derivatives(row, shapes, attributes, seed, backend):
+def check_derivatives(primitive, shapes, attributes, seed, backend):
     """All three orders."""
-    at = Derivatives(row, shapes, attributes, seed, backend)
+    at = Derivatives(primitive, shapes, attributes, seed, backend)
     check_first_order(at)
     check_second_order(at)
     check_third_order(at)
 
 
-def check_agreement(row, shapes, attributes, seed, dtype):
+def check_agreement(primitive, shapes, attributes, seed, dtype):
     """Value and derivatives of all orders are the same on both backends."""
-    tape = derivative_tape(row, shapes, attributes)
-    inputs = derivative_inputs(tape, row, shapes, attributes, seed)
+    tape = derivative_tape(primitive, shapes, attributes)
+    inputs = derivative_inputs(tape, primitive, shapes, attributes, seed)
     assert_backends_agree(tape, inputs, dtype)

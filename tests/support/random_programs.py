@@ -1,8 +1,8 @@
-"""Random tapes, built by Hypothesis: a few inputs, then steps on what is there.
+"""Random tapes, drawn by Hypothesis: a few inputs, then steps on earlier values.
 
-A program is plain data, so that a failing one is printed and shrunk: the sizes, the
-shapes of the inputs, and a list of steps (name, pick, pick, number). A step takes the
-operands it picks among the values that fit it; a step that fits nothing is left out.
+A program is plain data, so that Hypothesis can shrink and print one that fails: the
+shapes of the inputs, and a list of steps (name, pick, pick, number). A pick chooses an
+operand among the values that fit the step; a step without a fitting value is left out.
 """
 
 import numpy as np
@@ -30,7 +30,7 @@ STEPS = (
     *SMOOTH,
     *("add", "sub", "mul", "gate"),
     *("matmul", "matmul", "product_sum", "product_sum"),
-    *("bias_relu", "sum_axis", "spread", "reshape", "transposed"),
+    *("bias_relu", "sum_axis", "broadcast", "reshape", "transposed"),
     *("slice", "pad", "concat", "concat", "accumulate_cotangents", "constant"),
 )
 
@@ -49,7 +49,7 @@ def programs(draw, sizes=(1, 2, 3, 5), most=14):
 
 
 def build(program):
-    """A tape and all values on it that the program names, inputs first."""
+    """A tape, and the values of the inputs and steps of a program, in their order."""
     shapes, steps = program
     tape = Tape()
     values = [
@@ -57,7 +57,7 @@ def build(program):
         for i, shape in enumerate(shapes)
     ]
     for name, first, second, number in steps:
-        value = take(tape, values, name, first, second, number)
+        value = record_step(tape, values, name, first, second, number)
         if value is not None and value.size <= 5000:
             values.append(value)
     return tape, values
@@ -76,9 +76,9 @@ def with_outputs(program, picks):
 
 
 def pick_of(values, pick, fits):
-    """The value a pick stands for, counted from the newest, among those that fit."""
-    good = [value for value in reversed(values) if fits(value)]
-    return good[pick % len(good)] if good else None
+    """The value that a pick chooses among those that fit, counted from the newest."""
+    fitting = [value for value in reversed(values) if fits(value)]
+    return fitting[pick % len(fitting)] if fitting else None
 
 
 def is_vector(value):
@@ -89,15 +89,15 @@ def is_matrix(value):
     return len(value.shape) == 2
 
 
-def take(tape, values, name, first, second, number):
+def record_step(tape, values, name, first, second, number):
     """The value of one step, or None if nothing fits it."""
     if name in SMOOTH:
         return SMOOTH[name](pick_of(values, first, lambda v: len(v.shape) > 0))
     a = pick_of(values, first, lambda v: True)
     if name in ("add", "sub", "mul"):
-        b = pick_of(values, second, lambda v: broadcasts(a.shape, v.shape))
+        b = pick_of(values, second, lambda v: compatible(a.shape, v.shape))
         if number % 3 == 0 and a.shape == b.shape:
-            return tape.record(name, a, b)  # as it stands, even x + x
+            return tape.record(name, a, b)  # not as 2 x, even for x + x
         return {"add": a.__add__, "sub": a.__sub__, "mul": a.__mul__}[name](b)
     if name == "gate":
         return tape.record(
@@ -108,8 +108,8 @@ def take(tape, values, name, first, second, number):
     if name == "sum_axis":
         axis = number % max(len(a.shape), 1)
         return tape.record("sum", a, start=axis, stop=axis + 1) if a.shape else None
-    if name == "spread":
-        return spread(tape, values, first, number)
+    if name == "broadcast":
+        return broadcast(tape, values, first, number)
     if name == "reshape":
         return a.reshape(*[(a.size,), (1, a.size), (a.size, 1)][number % 3])
     if name in ("slice", "pad", "concat", "accumulate_cotangents"):
@@ -118,13 +118,15 @@ def take(tape, values, name, first, second, number):
     return products(tape, values, name, first, second, number)
 
 
-def broadcasts(a, b):
+def compatible(a, b):
+    """Whether two shapes of one rank broadcast to a common shape."""
     return len(a) == len(b) and all(
         m == n or 1 in (m, n) for m, n in zip(a, b, strict=True)
     )
 
 
-def spread(tape, values, first, number):
+def broadcast(tape, values, first, number):
+    """A value with an axis of length 1, repeated along this axis."""
     a = pick_of(values, first, lambda v: 1 in v.shape)
     if a is None:
         return None
@@ -134,7 +136,7 @@ def spread(tape, values, first, number):
 
 
 def joins(tape, values, name, vector, second, number):
-    """Slices, pads and what is made of them."""
+    """Slices, pads, and concatenations and sums of them."""
     n = vector.shape[0]
     start = number % n
     if name == "slice":
@@ -143,8 +145,8 @@ def joins(tape, values, name, vector, second, number):
         return tape.record("pad", vector, start=number % 3, size=n + 4)
     other = pick_of(values, second, is_vector)
     if name == "concat":
-        pieces = [vector, other, vector, tape.constant(1.0, (2,))]
-        return functions.concatenate(pieces[: 2 + number % 3])
+        vectors = [vector, other, vector, tape.constant(1.0, (2,))]
+        return functions.concatenate(vectors[: 2 + number % 3])
     size = n + other.shape[0] + 2
     parts = [  # pads that touch, overlap or leave gaps, and a whole vector
         tape.record("pad", vector, start=number % 3, size=size),
@@ -158,7 +160,7 @@ def joins(tape, values, name, vector, second, number):
 
 
 def products(tape, values, name, first, second, number):
-    """Matrix products and the sums the planner fuses them with."""
+    """Matrix products, and the sums and relus with which the planner fuses them."""
     a = pick_of(values, first, is_matrix)
     if a is None:
         return None
@@ -183,7 +185,7 @@ def products(tape, values, name, first, second, number):
 
 
 def random_inputs(tape, seed, tasks=2):
-    """Numbers for every input of a tape, away from zero where a relu has its kink."""
+    """Arrays for every input of a tape, away from zero, where a relu has its kink."""
     rng = np.random.default_rng(seed)
     arrays = {}
     for name, (_, shape, per_task) in tape.inputs.items():

@@ -1,40 +1,47 @@
-"""Rows of the table of primitives for images: convolution and max-pooling.
+"""Primitives for images: convolution and max-pooling, and the functions to call them.
 
-Images are arrays (N, H, W, C): examples, height, width, channels. Convolution is one
-sum of products of three arrays, linear in each of them:
+Images are arrays (N, H, W, C): examples, height, width, channels.
 
-    sum over n i j u v c f of  x[n, s i + u - top, s j + v - left, c] w[u, v, c, f]
-                               g[n, i, j, f]                    (x is zero outside)
+A convolution lays the kernel over the images at every output pixel (i, j). Its weights
+for one offset (u, v) are a *tap*; with stride s and padding (top, left), the tap meets
+the input pixel (s i + u - top, s j + v - left). Everything follows from one sum of
+products of three arrays, the images x, the kernel w and an array g shaped like the
+output:
 
-Its derivative in g is the convolution of x with w; in x, what a cotangent g sends back
-to x; in w, what it sends back to w. These are three rows, and the derivatives of each
-are the other two: the set stays closed. All three are loops over the taps (u, v) of the
-kernel, one matrix product each, so no patches need be copied out.
+    L = sum of  x[n, s i + u - top, s j + v - left, c]  w[u, v, c, f]  g[n, i, j, f]
 
-Max-pooling is two rows that are each other's transpose: `max_gather` picks from one
-array, in each window, where another array is largest; `max_scatter` puts it back there.
+over all indices n, i, j, u, v, c, f, with x = 0 outside of the image. L is linear in
+each of the three, and its three derivatives are the three primitives:
+
+    conv(x, w) = dL/dg         the output of the convolution
+    conv_input(g, w) = dL/dx   the cotangent of x, if g is that of the output
+    conv_weight(x, g) = dL/dw  the cotangent of w, if g is that of the output
+
+The derivatives of each of them are the other two, for the same reason; so the table of
+primitives stays closed. All three are computed as loops over the taps, with one matrix
+product for each, so no patches of the images are copied out (im2col).
+
+Max-pooling is two primitives that are each other's transpose: `max_gather` reads an
+array where another one is largest in its window, `max_scatter` writes there.
 
 Left out: dilation, groups, overlapping pooling windows.
 """
 
 from collections.abc import Iterator
 from math import prod
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tinymaml.autodiff.primitives import Array, Primitive, Shape, expect
+from tinymaml.autodiff.primitives import Bilinear, expect
+from tinymaml.autodiff.tape import Array, Primitive, Shape, Value
 from tinymaml.checks import check_sizes
-
-if TYPE_CHECKING:
-    from tinymaml.autodiff.tape import Value
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
     """(output size, zeros before the first element) by TensorFlow's SAME rule.
 
-    The output has ceil(size / stride) elements; of an odd number of zeros the larger
-    half goes behind.
+    The output has ceil(size / stride) elements. If an odd number of zeros is needed,
+    the extra one comes after the last element.
 
     >>> same_padding(28, 3, 2), same_padding(7, 3, 2), same_padding(84, 3, 1)
     ((14, 0), (4, 1), (84, 1))
@@ -47,10 +54,11 @@ def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
 
 
 class Window:
-    """How a kernel lies over images: where each of its taps meets them.
+    """Which pixels of padded images each tap of a kernel meets.
 
-    `padded` is the shape of images (T, N, H, W, C) with every tap inside them,
-    `inside` where the images lie in it.
+    `padded` is the shape (T, N, H, W, C) of the images with enough zeros around them
+    that every tap meets a pixel for every output pixel. `inside` is the index of the
+    images themselves in an array of this shape.
     """
 
     def __init__(
@@ -74,44 +82,39 @@ class Window:
         return padded
 
     def taps(self, padded: Array) -> Iterator[tuple[int, int, Array]]:
-        """(u, v, view) for each tap: the elements (T, N, *out, C) that it meets."""
+        """(u, v, x_uv) for each tap, where x_uv is a view (T, N, H', W', C).
+
+        x_uv[:, :, i, j] is the pixel that tap (u, v) meets for the output pixel (i, j).
+        """
         (height, width), s = self.out, self.stride
         for u in range(self.kernel[0]):
             for v in range(self.kernel[1]):
-                met = padded[:, :, u : u + s * height : s, v : v + s * width : s]
-                yield u, v, met
+                yield u, v, padded[:, :, u : u + s * height : s, v : v + s * width : s]
 
 
-def pixels(x: Array) -> Array:
-    """(T, N, H, W, C) -> (T, N H W, C): a matrix for each task."""
+def as_matrix(x: Array) -> Array:
+    """(T, N, H, W, C) -> (T, N H W, C): the pixels of each task as a matrix."""
     return x.reshape(len(x), -1, x.shape[-1])
 
 
-def tasks_of(*arrays: Array) -> int:
-    """The length of the task axis that arrays have together."""
+def number_of_tasks(*arrays: Array) -> int:
+    """The length of the common task axis; an array that tasks share has length 1."""
     return max(len(a) for a in arrays)
 
 
-class Convolution(Primitive):
-    """What the three rows have in common: they are bilinear.
-
-    `size` is what the arguments do not tell: height and width of the result.
-    """
-
-    def jvp(i, t, out, a, b, **attributes):
-        name = out.tape.nodes[out.index].primitive.name
-        return t.tape.record(name, *((a, t) if i else (t, b)), **attributes)
-
-
-def expect_images(name: str, a: Shape, b: Shape, meet: bool) -> None:
-    """Raise ValueError unless both have rank 4 and the axes that meet are equal."""
+def expect_images(name: str, a: Shape, b: Shape, fit: bool) -> None:
+    """Raise ValueError unless both have rank 4 and the sizes that must agree do."""
     expect(len(a) == len(b) == 4, f"{name} needs two arrays of rank 4, got {a} and {b}")
-    expect(meet, f"{name}: sizes do not fit, {a} and {b}")
+    expect(fit, f"{name}: sizes do not fit, {a} and {b}")
+
+
+# The attribute `size` of the three primitives is what the shapes of the arguments leave
+# open: height and width of the result.
 
 
 # [convolution]
-class Conv(Convolution):
-    """x (N, H, W, C) convolved with w (kh, kw, C, F): (N, *size, F)."""
+class Conv(Bilinear):
+    """x (N, H, W, C) convolved with w (kh, kw, C, F), as dL/dg: (N, *size, F)."""
 
     name = "conv"
 
@@ -122,15 +125,15 @@ class Conv(Convolution):
     def evaluate(x, w, *, stride, padding, size):
         window = Window(x.shape, w.shape[1:3], size, stride, padding)
         out = np.zeros((), x.dtype)
-        for u, v, met in window.taps(window.pad(x)):
-            out = out + pixels(met) @ w[:, u, v]
+        for u, v, x_uv in window.taps(window.pad(x)):
+            out = out + as_matrix(x_uv) @ w[:, u, v]
         return out.reshape(len(out), x.shape[1], *size, -1)
 
     def vjp(i, g, out, x, w, *, stride, padding, size):
-        how = {"stride": stride, "padding": padding}
+        geometry = {"stride": stride, "padding": padding}
         if i == 0:
-            return g.tape.record("conv_input", g, w, size=x.shape[1:3], **how)
-        return g.tape.record("conv_weight", x, g, size=w.shape[:2], **how)
+            return g.tape.record("conv_input", g, w, size=x.shape[1:3], **geometry)
+        return g.tape.record("conv_weight", x, g, size=w.shape[:2], **geometry)
 
     def flops(out, x, w, **attributes):
         return 2 * prod(out) * prod(w[:3])
@@ -139,8 +142,12 @@ class Conv(Convolution):
 # [/convolution]
 
 
-class ConvInput(Convolution):
-    """What g (N, H', W', F) sends back to x through w (kh, kw, C, F): (N, *size, C)."""
+class ConvInput(Bilinear):
+    """dL/dx, from g (N, H', W', F) and w (kh, kw, C, F): (N, *size, C).
+
+    Each output pixel sends its cotangent back to all pixels that the taps met for it,
+    multiplied by the weights of these taps. This is the transposed convolution.
+    """
 
     name = "conv_input"
 
@@ -149,25 +156,29 @@ class ConvInput(Convolution):
         return (g[0], *size, w[2])
 
     def evaluate(g, w, *, stride, padding, size):
-        images = (tasks_of(g, w), g.shape[1], *size, w.shape[3])
+        images = (number_of_tasks(g, w), g.shape[1], *size, w.shape[3])
         window = Window(images, w.shape[1:3], g.shape[2:4], stride, padding)
         total = np.zeros(window.padded, g.dtype)
-        for u, v, met in window.taps(total):
-            met += (pixels(g) @ w[:, u, v].mT).reshape(met.shape)
+        for u, v, x_uv in window.taps(total):
+            x_uv += (as_matrix(g) @ w[:, u, v].mT).reshape(x_uv.shape)
         return total[window.inside]
 
     def vjp(i, x, out, g, w, *, stride, padding, size):
-        how = {"stride": stride, "padding": padding}
+        geometry = {"stride": stride, "padding": padding}
         if i == 0:
-            return x.tape.record("conv", x, w, size=g.shape[1:3], **how)
-        return x.tape.record("conv_weight", x, g, size=w.shape[:2], **how)
+            return x.tape.record("conv", x, w, size=g.shape[1:3], **geometry)
+        return x.tape.record("conv_weight", x, g, size=w.shape[:2], **geometry)
 
     def flops(out, g, w, **attributes):
         return 2 * prod(g) * prod(w[:3])
 
 
-class ConvWeight(Convolution):
-    """What g (N, H', W', F) sends back to w where it met x: (*size, C, F)."""
+class ConvWeight(Bilinear):
+    """dL/dw, from x (N, H, W, C) and g (N, H', W', F): (*size, C, F).
+
+    The weights of a tap get, for all output pixels, the cotangent of the output times
+    the pixel that the tap met there.
+    """
 
     name = "conv_weight"
 
@@ -177,17 +188,17 @@ class ConvWeight(Convolution):
 
     def evaluate(x, g, *, stride, padding, size):
         window = Window(x.shape, size, g.shape[2:4], stride, padding)
-        shape = (tasks_of(x, g), *size, x.shape[4], g.shape[4])
+        shape = (number_of_tasks(x, g), *size, x.shape[4], g.shape[4])
         total = np.empty(shape, x.dtype)
-        for u, v, met in window.taps(window.pad(x)):
-            total[:, u, v] = pixels(met).mT @ pixels(g)
+        for u, v, x_uv in window.taps(window.pad(x)):
+            total[:, u, v] = as_matrix(x_uv).mT @ as_matrix(g)
         return total
 
     def vjp(i, w, out, x, g, *, stride, padding, size):
-        how = {"stride": stride, "padding": padding}
+        geometry = {"stride": stride, "padding": padding}
         if i == 0:
-            return w.tape.record("conv_input", g, w, size=x.shape[1:3], **how)
-        return w.tape.record("conv", x, w, size=g.shape[1:3], **how)
+            return w.tape.record("conv_input", g, w, size=x.shape[1:3], **geometry)
+        return w.tape.record("conv", x, w, size=g.shape[1:3], **geometry)
 
     def flops(out, x, g, **attributes):
         return 2 * prod(out) * prod(g[:3])
@@ -197,34 +208,38 @@ class ConvWeight(Convolution):
 
 
 def pooled(x: Shape, size: int) -> Shape:
-    """The shape of whole windows of images (N, H, W, C)."""
+    """The shape of images (N, H, W, C) after pooling: one pixel for a whole window."""
     return (x[0], x[1] // size, x[2] // size, x[3])
 
 
-def places(x: Array, size: int) -> Iterator[tuple[int, Array]]:
-    """(number, view) for each place in a window: its elements (T, N, H', W', C)."""
+def elements(x: Array, size: int) -> Iterator[tuple[int, Array]]:
+    """(number, view) for each position in a window: the view is (T, N, H', W', C)."""
     height, width = (n // size * size for n in x.shape[2:4])
     for number in range(size * size):
         u, v = divmod(number, size)
         yield number, x[:, :, u:height:size, v:width:size]
 
 
-def largest(x: Array, size: int) -> Array:
-    """The first place of each window that holds its largest element, or a NaN."""
-    return np.stack([view for _, view in places(x, size)]).argmax(axis=0)
+def argmax(x: Array, size: int) -> Array:
+    """The number of the largest element of each window; the first of equal ones.
+
+    A NaN counts as largest.
+    """
+    return np.stack([view for _, view in elements(x, size)]).argmax(axis=0)
 
 
 def expect_windows(name: str, x: Shape, size: int) -> None:
     """Raise ValueError unless images have at least one whole window."""
-    good = len(x) == 4 and size >= 1 and min(x[1:3]) >= size
-    expect(good, f"{name}: no window of {size} by {size} in images of shape {x}")
+    fit = len(x) == 4 and size >= 1 and min(x[1:3]) >= size
+    expect(fit, f"{name}: no window of {size} by {size} in images of shape {x}")
 
 
 class MaxGather(Primitive):
     """a where x is largest in each window: (N, H // size, W // size, C).
 
-    Both are (N, H, W, C); of equal elements the first is taken, rows before columns.
-    Linear in a; the derivative in x is zero.
+    Both are (N, H, W, C). Of equal elements the first is taken, rows before columns.
+    The primitive is linear in a, and its derivative in x is zero. Max-pooling is the
+    case a = x: its derivative is that in a.
     """
 
     name = "max_gather"
@@ -235,14 +250,14 @@ class MaxGather(Primitive):
         return pooled(x, size)
 
     def evaluate(a, x, *, size):
-        chosen = largest(x, size)
-        return sum(np.where(chosen == i, view, 0) for i, view in places(a, size))
+        winner = argmax(x, size)
+        return sum(np.where(winner == i, view, 0) for i, view in elements(a, size))
 
     def vjp(i, g, out, a, x, *, size):
-        return None if i else g.tape.record("max_scatter", g, x, size=size)
+        return g.tape.record("max_scatter", g, x, size=size) if i == 0 else None
 
     def jvp(i, t, out, a, x, *, size):
-        return None if i else t.tape.record("max_gather", t, x, size=size)
+        return t.tape.record("max_gather", t, x, size=size) if i == 0 else None
 
 
 class MaxScatter(Primitive):
@@ -252,22 +267,22 @@ class MaxScatter(Primitive):
 
     def shape(g, x, *, size):
         expect_windows("max_scatter", x, size)
-        good = g == pooled(x, size)
-        expect(good, f"max_scatter: {g} does not fit windows of {size} in {x}")
+        fit = g == pooled(x, size)
+        expect(fit, f"max_scatter: {g} does not fit windows of {size} in {x}")
         return x
 
     def evaluate(g, x, *, size):
-        chosen = largest(x, size)
-        out = np.zeros((tasks_of(g, x), *x.shape[1:]), g.dtype)
-        for i, view in places(out, size):
-            view[...] = np.where(chosen == i, g, 0)
+        winner = argmax(x, size)
+        out = np.zeros((number_of_tasks(g, x), *x.shape[1:]), g.dtype)
+        for i, view in elements(out, size):
+            view[...] = np.where(winner == i, g, 0)
         return out
 
     def vjp(i, a, out, g, x, *, size):
-        return None if i else a.tape.record("max_gather", a, x, size=size)
+        return a.tape.record("max_gather", a, x, size=size) if i == 0 else None
 
     def jvp(i, t, out, g, x, *, size):
-        return None if i else t.tape.record("max_scatter", t, x, size=size)
+        return t.tape.record("max_scatter", t, x, size=size) if i == 0 else None
 
 
 # --- functions of values --------------------------------------------------------------
@@ -279,11 +294,11 @@ def check_images(shape: Shape) -> None:
         raise ValueError(f"x: expected images (N, H, W, C), got shape {shape}")
 
 
-def conv2d(x: "Value", w: "Value", stride: int = 1) -> "Value":
+def conv2d(x: Value, w: Value, stride: int = 1) -> Value:
     """x (N, H, W, C) convolved with w (kh, kw, C, F), SAME padding: (N, H', W', F).
 
     H' = ceil(H / stride). As in every network library this is a correlation: the kernel
-    is not turned round.
+    is not flipped.
     """
     if len(w.shape) != 4:
         raise ValueError(f"w: expected a kernel (kh, kw, C, F), got shape {w.shape}")
@@ -301,8 +316,7 @@ def conv2d(x: "Value", w: "Value", stride: int = 1) -> "Value":
         ),
         strict=True,
     )
-    how = {"stride": stride, "padding": padding, "size": size}
-    return x.tape.record("conv", x, w, **how)
+    return x.tape.record("conv", x, w, stride=stride, padding=padding, size=size)
 
 
 def check_windows(shape: Shape, size: int) -> None:
@@ -315,18 +329,18 @@ def check_windows(shape: Shape, size: int) -> None:
         )
 
 
-def max_pool(x: "Value", size: int = 2) -> "Value":
+def max_pool(x: Value, size: int = 2) -> Value:
     """The largest element of each window: (N, H, W, C) -> (N, H // size, W // size, C).
 
-    Rows and columns beyond the last whole window are left out (VALID).
+    Rows and columns after the last whole window are left out (VALID padding).
     """
     check_images(x.shape)
     check_windows(x.shape, size)
     return x.tape.record("max_gather", x, x, size=size)
 
 
-def mean_pool(x: "Value", size: int | None = None) -> "Value":
-    """The mean of each window, of the whole map by default.
+def mean_pool(x: Value, size: int | None = None) -> Value:
+    """The mean of each window; by default of the whole image, for each channel.
 
     (N, H, W, C) -> (N, H / size, W / size, C), or (N, 1, 1, C).
     """
@@ -341,6 +355,5 @@ def mean_pool(x: "Value", size: int | None = None) -> "Value":
             f"shape {x.shape}"
         )
     out = (n, height // rows, width // columns, channels)
-    return (
-        x.reshape(n, out[1], rows, out[2], columns, channels).mean((2, 4)).reshape(*out)
-    )
+    windows = x.reshape(n, out[1], rows, out[2], columns, channels)
+    return windows.mean((2, 4)).reshape(*out)

@@ -1,17 +1,44 @@
-"""The sweeps: a tape walked backwards for gradients, forwards for tangents.
+"""Gradients, directional derivatives and Hessian-vector products, recorded on a tape.
 
-- `grad(loss, theta)` appends the adjoint operations: the gradient is just more tape.
-- `jvp(output, theta, v)` appends tangent operations: the derivative of output along v.
-- `hvp(loss, theta, v)` is the second of the first: the tangent of the gradient is H v
-  (Pearlmutter's R-operator, 1994). No Hessian is formed, and every value the tangents
-  need is already on the tape.
+- `grad(loss, theta)` is reverse mode, backpropagation: it walks the tape from the loss
+  to theta.
+- `jvp(output, theta, v)` is forward mode, the derivative of `output` along v: it walks
+  the tape from theta to the output.
+- `hvp(loss, theta, v)` is forward over reverse, the derivative of the gradient along v.
+  It equals H v with the Hessian H of the loss, and no Hessian is formed (Pearlmutter's
+  R-operator, 1994). MAML's equation (1) needs one for each inner step.
 
-Cost, in matrix products of a dense layer: loss 1, gradient 2 more, H v 6 more, whatever
-the number of parameters.
+All three append operations to the tape and compute nothing. A derivative is more tape,
+so it can be derived again and runs like any other loss.
 
-Why a tape is walked from its end: in `b = a + a; c = b * b` the cotangent of `b` must
-be complete before it is handed on to `a`, and `a` is reached twice. A tape is in order,
-so walking it in reverse always finds every contribution already made.
+**How a gradient comes about.** Take f = sum(theta * theta) at theta = (1, 2, 3):
+
+    node  primitive  reads  value
+    0     input             (1, 2, 3)  theta
+    1     mul        0, 0   (1, 4, 9)
+    2     sum        1      (14,)      the summed axis keeps length 1
+    3     reshape    2      14         f
+
+The *cotangent* of a node is the derivative of f with respect to the node's value: one
+slope for each element. `grad` starts with the cotangent of f itself, which is 1. On the
+way back it asks each node for the cotangents of its arguments, given its own (this is
+the `vjp` of the node's primitive):
+
+    node 3, reshape: node 2 gets the same number in the old shape, (1.0,)
+    node 2, sum: a sum grows as fast as each of its terms, so node 1 gets (1, 1, 1)
+    node 1, mul: d(a b) = b da + a db, and node 0 is both a and b, so theta gets the
+        cotangent times theta twice, (1, 2, 3) and (1, 2, 3)
+
+The gradient is the sum of the contributions to theta, (2, 4, 6) = 2 theta. On the tape,
+nodes 4, 5 and 6 are the constant cotangents 1, (1.0,) and (1, 1, 1), and node 7 is the
+gradient: `scale` of node 0 by 2. The product of theta with ones was simplified when it
+was recorded, so no node that is needed reads the constants.
+
+Cost, in matrix products of a dense layer: the loss takes 1, the gradient 2 more and
+H v 6 more, whatever the number of parameters.
+
+Left out: derivatives with respect to several values at once. A network's parameters are
+one vector theta, and its layers read slices of it.
 """
 
 from collections import Counter
@@ -21,49 +48,75 @@ from tinymaml.autodiff import functions
 from tinymaml.autodiff.tape import Tape, Value
 
 
-# [sweeps-grad]
+# [autodiff-grad]
 def grad(loss: Value, theta: Value) -> Value:
     """The gradient of a scalar `loss` with respect to `theta`, appended to their tape.
 
     Returns a Value shaped like `theta`. Raises ValueError when the loss is not a
     scalar.
 
-    >>> from tinymaml.autodiff.tape import Tape
-    >>> theta = Tape().input("theta", (3,))
-    >>> grad((theta * theta).sum(), theta)
-    Value(scale, shape=(3,))
+    With b = a + a and c = b * b = 4 a^2, the gradient is 8 a, which is 24 at a = 3:
+
+    >>> import numpy as np
+    >>> from tinymaml.backends import get_backend
+    >>> tape = Tape()
+    >>> a = tape.input("a", ())
+    >>> b = a + a
+    >>> tape.output("gradient", grad(b * b, a))
+    >>> run = get_backend("numpy").compile(tape, "float64")
+    >>> run({"a": np.array(3.0)})["gradient"]
+    array([24.])
     """
     if not isinstance(loss, Value) or loss.size != 1:
         came = getattr(loss, "shape", type(loss).__name__)
         raise ValueError(f"loss: expected one number on a tape, got {came}")
     tape = loss.tape
-    active = _depends_on(theta, loss)
-    cotangents: dict[int, list[Value]] = {loss.index: [tape.constant(1.0, loss.shape)]}
+    between = _nodes_between(theta, loss)
+    # For each node: the contributions to its cotangent that have arrived so far.
+    contributions = {loss.index: [tape.constant(1.0, loss.shape)]}
+    # The walk goes from the end of the tape to the start. All nodes that read a node
+    # come after it, so its cotangent is complete when the walk arrives there. With
+    # b = a + a; c = b * b at a = 3, node b receives 6 twice, once for each factor, and
+    # only then passes on their sum: 12 to each of the two a, 24 in all. An algorithm
+    # that passes on the first 6 at once and never returns to b finds 12.
     for index in range(loss.index, theta.index, -1):
-        if index not in cotangents or index not in active:
-            continue
-        g = accumulate_cotangents(tape, cotangents.pop(index))
-        primitive, indices, attributes, _ = tape.nodes[index]
-        arguments = [tape.value(i) for i in indices]
+        if index not in contributions:
+            continue  # No path from theta to the loss leads here, or its slope is zero.
+        # A value that is read several times acts on the loss along several paths, and
+        # by the chain rule the derivatives along all paths are summed.
+        g = accumulate_cotangents(tape, contributions.pop(index))
+        out = tape.value(index)
+        arguments = out.arguments
         for i, argument in enumerate(arguments):
-            if argument.index in active:
-                out = tape.value(index)
-                part = primitive.vjp(i, g, out, *arguments, **dict(attributes))
+            if argument.index in between:  # Data and constants need no cotangent.
+                part = out.primitive.vjp(i, g, out, *arguments, **out.attributes)
                 if part is not None:
-                    cotangents.setdefault(argument.index, []).append(part)
-    if theta.index not in cotangents:
+                    contributions.setdefault(argument.index, []).append(part)
+    if theta.index not in contributions:
         return tape.constant(0.0, theta.shape)
-    return accumulate_cotangents(tape, cotangents[theta.index])
+    return accumulate_cotangents(tape, contributions[theta.index])
 
 
-# [/sweeps-grad]
+# [/autodiff-grad]
 
 
-# [sweeps-jvp]
+# [autodiff-jvp]
 def jvp(output: Value, theta: Value, v: Value) -> Value:
     """The derivative of `output` along the tangent `v` of `theta`, appended.
 
-    `v` has the shape of `theta`; returns a Value shaped like `output`.
+    The tangent of a value is its velocity while theta moves with velocity v. `v` has
+    the shape of `theta`, else ValueError; returns a Value shaped like `output`.
+
+    With c = a * a, moving a = 3 with velocity 10 moves c with velocity 2 * 3 * 10:
+
+    >>> import numpy as np
+    >>> from tinymaml.backends import get_backend
+    >>> tape = Tape()
+    >>> a, v = tape.input("a", ()), tape.input("v", ())
+    >>> tape.output("slope", jvp(a * a, a, v))
+    >>> run = get_backend("numpy").compile(tape, "float64")
+    >>> run({"a": np.array(3.0), "v": np.array(10.0)})["slope"]
+    array([60.])
     """
     if v.shape != theta.shape:
         raise ValueError(
@@ -71,97 +124,129 @@ def jvp(output: Value, theta: Value, v: Value) -> Value:
         )
     tape = output.tape
     tape.check(v)
-    active = _depends_on(theta, output)
+    between = _nodes_between(theta, output)
+    # Tangents are new nodes, and this dictionary, which assigns them to values, lives
+    # as long as this call. If a tangent were stored in the value itself, a nested
+    # derivative would take it for its own (perturbation confusion). For example, the
+    # derivative of x d/dy(x + y) by x is 1, since d/dy(x + y) is 1. With one slot for
+    # the tangents of both derivatives, x would move in the inner one as well: the inner
+    # result would be 2, and the outer one too.
     tangents: dict[int, Value] = {theta.index: v}
+    # From the start to the end: a tangent is needed after those of the arguments.
     for index in range(theta.index + 1, output.index + 1):
-        if index not in active:
+        if index not in between:
             continue
-        primitive, indices, attributes, _ = tape.nodes[index]
-        arguments = [tape.value(i) for i in indices]
         out = tape.value(index)
-        parts = [
-            primitive.jvp(i, tangents[j], out, *arguments, **dict(attributes))
-            for i, j in enumerate(indices)
-            if j in tangents
-        ]
-        known = [part for part in parts if part is not None]
-        if known:
-            tangents[index] = accumulate_cotangents(tape, known)
+        arguments = out.arguments
+        # The product rule, for every primitive: the sum of one term for each argument,
+        # in which this argument moves and the others stand still.
+        terms: list[Value] = []
+        for i, argument in enumerate(arguments):
+            if argument.index in tangents:
+                t = tangents[argument.index]
+                part = out.primitive.jvp(i, t, out, *arguments, **out.attributes)
+                if part is not None:
+                    terms.append(part)
+        if terms:
+            tangents[index] = accumulate_cotangents(tape, terms)
     return tangents.get(output.index, tape.constant(0.0, output.shape))
 
 
-# [/sweeps-jvp]
+# [/autodiff-jvp]
 
 
-# [sweeps-hvp]
+# [autodiff-hvp]
 def hvp(loss: Value, theta: Value, v: Value) -> Value:
     """The Hessian-vector product H v of a scalar `loss`, without the Hessian.
 
-    H v = d/d epsilon grad loss(theta + epsilon v) at epsilon = 0: the tangent of the
-    gradient. If the gradient is on the tape already it is not recorded again.
+    H v is how the gradient changes when theta moves with velocity v, the derivative of
+    grad loss(theta + epsilon v) with respect to epsilon at 0. Returns a Value shaped
+    like `theta`.
+
+    With f = x^3 + x y, H = [[6 x, 1], [1, 0]]; at x = 2, H (1, 10) = (12 + 10, 1):
+
+    >>> import numpy as np
+    >>> from tinymaml.backends import get_backend
+    >>> tape = Tape()
+    >>> theta, v = tape.input("theta", (2,)), tape.input("v", (2,))
+    >>> x, y = theta[0:1], theta[1:2]
+    >>> tape.output("hvp", hvp((x * x * x + x * y).sum(), theta, v))
+    >>> run = get_backend("numpy").compile(tape, "float64")
+    >>> run({"theta": np.array([2.0, 9.0]), "v": np.array([1.0, 10.0])})["hvp"]
+    array([[22.,  1.]])
     """
+    # A gradient that is on the tape already is found there and not recorded again. The
+    # tangents run through all of it. In the cotangent g b of a, where p = a b and g is
+    # the cotangent of p, both factors move: if only the cotangents moved and not the
+    # values b, the result would be the Gauss-Newton product instead of H v.
     return jvp(grad(loss, theta), theta, v)
 
 
-# [/sweeps-hvp]
+# [/autodiff-hvp]
 
 
 def accumulate_cotangents(tape: Tape, parts: Sequence[Value]) -> Value:
-    """The sum of the contributions that meet at one value.
+    """The sum of all contributions to one cotangent (or tangent), each of its shape.
 
-    Contributions that went through slices arrive as pads. When these tile the vector,
-    their sum is a concatenation, which costs nothing: this is how the gradients of all
-    weight matrices become one flat gradient.
+    A slice of theta sends back a pad: its cotangent among zeros. The layers of a
+    network read slices that tile theta, so the sum of their pads is a concatenation.
+    Recording it as one costs nothing, whereas a sum would add P numbers for each layer.
     """
     pads: list[tuple[int, Value]] = []
-    rest: list[Value] = []
+    terms: list[Value] = []
     for part in parts:
-        node = tape.nodes[part.index]
-        if node.primitive.name == "pad":
-            start = dict(node.attributes)["start"]
-            pads.append((start, tape.value(node.arguments[0])))
+        if part.primitive.name == "pad":
+            pads.append((part.attributes["start"], part.arguments[0]))
         else:
-            rest.append(part)
+            terms.append(part)
     if pads:
-        rest.append(
-            _tile(tape, sorted(pads, key=lambda pad: pad[0]), parts[0].shape[0])
-        )
-    times = Counter(part.index for part in rest)  # x * x sends the same one back twice
-    total, *others = (tape.value(index) * count for index, count in times.items())
-    for part in others:
-        total = total + part
+        pads.sort(key=lambda pad: pad[0])
+        terms.append(_join_pads(tape, pads, parts[0].size))
+    # x * x sends the same contribution back twice: one factor 2 instead of a sum.
+    counts = Counter(term.index for term in terms)
+    total, *others = (tape.value(index) * count for index, count in counts.items())
+    for term in others:
+        total = total + term
     return total
 
 
-def _tile(tape: Tape, pads: list[tuple[int, Value]], size: int) -> Value:
-    """Padded pieces in the order of their starts, joined; gaps are zeros."""
-    pieces: list[Value] = []
-    end = 0
+def _join_pads(tape: Tape, pads: list[tuple[int, Value]], size: int) -> Value:
+    """The sum of pads, given as (start, vector) by their starts: a vector (size,).
+
+    Vectors that do not overlap are concatenated, with zeros in the gaps between them;
+    those that overlap an earlier one are left for a second concatenation, and so on.
+    """
+    vectors: list[Value] = []
     overlapping: list[tuple[int, Value]] = []
-    for start, piece in pads:
+    end = 0
+    for start, vector in pads:
         if start < end:
-            overlapping.append((start, piece))
+            overlapping.append((start, vector))
             continue
         if start > end:
-            pieces.append(tape.constant(0.0, (start - end,)))
-        pieces.append(piece)
-        end = start + piece.shape[0]
+            vectors.append(tape.constant(0.0, (start - end,)))
+        vectors.append(vector)
+        end = start + vector.size
     if end < size:
-        pieces.append(tape.constant(0.0, (size - end,)))
-    joined = functions.concatenate(pieces)
-    return joined + _tile(tape, overlapping, size) if overlapping else joined
+        vectors.append(tape.constant(0.0, (size - end,)))
+    joined = functions.concatenate(vectors)
+    return joined + _join_pads(tape, overlapping, size) if overlapping else joined
 
 
-def _depends_on(theta: Value, output: Value) -> set[int]:
-    """The nodes through which `theta` reaches `output`, both included."""
+def _nodes_between(theta: Value, output: Value) -> set[int]:
+    """The nodes on some path from `theta` to `output`, both ends included.
+
+    Only these have both a cotangent and a tangent to speak of: a node that does not
+    depend on theta never moves, and one that the output does not read never matters.
+    """
     tape = output.tape
     tape.check(theta)
-    below = {theta.index}
+    dependent = {theta.index}
     for index in range(theta.index + 1, output.index + 1):
-        if any(i in below for i in tape.nodes[index].arguments):
-            below.add(index)
-    above = {output.index}
+        if any(i in dependent for i in tape.nodes[index].arguments):
+            dependent.add(index)
+    needed = {output.index}
     for index in range(output.index, theta.index, -1):
-        if index in above:
-            above.update(tape.nodes[index].arguments)
-    return below & above
+        if index in needed:
+            needed.update(tape.nodes[index].arguments)
+    return dependent & needed

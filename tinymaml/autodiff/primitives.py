@@ -1,69 +1,44 @@
-"""The table of primitives: everything a backend must be able to do.
+"""The table of primitives: everything that a backend must be able to compute.
 
-Each class is one row: the shape it makes, its value in NumPy, and how derivatives pass
-it. Read a row and you know the operation.
+Read one class and you know the operation: its shape, its value in NumPy, and how
+derivatives pass through it. `tape.Primitive` says what each function is for.
 
-- `shape(*shapes, **attributes)` checks the arguments and gives the result's shape.
-- `evaluate(*arrays, **attributes)` computes the value. Arrays carry one extra leading
-  axis, the task axis: its length is 1 when all tasks share the array.
-- `vjp(i, g, out, *arguments, **attributes)` records the cotangent of argument `i` when
-  the result has cotangent `g`; `jvp(i, t, ...)` records the tangent of the result when
-  argument `i` alone has tangent `t`. Both see `Value`s and return a `Value`, or None
-  where the derivative is zero.
+The table is **closed**: every vjp and jvp records primitives of the table. So
+derivatives can be derived again, to any order, and a backend that computes the table
+computes all of them. Linear primitives stand beside their transpose, which is what
+their vjp records: `broadcast` and `sum`, `slice` and `pad`; `reshape` is undone by
+`reshape`, and `matmul` by `matmul` with other transpose flags.
 
-The set is **closed**: every vjp and jvp is made of rows of this table, so derivatives
-of any order are, and a backend that runs these rows can run any of them. Linear rows
-stand beside their transpose: `broadcast` / `sum`, `slice` / `pad`, `reshape` /
-`reshape`, `matmul` with transpose flags is its own.
+Where a cheaper way to the same value exists, `simplify` stands beside the derivative
+with which it must agree. There are two ideas. An operation on a constant array gives a
+constant array. And a factor moves to where there are fewer elements: `sum(a * 2)`
+becomes `sum(a) * 2`, and `broadcast(a) * 2` becomes `broadcast(a * 2)`. Derivatives are
+full of such factors. The value stays the same up to rounding, and up to overflow and
+underflow of the values in between.
 
-Convolution and pooling are rows of the same kind, in `convolution.py`.
+Convolution and pooling, in `convolution.py`, belong to the same table.
 """
 
-from collections.abc import Callable
 from math import prod
-from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from tinymaml.autodiff.tape import Value
-
-Shape = tuple[int, ...]
-Array = NDArray[Any]
-PRIMITIVES: dict[str, type["Primitive"]] = {}
+from tinymaml.autodiff.tape import Primitive
 
 
-class Primitive:
-    """One row. Subclasses register themselves under `name`."""
-
-    name: ClassVar[str]
-    evaluate: ClassVar[Callable[..., Array]]
-    vjp: ClassVar[Callable[..., "Value | None"]]
-    jvp: ClassVar[Callable[..., "Value | None"]]
-    shape: ClassVar[Callable[..., Shape]]
-
-    def __init_subclass__(cls) -> None:
-        for method in ("shape", "evaluate", "vjp", "jvp", "flops"):
-            if method in cls.__dict__:
-                setattr(cls, method, staticmethod(cls.__dict__[method]))
-        if "name" in cls.__dict__:
-            PRIMITIVES[cls.name] = cls
-
-    @staticmethod
-    def flops(out: Shape, *shapes: Shape, **attributes: Any) -> int:
-        """Floating-point operations for one task; data movement counts nothing."""
-        return 0
-
-
-def expect(condition: bool, message: str) -> None:
+def expect(condition, message):
     """Raise ValueError with the message unless the condition holds."""
     if not condition:
         raise ValueError(message)
 
 
+def fold(a, shape, factor=1.0):
+    """The constant that an operation makes of a constant `a`; None if `a` is none."""
+    return None if a.constant is None else a.tape.constant(a.constant * factor, shape)
+
+
 class Elementwise(Primitive):
-    """Rows whose arguments and result all have one shape."""
+    """Primitives whose arguments and result all have one shape."""
 
     def shape(*shapes):
         expect(len(set(shapes)) == 1, f"shapes must be equal, got {shapes}")
@@ -71,6 +46,24 @@ class Elementwise(Primitive):
 
     def flops(out, *shapes, **attributes):
         return prod(out)
+
+
+class Linear(Primitive):
+    """Primitives linear in their one argument: the tangent takes the same way."""
+
+    def jvp(i, t, out, a, **attributes):
+        return t.tape.record(out.primitive.name, t, **attributes)
+
+
+class Bilinear(Primitive):
+    """Primitives linear in each of two arguments: a tangent takes its argument's place.
+
+    This is the product rule. The term for the other argument is that one's own jvp.
+    """
+
+    def jvp(i, t, out, a, b, **attributes):
+        arguments = (t, b) if i == 0 else (a, t)
+        return t.tape.record(out.primitive.name, *arguments, **attributes)
 
 
 # --- leaves ---------------------------------------------------------------------------
@@ -124,10 +117,10 @@ class Sub(Elementwise):
         return a - b
 
     def vjp(i, g, out, a, b):
-        return -g if i else g
+        return g if i == 0 else -g
 
     def jvp(i, t, out, a, b):
-        return -t if i else t
+        return t if i == 0 else -t
 
 
 class Mul(Elementwise):
@@ -139,14 +132,14 @@ class Mul(Elementwise):
         return a * b
 
     def vjp(i, g, out, a, b):
-        return g * (a if i else b)
+        return g * (b if i == 0 else a)
 
     def jvp(i, t, out, a, b):
-        return t * (a if i else b)
+        return t * (b if i == 0 else a)
 
 
 class Scale(Elementwise):
-    """number * a, for a number fixed when the tape is recorded."""
+    """number * a, for a number known when the tape is recorded."""
 
     name = "scale"
 
@@ -162,12 +155,26 @@ class Scale(Elementwise):
     def jvp(i, t, out, a, *, number):
         return t * number
 
+    def simplify(a, *, number):
+        """Two factors become one, and a factor goes in front of a broadcast."""
+        name, arguments = a.primitive.name, a.arguments
+        if name == "scale":
+            return arguments[0] * (a.attributes["number"] * number)
+        if name == "broadcast":
+            return a.tape.record(name, arguments[0] * number, **a.attributes)
+        if name == "mul":
+            # (a * broadcast(b)) * 2 is a * broadcast(b * 2).
+            for factor, other in (arguments, arguments[::-1]):
+                if factor.primitive.name == "broadcast":
+                    return a.tape.record(name, factor * number, other)
+        return fold(a, a.shape, number)
+
 
 class Gate(Elementwise):
     """a where x > 0, else 0: how a relu passes tangents and cotangents.
 
-    The derivative with respect to x is zero, and taken as zero at the kink too. A NaN
-    in x lets `a` through.
+    The derivative with respect to x is zero, and is taken as zero at the kink too. A
+    NaN in x lets `a` through.
     """
 
     name = "gate"
@@ -176,108 +183,49 @@ class Gate(Elementwise):
         return np.where(x <= 0, a.dtype.type(0), a)
 
     def vjp(i, g, out, a, x):
-        return None if i else g.tape.record("gate", g, x)
+        return g.tape.record("gate", g, x) if i == 0 else None
 
     def jvp(i, t, out, a, x):
-        return None if i else t.tape.record("gate", t, x)
+        return t.tape.record("gate", t, x) if i == 0 else None
 
 
 # --- functions of one argument --------------------------------------------------------
 
 
-class Smooth(Elementwise):
-    """f(a), element by element, with f' written in f(a): vjp and jvp agree."""
+def smooth(name, value, derivative):
+    """Add f(a), element by element, to the table.
 
-    derivative: ClassVar[Callable[..., "Value"]]
-
-    def __init_subclass__(cls) -> None:
-        cls.derivative = staticmethod(cls.__dict__["derivative"])
-        super().__init_subclass__()
-        rule = cls.derivative
-        cls.vjp = staticmethod(lambda i, g, out, a: rule(g, out, a))
-        cls.jvp = staticmethod(lambda i, t, out, a: rule(t, out, a))
-
-
-class Relu(Smooth):
-    """max(a, 0). The slope is 1 where the result is positive, 0 elsewhere and at 0.
-
-    The slope asks the result, not the argument, so that the argument can be forgotten.
-    Written so that NaN survives.
+    The Jacobian is diagonal, so it is its own transpose: `derivative(t, f, a)`, which
+    records f'(a) t, is vjp and jvp in one. It is written in the result f = f(a) where
+    this is possible, so that `a` need not be kept in memory.
     """
 
-    name = "relu"
+    def rule(i, t, out, a):
+        return derivative(t, out, a)
 
-    def evaluate(a):
-        return np.where(a <= 0, a.dtype.type(0), a)
-
-    def derivative(t, out, a):
-        return t.tape.record("gate", t, out)
+    functions = {"evaluate": value, "vjp": rule, "jvp": rule}
+    type(name, (Elementwise,), {"name": name, **functions})
 
 
-class Exp(Smooth):
-    """exp(a)."""
-
-    name = "exp"
-
-    def evaluate(a):
-        return np.exp(a)
-
-    def derivative(t, out, a):
-        return t * out
+def relu(a):
+    """max(a, 0), written so that a NaN survives."""
+    return np.where(a <= 0, a.dtype.type(0), a)
 
 
-class Log(Smooth):
-    """The natural logarithm of a."""
-
-    name = "log"
-
-    def evaluate(a):
-        return np.log(a)
-
-    def derivative(t, out, a):
-        return t / a
-
-
-class Tanh(Smooth):
-    """tanh(a); the derivative is 1 - tanh(a)^2."""
-
-    name = "tanh"
-
-    def evaluate(a):
-        return np.tanh(a)
-
-    def derivative(t, out, a):
-        return t - t * (out * out)
-
-
-class Reciprocal(Smooth):
-    """1 / a; the derivative is -1 / a^2."""
-
-    name = "reciprocal"
-
-    def evaluate(a):
-        return 1 / a
-
-    def derivative(t, out, a):
-        return -(t * (out * out))
-
-
-class Rsqrt(Smooth):
-    """1 / sqrt(a); the derivative is -1/2 (1 / sqrt(a))^3."""
-
-    name = "rsqrt"
-
-    def evaluate(a):
-        return 1 / np.sqrt(a)
-
-    def derivative(t, out, a):
-        return t * (out * out * out) * -0.5
+# The slopes are: 1 where f > 0, else 0 (at the kink too); exp(a); 1 / a;
+# 1 - tanh(a)^2; -1 / a^2; and -1/2 (1 / sqrt(a))^3.
+smooth("relu", relu, lambda t, f, a: t.tape.record("gate", t, f))
+smooth("exp", np.exp, lambda t, f, a: t * f)
+smooth("log", np.log, lambda t, f, a: t / a)
+smooth("tanh", np.tanh, lambda t, f, a: t - t * (f * f))
+smooth("reciprocal", lambda a: 1 / a, lambda t, f, a: -(t * (f * f)))
+smooth("rsqrt", lambda a: 1 / np.sqrt(a), lambda t, f, a: t * (f * f * f) * -0.5)
 
 
 class LogSumExp(Primitive):
     """log(sum(exp(a))) over the last axis, which keeps length 1; its slope is softmax.
 
-    The largest element is taken out first, so nothing overflows.
+    The largest element is subtracted first, so that exp does not overflow.
     """
 
     name = "logsumexp"
@@ -294,14 +242,17 @@ class LogSumExp(Primitive):
         return g * g.tape.record("softmax", a)
 
     def jvp(i, t, out, a):
-        return last_sum(t * t.tape.record("softmax", a))
+        return sum_last_axis(t * t.tape.record("softmax", a))
 
     def flops(out, a):
         return 3 * prod(a)
 
 
 class Softmax(Elementwise):
-    """exp(a) / sum(exp(a)) over the last axis."""
+    """exp(a) / sum(exp(a)) over the last axis.
+
+    The Jacobian, diag(out) - out out^T for each row, is symmetric: vjp equals jvp.
+    """
 
     name = "softmax"
 
@@ -310,20 +261,26 @@ class Softmax(Elementwise):
         return e / e.sum(axis=-1, keepdims=True)
 
     def vjp(i, g, out, a):
-        return out * (g - last_sum(g * out))
+        return out * (g - sum_last_axis(g * out))
 
     def jvp(i, t, out, a):
-        return out * (t - last_sum(t * out))
+        return out * (t - sum_last_axis(t * out))
 
     def flops(out, a):
         return 4 * prod(a)
 
 
-# --- linear rows, each beside its transpose -------------------------------------------
+def sum_last_axis(a):
+    """The sum over the last axis, which keeps length 1 so that it broadcasts back."""
+    axis = len(a.shape) - 1
+    return a.tape.record("sum", a, start=axis, stop=axis + 1)
 
 
-class MatMul(Primitive):
-    """op(a) @ op(b) of matrices, where op transposes if its flag is set."""
+# --- linear primitives, each beside its transpose -------------------------------------
+
+
+class MatMul(Bilinear):
+    """op(a) @ op(b) of matrices, op transposes where its flag `ta` or `tb` is set."""
 
     name = "matmul"
 
@@ -338,8 +295,8 @@ class MatMul(Primitive):
         return (a.mT if ta else a) @ (b.mT if tb else b)
 
     def vjp(i, g, out, a, b, *, ta, tb):
-        # out = A B gives dA = g B^T and dB = A^T g; with a transposed operand the same
-        # product is wanted the other way round: d(A^T) = B g^T.
+        # With A = op(a) and B = op(b), the cotangents are dA = g B^T and dB = A^T g. If
+        # `a` enters transposed, its own cotangent is the transpose: da = dA^T = B g^T.
         product = g.tape.record
         if i == 0:
             if ta:
@@ -349,23 +306,12 @@ class MatMul(Primitive):
             return product("matmul", g, a, ta=True, tb=ta)
         return product("matmul", a, g, ta=not ta, tb=False)
 
-    def jvp(i, t, out, a, b, *, ta, tb):
-        return t.tape.record("matmul", *((a, t) if i else (t, b)), ta=ta, tb=tb)
-
     def flops(out, a, b, *, ta, tb):
         return 2 * prod(a) * prod(out) // (a[1] if ta else a[0])
 
 
-class Linear(Primitive):
-    """Rows linear in one argument: the tangent passes through the row itself."""
-
-    def jvp(i, t, out, a, **attributes):
-        name = out.tape.nodes[out.index].primitive.name
-        return t.tape.record(name, t, **attributes)
-
-
 class Sum(Linear):
-    """Sum over the neighbouring axes start .. stop - 1, which keep length 1."""
+    """The sum over the neighbouring axes start .. stop - 1, which keep length 1."""
 
     name = "sum"
 
@@ -382,12 +328,20 @@ class Sum(Linear):
         sizes = a.shape[start:stop]
         return g.tape.record("broadcast", g, start=start, sizes=sizes)
 
+    def simplify(a, *, start, stop):
+        """A factor of all terms is applied after the sum."""
+        if a.primitive.name == "scale":
+            total = a.tape.record("sum", a.arguments[0], start=start, stop=stop)
+            return total * a.attributes["number"]
+        terms = prod(a.shape[start:stop])
+        return fold(a, Sum.shape(a.shape, start=start, stop=stop), terms)
+
     def flops(out, a, **attributes):
         return prod(a)
 
 
 class Broadcast(Linear):
-    """Repeat along neighbouring axes of length 1, from start on, to the sizes."""
+    """Copies along neighbouring axes of length 1, from `start` on, up to `sizes`."""
 
     name = "broadcast"
 
@@ -403,6 +357,9 @@ class Broadcast(Linear):
 
     def vjp(i, g, out, a, *, start, sizes):
         return g.tape.record("sum", g, start=start, stop=start + len(sizes))
+
+    def simplify(a, *, start, sizes):
+        return fold(a, Broadcast.shape(a.shape, start=start, sizes=sizes))
 
 
 class Reshape(Linear):
@@ -421,9 +378,15 @@ class Reshape(Linear):
     def vjp(i, g, out, a, *, shape):
         return g.reshape(*a.shape)
 
+    def simplify(a, *, shape):
+        return fold(a, shape)
+
 
 class Rematerialise(Linear):
-    """The same value under a new name, so that what depends on it is computed anew."""
+    """The same numbers as a new value: see `functions.rematerialise`.
+
+    `number` makes the node unlike all others. Derivatives pass it by unchanged.
+    """
 
     name = "rematerialise"
 
@@ -441,13 +404,13 @@ class Rematerialise(Linear):
 
 
 class Slice(Linear):
-    """Elements start .. stop - 1 of a vector; costs nothing."""
+    """The elements start .. stop - 1 of a vector; costs nothing."""
 
     name = "slice"
 
     def shape(a, *, start, stop):
-        good = len(a) == 1 and 0 <= start < stop <= a[0]
-        expect(good, f"slice: no elements {start}..{stop} in a vector of shape {a}")
+        inside = len(a) == 1 and 0 <= start < stop <= a[0]
+        expect(inside, f"slice: no elements {start}..{stop} in a vector of shape {a}")
         return (stop - start,)
 
     def evaluate(a, *, start, stop):
@@ -456,15 +419,18 @@ class Slice(Linear):
     def vjp(i, g, out, a, *, start, stop):
         return g.tape.record("pad", g, start=start, size=a.shape[0])
 
+    def simplify(a, *, start, stop):
+        return fold(a, (stop - start,))
+
 
 class Pad(Linear):
-    """A vector of zeros with `a` at start: the transpose of slice."""
+    """A vector of zeros with `a` written into it at `start`: the transpose of slice."""
 
     name = "pad"
 
     def shape(a, *, start, size):
-        good = len(a) == 1 and 0 <= start and start + a[0] <= size
-        expect(good, f"pad: {a} at {start} does not fit a vector of {size}")
+        inside = len(a) == 1 and 0 <= start and start + a[0] <= size
+        expect(inside, f"pad: {a} at {start} does not fit a vector of {size}")
         return (size,)
 
     def evaluate(a, *, start, size):
@@ -475,30 +441,25 @@ class Pad(Linear):
 
 
 class Concat(Primitive):
-    """Vectors end to end. Pads that tile a vector are summed as a concat."""
+    """Vectors end to end. Pads that tile a vector are joined by it instead of added."""
 
     name = "concat"
 
-    def shape(*pieces):
-        expect(all(len(a) == 1 for a in pieces), f"concat needs vectors, got {pieces}")
-        return (sum(a[0] for a in pieces),)
+    def shape(*vectors):
+        fit = all(len(a) == 1 for a in vectors)
+        expect(fit, f"concat needs vectors, got {vectors}")
+        return (sum(a[0] for a in vectors),)
 
-    def evaluate(*pieces):
-        tasks = max(len(a) for a in pieces)
+    def evaluate(*vectors):
+        tasks = max(len(a) for a in vectors)
         return np.concatenate(
-            [np.broadcast_to(a, (tasks, a.shape[1])) for a in pieces], axis=1
+            [np.broadcast_to(a, (tasks, a.shape[1])) for a in vectors], axis=1
         )
 
-    def vjp(i, g, out, *pieces):
-        start = sum(a.shape[0] for a in pieces[:i])
-        return g[start : start + pieces[i].shape[0]]
+    def vjp(i, g, out, *vectors):
+        start = sum(a.size for a in vectors[:i])
+        return g[start : start + vectors[i].size]
 
-    def jvp(i, t, out, *pieces):
-        start = sum(a.shape[0] for a in pieces[:i])
-        return t.tape.record("pad", t, start=start, size=out.shape[0])
-
-
-def last_sum(a: "Value") -> "Value":
-    """The sum over the last axis, which keeps length 1 so that it broadcasts back."""
-    axis = len(a.shape) - 1
-    return a.tape.record("sum", a, start=axis, stop=axis + 1)
+    def jvp(i, t, out, *vectors):
+        start = sum(a.size for a in vectors[:i])
+        return t.tape.record("pad", t, start=start, size=out.size)

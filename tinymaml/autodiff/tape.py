@@ -1,37 +1,124 @@
-"""The tape: a loss recorded once, as a flat list of primitive operations.
+"""The tape: a loss recorded once, as a flat list of operations on arrays.
 
-With this file one can record a Python function of symbolic values and print what it
-will cost before anything runs::
+With this file one can record a Python function of symbolic values, and see what it will
+cost before anything is computed::
 
     tape = Tape()
     theta = tape.input("theta", (3,))
     tape.output("loss", (theta * theta).sum())
-    print(summary(tape))
+    print(tape)          # Tape of 4 nodes: theta (3,) -> loss ()
+    print(tape.flops())  # 6: three products and a sum of three terms
 
-A `Value` knows its shape and its place on the tape, nothing else: no numbers are
-computed here. Each node makes one new value and never changes one (static single
-assignment), so a tape may be read in any direction: `sweeps.py` walks it backwards for
-the gradient and forwards for directional derivatives, and both append to the same tape.
+A tape is a computation graph, written down as a list. Each node says which primitive
+operation it is and which earlier nodes it reads, so the list is in an order in which
+it can be computed. No operation changes an array that exists already (static single
+assignment), so a tape may be walked in either direction. `derivatives.py` walks it
+backwards for gradients and forwards for directional derivatives; both append the
+operations of the derivative to the same tape, where they can be derived again.
 
-Recording the same operation on the same values twice returns the first value. That is
-what makes `hvp(loss, theta, v)` cost no second gradient: it records the gradient again
-and gets back the nodes that are already there. `rematerialise` is the way to ask for a
-recomputation on purpose.
+Recording the same operation on the same values twice returns the first value. This is
+why `hvp(loss, theta, v)` costs no second gradient: it records the gradient again, and
+finds all of its nodes on the tape. `functions.rematerialise` is the way to have a value
+recomputed on purpose.
+
+Three things are in this file: `Primitive` says what an operation must be able to do
+(`primitives.py` and `convolution.py` hold the table of them), `Tape` is the list, and
+`Value` is a symbolic array with the arithmetic of NumPy.
 
 Left out: control flow that depends on numbers. A tape is one straight line.
 """
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Sequence
+from math import prod
+from typing import Any, ClassVar, NamedTuple
 
-from tinymaml.autodiff import convolution, functions  # noqa: F401 (adds rows to the table)
-from tinymaml.autodiff.primitives import PRIMITIVES, Primitive
+import numpy as np
+from numpy.typing import NDArray
 
 Shape = tuple[int, ...]
+Array = NDArray[Any]
+NUMBERS = (int, float, np.integer, np.floating)
+PRIMITIVES: dict[str, type["Primitive"]] = {}
+
+
+class Primitive:
+    """An operation on arrays: what it computes, and how derivatives pass through it.
+
+    A subclass is never instantiated. It enters the table `PRIMITIVES` under its `name`,
+    and its functions become static methods:
+
+    - `shape(*shapes, **attributes)` checks the arguments and gives the result's shape.
+    - `evaluate(*arrays, **attributes)` computes the result in NumPy. Every array has
+      one more leading axis, the task axis; its length is 1 where all tasks share the
+      array.
+    - `vjp(i, g, out, *arguments, **attributes)` is the step of reverse mode. The loss
+      has the derivative g with respect to the result `out`; the vjp records how much of
+      it goes back to argument i (the vector-Jacobian product).
+    - `jvp(i, t, out, *arguments, **attributes)` is the step of forward mode. Argument i
+      moves with velocity t; the jvp records the velocity of the result (the
+      Jacobian-vector product).
+    - `simplify(*arguments, **attributes)` may record something cheaper that has the
+      same value.
+    - `flops(out, *shapes, **attributes)` counts floating-point operations for one task.
+
+    `vjp`, `jvp` and `simplify` take and return `Value`s. They return None where the
+    derivative is zero, or where nothing is cheaper.
+
+    For example, the square of an array, with derivative 2 a:
+
+        class Square(Primitive):
+            name = "square"
+
+            def shape(a):
+                return a
+
+            def evaluate(a):
+                return a * a
+
+            def vjp(i, g, out, a):
+                return g * a * 2.0
+
+            def jvp(i, t, out, a):
+                return t * a * 2.0
+
+    The Jacobian of an elementwise function is diagonal, so vjp and jvp are the same.
+    That of a sum is not: its jvp sums the tangents, and its vjp gives the cotangent of
+    the sum to every term.
+
+    The NumPy backend runs a new primitive at once; the others need a kernel for it.
+    """
+
+    name: ClassVar[str]
+    shape: ClassVar[Callable[..., Shape]]
+    evaluate: ClassVar[Callable[..., Array]]
+    vjp: ClassVar[Callable[..., "Value | None"]]
+    jvp: ClassVar[Callable[..., "Value | None"]]
+
+    def __init_subclass__(cls) -> None:
+        for method in ("shape", "evaluate", "vjp", "jvp", "simplify", "flops"):
+            if method in cls.__dict__:
+                setattr(cls, method, staticmethod(cls.__dict__[method]))
+        if "name" in cls.__dict__:
+            PRIMITIVES[cls.name] = cls
+
+    @staticmethod
+    def simplify(*arguments: "Value", **attributes: Any) -> "Value | None":
+        """By default there is nothing cheaper."""
+        return None
+
+    @staticmethod
+    def flops(out: Shape, *shapes: Shape, **attributes: Any) -> int:
+        """By default an operation only moves data, which counts nothing."""
+        return 0
 
 
 class Node(NamedTuple):
-    """One line of a tape: a primitive, the nodes it reads, and its result's shape."""
+    """One operation on a tape: a primitive, the nodes it reads, its result's shape.
+
+    `arguments` are indices of earlier nodes. `attributes` are what else the primitive
+    must know, for instance the axes of a sum, as sorted pairs (name, value): so equal
+    operations are equal nodes, and a dictionary can find them.
+    """
 
     primitive: type[Primitive]
     arguments: tuple[int, ...]
@@ -40,7 +127,7 @@ class Node(NamedTuple):
 
 
 class Input(NamedTuple):
-    """A named hole in a tape, filled by a backend when the tape is run."""
+    """A named placeholder; whoever runs the tape gives it an array."""
 
     node: int
     shape: Shape
@@ -58,23 +145,37 @@ class Output(NamedTuple):
 class Tape:
     """A flat list of operations, recorded once and run by a backend.
 
+    A tape is written for one task; a backend runs it for all tasks of a batch, and
+    Python is not involved any more while it runs.
+
     >>> tape = Tape()
     >>> theta = tape.input("theta", (3,))
-    >>> loss = (theta * theta).sum()
+    >>> tape.output("loss", (theta * theta).sum())
     >>> [node.primitive.name for node in tape.nodes]
     ['input', 'mul', 'sum', 'reshape']
+    >>> tape
+    Tape of 4 nodes: theta (3,) -> loss ()
     """
 
     def __init__(self) -> None:
         self.nodes: list[Node] = []
         self.inputs: dict[str, Input] = {}
         self.outputs: dict[str, Output] = {}
-        self._known: dict[tuple[Any, ...], int] = {}
+        self._index_of: dict[Node, int] = {}
+
+    def __repr__(self) -> str:
+        inputs, outputs = (
+            ", ".join(f"{name} {end.shape}" for name, end in ends.items())
+            for ends in (self.inputs, self.outputs)
+        )
+        return f"Tape of {len(self.nodes)} nodes: {inputs} -> {outputs}"
 
     def input(self, name: str, shape: Sequence[int], per_task: bool = False) -> "Value":
-        """A named input of the given shape, shared or with one array per task.
+        """A named input of the given shape, which is that for one task.
 
-        Raises ValueError when the name is taken or the shape has an empty axis.
+        A shared input, such as the initial theta of MAML, is one array (*shape). One
+        that is `per_task`, such as the examples, comes as an array (T, *shape). Raises
+        ValueError when the name is taken or the shape has an empty axis.
         """
         if name in self.inputs:
             raise ValueError(f"input {name!r}: the tape already has an input so named")
@@ -89,7 +190,13 @@ class Tape:
         return self.record("full", shape=tuple(shape), number=float(number))
 
     def output(self, name: str, value: "Value", reduction: str = "each") -> None:
-        """Name a result: one array per task ("each"), or summed over tasks ("sum")."""
+        """Name a value as a result of the tape.
+
+        With T tasks and a value of the given shape, the reduction "each" returns an
+        array (T, *shape), and "sum" returns the sum over tasks (*shape), such as the
+        meta-gradient of a batch. Raises ValueError when the name is taken or the
+        reduction is another word.
+        """
         if reduction not in ("each", "sum"):
             raise ValueError(f"reduction: expected 'each' or 'sum', got {reduction!r}")
         if name in self.outputs:
@@ -99,34 +206,36 @@ class Tape:
         self.outputs[name] = Output(self.check(value).index, value.shape, reduction)
 
     def record(self, name: str, /, *arguments: "Value", **attributes: Any) -> "Value":
-        """Append one primitive and return its value; known operations are reused.
+        """The value of a primitive, appended to the tape unless it is there already.
 
-        What is recorded may be a cheaper way to the same value: `functions.simpler`.
+        The primitive may offer something cheaper with the same value, up to rounding;
+        then this is recorded instead. Raises ValueError for shapes that do not fit.
+
+        >>> x = Tape().input("x", (3,))
+        >>> x.tape.record("tanh", x).index, x.tape.record("tanh", x).index
+        (1, 1)
         """
         primitive = PRIMITIVES[name]
         for argument in arguments:
             self.check(argument)
         shape = primitive.shape(*(a.shape for a in arguments), **attributes)
-        cheaper = functions.simpler(name, arguments, attributes)
+        cheaper = primitive.simplify(*arguments, **attributes)
         if cheaper is not None:
             return cheaper
-        node = Node(
-            primitive,
-            tuple(a.index for a in arguments),
-            tuple(sorted(attributes.items())),
-            shape,
-        )
-        index = self._known.setdefault(node, len(self.nodes))
+        indices = tuple(a.index for a in arguments)
+        node = Node(primitive, indices, tuple(sorted(attributes.items())), shape)
+        # A node equal to an earlier one has the same value: the earlier one is used.
+        index = self._index_of.setdefault(node, len(self.nodes))
         if index == len(self.nodes):
             self.nodes.append(node)
         return Value(self, index, shape)
 
     def value(self, index: int) -> "Value":
-        """The value that node number `index` makes."""
+        """The value that node number `index` computes."""
         return Value(self, index, self.nodes[index].shape)
 
     def check(self, value: "Value") -> "Value":
-        """The value itself, if it lives on this tape."""
+        """The value itself, if it lives on this tape; else TypeError or ValueError."""
         if not isinstance(value, Value):
             raise TypeError(f"expected a Value of a tape, got {type(value).__name__}")
         if value.tape is not self:
@@ -134,8 +243,20 @@ class Tape:
         return value
 
     def live(self) -> list[int]:
-        """The nodes some output depends on, in running order; the rest is dead."""
+        """The indices of the nodes that some output depends on, in running order.
+
+        All other nodes are dead, and no backend runs them. Recording leaves dead nodes
+        behind: the gradient of a mean needs the slope of the mean, not its value.
+
+        >>> tape = Tape()
+        >>> x, y = tape.input("x", ()), tape.input("y", ())
+        >>> difference, total = x - y, x + y
+        >>> tape.output("total", total)
+        >>> len(tape.nodes), tape.live()
+        (4, [0, 1, 3])
+        """
         needed = {output.node for output in self.outputs.values()}
+        # From the end: whether a node is needed is known before its arguments' turn.
         for index in range(len(self.nodes) - 1, -1, -1):
             if index in needed:
                 needed.update(self.nodes[index].arguments)
@@ -144,7 +265,14 @@ class Tape:
     def flops(self) -> int:
         """Floating-point operations of the live nodes, for one task.
 
-        A product or sum counts one, a matrix product 2 m n k, data movement nothing.
+        An elementwise operation counts one for each element, a matrix product of (m, k)
+        and (k, n) counts 2 m k n, and data movement counts nothing.
+
+        >>> tape = Tape()
+        >>> x, weight = tape.input("x", (10, 40)), tape.input("weight", (40, 5))
+        >>> tape.output("product", x @ weight)
+        >>> tape.flops()
+        4000
         """
         return sum(self.node_flops(index) for index in self.live())
 
@@ -156,14 +284,26 @@ class Tape:
 
 
 class Value:
-    """A symbolic array on a tape: a shape, and the operations that arrays have.
+    """A symbolic array on a tape: a shape, and the index of the node that computes it.
 
-    `+`, `-`, `*` and `/` broadcast as NumPy does; `@` is the matrix product; numbers
-    mix with values. The functions behind the operators are in `functions.py`.
+    `+`, `-`, `*`, `/` and `@` work as in NumPy, between values or with numbers. What
+    has no operator is in `functions.py`. Nothing is computed, so a value has no
+    numbers: only a backend that runs the tape finds them.
+
+    Broadcasting is written out: `matrix + vector` records a reshape and a `broadcast`
+    before the `add`. So the derivative of `add` need not know about it: the transpose
+    of a broadcast is a sum, and that is what `grad` records where it meets one.
+
+    >>> tape = Tape()
+    >>> x, bias = tape.input("x", (5, 3)), tape.input("bias", (3,))
+    >>> x + bias
+    Value(add, shape=(5, 3))
+    >>> [node.primitive.name for node in tape.nodes]
+    ['input', 'input', 'reshape', 'broadcast', 'add']
     """
 
     __slots__ = ("tape", "index", "shape")
-    __array_priority__ = 1000  # a NumPy array on the left must not swallow a Value
+    __array_priority__ = 1000  # A NumPy array on the left must not swallow a Value.
 
     def __init__(self, tape: Tape, index: int, shape: Shape) -> None:
         self.tape = tape
@@ -171,56 +311,173 @@ class Value:
         self.shape = shape
 
     def __repr__(self) -> str:
-        name = self.tape.nodes[self.index].primitive.name
-        return f"Value({name}, shape={self.shape})"
+        return f"Value({self.primitive.name}, shape={self.shape})"
+
+    # --- what the tape knows of a value -----------------------------------------------
 
     @property
     def size(self) -> int:
         """The number of elements."""
-        size = 1
-        for n in self.shape:
-            size *= n
-        return size
+        return prod(self.shape)
+
+    @property
+    def primitive(self) -> type[Primitive]:
+        """The operation that computes this value."""
+        return self.tape.nodes[self.index].primitive
+
+    @property
+    def arguments(self) -> list["Value"]:
+        """The values that the operation reads."""
+        return [self.tape.value(i) for i in self.tape.nodes[self.index].arguments]
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """What else fixes the operation, for instance the axes of a sum."""
+        return dict(self.tape.nodes[self.index].attributes)
+
+    @property
+    def constant(self) -> float | None:
+        """The number that fills the array, or None if it was not recorded as constant.
+
+        Derivatives begin with arrays of ones and have zeros where nothing depends on
+        theta, so many operations can be left out by looking at this number.
+        """
+        return self.attributes["number"] if self.primitive.name == "full" else None
+
+    # --- arithmetic -------------------------------------------------------------------
 
     def __add__(self, other: "Value | float") -> "Value":
-        return functions.add(self, other)
+        """Sum, element by element; a + a is recorded as 2 a."""
+        a, b = self._broadcast_with(other)
+        if a.tape is b.tape and a.index == b.index:
+            return a * 2.0
+        return self.tape.record("add", a, b)
 
     __radd__ = __add__
 
     def __sub__(self, other: "Value | float") -> "Value":
-        return functions.subtract(self, other)
+        return self.tape.record("sub", *self._broadcast_with(other))
 
     def __rsub__(self, other: float) -> "Value":
-        return functions.add(-self, other)
+        return -self + other
 
     def __mul__(self, other: "Value | float") -> "Value":
-        return functions.multiply(self, other)
+        """Product, element by element; with a number it is recorded as `scale`."""
+        if isinstance(other, NUMBERS):
+            if other == 1:
+                return self
+            return self.tape.record("scale", self, number=float(other))
+        a, b = self._broadcast_with(other)
+        # A product with a constant array is a product with its number, which reads one
+        # array instead of two, and none if the number is 1.
+        for constant, factor in ((a, b), (b, a)):
+            if constant.constant is not None:
+                return factor * constant.constant
+        return self.tape.record("mul", a, b)
 
     __rmul__ = __mul__
 
     def __truediv__(self, other: "Value | float") -> "Value":
-        return functions.divide(self, other)
+        return self * (1 / other)
 
     def __rtruediv__(self, other: float) -> "Value":
-        return functions.multiply(functions.reciprocal(self), other)
+        return self.tape.record("reciprocal", self) * other
 
     def __neg__(self) -> "Value":
-        return functions.scale(self, -1.0)
+        return self * -1.0
 
     def __matmul__(self, other: "Value") -> "Value":
-        return functions.matmul(self, other)
+        return self.tape.record("matmul", self, other, ta=False, tb=False)
 
-    def __getitem__(self, piece: slice) -> "Value":
-        return functions.take_slice(self, piece)
+    # --- shapes -----------------------------------------------------------------------
+
+    def __getitem__(self, window: slice) -> "Value":
+        """The elements start:stop of a vector; there is no other indexing."""
+        whole_steps = isinstance(window, slice) and window.step in (None, 1)
+        if not whole_steps or len(self.shape) != 1:
+            raise TypeError("a Value is indexed as vector[start:stop] only")
+        start, stop, _ = window.indices(self.size)
+        if (start, stop) == (0, self.size):
+            return self
+        return self.tape.record("slice", self, start=start, stop=stop)
 
     def reshape(self, *shape: int) -> "Value":
-        """The same elements in another shape."""
-        return functions.reshape(self, shape)
+        """The same elements in the same order; one size may be -1, to be inferred.
+
+        >>> Tape().input("x", (2, 6)).reshape(3, -1)
+        Value(reshape, shape=(3, 4))
+        """
+        inferred = self.size // max(-prod(shape), 1)
+        shape = tuple(inferred if n == -1 else n for n in shape)
+        # The reshape of a reshape reads the original.
+        original = self.arguments[0] if self.primitive.name == "reshape" else self
+        if original.shape == shape:
+            return original
+        return self.tape.record("reshape", original, shape=shape)
+
+    def broadcast_to(self, shape: Sequence[int]) -> "Value":
+        """The value repeated to a shape, by NumPy's rules.
+
+        Missing axes are added in front, and axes of length 1 are repeated. Raises
+        ValueError where an axis has another length.
+
+        >>> Tape().input("x", (4, 1)).broadcast_to((2, 4, 3))
+        Value(broadcast, shape=(2, 4, 3))
+        """
+        shape = tuple(shape)
+        padded = (1,) * (len(shape) - len(self.shape)) + self.shape
+        fits = len(padded) == len(shape)
+        if not fits or any(n not in (1, m) for n, m in zip(padded, shape, strict=True)):
+            raise ValueError(f"shape {self.shape} does not broadcast to {shape}")
+        value = self.reshape(*padded)
+        for start, stop in _ranges([i for i, n in enumerate(padded) if n != shape[i]]):
+            sizes = shape[start:stop]
+            value = self.tape.record("broadcast", value, start=start, sizes=sizes)
+        return value
+
+    def _broadcast_with(self, other: "Value | float") -> tuple["Value", "Value"]:
+        """Both operands in their common shape; a number becomes a constant."""
+        if isinstance(other, NUMBERS):
+            return self, self.tape.constant(other, self.shape)
+        if not isinstance(other, Value):
+            raise TypeError(f"expected a Value or a number, got {type(other).__name__}")
+        rank = max(len(self.shape), len(other.shape))
+        padded = [(1,) * (rank - len(v.shape)) + v.shape for v in (self, other)]
+        shape = tuple(m if n == 1 else n for n, m in zip(*padded, strict=True))
+        return self.broadcast_to(shape), other.broadcast_to(shape)
 
     def sum(self, axis: int | Sequence[int] | None = None) -> "Value":
-        """The sum over all axes or the given ones, which disappear."""
-        return functions.sum(self, axis)
+        """The sum over the given axes, which disappear; over all axes by default.
+
+        Raises ValueError for an axis that the value does not have.
+
+        >>> Tape().input("x", (2, 3, 4)).sum(axis=(0, -1)).shape
+        (3,)
+        """
+        rank = len(self.shape)
+        axes = (
+            range(rank) if axis is None else [axis] if isinstance(axis, int) else axis
+        )
+        summed = {i + rank if i < 0 else i for i in axes}
+        if not summed <= set(range(rank)):
+            raise ValueError(f"axis: expected axes of shape {self.shape}, got {axis}")
+        total = self
+        for start, stop in _ranges(summed):
+            total = self.tape.record("sum", total, start=start, stop=stop)
+        return total.reshape(*(n for i, n in enumerate(self.shape) if i not in summed))
 
     def mean(self, axis: int | Sequence[int] | None = None) -> "Value":
-        """The mean over all axes or the given ones, which disappear."""
-        return functions.mean(self, axis)
+        """The mean over the given axes, which disappear; over all axes by default."""
+        total = self.sum(axis)
+        return total * (total.size / self.size)
+
+
+def _ranges(axes: Collection[int]) -> list[tuple[int, int]]:
+    """Neighbouring axes as ranges (start, stop), in order.
+
+    >>> _ranges({0, 1, 3})
+    [(0, 2), (3, 4)]
+    """
+    starts = [i for i in sorted(axes) if i - 1 not in axes]
+    stops = [i + 1 for i in sorted(axes) if i + 1 not in axes]
+    return list(zip(starts, stops, strict=True))

@@ -20,7 +20,7 @@ import numpy as np
 
 from tinymaml.autodiff.derivatives import grad, hvp, jvp
 from tinymaml.autodiff.functions import exp, rematerialise
-from tinymaml.autodiff.partial_evaluation import split
+from tinymaml.autodiff.partial_evaluation import partially_evaluate
 from tinymaml.autodiff.tape import Tape, Value
 from tinymaml.backends import Backend, Program, get_backend
 from tinymaml.losses import policy_gradient_loss, surrogate_loss
@@ -233,7 +233,9 @@ class PolicyLosses:
             tape = _record(self.policy, record, holes)
             self._programs[key] = [
                 (part, self.backend.compile(part, inputs["theta"].dtype))
-                for part in (split(tape, changing) if changing else (tape,))
+                for part in (
+                    partially_evaluate(tape, changing) if changing else (tape,)
+                )
             ]
         return self._programs[key]
 
