@@ -89,18 +89,15 @@ def policy_gradient_loss(
 
 
 def surrogate_loss(
-    log_probability: Value,
-    old_log_probability: Value,
-    advantages: Value,
-    weights: Value,
+    log_probability: Value, old_log_pi: Value, advantages: Value, weights: Value
 ) -> Value:
     """Eq. (4) by importance sampling: minus the weighted sum of pi / pi_old advantage.
 
-    log_probability, old_log_probability: log pi(a | x) and log pi_old(a | x) of the
-    same actions, (N,); pi_old sampled them. At pi = pi_old the gradient equals that of
+    log_probability: log pi(a | x), (N,). old_log_pi: the same of the policy that
+    sampled the actions, pi_old. At pi = pi_old the gradient equals that of
     `policy_gradient_loss`. Elsewhere the value estimates how good pi is.
     """
-    ratio = functions.exp(log_probability - old_log_probability)
+    ratio = functions.exp(log_probability - old_log_pi)
     return -(ratio * advantages * weights).sum()
 
 

@@ -20,6 +20,7 @@ from tinymaml.rl.policy import kl_divergence, log_probability
 from tinymaml.rl.policy_losses import (
     QUANTITIES,
     PolicyLosses,
+    _record,
     chunk_steps,
     record_fisher,
 )
@@ -89,6 +90,17 @@ def test_no_result_depends_on_the_size_of_chunks(backend):
     for others in results[1:]:
         for one, same in zip(results[0], others, strict=True):
             assert_close(same, one, 1e-11)
+
+
+@pytest.mark.parametrize("name", QUANTITIES)
+def test_a_quantity_reads_all_of_its_inputs_and_no_others(name):
+    p = problem()
+    losses, thetas = p.learner.losses, p.adaptation.thetas[-1]
+    samples = losses.attach_old_policy(thetas, p.adaptation.samples[-1])
+    theta = thetas[samples.task_of_chunk]
+    tape = _record(losses.policy, name, samples.arrays | {"theta": theta, "v": theta})
+    assert tuple(tape.inputs) == QUANTITIES[name].inputs
+    assert {placeholder.node for placeholder in tape.inputs.values()} <= {*tape.live()}
 
 
 # --- equation (4) ---------------------------------------------------------------------

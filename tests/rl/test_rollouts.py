@@ -116,8 +116,7 @@ def test_rolling_out_stops_when_all_trajectories_have_ended():
 def test_trajectories_show_their_shapes_and_how_many_steps_were_taken():
     trajectories = walk(Navigation(horizon=4), [[0.2, 0.05]], [1.0, 0.25], 3)
     assert repr(trajectories) == (
-        "Trajectories(observations (1, 3, 4, 2), actions (1, 3, 4, 2), float64, "
-        "6 of 12 steps taken)"
+        "Trajectories(observations (1, 3, 4, 2), actions (1, 3, 4, 2), 6 of 12 steps)"
     )
     assert "0 of 0 steps" in repr(Trajectories(*(a[:0] for a in trajectories)))
 

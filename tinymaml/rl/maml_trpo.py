@@ -42,6 +42,7 @@ from tinymaml.rl.rollouts import Environment, Trajectories, roll_out
 from tinymaml.rl.trpo import check_settings, trust_region_step
 
 Array = np.ndarray[Any, Any]
+Alpha = float | Array
 
 
 class MetaBatch(NamedTuple):
@@ -62,12 +63,9 @@ class Adaptation(NamedTuple):
     samples: list[Samples]  # the same steps in chunks, with advantages
 
     def __repr__(self) -> str:
-        tasks, size = self.thetas[0].shape
-        returns = ", ".join(f"{mean:.4g}" for mean in self.returns().mean(axis=0))
-        return (
-            f"Adaptation({tasks} tasks, {len(self.thetas) - 1} inner steps, {size} "
-            f"parameters, mean returns {returns})"
-        )
+        steps, shape = len(self.thetas) - 1, self.thetas[0].shape
+        means = self.returns().mean(axis=0).round(2).tolist()
+        return f"Adaptation({steps} inner steps, thetas {shape}, mean returns {means})"
 
     def returns(self) -> Array:
         """The mean return of each task after 0 .. J inner steps: (T, J + 1)."""
@@ -122,7 +120,7 @@ class MAMLTRPO:
         self,
         policy: GaussianPolicy,
         environment: Environment,
-        alpha: float | Array = 0.1,
+        alpha: Alpha = 0.1,
         steps: int = 1,
         order: int = 2,
         trajectories: int = 20,
@@ -181,10 +179,7 @@ class MAMLTRPO:
         return rng.standard_normal(shape, check_dtype(dtype).type)
 
     def adapt(
-        self,
-        theta: Array,
-        batch: MetaBatch,
-        alphas: Sequence[float | Array] | None = None,
+        self, theta: Array, batch: MetaBatch, alphas: Sequence[Alpha] | None = None
     ) -> Adaptation:
         """The inner loop: sample, take a step, sample with the new policy, and so on.
 
@@ -206,8 +201,7 @@ class MAMLTRPO:
         adaptation = Adaptation([], [], [])
         for j, noise in enumerate(batch.noise):
             if j > 0:
-                samples = adaptation.samples[-1]
-                thetas = self.inner_step(thetas, samples, alphas[j - 1])
+                thetas = self.inner_step(thetas, adaptation.samples[-1], alphas[j - 1])
             trajectories = roll_out(
                 self.policy, self.environment, thetas, batch.tasks, noise
             )
@@ -251,7 +245,7 @@ class MAMLTRPO:
             **step._asdict(),
         )
 
-    def _check_alpha(self, alpha: float | Array) -> Array:
+    def _check_alpha(self, alpha: Alpha) -> Array:
         """The inner learning rate as an array: one number or one per parameter."""
         checked, size = check_alpha(alpha), self.policy.size
         if checked.size not in (1, size):
@@ -259,9 +253,7 @@ class MAMLTRPO:
         return checked
 
     # [alg3-line7]
-    def inner_step(
-        self, thetas: Array, samples: Samples, alpha: float | Array
-    ) -> Array:
+    def inner_step(self, thetas: Array, samples: Samples, alpha: Alpha) -> Array:
         """theta_i' = theta_i - alpha grad L_i(theta_i) in each task: (T, P)."""
         alpha = np.asarray(alpha, thetas.dtype)
         return thetas - alpha * self.losses.gradient(thetas, samples)

@@ -35,7 +35,8 @@ from tinymaml.rl.rollouts import Trajectories
 
 Array = np.ndarray[Any, Any]
 Product = Callable[[Array], Array]  # v (T, P) -> a matrix of each task times v (T, P)
-Inputs = SimpleNamespace  # of a tape, Values by name
+Arrays = dict[str, Array]
+Inputs = SimpleNamespace  # Values by name
 Outputs = dict[str, Value]
 CHUNK = 250  # steps; measured, see docs/log.md
 
@@ -48,7 +49,7 @@ class Samples(NamedTuple):
 
     task_of_chunk: Array  # (chunks,), the number of its task, in ascending order
     tasks: int  # T
-    arrays: dict[str, Array]  # (chunks, CHUNK, ...): x, actions, advantages, weights
+    arrays: Arrays  # (chunks, CHUNK, ...): x, actions, advantages, weights
 
 
 def chunk_steps(
@@ -233,11 +234,11 @@ class PolicyLosses:
         sums = self._sums("surrogate and kl", thetas, samples)
         return sums["loss"], sums["kl"]
 
-    def _sums(self, name: str, thetas: Array, samples: Samples) -> dict[str, Array]:
+    def _sums(self, name: str, thetas: Array, samples: Samples) -> Arrays:
         """The outputs of a quantity, summed over the chunks of each task."""
         return _sum_chunks(self._run(name, thetas, samples), samples)
 
-    def _run(self, name: str, thetas: Array, samples: Samples) -> dict[str, Array]:
+    def _run(self, name: str, thetas: Array, samples: Samples) -> Arrays:
         """The outputs of a quantity for every chunk."""
         inputs = {"theta": thetas[samples.task_of_chunk], **samples.arrays}
         ((tape, program),) = self._compiled(name, inputs)
@@ -260,9 +261,7 @@ class PolicyLosses:
 
         return product
 
-    def _compiled(
-        self, name: str, inputs: dict[str, Array]
-    ) -> list[tuple[Tape, Program]]:
+    def _compiled(self, name: str, inputs: Arrays) -> list[tuple[Tape, Program]]:
         """The tape of a quantity and its program, compiled at first use.
 
         A tape with the input v is split in two: what does not depend on v, and what
@@ -277,7 +276,7 @@ class PolicyLosses:
         return self._programs[key]
 
 
-def _record(policy: GaussianPolicy, name: str, arrays: dict[str, Array]) -> Tape:
+def _record(policy: GaussianPolicy, name: str, arrays: Arrays) -> Tape:
     """The tape of a quantity for one chunk, with inputs of the shapes of arrays."""
     tape, quantity = Tape(), QUANTITIES[name]
     inputs = {
@@ -289,7 +288,7 @@ def _record(policy: GaussianPolicy, name: str, arrays: dict[str, Array]) -> Tape
     return tape
 
 
-def _sum_chunks(outputs: dict[str, Array], samples: Samples) -> dict[str, Array]:
+def _sum_chunks(outputs: Arrays, samples: Samples) -> Arrays:
     """Sums over the chunks of each task, in their order.
 
     A loop over chunks is faster here than `np.add.reduceat`, see docs/log.md.

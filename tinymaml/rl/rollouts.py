@@ -69,11 +69,8 @@ class Trajectories(NamedTuple):
     mask: Array  # (T, B, horizon), bool: whether the step was taken
 
     def __repr__(self) -> str:
-        return (
-            f"Trajectories(observations {self.observations.shape}, actions "
-            f"{self.actions.shape}, {self.actions.dtype}, {self.mask.sum()} of "
-            f"{self.mask.size} steps taken)"
-        )
+        shapes = f"observations {self.observations.shape}, actions {self.actions.shape}"
+        return f"Trajectories({shapes}, {self.mask.sum()} of {self.mask.size} steps)"
 
     def returns(self) -> Array:
         """The mean over a task's trajectories of the sum of their rewards: (T,).
@@ -89,22 +86,15 @@ class Trajectories(NamedTuple):
         all their steps are masked.
         """
         steps_before = self.mask.sum(axis=2).cumsum(axis=1) - self.mask.sum(axis=2)
-        included = (steps_before < steps)[..., None]
-        return Trajectories(
-            np.where(included[..., None], self.observations, 0),
-            np.where(included[..., None], self.actions, 0),
-            np.where(included, self.rewards, 0.0),
-            self.mask & included,
-        )
+        trajectories = Trajectories(*map(np.copy, self))
+        for array in trajectories:
+            array[steps_before >= steps] = 0
+        return trajectories
 
 
 # [alg3-line5]
 def roll_out(
-    policy: Actor,
-    environment: Environment,
-    thetas: Array,
-    tasks: Array,
-    noise: Array,
+    policy: Actor, environment: Environment, thetas: Array, tasks: Array, noise: Array
 ) -> Trajectories:
     """B trajectories in each of T tasks, in task i by the policy of theta_i.
 
@@ -142,11 +132,7 @@ def roll_out(
 
 
 def _check_arguments(
-    policy: Actor,
-    environment: Environment,
-    thetas: Array,
-    tasks: Array,
-    noise: Array,
+    policy: Actor, environment: Environment, thetas: Array, tasks: Array, noise: Array
 ) -> None:
     """Policy, environment and arrays fit together."""
     check_arrays(thetas=thetas, noise=noise)

@@ -149,6 +149,5 @@ def trust_region_step(
         candidate = (theta - shorten**backtracks * step).astype(theta.dtype)
         new_loss, kl = loss_and_kl(candidate)
         if isfinite(new_loss) and new_loss < loss and least_kl <= kl <= max_kl:
-            improvement = loss - new_loss
-            return TrustRegionStep(candidate, True, improvement, kl, backtracks, "")
+            return TrustRegionStep(candidate, True, loss - new_loss, kl, backtracks, "")
     return rejected(f"none of {tries} lengths kept loss and divergence down", tries)
