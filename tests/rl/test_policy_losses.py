@@ -77,14 +77,14 @@ def test_no_result_depends_on_the_size_of_chunks(backend):
         p = problem(backend, chunk=chunk)
         losses, thetas = p.learner.losses, p.adaptation.thetas[-1]
         samples = losses.attach_old_policy(thetas, p.adaptation.samples[-1])
-        loss, slope = losses.surrogate(thetas, samples)
+        loss, gradient = losses.surrogate(thetas, samples)
         other, kl = losses.surrogate_and_kl(thetas + 0.1, samples)
         results.append(
             [
                 losses.gradient(thetas, samples),
                 losses.hessian(thetas, samples)(v),
                 losses.fisher(thetas, samples)(v),
-                *(loss + 1, slope, other, kl),
+                *(loss + 1, gradient, other, kl),
             ]
         )
     for others in results[1:]:
@@ -127,7 +127,7 @@ def test_maml_eq4_gradient_is_the_mean_of_log_probability_times_advantage(backen
 
 
 def test_maml_eq4_gradient_is_that_of_the_expected_return():
-    """One step, quadratic reward: E[r] is known, and so is its slope.
+    """One step, quadratic reward: E[r] and its gradient are known.
 
     Action a ~ N(mean, sigma^2), reward -(a - goal)^2, no baseline:
     E r = -(mean - goal)^2 - sigma^2.
@@ -152,8 +152,8 @@ def test_maml_eq4_surrogate_has_the_same_gradient_at_the_old_policy_only():
     p = problem()
     losses, thetas = p.learner.losses, p.adaptation.thetas[1]
     samples = losses.attach_old_policy(thetas, p.adaptation.samples[1])
-    loss, slope = losses.surrogate(thetas, samples)
-    assert_close(slope, losses.gradient(thetas, samples), 1e-12)
+    loss, gradient = losses.surrogate(thetas, samples)
+    assert_close(gradient, losses.gradient(thetas, samples), 1e-12)
     means = [steps_of(samples, task, "advantages").mean() for task in range(TASKS)]
     np.testing.assert_allclose(loss, -np.array(means), atol=1e-12)
     _, away = losses.surrogate(thetas + 0.1, samples)
@@ -216,7 +216,7 @@ def test_fisher_and_hvp_are_the_dense_hessians_of_divergence_and_loss(backend, k
     assert (eigenvalues.min() > -1e-12) == (kind == "kl")
 
 
-def test_fisher_is_the_covariance_of_the_slopes_of_log_probability():
+def test_fisher_is_the_covariance_of_the_scores():
     """The other definition, by sampling actions: E[s s'] with s = grad log pi."""
     policy = tm.GaussianPolicy(tm.MLP([1, 2], "tanh"), 2, "numpy")
     rng = np.random.default_rng(0)
@@ -224,10 +224,10 @@ def test_fisher_is_the_covariance_of_the_slopes_of_log_probability():
     x = np.array([0.8])
     noise = rng.standard_normal((200_000, 2))
     sigma = np.exp(theta[-2:])
-    slopes = np.concatenate(  # weights, biases, log sigmas
+    scores = np.concatenate(  # weights, biases, log sigmas
         [x * noise / sigma, noise / sigma, noise**2 - 1], axis=1
     )
-    covariance = slopes.T @ slopes / len(slopes)
+    covariance = scores.T @ scores / len(scores)
     one = np.ones((1, 1, 1, 1))
     actions, reward = np.zeros((1, 1, 1, 2)), one[0]
     trajectories = Trajectories(x * one, actions, reward, reward > 0)

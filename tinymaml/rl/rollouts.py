@@ -35,7 +35,7 @@ class Actor(Protocol):
 class Environment(Protocol):
     """The dynamics of T tasks with B trajectories each, as functions of arrays.
 
-    `tasks` holds whatever distinguishes the tasks, with a leading task axis.
+    `tasks` is an array of what distinguishes the tasks, with a leading task axis.
     """
 
     observations: int
@@ -117,13 +117,13 @@ def roll_out(
         x = environment.observe(states, tasks).astype(thetas.dtype)
         action = policy.act(thetas, x, noise[:, :, t])
         states, reward, terminated = environment.step(states, action, tasks)
-        # Trajectories that have ended are computed along with the others, but only
-        # those still alive are recorded.
-        observations[t, alive], actions[t, alive] = x[alive], action[alive]
-        rewards[t, alive], mask[t] = reward[alive], alive
+        observations[t], actions[t], rewards[t], mask[t] = x, action, reward, alive
         alive = alive & ~terminated
         if not alive.any():
             break
+    # After its end a trajectory was still computed along with the others: erase that.
+    for array in (observations, actions, rewards):
+        array[~mask] = 0
     arrays = (observations, actions, rewards, mask)
     return Trajectories(*(np.moveaxis(array, 0, 2) for array in arrays))
 
