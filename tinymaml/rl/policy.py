@@ -100,16 +100,16 @@ class GaussianPolicy:
         same dtype. The first call with a new B or dtype compiles a tape.
         """
         key = (x.shape[1:], thetas.dtype)
-        program = self._programs.get(key)
-        if program is None:
+        if key not in self._programs:
             tape = Tape()
             theta = tape.input("theta", (self.size,), per_task=True)
             observations = tape.input("x", x.shape[1:], per_task=True)
             z = tape.input("noise", (x.shape[1], self.actions), per_task=True)
             mean, log_std = self(theta, observations)
             tape.output("actions", mean + z * functions.exp(log_std))
-            program = self._programs[key] = self.backend.compile(tape, thetas.dtype)
-        return program({"theta": thetas, "x": x, "noise": noise})["actions"]
+            self._programs[key] = self.backend.compile(tape, thetas.dtype)
+        inputs = {"theta": thetas, "x": x, "noise": noise}
+        return self._programs[key](inputs)["actions"]
 
 
 def log_probability(gaussian: Gaussian, actions: Value) -> Value:

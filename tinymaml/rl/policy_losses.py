@@ -72,12 +72,11 @@ def chunk_steps(
     first_step = (np.cumsum(counts) - counts)[task][:, None]
     index = np.flatnonzero(mask)[first_step + np.where(real, position, 0)]
     x = trajectories.observations
-    weights = real / counts[task][:, None]
     arrays = {
         "x": x.reshape(-1, x.shape[-1])[index],
         "actions": trajectories.actions.reshape(mask.size, -1)[index],
         "advantages": advantages.reshape(-1)[index].astype(x.dtype),
-        "weights": weights.astype(x.dtype),
+        "weights": (real / counts[task][:, None]).astype(x.dtype),
     }
     return Samples(task, len(counts), arrays)
 
