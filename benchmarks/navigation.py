@@ -63,12 +63,12 @@ def learner_of(
 
 def load(request: dict[str, Any]) -> tuple[Array, Array, Any, list[Any]]:
     """theta, v, the draw, and two sets of sampled trajectories with advantages."""
-    from tinymaml.rl.maml_trpo import Draw
+    from tinymaml.rl.maml_trpo import MetaBatch
     from tinymaml.rl.rollouts import Trajectories
 
     with np.load(Path(request["folder"]) / "data.npz") as data:
         dtype = request["dtype"]
-        draw = Draw(data["goals"], data["noise"].astype(dtype))
+        draw = MetaBatch(data["goals"], data["noise"].astype(dtype))
         sampled = []
         for i in (0, 1):
             x, actions, rewards, mask = (
@@ -95,11 +95,11 @@ def build(request: dict[str, Any]) -> Prepared:
     sizes = request["sizes"]
     if name in (OURS, READABLE):
         from tinymaml.rl.maml_trpo import Adaptation, Objective
-        from tinymaml.rl.policy_losses import cut
+        from tinymaml.rl.policy_losses import chunk_steps
 
         learner = learner_of(name.split()[1], order, request["threads"], sizes)
         thetas = [np.broadcast_to(theta, (len(draw.tasks), theta.size))]
-        samples = [cut(*one) for one in sampled]
+        samples = [chunk_steps(*one) for one in sampled]
         thetas.append(learner.inner_step(thetas[0], samples[0], learner.alpha))
         adaptation = Adaptation(thetas, [one for one, _ in sampled], samples)
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from tinymaml.rl.advantages import advantages
-from tinymaml.rl.maml_trpo import Draw
+from tinymaml.rl.maml_trpo import MetaBatch
 from tinymaml.rl.rollouts import Trajectories, roll_out
 from tinymaml.rl.trpo import TrustRegionStep, trust_region_step
 from tinymaml.tasks.navigation import Navigation
@@ -172,7 +172,12 @@ def _tensors(trajectories: Trajectories, weighed: Array, dtype: Any) -> Tensors:
 
 
 def meta_step(
-    policy: TorchPolicy, theta: Array, draw: Draw, alpha: float, order: int, form: str
+    policy: TorchPolicy,
+    theta: Array,
+    draw: MetaBatch,
+    alpha: float,
+    order: int,
+    form: str,
 ) -> TrustRegionStep:
     """A whole outer iteration: sample, adapt, sample, TRPO's step."""
     rules = Navigation()

@@ -55,7 +55,7 @@ from shared import (
 )
 from tinymaml.backends import Backend
 from tinymaml.networks.layers import xavier_uniform
-from tinymaml.rl.maml_trpo import MAMLTRPO, Adaptation, Draw, MetaStep
+from tinymaml.rl.maml_trpo import MAMLTRPO, Adaptation, MetaBatch, MetaStep
 from tinymaml.rl.policy import GaussianPolicy
 from tinymaml.rl.rollouts import Trajectories
 from tinymaml.tasks.navigation import LARGEST_MOVE, REWARDS, Navigation
@@ -93,7 +93,7 @@ def make_learner(
     options: argparse.Namespace, backend: Backend, told: bool = False, **settings: Any
 ) -> MAMLTRPO:
     """A policy in its environment; `told` makes it the oracle's."""
-    rules = Navigation(options.reward, told=told)
+    rules = Navigation(options.reward, goal_visible=told)
     sizes = [rules.observations, *HIDDEN, rules.actions]
     network = tm.MLP(sizes, initialiser=xavier_uniform())
     policy = GaussianPolicy(network, rules.actions, backend=backend)
@@ -106,10 +106,10 @@ def make_learner(
 # task: each trajectory has a goal of its own, and one baseline is fitted to them all.
 
 
-def pooled(learner: MAMLTRPO, rng: np.random.Generator) -> Draw:
+def pooled(learner: MAMLTRPO, rng: np.random.Generator) -> MetaBatch:
     """Trajectories with a goal each, as one task."""
     goals = learner.environment.draw(rng, (1, learner.trajectories))
-    return Draw(goals, learner.noise(rng, tasks=1, steps=0))
+    return MetaBatch(goals, learner.noise(rng, tasks=1, steps=0))
 
 
 def learners(options: argparse.Namespace, backend: Backend) -> dict[str, MAMLTRPO]:
@@ -149,13 +149,15 @@ def train_one(
     """
     meta = learner.steps > 0
 
-    def sample(rng: np.random.Generator) -> Draw:
+    def sample(rng: np.random.Generator) -> MetaBatch:
         return learner.draw(rng, TASKS) if meta else pooled(learner, rng)
 
-    def outer_step(theta: Array, draw: Draw) -> MetaStep:
+    def outer_step(theta: Array, draw: MetaBatch) -> MetaStep:
         step = learner.step(theta, draw)
         if not step.accepted:
-            tqdm.write(f"{name}: an outer step changed nothing: {step.why}", sys.stderr)
+            tqdm.write(
+                f"{name}: an outer step changed nothing: {step.reason}", sys.stderr
+            )
         return step
 
     def validate(theta: Array) -> float:
@@ -204,7 +206,7 @@ def adapt(
     rng = random(purpose, 0)
     goals = learner.environment.draw(rng, (TEST_TASKS,))
     alphas = [options.alpha] + [options.alpha / 2] * steps
-    draw = Draw(goals, learner.noise(rng, TEST_TASKS, steps))
+    draw = MetaBatch(goals, learner.noise(rng, TEST_TASKS, steps))
     return learner.adapt(theta, draw, alphas[:steps])
 
 

@@ -1,4 +1,4 @@
-"""The paper's two losses: hand-computed cases, other formulas, scalings, extremes."""
+"""The paper's supervised losses: cases by hand, other formulas, scalings, extremes."""
 
 import numpy as np
 import pytest
@@ -76,8 +76,8 @@ def test_maml_eq3_is_minus_y_times_log_softmax(size, seed, hard):
     expected = -(y * special.log_softmax(logits, axis=1)).sum()
     total, gradient = evaluate(tm.cross_entropy, logits, y, scaling="sum")
     assert_close(total, expected, 1e-13, floor=1.0)
-    slopes = special.softmax(logits, axis=1) * y.sum(axis=1, keepdims=True) - y
-    assert_close(gradient, slopes, 1e-13, floor=1.0)
+    expected = special.softmax(logits, axis=1) * y.sum(axis=1, keepdims=True) - y
+    assert_close(gradient, expected, 1e-13, floor=1.0)
     mean, _ = evaluate(tm.cross_entropy, logits, y)
     assert_close(mean, total / size[0], 1e-15)
 
@@ -103,10 +103,10 @@ def test_per_shot_divides_the_sum_by_the_shots():
     logits, y = np.zeros((6, 3)), np.tile(np.eye(3), (2, 1))  # 3 ways, 2 shots
     total, _ = evaluate(tm.cross_entropy, logits, y, scaling="sum")
     shot, gradient = evaluate(tm.cross_entropy, logits, y, scaling="per_shot", shots=2)
-    mean, slope = evaluate(tm.cross_entropy, logits, y)
+    mean, mean_gradient = evaluate(tm.cross_entropy, logits, y)
     assert total == pytest.approx(6 * np.log(3))
     assert shot == pytest.approx(total / 2)
-    assert_close(gradient, 3 * slope, 1e-15)  # as many times the mean as there are ways
+    assert_close(gradient, 3 * mean_gradient, 1e-15)  # larger by the number of ways
     assert shot == pytest.approx(3 * mean)
 
 

@@ -1,12 +1,14 @@
-"""The paper's losses, equations 2 to 4, recorded on a tape; each returns one number.
+"""The paper's losses, equations (2) to (4), recorded on a tape; each is one number.
 
-The supervised ones, equations 2 and 3, take a prediction and a target of shape
-(N, outputs). The paper writes sums over examples, the authors' code means something
-else in each case, and the size of an inner step depends on it; so the scaling is an
-argument, and the default is the mean.
+The supervised losses, equations (2) and (3), compare predictions with targets, both of
+shape (N, outputs) for N examples. The paper writes sums over examples, and the authors'
+code divides them by a number that differs between experiments. The size of an inner
+step depends on this number, so it is an argument, `scaling`. The default is the mean.
 
-Those of reinforcement learning, equation 4, take log-probabilities of N actions, what
-each was worth, and weights that say how to scale.
+The losses of reinforcement learning, equation (4), take log-probabilities of N actions,
+their advantages, and weights with which the actions are summed.
+
+Left out: the networks and policies that make the predictions.
 """
 
 from tinymaml.autodiff import functions
@@ -14,7 +16,7 @@ from tinymaml.autodiff.tape import Value
 
 
 def _scaled(total: Value, examples: int, scaling: str, shots: int | None) -> Value:
-    """A sum over examples, rescaled by name."""
+    """The sum over examples as it is ("sum"), or divided ("mean", "per_shot")."""
     if scaling == "sum":
         return total
     if scaling == "mean":
@@ -38,8 +40,10 @@ def _check_targets(prediction: Value, y: Value) -> None:
 def squared_error(prediction: Value, y: Value, scaling: str = "mean") -> Value:
     """The squared error ||f(x) - y||^2 over a batch, paper eq. (2).
 
-    prediction, y: (N, outputs). "sum" is the paper's formula; "mean", over examples and
-    outputs, is what the authors' code computes.
+    prediction, y: (N, outputs). scaling: "sum" is the paper's formula; "mean" is over
+    examples and outputs, as in the authors' code.
+
+    Raises ValueError when shapes differ or the scaling is not one of these.
     """
     _check_targets(prediction, y)
     difference = prediction - y
@@ -55,10 +59,12 @@ def cross_entropy(
 ) -> Value:
     """The cross-entropy - sum y log softmax(logits) over a batch, after paper eq. (3).
 
-    logits: (N, classes); y: (N, classes), one-hot rows or probabilities. "sum" is the
-    paper's formula up to its missing sign; "mean" is over examples; "per_shot" divides
-    the sum by K = `shots`, as the authors' code does, which makes the inner step as
-    many times larger as there are classes.
+    logits: (N, classes). y: (N, classes), one-hot or probabilities. scaling: "sum" is
+    the paper's formula, whose minus sign is missing there; "mean" is over examples.
+    "per_shot" divides the sum by K = `shots`, as the authors' code does. The inner step
+    is then larger than with "mean", by a factor of the number of classes.
+
+    Raises ValueError when shapes differ, or scaling or shots is not one of these.
     """
     _check_targets(logits, y)
     total = (functions.logsumexp(logits) * y.sum(axis=1).reshape(-1, 1)).sum()
@@ -73,23 +79,26 @@ def cross_entropy(
 def policy_gradient_loss(
     log_probability: Value, advantages: Value, weights: Value
 ) -> Value:
-    """A loss with the gradient of paper eq. (4), minus the expected sum of rewards.
+    """The policy-gradient loss: its gradient is an estimate of that of paper eq. (4).
 
-    log_probability: of the actions taken, (N,). advantages, weights: (N,). With weights
-    1 / N it is minus the mean of log pi(a | x) A; steps that were not taken have 0.
+    log_probability: log pi(a | x) of the sampled actions, (N,). advantages, weights:
+    (N,). With weights 1 / N the loss is minus the mean of log pi(a | x) times the
+    advantage. A step of weight 0 does not count. The value of the loss means nothing.
     """
     return -(log_probability * advantages * weights).sum()
 
 
 def surrogate_loss(
-    log_probability: Value, old: Value, advantages: Value, weights: Value
+    log_probability: Value, old_log_pi: Value, advantages: Value, weights: Value
 ) -> Value:
-    """Eq. (4) by importance sampling: minus the weighted sum of pi(a | x) / pi_old A.
+    """Eq. (4) by importance sampling: minus the weighted sum of pi / pi_old advantage.
 
-    `old` is log pi_old of the same actions, (N,). At pi = pi_old its gradient is that
-    of `policy_gradient_loss`; away from there it says what the change is worth.
+    log_probability: log pi(a | x), (N,). old_log_pi: the same of the policy that
+    sampled the actions, pi_old. At pi = pi_old the gradient equals that of
+    `policy_gradient_loss`. Elsewhere the value estimates how good pi is.
     """
-    return -(functions.exp(log_probability - old) * advantages * weights).sum()
+    ratio = functions.exp(log_probability - old_log_pi)
+    return -(ratio * advantages * weights).sum()
 
 
 # [/maml-eq4]

@@ -17,7 +17,7 @@ from tests.support.running_examples import (
 )
 from tinymaml.rl.advantages import advantages
 from tinymaml.rl.maml_trpo import MAMLTRPO
-from tinymaml.rl.policy_losses import cut
+from tinymaml.rl.policy_losses import chunk_steps
 from tinymaml.rl.rollouts import Trajectories, roll_out
 from tinymaml.tasks.navigation import Navigation
 from tinymaml.training.checkpoint import load_checkpoint
@@ -125,7 +125,7 @@ def test_an_outer_step_that_fails_is_in_the_log_and_changes_nothing(
 ):
     from tinymaml.rl.maml_trpo import Objective
 
-    monkeypatch.setattr(Objective, "evaluate", lambda self, theta: (1e9, 0.0))
+    monkeypatch.setattr(Objective, "surrogate_and_kl", lambda self, theta: (1e9, 0.0))
     results = run(small, "--order", 2)
     assert {row["accepted"] for row in logged()} == {"0.0"}
     assert set(results["accepted_steps"].values()) == {0.0}
@@ -195,7 +195,9 @@ def test_returns_are_those_of_adaptation_with_halved_steps(small):
     for noise, alpha in zip(noises, [0.3, 0.15, 0.15, 0.15, 0.0], strict=True):
         sampled = roll_out(policy, rules, thetas, goals, noise).first(40)
         found.append(sampled.returns())
-        thetas = learner.inner_step(thetas, cut(sampled, advantages(sampled)), alpha)
+        thetas = learner.inner_step(
+            thetas, chunk_steps(sampled, advantages(sampled)), alpha
+        )
     assert not sampled.mask[:, -1].any()  # 40 steps are less than all
     returns = np.stack(found, axis=1)
     rows = select(results, "maml", 2)

@@ -1,4 +1,4 @@
-"""Algorithm 3: the outer step's gradient and F v by three routes, and a whole step."""
+"""Algorithm 3: its outer gradient and products F v by three routes, and whole steps."""
 
 import inspect
 
@@ -18,7 +18,7 @@ from tests.support.policy_problems import (
 )
 from tests.support.running import BACKENDS, assert_close, difference, relative_error
 from tinymaml.rl import maml_trpo
-from tinymaml.rl.maml_trpo import MAMLTRPO, Objective
+from tinymaml.rl.maml_trpo import MAMLTRPO, MetaStep, Objective
 from tinymaml.rl.policy_losses import PolicyLosses
 from tinymaml.rl.trpo import trust_region_step
 from tinymaml.tasks.navigation import Navigation
@@ -38,7 +38,7 @@ def check_gradient(p):
     reverse = by_one_function(p, "surrogate")["gradient"]
     assert_close(objective.gradient, reverse, 1e-10, "reverse over reverse")
     v = direction(p.theta.size)
-    slope = difference(lambda theta: objective.evaluate(theta)[0], p.theta, v)
+    slope = difference(lambda theta: objective.surrogate_and_kl(theta)[0], p.theta, v)
     assert_close(objective.gradient @ v, slope, 1e-8, "finite differences")
 
 
@@ -76,22 +76,24 @@ def test_maml_fisher_is_the_dense_hessian_of_the_divergence_and_no_negative_one(
     assert np.linalg.eigvalsh(ours).min() > -1e-12
     v = direction(size)
     assert_close(
-        v @ ours @ v / 2 * 1e-6, p.objective().evaluate(p.theta + 1e-3 * v)[1], 0.01
+        v @ ours @ v / 2 * 1e-6,
+        p.objective().surrogate_and_kl(p.theta + 1e-3 * v)[1],
+        0.01,
     )
 
 
 def test_alg3_line10_divergence_and_its_slope_are_0_at_the_old_parameters():
     p = problem()
-    found = by_one_function(p, "kl")
-    assert abs(found["loss"]) < 1e-14
-    assert np.abs(found["gradient"]).max() < 1e-14
-    loss, kl = p.objective().evaluate(p.theta)
+    results = by_one_function(p, "kl")
+    assert abs(results["loss"]) < 1e-14
+    assert np.abs(results["gradient"]).max() < 1e-14
+    loss, kl = p.objective().surrogate_and_kl(p.theta)
     assert loss == pytest.approx(by_one_function(p, "surrogate")["loss"], abs=1e-12)
     assert abs(kl) < 1e-14
 
 
 @pytest.mark.parametrize("steps", [1, 2])
-def test_without_the_hessian_the_routes_do_not_meet(steps):
+def test_without_the_hessian_the_routes_disagree(steps):
     exact, first = problem(steps=steps), problem(steps=steps, order=1)
     v = direction(exact.theta.size)
     gradients = [p.objective().gradient for p in (exact, first)]
@@ -107,8 +109,8 @@ def test_first_order_leaves_out_the_hessian_and_nothing_else():
     p = problem(order=1)
     objective = p.objective()
     losses, adapted = p.learner.losses, p.adaptation.thetas[-1]
-    _, slopes = losses.surrogate(adapted, objective.samples)
-    assert_close(objective.gradient, slopes.mean(axis=0), 1e-14)
+    _, gradients = losses.surrogate(adapted, objective.samples)
+    assert_close(objective.gradient, gradients.mean(axis=0), 1e-14)
     v = direction(p.theta.size)
     vs = np.broadcast_to(v, adapted.shape)
     product = losses.fisher(adapted, objective.samples)(vs).mean(axis=0)
@@ -118,16 +120,16 @@ def test_first_order_leaves_out_the_hessian_and_nothing_else():
 def test_the_loss_at_the_old_parameters_is_the_mean_over_tasks():
     p = problem()
     last = p.adaptation.samples[-1]
-    last.arrays["advantages"] += 1.0 + last.task[:, None]  # standardised, they have 0
+    last.arrays["advantages"] += 1.0 + last.task_of_chunk[:, None]  # their mean was 0
     objective = p.objective()
     assert objective.loss == pytest.approx(-np.mean([1, 2, 3]))
-    assert objective.evaluate(p.theta)[0] == pytest.approx(objective.loss)
+    assert objective.surrogate_and_kl(p.theta)[0] == pytest.approx(objective.loss)
 
 
-def test_a_step_size_for_each_parameter():
+def test_an_inner_learning_rate_for_each_parameter():
     p = problem(alpha=np.linspace(0.0, 0.5, small_policy().size))
     objective, v = p.objective(), direction(p.theta.size)
-    slope = difference(lambda theta: objective.evaluate(theta)[0], p.theta, v)
+    slope = difference(lambda theta: objective.surrogate_and_kl(theta)[0], p.theta, v)
     assert_close(objective.gradient @ v, slope, 1e-8)
     hessian = p.learner.losses.hessian(p.adaptation.thetas[0], p.adaptation.samples[0])
     fisher = p.learner.losses.fisher(p.adaptation.thetas[1], objective.samples)
@@ -137,30 +139,52 @@ def test_a_step_size_for_each_parameter():
             dense(lambda e, f=f, i=task: f(np.tile(e, (TASKS, 1)))[i], p.theta.size)
             for f in (hessian, fisher)
         )
-        one = np.eye(p.theta.size) - p.learner.alpha[:, None] * h
-        total = total + one.T @ f @ one @ v / TASKS
+        jacobian = np.eye(p.theta.size) - p.learner.alpha[:, None] * h
+        total = total + jacobian.T @ f @ jacobian @ v / TASKS
     assert_close(objective.fisher(v), total, 1e-10)
 
 
-# (method, old text, new text): mistakes that one of the checks must notice
-WAY = "tangents = tangents - self.alpha * hessian(tangents)"
-MUTANTS = [
-    (Objective, "fisher", "tangents - self", "tangents + self"),
-    (Objective, "fisher", WAY, "pass"),
-    (Objective, "fisher", "self._pull_back(self.adapted_fisher(tangents))", "v"),
-    (Objective, "fisher", "in self.hessians:", "in self.hessians[:1]:"),
-    (Objective, "fisher", "in self.hessians:", "in self.hessians[::-1]:"),
-    (Objective, "_pull_back", "self.alpha * v)", "v)"),
-    (Objective, "_pull_back", "v = v - hessian", "v = v + hessian"),
-    (Objective, "_pull_back", "reversed(self.hessians)", "self.hessians"),
-    (Objective, "_pull_back", "reversed(self.hessians)", "self.hessians[:1]"),
-    (Objective, "evaluate", "for samples in self.inner:", "for samples in []:"),
-    (Objective, "__init__", "fisher(adapted, last)", "hessian(adapted, last)"),
-    (PolicyLosses, "hessian", "record_hvp", "record_fisher"),
-]
+# What would go wrong, then the method, the old text and the new text.
+REVERSED = "reversed(self.hessians)"
+ADAPTED = "self.fisher_of_adapted(tangents)"
+FORWARD = "tangents = tangents - self.alpha * hessian(tangents)"
+MUTANTS = {
+    "wrong sign of the Hessian in forward mode": (
+        (Objective, "fisher", "tangents - self", "tangents + self")
+    ),
+    "no Hessian in forward mode": (Objective, "fisher", FORWARD, "pass"),
+    "no Fisher matrix": (Objective, "fisher", f"self._backpropagate({ADAPTED})", "v"),
+    "forward mode through the first inner step only": (
+        (Objective, "fisher", "self.hessians:", "self.hessians[:1]:")
+    ),
+    "forward mode from the last inner step to the first": (
+        (Objective, "fisher", "self.hessians:", "self.hessians[::-1]:")
+    ),
+    "no alpha in reverse mode": (Objective, "_backpropagate", "self.alpha * v)", "v)"),
+    "wrong sign of the Hessian in reverse mode": (
+        (Objective, "_backpropagate", "v = v - hessian", "v = v + hessian")
+    ),
+    "reverse mode from the first inner step to the last": (
+        (Objective, "_backpropagate", REVERSED, "self.hessians")
+    ),
+    "reverse mode through the first inner step only": (
+        (Objective, "_backpropagate", REVERSED, "self.hessians[:1]")
+    ),
+    "losses without the inner steps": (
+        (Objective, "surrogate_and_kl", "in self.inner_samples:", "in []:")
+    ),
+    "Hessian of the inner loss in place of the Fisher matrix": (
+        (Objective, "__init__", "fisher(adapted", "hessian(adapted")
+    ),
+    "Fisher matrix in place of the Hessian of the inner loss": (
+        (PolicyLosses, "hessian", '"hessian", thetas', '"fisher", thetas')
+    ),
+}
 
 
-@pytest.mark.parametrize(("owner", "name", "old", "new"), MUTANTS)
+@pytest.mark.parametrize(
+    ("owner", "name", "old", "new"), MUTANTS.values(), ids=list(MUTANTS)
+)
 def test_broken_objective_is_caught(monkeypatch, owner, name, old, new):
     put(monkeypatch, owner, name, old, new)
 
@@ -175,17 +199,16 @@ def test_broken_objective_is_caught(monkeypatch, owner, name, old, new):
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_same_seed_same_bits_whatever_the_threads(threads):
-    found = []
+def test_same_seed_same_bits_with_any_number_of_threads(threads):
+    steps = []
     for n in (1, threads):
         policy = tm.GaussianPolicy(tm.MLP([2, 8, 2]), 2, "numba", n)
         learner = MAMLTRPO(
             policy, Navigation(horizon=20), 0.5, backend="numba", threads=n
         )
-        theta, draw = start(learner, "float32")
-        found.append(learner.step(theta, draw))
-    assert found[0].theta.tobytes() == found[1].theta.tobytes()
-    assert found[0][2:] == found[1][2:]
+        steps.append(learner.step(*start(learner, "float32")))
+    assert steps[0].theta.tobytes() == steps[1].theta.tobytes()
+    assert steps[0][2:] == steps[1][2:]
 
 
 def test_both_backends_take_the_same_step():
@@ -200,12 +223,12 @@ def test_both_backends_take_the_same_step():
 def test_alg3_line10_step_lowers_the_surrogate_within_the_divergence():
     for seed in range(4):
         learner = small_learner(max_kl=0.01)
-        theta, draw = start(learner, seed=seed)
-        step = learner.step(theta, draw)
-        assert step.accepted and step.why == ""
-        objective = Objective(learner, learner.adapt(theta, draw))
-        before, _ = objective.evaluate(theta)
-        after, kl = objective.evaluate(step.theta)
+        theta, batch = start(learner, seed=seed)
+        step = learner.step(theta, batch)
+        assert step.accepted and step.reason == ""
+        objective = Objective(learner, learner.adapt(theta, batch))
+        before, _ = objective.surrogate_and_kl(theta)
+        after, kl = objective.surrogate_and_kl(step.theta)
         assert after < before and 0 < kl <= 0.01
         assert before - after == pytest.approx(step.improvement)
         assert kl == pytest.approx(step.kl)
@@ -215,7 +238,7 @@ def test_alg3_line10_step_lowers_the_surrogate_within_the_divergence():
 
 def test_the_trust_region_gets_the_settings_of_the_learner(monkeypatch):
     learner = small_learner(max_kl=0.3, iterations=4, damping=0.2)
-    theta, draw = start(learner)
+    theta, batch = start(learner)
     given = {}
 
     def recorder(*arguments, **options):
@@ -224,31 +247,28 @@ def test_the_trust_region_gets_the_settings_of_the_learner(monkeypatch):
         return trust_region_step(*arguments, **options)
 
     monkeypatch.setattr(maml_trpo, "trust_region_step", recorder)
-    learner.step(theta, draw)
-    objective = Objective(learner, learner.adapt(theta, draw))
+    learner.step(theta, batch)
+    objective = Objective(learner, learner.adapt(theta, batch))
     assert given["theta"] is theta and given["loss"] == objective.loss
     np.testing.assert_array_equal(given["gradient"], objective.gradient)
-    assert [given[name] for name in ("max_kl", "iterations", "damping")] == [
-        0.3,
-        4,
-        0.2,
-    ]
+    settings = [given[name] for name in ("max_kl", "iterations", "damping")]
+    assert settings == [0.3, 4, 0.2]
 
 
-def test_a_step_that_fails_leaves_theta_alone_and_says_why(monkeypatch):
+def test_a_step_that_fails_leaves_theta_unchanged_and_says_the_reason(monkeypatch):
     learner = small_learner()
-    theta, draw = start(learner)
-    monkeypatch.setattr(Objective, "evaluate", lambda self, theta: (1e9, 0.0))
-    step = learner.step(theta, draw)
-    assert not step.accepted and "lengths" in step.why
+    theta, batch = start(learner)
+    monkeypatch.setattr(Objective, "surrogate_and_kl", lambda self, theta: (1e9, 0.0))
+    step = learner.step(theta, batch)
+    assert not step.accepted and "lengths" in step.reason
     assert (step.theta == theta).all() and (step.gradient == 0).all()
     assert (step.kl, step.improvement) == (0.0, 0.0)
 
 
 def test_returns_are_those_of_the_trajectories_before_and_after():
     learner = small_learner()
-    theta, draw = start(learner)
-    step, adaptation = learner.step(theta, draw), learner.adapt(theta, draw)
+    theta, batch = start(learner)
+    step, adaptation = learner.step(theta, batch), learner.adapt(theta, batch)
     before, after = (t.rewards.sum(axis=2).mean() for t in adaptation.trajectories)
     assert step.before != step.after
     assert (step.before, step.after) == pytest.approx((before, after))
@@ -256,8 +276,8 @@ def test_returns_are_those_of_the_trajectories_before_and_after():
 
 def test_no_inner_step_is_plain_trpo():
     learner = small_learner(steps=0, alpha=123.0)
-    theta, draw = start(learner)
-    step = learner.step(theta, draw)
+    theta, batch = start(learner)
+    step = learner.step(theta, batch)
     assert step.accepted and step.before == step.after
 
 
@@ -270,10 +290,47 @@ def test_a_few_outer_steps_learn_to_adapt(order):
     )
     rng = np.random.default_rng(0)
     theta = policy.init(rng)
-    kept = learner.draw(rng, 20)
-    before = learner.adapt(theta, kept).returns().mean(axis=0)
+    test_batch = learner.draw(rng, 20)
+    before = learner.adapt(theta, test_batch).returns().mean(axis=0)
     for _ in range(15):
         theta = learner.step(theta, learner.draw(rng, 10)).theta
-    after = learner.adapt(theta, kept).returns().mean(axis=0)
+    after = learner.adapt(theta, test_batch).returns().mean(axis=0)
     assert after[1] > before[1] + 0.8
     assert after[1] > after[0] + 0.8
+
+
+# --- what is shown --------------------------------------------------------------------
+
+
+def test_a_learner_shows_its_settings():
+    learner = small_learner(max_kl=0.02)
+    assert repr(learner) == (
+        f"MAMLTRPO({learner.policy}, {learner.environment}, alpha=0.4, steps=1, "
+        "order=2, trajectories=4, max_kl=0.02)"
+    )
+    vector = small_learner(alpha=np.full(learner.policy.size, 0.1))
+    assert "alpha=(29,)" in repr(vector)
+
+
+def test_an_adaptation_shows_its_sizes_and_returns():
+    learner = small_learner(steps=2)
+    theta, batch = start(learner)
+    adaptation = learner.adapt(theta, batch)
+    means = adaptation.returns().mean(axis=0).round(2).tolist()
+    assert repr(adaptation) == (
+        f"Adaptation(2 inner steps, thetas (3, 29), mean returns {means})"
+    )
+    assert repr(batch) == "MetaBatch(tasks (3, 2), noise (3, 3, 4, 7, 2))"
+
+
+def test_a_meta_step_shows_its_returns_and_whether_it_was_accepted():
+    step = MetaStep(
+        np.zeros(29), np.zeros(29), 3.5, -4.25, -3.5, 0.009, 0.1, 2, True, ""
+    )
+    shown = (
+        "MetaStep(mean return -4.25 before and -3.5 after inner steps, kl=0.009, "
+        "improvement=0.1, 29 parameters, "
+    )
+    assert repr(step) == shown + "accepted)"
+    step = step._replace(accepted=False, reason="no curvature")
+    assert repr(step) == shown + "not accepted: no curvature)"

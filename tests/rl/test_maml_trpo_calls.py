@@ -1,4 +1,4 @@
-"""MAMLTRPO's inner loop: what it samples, what it steps by, and what it refuses."""
+"""MAMLTRPO's inner loop: its trajectories, its steps, and what it refuses."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,8 @@ import pytest
 from tests.support.policy_problems import small_learner, start
 from tests.support.running import BACKENDS, assert_close
 from tinymaml.rl.advantages import advantages
-from tinymaml.rl.maml_trpo import Draw
-from tinymaml.rl.policy_losses import cut
+from tinymaml.rl.maml_trpo import MetaBatch
+from tinymaml.rl.policy_losses import chunk_steps
 from tinymaml.rl.rollouts import roll_out
 
 every_backend = pytest.mark.parametrize("backend", BACKENDS)
@@ -27,52 +27,54 @@ def test_alg3_line3_draws_new_goals_and_noise_from_the_generator_alone():
 @every_backend
 def test_alg3_line7_is_a_step_down_each_tasks_own_gradient(backend):
     learner = small_learner(backend)
-    theta, draw = start(learner)
-    adaptation = learner.adapt(theta, draw)
+    theta, batch = start(learner)
+    adaptation = learner.adapt(theta, batch)
     for task, after in enumerate(adaptation.thetas[1]):
-        alone = Draw(draw.tasks[task : task + 1], draw.noise[:, task : task + 1])
+        alone = MetaBatch(batch.tasks[task : task + 1], batch.noise[:, task : task + 1])
         by_itself = learner.adapt(theta, alone)
         assert_close(after, by_itself.thetas[1][0], 1e-12)
-        slope = learner.losses.gradient(theta[None], by_itself.samples[0])
-        assert_close(after, theta - 0.4 * slope[0], 1e-12)
+        gradient = learner.losses.gradient(theta[None], by_itself.samples[0])
+        assert_close(after, theta - 0.4 * gradient[0], 1e-12)
     assert len({tuple(row) for row in adaptation.thetas[1]}) == 3
 
 
-def test_the_step_sizes_of_adaptation_are_those_asked_for():
+def test_adaptation_takes_the_given_inner_learning_rates():
     learner = small_learner()
-    theta, draw = start(learner)
-    noise = np.concatenate([draw.noise, draw.noise[:1]])
+    theta, batch = start(learner)
+    noise = np.concatenate([batch.noise, batch.noise[:1]])
     alphas = [0.4, 0.2]
-    adaptation = learner.adapt(theta, Draw(draw.tasks, noise), alphas)
+    adaptation = learner.adapt(theta, MetaBatch(batch.tasks, noise), alphas)
     assert adaptation.returns().shape == (3, 3)
-    for k, alpha in enumerate(alphas):
-        before, after = adaptation.thetas[k : k + 2]
-        slope = learner.losses.gradient(before, adaptation.samples[k])
-        np.testing.assert_allclose(after, before - alpha * slope, atol=1e-12)
+    for j, alpha in enumerate(alphas):
+        before, after = adaptation.thetas[j : j + 2]
+        gradient = learner.losses.gradient(before, adaptation.samples[j])
+        np.testing.assert_allclose(after, before - alpha * gradient, atol=1e-12)
 
 
-def test_adaptation_counts_the_first_trajectories_up_to_so_many_transitions():
+def test_adaptation_uses_the_first_trajectories_up_to_a_number_of_transitions():
     learner = small_learner(steps=2)
-    theta, draw = start(learner)
-    some = small_learner(steps=2, transitions=10).adapt(theta, draw)
+    theta, batch = start(learner)
+    adaptation = small_learner(steps=2, transitions=10).adapt(theta, batch)
     thetas = np.broadcast_to(theta, (3, theta.size))
-    for k, noise in enumerate(draw.noise):
-        whole = roll_out(learner.policy, learner.environment, thetas, draw.tasks, noise)
-        kept = whole.first(10)
-        assert not kept.mask[:, -1].any() and whole.mask[:, -1].any()
-        for one, same in zip(kept, some.trajectories[k], strict=True):
+    for j, noise in enumerate(batch.noise):
+        whole = roll_out(
+            learner.policy, learner.environment, thetas, batch.tasks, noise
+        )
+        first = whole.first(10)
+        assert not first.mask[:, -1].any() and whole.mask[:, -1].any()
+        for one, same in zip(first, adaptation.trajectories[j], strict=True):
             np.testing.assert_array_equal(one, same)
-        np.testing.assert_array_equal(thetas, some.thetas[k])
-        thetas = learner.inner_step(thetas, cut(kept, advantages(kept)), 0.4)
+        np.testing.assert_array_equal(thetas, adaptation.thetas[j])
+        thetas = learner.inner_step(thetas, chunk_steps(first, advantages(first)), 0.4)
 
 
 def test_adaptation_weighs_actions_with_the_learners_discount_and_decay():
     learner = small_learner(discount=0.7, decay=0.6)
     adaptation = learner.adapt(*start(learner))
-    for sampled, samples in zip(
-        adaptation.trajectories, adaptation.samples, strict=True
-    ):
-        expected = cut(sampled, advantages(sampled, 0.7, 0.6))
+    pairs = zip(adaptation.trajectories, adaptation.samples, strict=True)
+    for trajectories, samples in pairs:
+        estimates = advantages(trajectories, 0.7, 0.6)
+        expected = chunk_steps(trajectories, estimates)
         for name, array in expected.arrays.items():
             np.testing.assert_array_equal(samples.arrays[name], array)
 
@@ -116,7 +118,7 @@ def test_settings_that_are_no_numbers_are_refused_by_name(name, bad):
         small_learner(**{name: bad})
 
 
-def test_bad_step_sizes_of_adaptation_are_refused_by_name():
+def test_bad_inner_learning_rates_are_refused_by_name():
     learner = small_learner()
     for bad in ([np.ones(3)], [np.nan]):
         with pytest.raises(ValueError, match="^alpha: expected"):
@@ -126,38 +128,41 @@ def test_bad_step_sizes_of_adaptation_are_refused_by_name():
 @every_backend
 def test_a_step_after_which_actions_overflow_names_alpha(backend):
     learner = small_learner(backend, alpha=1e30)
-    theta, draw = start(learner, "float32")
+    theta, batch = start(learner, "float32")
     complaint = "^alpha: after inner step 1 actions are not finite"
     with pytest.raises(FloatingPointError, match=complaint):
-        learner.step(theta, draw)
-    theta[-1] = 100  # a deviation of exp(100)
+        learner.step(theta, batch)
+    theta[-1] = 100  # a standard deviation of exp(100)
     with pytest.raises(FloatingPointError, match="^theta: actions are not finite"):
-        learner.adapt(theta, draw)
+        learner.adapt(theta, batch)
 
 
 def test_bad_theta_tasks_and_noise_are_refused_by_name():
     learner = small_learner()
-    theta, draw = start(learner)
+    theta, batch = start(learner)
     for bad, complaint in [
-        ((theta[:-1], draw), "theta: expected shape"),
+        ((theta[:-1], batch), "theta: expected shape"),
         (
-            (theta, draw._replace(noise=draw.noise[:1])),
+            (theta, batch._replace(noise=batch.noise[:1])),
             "noise: expected it for 1 steps",
         ),
         (
-            (theta, draw._replace(noise=draw.noise[:, :, :, :-1])),
+            (theta, batch._replace(noise=batch.noise[:, :, :, :-1])),
             "noise: expected shape",
         ),
-        ((theta, draw._replace(tasks=draw.tasks[:2])), "noise: expected shape"),
-        ((theta, draw._replace(noise=draw.noise[:, :, :0])), "trajectories: expected"),
+        ((theta, batch._replace(tasks=batch.tasks[:2])), "noise: expected shape"),
+        (
+            (theta, batch._replace(noise=batch.noise[:, :, :0])),
+            "trajectories: expected",
+        ),
     ]:
         with pytest.raises(ValueError, match=f"^{complaint}"):
             learner.adapt(*bad)
     with pytest.raises(
         TypeError, match="^theta: expected a float32 or float64 array, got list"
     ):
-        learner.step(theta.tolist(), draw)
+        learner.step(theta.tolist(), batch)
     with pytest.raises(TypeError, match="^noise: expected dtype float64, got float32"):
-        learner.adapt(theta, draw._replace(noise=draw.noise.astype("float32")))
+        learner.adapt(theta, batch._replace(noise=batch.noise.astype("float32")))
     with pytest.raises(ValueError, match="^theta: expected finite numbers"):
-        learner.step(np.full_like(theta, np.nan), draw)
+        learner.step(np.full_like(theta, np.nan), batch)

@@ -1,4 +1,4 @@
-"""Conjugate gradients, and a line search that never accepts a step for the worse."""
+"""Conjugate gradients, and a line search that never accepts a harmful step."""
 
 import inspect
 
@@ -41,22 +41,22 @@ def test_each_iteration_is_nearer_in_the_norm_of_the_matrix(seed):
     )
 
 
-def test_conjugate_gradients_ask_for_one_product_an_iteration_and_stop_at_tolerance():
+def test_conjugate_gradients_cost_one_product_an_iteration_and_stop_at_tolerance():
     rng = np.random.default_rng(0)
     a, b = positive_definite(rng, 9), rng.standard_normal(9)
-    unbound = []
+    vectors = []
 
     def product(v):
-        unbound.append(v)
+        vectors.append(v)
         return a @ v
 
     conjugate_gradient(product, b, iterations=3)
-    assert len(unbound) == 3
-    unbound.clear()
+    assert len(vectors) == 3
+    vectors.clear()
     conjugate_gradient(product, b, iterations=100, tolerance=1e-10)
-    assert len(unbound) < 20
-    unbound.clear()
-    assert (conjugate_gradient(product, np.zeros(9)) == 0).all() and not unbound
+    assert len(vectors) < 20
+    vectors.clear()
+    assert (conjugate_gradient(product, np.zeros(9)) == 0).all() and not vectors
 
 
 @given(st.integers(0, 10**6), st.integers(1, 4))
@@ -64,11 +64,12 @@ def test_singular_systems_are_solved_where_they_can_be(seed, rank):
     rng = np.random.default_rng(seed)
     basis, _ = np.linalg.qr(rng.standard_normal((6, 6)))
     a = basis[:, :rank] * rng.uniform(1, 3, rank) @ basis[:, :rank].T
-    wanted = a @ rng.standard_normal(6)
-    solved = conjugate_gradient(lambda v: a @ v, wanted, iterations=50, tolerance=1e-20)
-    np.testing.assert_allclose(a @ solved, wanted, atol=1e-7)
-    # with a part outside of what A reaches there is no solution: stop, stay finite
-    outside = wanted + basis[:, -1]
+    b = a @ rng.standard_normal(6)
+    x = conjugate_gradient(lambda v: a @ v, b, iterations=50, tolerance=1e-20)
+    np.testing.assert_allclose(a @ x, b, atol=1e-7)
+    # There is no solution if b is not in the range of A. The solver must stop, and its
+    # result must be finite.
+    outside = b + basis[:, -1]
     assert np.isfinite(conjugate_gradient(lambda v: a @ v, outside, 50)).all()
 
 
@@ -142,7 +143,7 @@ class Quadratic:
 
     loss = 0.0  # at theta
 
-    def evaluate(self, theta):
+    def loss_and_kl(self, theta):
         loss = self.g @ theta + self.curvature / 2 * theta @ theta
         return float(loss), float(theta @ self.f @ theta / 2)
 
@@ -153,7 +154,7 @@ class Quadratic:
             self.loss,
             self.g,
             lambda v: self.f @ v,
-            self.evaluate,
+            self.loss_and_kl,
             **options,
         )
 
@@ -179,22 +180,22 @@ def test_no_step_is_accepted_that_worsens_the_loss_or_breaks_the_bound(
     seed, curvature, bias, max_kl
 ):
     problem = Quadratic(seed, curvature=curvature)
-    honest = problem.evaluate
+    honest = problem.loss_and_kl
 
-    def evaluate(theta):  # the divergence is not what the product says
+    def loss_and_kl(theta):  # the divergence is not what the product says
         loss, kl = honest(theta)
         return loss, bias * kl
 
-    problem.evaluate = evaluate
+    problem.loss_and_kl = loss_and_kl
     step = problem.step(max_kl=max_kl)
-    before, _ = evaluate(problem.theta)
-    loss, kl = evaluate(step.theta)
+    before, _ = loss_and_kl(problem.theta)
+    loss, kl = loss_and_kl(step.theta)
     if step.accepted:
         assert loss < before and kl <= max_kl
         assert step.improvement == before - loss and step.kl == kl
     else:
         assert (step.theta == problem.theta).all()
-        assert step.why and step.improvement == step.kl == 0.0
+        assert step.reason and step.improvement == step.kl == 0.0
 
 
 def test_backtracking_shortens_until_the_loss_falls():
@@ -205,12 +206,12 @@ def test_backtracking_shortens_until_the_loss_falls():
     full = np.sqrt(2 * 30.0 / (natural @ problem.f @ natural)) * natural
     np.testing.assert_allclose(step.theta, -(0.8**step.backtracks) * full, rtol=1e-6)
     longer = -(0.8 ** (step.backtracks - 1)) * full
-    loss, kl = problem.evaluate(longer)
+    loss, kl = problem.loss_and_kl(longer)
     assert loss >= 0 or kl > 30.0
 
 
 @pytest.mark.parametrize(
-    ("evaluate", "why"),
+    ("loss_and_kl", "reason"),
     [
         (lambda theta: (1.0, 0.0), "none of 15 lengths"),  # never better
         (lambda theta: (-float(theta.any()), 1.0), "none of 15 lengths"),  # too far
@@ -220,12 +221,12 @@ def test_backtracking_shortens_until_the_loss_falls():
         (lambda theta: (-float(theta.any()), -1e-3), "none of 15 lengths"),
     ],
 )
-def test_a_step_that_fails_leaves_theta_unchanged(evaluate, why):
+def test_a_step_that_fails_leaves_theta_unchanged(loss_and_kl, reason):
     problem = Quadratic()
     problem.theta = np.zeros(5, np.float32)
-    problem.evaluate = evaluate
+    problem.loss_and_kl = loss_and_kl
     step = problem.step()
-    assert not step.accepted and why in step.why
+    assert not step.accepted and reason in step.reason
     assert step.theta.tobytes() == problem.theta.tobytes()
     assert step.theta is not problem.theta
 
@@ -235,29 +236,29 @@ def test_a_divergence_below_0_by_rounding_is_none_and_no_obstacle(dtype):
     problem = Quadratic()
     problem.theta = problem.theta.astype(dtype)
     rounding = -float(np.finfo(dtype).eps)
-    problem.evaluate = lambda theta: (-1.0, rounding)
+    problem.loss_and_kl = lambda theta: (-1.0, rounding)
     step = problem.step()
     assert step.accepted and step.kl == rounding
 
 
 def test_the_loss_at_theta_is_the_one_given_and_not_computed_again():
     problem = Quadratic()
-    unbound, honest = [], problem.evaluate
+    thetas, honest = [], problem.loss_and_kl
 
-    def evaluate(theta):
-        unbound.append(theta)
+    def loss_and_kl(theta):
+        thetas.append(theta)
         return honest(theta)
 
-    problem.evaluate, problem.loss = evaluate, 0.5
+    problem.loss_and_kl, problem.loss = loss_and_kl, 0.5
     step = problem.step()
     assert step.improvement == 0.5 - honest(step.theta)[0]
-    assert len(unbound) == step.backtracks + 1 and all(theta.any() for theta in unbound)
+    assert len(thetas) == step.backtracks + 1 and all(theta.any() for theta in thetas)
     problem.loss = -1e9
     assert not problem.step().accepted
 
 
 @pytest.mark.parametrize(
-    ("change", "why"),
+    ("change", "reason"),
     [
         ({"g": np.full(5, np.nan)}, "the loss or its gradient is not finite"),
         ({"loss": np.nan}, "the loss or its gradient is not finite"),
@@ -267,12 +268,12 @@ def test_the_loss_at_theta_is_the_one_given_and_not_computed_again():
         ({"f": -np.eye(5)}, "the curvature along the direction is 0"),
     ],
 )
-def test_no_gradient_or_no_curvature_is_a_step_that_fails(change, why):
+def test_no_gradient_or_no_curvature_is_a_step_that_fails(change, reason):
     problem = Quadratic()
     for name, value in change.items():
         setattr(problem, name, value)
     step = problem.step()
-    assert not step.accepted and step.why.startswith(why)
+    assert not step.accepted and step.reason.startswith(reason)
     assert (step.theta == 0).all()
 
 

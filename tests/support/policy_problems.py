@@ -1,7 +1,8 @@
 """Small policy-search problems, and the outer step's derivatives by other routes.
 
-The routes take the whole computation, adaptation included, as one function of theta on
-one tape, for all steps of a task at once: no pieces, and no formula of the chain rule.
+The other routes record the whole computation, adaptation included, as one function of
+theta on one tape, for all steps of a task at once. They have no chunks, and they do not
+use the formula of the chain rule that the package uses.
 """
 
 from typing import Any, NamedTuple
@@ -12,16 +13,19 @@ import tinymaml as tm
 from tests.support.running import run_tape
 from tinymaml.autodiff.derivatives import grad, hvp
 from tinymaml.losses import policy_gradient_loss, surrogate_loss
+from tinymaml.rl.advantages import advantages
 from tinymaml.rl.maml_trpo import MAMLTRPO, Adaptation, Objective
 from tinymaml.rl.policy import GaussianPolicy, kl_divergence, log_probability
-from tinymaml.rl.policy_losses import cut
+from tinymaml.rl.policy_losses import chunk_steps
+from tinymaml.rl.rollouts import roll_out
 from tinymaml.tasks.navigation import Navigation
 
 TASKS, TRAJECTORIES, HORIZON = 3, 4, 6
+STEP = ("x", "a", "advantages", "weights")  # arrays of sampled steps
 
 
 class Problem(NamedTuple):
-    """A learner, a point theta, and what was sampled there, all in float64."""
+    """A learner, parameters theta, and the adaptation from there, all in float64."""
 
     learner: MAMLTRPO
     theta: np.ndarray
@@ -37,14 +41,14 @@ def small_policy(backend="numpy", activation="tanh"):
 
 
 def small_theta(policy, seed=0):
-    """Random parameters, biases and deviations too."""
+    """Random parameters, also for biases and standard deviations."""
     rng = np.random.default_rng(seed)
     theta = policy.init(rng, "float64")
     return theta + 0.3 * rng.standard_normal(policy.size)
 
 
-def problem(backend="numpy", steps=1, order=2, alpha=0.4, rows=5, activation="tanh"):
-    """Adapted as training does it; pieces of so few rows that every task has several.
+def problem(backend="numpy", steps=1, order=2, alpha=0.4, chunk=5, activation="tanh"):
+    """A learner adapted as in training, with chunks so small that tasks have several.
 
     Goals are near the start, so that trajectories end at different times.
     """
@@ -61,13 +65,14 @@ def problem(backend="numpy", steps=1, order=2, alpha=0.4, rows=5, activation="ta
     )
     theta = small_theta(policy)
     rng = np.random.default_rng(1)
-    draw = learner.draw(rng, TASKS, "float64")
-    draw = draw._replace(tasks=0.1 * draw.tasks)
-    whole = learner.adapt(theta, draw)
+    batch = learner.draw(rng, TASKS, "float64")
+    batch = batch._replace(tasks=0.1 * batch.tasks)
+    adaptation = learner.adapt(theta, batch)
     samples = [
-        cut(sampled, weighed(learner, sampled), rows) for sampled in whole.trajectories
+        chunk_steps(trajectories, advantages_of(learner, trajectories), chunk)
+        for trajectories in adaptation.trajectories
     ]
-    return Problem(learner, theta, whole._replace(samples=samples))
+    return Problem(learner, theta, adaptation._replace(samples=samples))
 
 
 def small_learner(backend="numpy", **options):
@@ -82,65 +87,79 @@ def small_learner(backend="numpy", **options):
 
 
 def start(learner, dtype="float64", seed=0):
+    """Initial parameters and a meta-batch of 3 tasks."""
     rng = np.random.default_rng(seed)
     return learner.policy.init(rng, dtype), learner.draw(rng, 3, dtype)
 
 
-def weighed(learner, trajectories):
-    from tinymaml.rl.advantages import advantages
-
+def advantages_of(learner, trajectories):
     return advantages(trajectories, learner.discount, learner.decay)
 
 
-# --- the same as one function of theta ------------------------------------------------
+class ConstantActor:
+    """An actor that always takes the action theta, plus noise."""
+
+    size, actions = 2, 2
+
+    def act(self, thetas, x, noise):
+        return np.broadcast_to(thetas[:, None], noise.shape) + noise
+
+
+def walk(environment, goals, action, trajectories=1, noise=0.0, seed=0):
+    """Trajectories of a ConstantActor in tasks with these goals."""
+    goals = np.array(goals, float)
+    thetas = np.broadcast_to(np.array(action, float), (len(goals), 2))
+    shape = (len(goals), trajectories, environment.horizon, 2)
+    z = noise * np.random.default_rng(seed).standard_normal(shape)
+    return roll_out(ConstantActor(), environment, thetas, goals, z)
+
+
+# --- the derivatives of the outer step, from one function of theta --------------------
 
 
 def task_inputs(p, task):
-    """The arrays of one task: what its policy saw, did and gained, step by step."""
-    found: dict[str, Any] = {}
-    for k, trajectories in enumerate(p.adaptation.trajectories):
-        taken = trajectories.mask[task]
-        found[f"x{k}"] = trajectories.observations[task][taken]
-        found[f"a{k}"] = trajectories.actions[task][taken]
-        found[f"advantages{k}"] = weighed(p.learner, trajectories)[task][taken]
-        found[f"weights{k}"] = np.full(taken.sum(), 1 / taken.sum())
-    return found
+    """Observations, actions, advantages and weights of one task, for each policy j."""
+    inputs: dict[str, Any] = {}
+    for j, trajectories in enumerate(p.adaptation.trajectories):
+        mask = trajectories.mask[task]
+        inputs[f"x{j}"] = trajectories.observations[task][mask]
+        inputs[f"a{j}"] = trajectories.actions[task][mask]
+        inputs[f"advantages{j}"] = advantages_of(p.learner, trajectories)[task][mask]
+        inputs[f"weights{j}"] = np.full(mask.sum(), 1 / mask.sum())
+    return inputs
 
 
-def record(p, inputs, kind, hold_hessian=False):
+def record(p, inputs, kind):
     """A tape of one task: the surrogate loss or the divergence after adaptation.
 
-    The old policy is the adapted one at `theta_old`, through which nothing flows.
+    The old policy is adapted from `theta_old`, which is another input of the tape, so
+    it counts as a constant when the tape is differentiated with respect to theta.
     """
     policy, steps = p.learner.policy, p.learner.steps
     tape = tm.Tape()
-    holes = {name: tape.input(name, np.shape(a)) for name, a in inputs.items()}
+    values = {name: tape.input(name, np.shape(a)) for name, a in inputs.items()}
 
     def adapted(theta):
-        for k in range(steps):
-            x, a, gain, w = (holes[f"{n}{k}"] for n in ("x", "a", *GAIN))
+        for j in range(steps):
+            x, a, advantage, weights = (values[f"{name}{j}"] for name in STEP)
             log_pi = log_probability(policy(theta, x), a)
-            slope = grad(policy_gradient_loss(log_pi, gain, w), theta)
-            theta = theta - slope * float(p.learner.alpha)
+            gradient = grad(policy_gradient_loss(log_pi, advantage, weights), theta)
+            theta = theta - gradient * float(p.learner.alpha)
         return theta
 
-    theta = holes["theta"]
-    last = {n: holes[f"{n}{steps}"] for n in ("x", "a", *GAIN)}
+    theta = values["theta"]
+    last = {name: values[f"{name}{steps}"] for name in STEP}
     new = policy(adapted(theta), last["x"])
-    old = policy(adapted(holes["theta_old"]), last["x"])
+    old = policy(adapted(values["theta_old"]), last["x"])
     if kind == "kl":
         loss = (kl_divergence(old, new) * last["weights"]).sum()
     else:
         log_new, log_old = (log_probability(g, last["a"]) for g in (new, old))
         loss = surrogate_loss(log_new, log_old, last["advantages"], last["weights"])
-    slope = grad(loss, theta)
     tape.output("loss", loss)
-    tape.output("gradient", slope)
-    tape.output("hvp", hvp(loss, theta, holes["v"]))
+    tape.output("gradient", grad(loss, theta))
+    tape.output("hvp", hvp(loss, theta, values["v"]))
     return tape
-
-
-GAIN = ("advantages", "weights")
 
 
 def by_one_function(p, kind, theta=None, v=None):

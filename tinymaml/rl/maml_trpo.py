@@ -1,22 +1,24 @@
 """MAML for reinforcement learning: algorithm 3 of the paper, with TRPO's outer step.
 
     learner = MAMLTRPO(policy, Navigation(), alpha=0.5)
-    draw = learner.draw(rng, tasks=20)    # goals, and noise for all trajectories
-    step = learner.step(theta, draw)      # step.theta, step.after, step.accepted
+    batch = learner.draw(rng, tasks=20)   # goals, and the noise of all trajectories
+    step = learner.step(theta, batch)     # step.theta, step.after, step.accepted
 
-A policy samples trajectories in each task, takes a policy-gradient step on them, and
-the adapted policy samples again. The outer step makes the *adapted* policies better, by
-as much as their mean KL divergence may change. Everything it needs from the inner step
-theta_i' = theta - alpha grad L_i(theta) is its derivative, I - alpha H_i:
+In each task a policy samples trajectories and takes a policy-gradient step on them;
+then the adapted policy samples new trajectories. The outer step improves the *adapted*
+policies as far as a bound on their mean KL divergence allows. Through the inner step
+theta_i' = theta - alpha grad L_i(theta) it needs derivatives with respect to theta. The
+Jacobian of the inner step is I - alpha H_i, with the Hessian H_i of L_i, so
 
-    gradient    mean_i (I - alpha H_i) g_i'                   g_i' of the surrogate loss
-    F v         mean_i (I - alpha H_i) F_i' (I - alpha H_i) v     F_i' of the adapted KL
+    the gradient is     mean_i (I - alpha H_i) g_i'
+    the product F v is  mean_i (I - alpha H_i) F_i' (I - alpha H_i) v
 
-These are Hessian-vector products and no third derivatives; docs/derivations/
-fisher-vector-product.md says why none are missing.
+where g_i' is the gradient of the surrogate loss, and F_i' the Hessian of the KL
+divergence, with respect to theta_i'. Only Hessian-vector products are computed. Third
+derivatives do not occur: docs/derivations/fisher-vector-product.md shows why.
 
-Left out, as in the paper and the authors' code: the dependence of the *distribution* of
-the first trajectories on theta.
+Left out, as in the paper and in the authors' code: that the *distribution* of the first
+trajectories depends on theta too.
 """
 
 from collections.abc import Sequence
@@ -35,65 +37,90 @@ from tinymaml.checks import (
 )
 from tinymaml.rl.advantages import advantages
 from tinymaml.rl.policy import GaussianPolicy
-from tinymaml.rl.policy_losses import PolicyLosses, Samples, cut
+from tinymaml.rl.policy_losses import PolicyLosses, Samples, chunk_steps
 from tinymaml.rl.rollouts import Environment, Trajectories, roll_out
 from tinymaml.rl.trpo import check_settings, trust_region_step
 
 Array = np.ndarray[Any, Any]
+Alpha = float | Array
 
 
-class Draw(NamedTuple):
-    """All that is random in an iteration."""
+class MetaBatch(NamedTuple):
+    """T tasks and the noise of their trajectories: all randomness of an outer step."""
 
-    tasks: Array  # (T, ...), what makes tasks differ
-    noise: Array  # (K + 1, T, B, H, A), standard normal: of each step and the last
+    tasks: Array  # (T, ...), from `Environment.draw`
+    noise: Array  # (J + 1, T, B, horizon, A), standard normal: one set per policy
+
+    def __repr__(self) -> str:
+        return f"MetaBatch(tasks {self.tasks.shape}, noise {self.noise.shape})"
 
 
 class Adaptation(NamedTuple):
-    """The inner loop of T tasks: K + 1 parameters, and what each of them sampled."""
+    """The inner loop of T tasks: the policies 0 .. J and what each of them sampled."""
 
-    thetas: list[Array]  # K + 1 of (T, P)
-    trajectories: list[Trajectories]  # K + 1
-    samples: list[Samples]  # K + 1, their steps with advantages
+    thetas: list[Array]  # theta_0 .. theta_J, each (T, P)
+    trajectories: list[Trajectories]  # J + 1 of them
+    samples: list[Samples]  # the same steps in chunks, with advantages
+
+    def __repr__(self) -> str:
+        steps, shape = len(self.thetas) - 1, self.thetas[0].shape
+        means = self.returns().mean(axis=0).round(2).tolist()
+        return f"Adaptation({steps} inner steps, thetas {shape}, mean returns {means})"
 
     def returns(self) -> Array:
-        """The mean return of each task after 0 .. K steps: (T, K + 1)."""
+        """The mean return of each task after 0 .. J inner steps: (T, J + 1)."""
         return np.stack([t.returns() for t in self.trajectories], axis=1)
 
 
 class MetaStep(NamedTuple):
-    """An outer step; the training loop may take it as SGD(1.0) on `gradient`."""
+    """The result of an outer step.
 
-    theta: Array  # (P,), new
-    gradient: Array  # (P,), old theta minus new theta: 0 where nothing was accepted
+    With `gradient` as the gradient, SGD with learning rate 1 takes this same step.
+    """
+
+    theta: Array  # (P,), the new parameters
+    gradient: Array  # (P,), old minus new parameters; 0 if no step was accepted
     loss: float  # minus the mean return after the inner steps
-    before: float  # mean return before them
-    after: float  # mean return after them
-    kl: float  # mean KL divergence of adapted policies, old from new
-    improvement: float  # by which the surrogate loss fell
-    backtracks: int
+    before: float  # mean return before the inner steps
+    after: float  # mean return after the inner steps
+    kl: float  # mean KL(old || new) of the adapted policies
+    improvement: float  # decrease of the surrogate loss
+    backtracks: int  # number of times that the line search shortened the step
     accepted: bool
-    why: str  # nothing was accepted; "" if something was
+    reason: str  # why no step was accepted, or "" if one was
+
+    def __repr__(self) -> str:
+        verdict = "accepted" if self.accepted else f"not accepted: {self.reason}"
+        return (
+            f"MetaStep(mean return {self.before:.4g} before and {self.after:.4g} after "
+            f"inner steps, kl={self.kl:.4g}, improvement={self.improvement:.4g}, "
+            f"{self.theta.size} parameters, {verdict})"
+        )
 
 
 class MAMLTRPO:
     """Meta-learning of a policy in an environment.
 
-    policy: a GaussianPolicy. environment: whatever has the methods of `Environment`.
-    alpha: inner step size, one number or one per parameter.
-    steps: K, inner steps, each on trajectories of its own; 0 is plain TRPO.
-    order: 2, or 1 for first-order MAML, which leaves out the H_i above.
+    policy: a GaussianPolicy.
+    environment: any object with the methods of `Environment`.
+    alpha: inner learning rate (step size), a number or one number for each parameter.
+    steps: J, the number of inner steps, each on new trajectories; 0 is plain TRPO.
+    order: 2, or 1 for first-order MAML, which leaves out the Hessians H_i.
     trajectories: B, sampled in each task before each inner step and after the last.
-    transitions: if given, only as many of these count as have so many steps in all.
+    transitions: the number of steps of the environment that an inner step uses in each
+        task. Trajectories beyond them do not count; None uses all.
     max_kl, iterations, damping: of the outer step, see `trpo.trust_region_step`.
-    discount, decay: of rewards and of GAE. backend, threads: see `get_backend`.
+    discount, decay: of rewards, and of GAE (its lambda), see `advantages.advantages`.
+    backend, threads: see `get_backend`.
+
+    Raises ValueError or TypeError naming the argument.
     """
 
     def __init__(
         self,
         policy: GaussianPolicy,
         environment: Environment,
-        alpha: float | Array = 0.1,
+        alpha: Alpha = 0.1,
         steps: int = 1,
         order: int = 2,
         trajectories: int = 20,
@@ -123,64 +150,79 @@ class MAMLTRPO:
         self.discount, self.decay = discount, decay
         self.losses = PolicyLosses(policy, backend, threads)
 
+    def __repr__(self) -> str:
+        alpha = f"{self.alpha:g}" if self.alpha.ndim == 0 else f"{self.alpha.shape}"
+        return (
+            f"MAMLTRPO({self.policy}, {self.environment}, alpha={alpha}, "
+            f"steps={self.steps}, order={self.order}, "
+            f"trajectories={self.trajectories}, max_kl={self.max_kl:g})"
+        )
+
     def draw(
         self, rng: np.random.Generator, tasks: int, dtype: str = "float32"
-    ) -> Draw:
-        """New tasks, and noise for all of their trajectories."""
+    ) -> MetaBatch:
+        """New tasks, and the noise of all their trajectories."""
         # [alg3-line3]
-        drawn = self.environment.draw(rng, (tasks,))
+        new_tasks = self.environment.draw(rng, (tasks,))
         # [/alg3-line3]
-        return Draw(drawn, self.noise(rng, tasks, self.steps, dtype))
+        return MetaBatch(new_tasks, self.noise(rng, tasks, self.steps, dtype))
 
     def noise(
         self, rng: np.random.Generator, tasks: int, steps: int, dtype: str = "float32"
     ) -> Array:
-        """The noise of `steps` inner steps and one more: (steps + 1, T, B, H, A)."""
+        """The noise of trajectories with `steps` inner steps.
+
+        Returns shape (steps + 1, T, B, horizon, A): the last policy samples too.
+        """
         sizes = (tasks, self.trajectories, self.environment.horizon)
         shape = (steps + 1, *sizes, self.policy.actions)
         return rng.standard_normal(shape, check_dtype(dtype).type)
 
     def adapt(
-        self, theta: Array, draw: Draw, alphas: Sequence[float | Array] | None = None
+        self, theta: Array, batch: MetaBatch, alphas: Sequence[Alpha] | None = None
     ) -> Adaptation:
-        """The inner loop: sample, take a step, sample again, ...
+        """The inner loop: sample, take a step, sample with the new policy, and so on.
 
-        theta: (P,). alphas: the size of each step, by default `steps` times alpha.
+        theta: (P,). alphas: the inner learning rate of each step; the default is
+        `alpha` for each of the `steps`.
+
         Raises ValueError or TypeError naming the argument that does not fit, and
-        FloatingPointError when a step is so long that what the policy does overflows.
+        FloatingPointError when a step is so large that actions overflow.
         """
         alphas = [self.alpha] * self.steps if alphas is None else alphas
         alphas = [self._check_alpha(alpha) for alpha in alphas]
         check_theta(theta, self.policy.size)
-        if len(draw.noise) != len(alphas) + 1:
+        if len(batch.noise) != len(alphas) + 1:
             raise ValueError(
                 f"noise: expected it for {len(alphas)} steps and one more, got "
-                f"{len(draw.noise)}"
+                f"{len(batch.noise)}"
             )
-        thetas = [np.broadcast_to(theta, (len(draw.tasks), theta.size))]
-        adaptation = Adaptation(thetas, [], [])
-        for noise, alpha in zip(draw.noise, [*alphas, None], strict=True):
-            sampled = roll_out(
-                self.policy, self.environment, thetas[-1], draw.tasks, noise
+        thetas = np.broadcast_to(theta, (len(batch.tasks), theta.size))
+        adaptation = Adaptation([], [], [])
+        for j, noise in enumerate(batch.noise):
+            if j > 0:
+                thetas = self.inner_step(thetas, adaptation.samples[-1], alphas[j - 1])
+            trajectories = roll_out(
+                self.policy, self.environment, thetas, batch.tasks, noise
             )
-            if not np.isfinite(sampled.actions).all():
-                k = len(thetas) - 1
-                cause = f"alpha: after inner step {k}" if k else "theta:"
+            if not np.isfinite(trajectories.actions).all():
+                cause = f"alpha: after inner step {j}" if j > 0 else "theta:"
                 raise FloatingPointError(f"{cause} actions are not finite")
             if self.transitions is not None:
-                sampled = sampled.first(self.transitions)
-            weighed = advantages(sampled, self.discount, self.decay)
-            adaptation.trajectories.append(sampled)
-            adaptation.samples.append(cut(sampled, weighed))
-            if alpha is not None:
-                thetas.append(
-                    self.inner_step(thetas[-1], adaptation.samples[-1], alpha)
-                )
+                trajectories = trajectories.first(self.transitions)
+            estimates = advantages(trajectories, self.discount, self.decay)
+            adaptation.thetas.append(thetas)
+            adaptation.trajectories.append(trajectories)
+            adaptation.samples.append(chunk_steps(trajectories, estimates))
         return adaptation
 
-    def step(self, theta: Array, draw: Draw) -> MetaStep:
-        """One outer step from theta (P,): algorithm 3, lines 4 to 10."""
-        adaptation = self.adapt(theta, draw)
+    def step(self, theta: Array, batch: MetaBatch) -> MetaStep:
+        """One outer step from theta (P,): lines 4 to 10 of algorithm 3.
+
+        Raises what `adapt` raises. A step that the line search does not accept is no
+        error: theta then stays as it was.
+        """
+        adaptation = self.adapt(theta, batch)
         objective = Objective(self, adaptation)
         # [alg3-line10]
         step = trust_region_step(
@@ -188,7 +230,7 @@ class MAMLTRPO:
             objective.loss,
             objective.gradient,
             objective.fisher,
-            objective.evaluate,
+            objective.surrogate_and_kl,
             self.max_kl,
             self.iterations,
             self.damping,
@@ -196,30 +238,23 @@ class MAMLTRPO:
         # [/alg3-line10]
         returns = adaptation.returns().mean(axis=0)
         return MetaStep(
-            theta=step.theta,
             gradient=theta - step.theta,
             loss=-float(returns[-1]),
             before=float(returns[0]),
             after=float(returns[-1]),
-            kl=step.kl,
-            improvement=step.improvement,
-            backtracks=step.backtracks,
-            accepted=step.accepted,
-            why=step.why,
+            **step._asdict(),
         )
 
-    def _check_alpha(self, alpha: float | Array) -> Array:
-        """A step size as an array, of one number or one for each parameter."""
+    def _check_alpha(self, alpha: Alpha) -> Array:
+        """The inner learning rate as an array: one number or one per parameter."""
         checked, size = check_alpha(alpha), self.policy.size
         if checked.size not in (1, size):
             raise ValueError(f"alpha: expected 1 or {size} numbers, got {checked.size}")
         return checked
 
     # [alg3-line7]
-    def inner_step(
-        self, thetas: Array, samples: Samples, alpha: float | Array
-    ) -> Array:
-        """theta_i' = theta_i - alpha grad L_i(theta_i), in each task."""
+    def inner_step(self, thetas: Array, samples: Samples, alpha: Alpha) -> Array:
+        """theta_i' = theta_i - alpha grad L_i(theta_i) in each task: (T, P)."""
         alpha = np.asarray(alpha, thetas.dtype)
         return thetas - alpha * self.losses.gradient(thetas, samples)
 
@@ -227,52 +262,63 @@ class MAMLTRPO:
 
 
 class Objective:
-    """What the outer step asks about the adapted policies, as functions of theta.
+    """What the outer step optimises, as functions of theta: means over T tasks.
 
-    First-order MAML has no `hessians`; nothing else differs.
+    loss, gradient: the surrogate loss of the adapted policies, and its gradient (P,).
+
+    All values are on the trajectories of `adaptation`; nothing is sampled here. With
+    first-order MAML the list of Hessians is empty, and nothing else differs.
     """
 
     def __init__(self, learner: MAMLTRPO, adaptation: Adaptation) -> None:
         self.learner = learner
         self.losses = learner.losses
-        self.inner, last = adaptation.samples[:-1], adaptation.samples[-1]
-        *before, adapted = adaptation.thetas
+        *inner_thetas, adapted = adaptation.thetas
+        *self.inner_samples, samples = adaptation.samples
         self.alpha = learner.alpha.astype(adapted.dtype)
         self.tasks = len(adapted)
+        # H_i at theta_0 .. theta_{J-1}: functions v (T, P) -> H_i v (T, P)
         self.hessians = [
-            self.losses.hessian(thetas, samples)
-            for thetas, samples in zip(before, self.inner, strict=True)
+            self.losses.hessian(thetas, inner)
+            for thetas, inner in zip(inner_thetas, self.inner_samples, strict=True)
             if learner.order == 2
         ]
-        self.samples = self.losses.attach_old_policy(adapted, last)
-        self.adapted_fisher = self.losses.fisher(adapted, last)
-        loss, v = self.losses.surrogate(adapted, self.samples)
+        # F_i', a function v (T, P) -> F_i' v (T, P)
+        self.fisher_of_adapted = self.losses.fisher(adapted, samples)
+        self.samples = self.losses.attach_old_policy(adapted, samples)
+        loss, gradients = self.losses.surrogate(adapted, self.samples)
         self.loss = float(loss.mean(dtype=np.float64))
-        self.gradient = self._pull_back(v)
+        self.gradient = self._backpropagate(gradients)
 
     # [maml-fisher]
     def fisher(self, v: Array) -> Array:
-        """mean_i (I - H_i alpha) F_i' (I - alpha H_i) v, for v (P,): (P,)."""
+        """F v = mean_i (I - H_i alpha) F_i' (I - alpha H_i) v, for v (P,): (P,)."""
+        # Forward mode, from the first inner step to the last. If theta moves along v,
+        # theta_j moves along a tangent. The step theta_j - alpha grad L_i(theta_j)
+        # multiplies that tangent by its Jacobian, I - alpha H_i.
         tangents = np.broadcast_to(v, (self.tasks, v.size))
         for hessian in self.hessians:
             tangents = tangents - self.alpha * hessian(tangents)
-        return self._pull_back(self.adapted_fisher(tangents))
+        return self._backpropagate(self.fisher_of_adapted(tangents))
 
-    def _pull_back(self, v: Array) -> Array:
-        """mean_i (I - H_i alpha) v_i, for v (T, P): the chain rule."""
+    def _backpropagate(self, v: Array) -> Array:
+        """mean_i (I - H_i alpha) v_i, for gradients v (T, P) at theta_J: (P,)."""
+        # Reverse mode, from the last inner step to the first. The chain rule multiplies
+        # a gradient by the transposed Jacobian. H_i is symmetric, and alpha may differ
+        # from parameter to parameter, so the transpose is I - H_i alpha.
         for hessian in reversed(self.hessians):
             v = v - hessian(self.alpha * v)
         return v.mean(axis=0, dtype=np.float64)
 
     # [/maml-fisher]
 
-    def evaluate(self, theta: Array) -> tuple[float, float]:
-        """Surrogate loss and KL divergence of the policies that theta adapts to.
+    def surrogate_and_kl(self, theta: Array) -> tuple[float, float]:
+        """Surrogate loss and mean KL divergence of the policies adapted from theta.
 
-        On the trajectories there are: nothing is sampled anew.
+        The inner steps are taken again, from this theta and on the same trajectories.
         """
         thetas = np.broadcast_to(theta, (self.tasks, theta.size))
-        for samples in self.inner:
+        for samples in self.inner_samples:
             thetas = self.learner.inner_step(thetas, samples, self.learner.alpha)
         loss, kl = self.losses.surrogate_and_kl(thetas, self.samples)
         return float(loss.mean(dtype=np.float64)), float(kl.mean(dtype=np.float64))

@@ -1,14 +1,16 @@
-"""A Gaussian policy: what an agent does, as a distribution over actions.
+"""A Gaussian policy: a normal distribution over actions, given an observation.
 
     policy = GaussianPolicy(MLP([2, 100, 100, 2]), actions=2)
     theta = policy.init(np.random.default_rng(0))    # the network's, then log sigma
     gaussian = policy(theta, x)                      # on Values: mean, log_std
     log_probability(gaussian, actions)               # (N,)
 
-The network gives the mean of each action; the standard deviations do not depend on what
-is seen. Both are parameters, so the inner loop adapts how much the agent explores too.
+A network computes the mean of the actions from the observation. Their standard
+deviations are parameters that do not depend on the observation. Both are part of theta,
+so the inner loop also adapts how much the agent explores. This is the f_theta of the
+paper's section 2.1 and algorithm 3.
 
-Left out: policies for discrete actions, and correlated ones.
+Left out: policies for discrete actions, and correlated actions.
 """
 
 from math import log, pi
@@ -23,30 +25,29 @@ from tinymaml.checks import check_dtype, check_sizes
 from tinymaml.networks.layers import Network
 
 Array = np.ndarray[Any, Any]
-LEAST_LOG_STD = log(1e-6)  # the floor of the authors' code
+LEAST_LOG_STD = log(1e-6)  # the lower bound in the authors' code
 
 
 class Gaussian(NamedTuple):
-    """A normal distribution of independent actions for each of N observations."""
+    """A normal distribution of A independent actions for each of N observations."""
 
     mean: Value  # (N, A)
-    log_std: Value  # (A,)
+    log_std: Value  # (A,), log sigma
 
 
 class GaussianPolicy:
-    """pi_theta(a | x): normal with mean f_theta(x) and deviation exp(log sigma).
+    """pi_theta(a | x): normal with mean f_theta(x) and standard deviation sigma.
 
     network: from observations (N, O) to means (N, actions).
     actions: A, the number of actions.
-    backend, threads: what runs the network when the policy acts.
+    backend, threads: what runs the network when the policy acts; see `get_backend`.
 
-    Of theta (P,) the last A numbers are log sigma; they start at 0 and count as no less
-    than log 1e-6, as in the authors' code.
+    The last A numbers of theta (P,) are log sigma. They start at 0, and a number below
+    log 1e-6 counts as log 1e-6, as in the authors' code.
 
     >>> from tinymaml.networks.layers import MLP
-    >>> policy = GaussianPolicy(MLP([2, 100, 100, 2]), actions=2)
-    >>> policy.size
-    10604
+    >>> GaussianPolicy(MLP([2, 100, 100, 2]), actions=2, backend="numpy")
+    GaussianPolicy(MLP, actions=2, 10604 parameters, backend='numpy')
     """
 
     def __init__(
@@ -63,14 +64,23 @@ class GaussianPolicy:
         self.backend = get_backend(backend, threads)
         self._programs: dict[Any, Program] = {}
 
+    def __repr__(self) -> str:
+        return (
+            f"GaussianPolicy({type(self.network).__name__}, actions={self.actions}, "
+            f"{self.size} parameters, backend={self.backend.name!r})"
+        )
+
     def init(self, rng: np.random.Generator, dtype: str = "float32") -> Array:
-        """Starting parameters theta (P,): the network's, and log sigma = 0."""
+        """Initial parameters theta (P,): the network's, and log sigma = 0."""
         theta = np.zeros(self.size, check_dtype(dtype))
         theta[: self.network.size] = self.network.init(rng, dtype)
         return theta
 
     def __call__(self, theta: Value, x: Value) -> Gaussian:
-        """The distribution of actions for x (N, O), recorded."""
+        """Record the distribution of actions for observations x (N, O) on their tape.
+
+        Raises ValueError when theta or the network's output has a wrong shape.
+        """
         if theta.shape != (self.size,):
             raise ValueError(f"theta: expected shape ({self.size},), got {theta.shape}")
         mean = self.network(theta[: self.network.size], x)
@@ -79,29 +89,31 @@ class GaussianPolicy:
                 f"network: expected means of shape ({x.shape[0]}, {self.actions}), "
                 f"got {mean.shape}"
             )
-        above = functions.relu(theta[self.network.size :] - LEAST_LOG_STD)
-        return Gaussian(mean, above + LEAST_LOG_STD)
+        # relu(s - least) + least is the maximum of s and least.
+        excess = functions.relu(theta[self.network.size :] - LEAST_LOG_STD)
+        return Gaussian(mean, excess + LEAST_LOG_STD)
 
     def act(self, thetas: Array, x: Array, noise: Array) -> Array:
         """Actions f_theta(x) + sigma * noise in T tasks: (T, B, A).
 
-        thetas: (T, P); x: (T, B, O); noise: (T, B, A), standard normal; of one dtype.
+        thetas: (T, P); x: (T, B, O); noise: (T, B, A), standard normal. All have the
+        same dtype. The first call with a new B or dtype compiles a tape.
         """
         key = (x.shape[1:], thetas.dtype)
-        program = self._programs.get(key)
-        if program is None:
+        if key not in self._programs:
             tape = Tape()
             theta = tape.input("theta", (self.size,), per_task=True)
-            seen = tape.input("x", x.shape[1:], per_task=True)
-            drawn = tape.input("noise", (x.shape[1], self.actions), per_task=True)
-            mean, log_std = self(theta, seen)
-            tape.output("actions", mean + drawn * functions.exp(log_std))
-            program = self._programs[key] = self.backend.compile(tape, thetas.dtype)
-        return program({"theta": thetas, "x": x, "noise": noise})["actions"]
+            observations = tape.input("x", x.shape[1:], per_task=True)
+            z = tape.input("noise", (x.shape[1], self.actions), per_task=True)
+            mean, log_std = self(theta, observations)
+            tape.output("actions", mean + z * functions.exp(log_std))
+            self._programs[key] = self.backend.compile(tape, thetas.dtype)
+        inputs = {"theta": thetas, "x": x, "noise": noise}
+        return self._programs[key](inputs)["actions"]
 
 
 def log_probability(gaussian: Gaussian, actions: Value) -> Value:
-    """log pi(a | x) of actions (N, A), for each of N observations: (N,)."""
+    """log pi(a | x) of actions (N, A), one for each of N observations: (N,)."""
     mean, log_std = gaussian
     z = (actions - mean) * functions.exp(-log_std)
     constant = 0.5 * log(2 * pi) * mean.shape[1]
@@ -109,13 +121,9 @@ def log_probability(gaussian: Gaussian, actions: Value) -> Value:
 
 
 def kl_divergence(old: Gaussian, new: Gaussian) -> Value:
-    """KL(old || new) for each of N observations: (N,)."""
+    """The Kullback-Leibler divergence KL(old || new) for each observation: (N,)."""
     difference = old.mean - new.mean
-    spread = functions.exp(old.log_std * 2) + difference * difference
+    # the mean of (action - new mean)^2 under the old policy
+    second_moment = functions.exp(old.log_std * 2) + difference * difference
     change = new.log_std - old.log_std - 0.5
-    return (spread * functions.exp(new.log_std * -2) * 0.5 + change).sum(axis=1)
-
-
-def entropy(gaussian: Gaussian) -> Value:
-    """The entropy of one observation's actions: one number, the same for all."""
-    return gaussian.log_std.sum() + 0.5 * log(2 * pi * np.e) * gaussian.log_std.size
+    return (second_moment * functions.exp(new.log_std * -2) * 0.5 + change).sum(axis=1)

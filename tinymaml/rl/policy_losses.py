@@ -1,19 +1,25 @@
-"""A policy's losses on sampled trajectories, and their derivatives, task by task.
+"""A policy's losses on sampled steps and their derivatives, for many tasks at once.
 
-With this file the algorithm (`maml_trpo.py`) reads like its formulas: `gradient` takes
-parameters (T, P), one for each task, and returns such; `hessian` and `fisher` return
-functions that multiply vectors (T, P), as often as one likes.
+    losses = PolicyLosses(policy)
+    samples = chunk_steps(trajectories, advantages(trajectories))
+    gradient = losses.gradient(thetas, samples)      # equation (4): (T, P)
+    hessian = losses.hessian(thetas, samples)        # a function
+    hessian(v)                                       # Hessian-vector products, (T, P)
 
-A loss of sampled steps is a sum over steps, and so are its gradient and all of these
-products. So the steps of all tasks that were really taken are cut into pieces of
-`ROWS`, a backend runs a piece as it runs a task elsewhere, and the pieces of a task
-are added. Ended trajectories cost nothing, one tape serves whatever is sampled, and the
-arrays of a piece stay in the core's cache.
+With this file, algorithm 3 (`maml_trpo.py`) reads like its formulas. Parameters,
+gradients and products are (T, P), a row for each task.
 
-Left out: losses that are no sums over steps.
+Each loss here is a sum over steps, so its gradient and its products are such sums too.
+`chunk_steps` therefore divides the steps of all tasks into chunks of `CHUNK` steps, a
+backend runs a tape for each chunk, and the results of a task's chunks are added. Steps
+after the end of a trajectory are left out and cost nothing, one tape serves any number
+of steps, and the arrays of a chunk stay in the cache of a core.
+
+Left out: losses that are not sums over steps.
 """
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,136 +34,157 @@ from tinymaml.rl.policy import Gaussian, GaussianPolicy, kl_divergence, log_prob
 from tinymaml.rl.rollouts import Trajectories
 
 Array = np.ndarray[Any, Any]
-Product = Callable[[Array], Array]  # v (T, P) -> (T, P), a product for each task
-ROWS = 250  # steps in a piece; measured, see docs/log.md
+Product = Callable[[Array], Array]  # v (T, P) -> a matrix of each task times v (T, P)
+Arrays = dict[str, Array]
+Inputs = SimpleNamespace  # Values by name
+Outputs = dict[str, Value]
+CHUNK = 250  # steps; measured, see docs/log.md
+
+
+# --- chunks of steps ------------------------------------------------------------------
 
 
 class Samples(NamedTuple):
-    """The steps of T tasks, cut into M pieces of R; a piece belongs to one task."""
+    """The sampled steps of T tasks in chunks; each chunk belongs to one task."""
 
-    task: Array  # (M,) whose piece it is, in ascending order
+    task_of_chunk: Array  # (chunks,), the number of its task, in ascending order
     tasks: int  # T
-    arrays: dict[str, Array]  # (M, R, ...): x, actions, advantages, weights
+    arrays: Arrays  # (chunks, CHUNK, ...): x, actions, advantages, weights
 
 
-def cut(trajectories: Trajectories, advantages: Array, rows: int = ROWS) -> Samples:
-    """The steps that were taken, in pieces; the last of a task is filled up.
+def chunk_steps(
+    trajectories: Trajectories, advantages: Array, size: int = CHUNK
+) -> Samples:
+    """The steps that were taken, in chunks of `size` steps.
 
-    A step's weight is 1 over the number of its task's steps, so that weighted sums are
-    means; what fills up has weight 0. advantages: (T, B, H).
+    advantages: (T, B, horizon). The weight of a step is 1 over the number of steps in
+    its task, so a weighted sum is a mean over the task's steps. The last chunk of a
+    task is padded: with copies of the task's first step, with weight 0.
     """
     mask = trajectories.mask.reshape(len(trajectories.mask), -1)
-    counts = mask.sum(axis=1)
-    pieces = -(-counts // rows)
-    starts = np.cumsum(pieces) - pieces
-    task = np.repeat(np.arange(len(counts)), pieces)
-    place = (np.arange(len(task)) - starts[task])[:, None] * rows + np.arange(rows)
-    taken = place < counts[task][:, None]
-    first = (np.cumsum(counts) - counts)[task][:, None]
-    index = np.flatnonzero(mask)[first + np.where(taken, place, 0)]
+    counts = mask.sum(axis=1)  # steps of each task
+    chunks = -(-counts // size)  # chunks of each task, rounded up
+    task = np.repeat(np.arange(len(counts)), chunks)
+    chunk_in_task = np.arange(len(task)) - (np.cumsum(chunks) - chunks)[task]
+    # (chunks, size): the position of every entry among the steps of its task
+    position = chunk_in_task[:, None] * size + np.arange(size)
+    real = position < counts[task][:, None]
+    first_step = (np.cumsum(counts) - counts)[task][:, None]
+    index = np.flatnonzero(mask)[first_step + np.where(real, position, 0)]
     x = trajectories.observations
-    weights = taken / counts[task][:, None]
-    return Samples(
-        task,
-        len(counts),
-        {
-            "x": x.reshape(-1, x.shape[-1])[index],
-            "actions": trajectories.actions.reshape(mask.size, -1)[index],
-            "advantages": advantages.reshape(-1)[index].astype(x.dtype),
-            "weights": weights.astype(x.dtype),
-        },
-    )
+    arrays = {
+        "x": x.reshape(-1, x.shape[-1])[index],
+        "actions": trajectories.actions.reshape(mask.size, -1)[index],
+        "advantages": advantages.reshape(-1)[index].astype(x.dtype),
+        "weights": (real / counts[task][:, None]).astype(x.dtype),
+    }
+    return Samples(task, len(counts), arrays)
 
 
-class _Holes:
-    """The inputs of a tape, made when they are first asked for: `holes.theta`."""
-
-    def __init__(self, tape: Tape, shapes: dict[str, tuple[int, ...]]) -> None:
-        self._tape, self._shapes = tape, shapes
-
-    def __getattr__(self, name: str) -> Value:
-        value = self._tape.input(name, self._shapes[name], per_task=True)
-        setattr(self, name, value)
-        return value
+# --- what is recorded for one chunk ---------------------------------------------------
+# Each function gets the policy and a namespace of the inputs that the table QUANTITIES
+# lists for it, and returns the outputs of its tape by name.
 
 
-Recorder = Callable[[GaussianPolicy, "_Holes"], dict[str, Value]]
+def _inner_loss(policy: GaussianPolicy, inputs: Inputs) -> Value:
+    log_pi = log_probability(policy(inputs.theta, inputs.x), inputs.actions)
+    return policy_gradient_loss(log_pi, inputs.advantages, inputs.weights)
 
 
-# --- what goes on the tape, for one piece ---------------------------------------------
+def record_gradient(policy: GaussianPolicy, inputs: Inputs) -> Outputs:
+    """The gradient of the inner loss, equation (4)."""
+    return {"gradient": grad(_inner_loss(policy, inputs), inputs.theta)}
 
 
-def _inner_loss(policy: GaussianPolicy, holes: _Holes) -> Value:
-    log_pi = log_probability(policy(holes.theta, holes.x), holes.actions)
-    return policy_gradient_loss(log_pi, holes.advantages, holes.weights)
-
-
-def record_gradient(policy: GaussianPolicy, holes: _Holes) -> dict[str, Value]:
-    """The gradient of the inner loss."""
-    return {"gradient": grad(_inner_loss(policy, holes), holes.theta)}
-
-
-def record_hvp(policy: GaussianPolicy, holes: _Holes) -> dict[str, Value]:
+def record_hvp(policy: GaussianPolicy, inputs: Inputs) -> Outputs:
     """The Hessian of the inner loss times v."""
-    return {"hvp": hvp(_inner_loss(policy, holes), holes.theta, holes.v)}
+    return {"product": hvp(_inner_loss(policy, inputs), inputs.theta, inputs.v)}
 
 
-def record_old(policy: GaussianPolicy, holes: _Holes) -> dict[str, Value]:
-    """What the surrogate and the KL divergence must know of the old policy."""
-    gaussian = policy(holes.theta, holes.x)
+def record_old_policy(policy: GaussianPolicy, inputs: Inputs) -> Outputs:
+    """What the surrogate loss and the KL divergence need of the old policy."""
+    gaussian = policy(inputs.theta, inputs.x)
     return {
-        "old": log_probability(gaussian, holes.actions),
+        "old_log_pi": log_probability(gaussian, inputs.actions),
         "old_mean": gaussian.mean,
         "old_log_std": gaussian.log_std,
     }
 
 
-def record_surrogate(policy: GaussianPolicy, holes: _Holes) -> dict[str, Value]:
+def _surrogate(new: Gaussian, inputs: Inputs) -> Value:
+    log_pi = log_probability(new, inputs.actions)
+    return surrogate_loss(log_pi, inputs.old_log_pi, inputs.advantages, inputs.weights)
+
+
+def record_surrogate(policy: GaussianPolicy, inputs: Inputs) -> Outputs:
     """The surrogate loss and its gradient."""
-    log_pi = log_probability(policy(holes.theta, holes.x), holes.actions)
-    loss = surrogate_loss(log_pi, holes.old, holes.advantages, holes.weights)
-    return {"loss": loss, "gradient": grad(loss, holes.theta)}
+    loss = _surrogate(policy(inputs.theta, inputs.x), inputs)
+    return {"loss": loss, "gradient": grad(loss, inputs.theta)}
 
 
-def record_surrogate_and_kl(policy: GaussianPolicy, holes: _Holes) -> dict[str, Value]:
+def record_surrogate_and_kl(policy: GaussianPolicy, inputs: Inputs) -> Outputs:
     """The surrogate loss and the mean KL divergence from the old policy."""
-    new = policy(holes.theta, holes.x)
-    log_pi = log_probability(new, holes.actions)
-    loss = surrogate_loss(log_pi, holes.old, holes.advantages, holes.weights)
-    old = Gaussian(holes.old_mean, holes.old_log_std)
-    return {"loss": loss, "kl": (kl_divergence(old, new) * holes.weights).sum()}
+    new = policy(inputs.theta, inputs.x)
+    loss = _surrogate(new, inputs)
+    old = Gaussian(inputs.old_mean, inputs.old_log_std)
+    return {"loss": loss, "kl": (kl_divergence(old, new) * inputs.weights).sum()}
 
 
 # [fisher]
-def record_fisher(policy: GaussianPolicy, holes: _Holes) -> dict[str, Value]:
-    """F v, the Hessian at new = old of the mean KL(old || new), times v.
+def record_fisher(policy: GaussianPolicy, inputs: Inputs) -> Outputs:
+    """F v: the Hessian of the mean KL(old || new), at new = old, times v.
 
-    The KL divergence has slope 0 there, so its Hessian is J' M J: J the derivative of
-    (mean, log sigma), M the curvature of the divergence in these, 1 / sigma^2 for a
-    mean and 2 for log sigma. J v is a jvp, J' of what comes of it a gradient. The
-    latter is taken at a copy of theta, on which J v does not depend.
+    The gradient of the KL divergence is 0 at new = old, so only first derivatives of
+    the policy occur in its Hessian: F = J' M J. J is the Jacobian of (mean, log sigma)
+    with respect to theta. M is the Hessian of the divergence in (mean, log sigma),
+    which is diagonal: 1 / sigma^2 for a mean and 2 for a log sigma.
     """
-    mean, log_std = gaussian = policy(holes.theta, holes.x)
-    mean_dot, log_std_dot = (jvp(output, holes.theta, holes.v) for output in gaussian)
-    pull_mean = mean_dot * exp(log_std * -2) * holes.weights.reshape(-1, 1)
-    pull_log_std = log_std_dot * 2 * holes.weights.sum()
-    copy = rematerialise(holes.theta)
-    mean, log_std = policy(copy, holes.x)
-    pulled = (mean * pull_mean).sum() + (log_std * pull_log_std).sum()
-    return {"fisher": grad(pulled, copy)}
+    gaussian = policy(inputs.theta, inputs.x)
+    # Forward mode: J v.
+    mean_dot, log_std_dot = (jvp(out, inputs.theta, inputs.v) for out in gaussian)
+    # u = M J v for each step, with the step's weight in the mean over steps.
+    u_mean = mean_dot * exp(gaussian.log_std * -2) * inputs.weights.reshape(-1, 1)
+    u_log_std = log_std_dot * 2 * inputs.weights.sum()
+    # Reverse mode: J' u is the gradient of (mean, log sigma) . u, where u counts as a
+    # constant. But u was computed from theta, so the gradient is taken with respect to
+    # a copy of theta, on which u does not depend.
+    copy = rematerialise(inputs.theta)
+    mean, log_std = policy(copy, inputs.x)
+    return {"product": grad((mean * u_mean).sum() + (log_std * u_log_std).sum(), copy)}
 
 
 # [/fisher]
 
 
-# --- running it for all pieces of all tasks -------------------------------------------
+class Quantity(NamedTuple):
+    """A computation on one chunk: what records it, and the inputs of its tape."""
+
+    record: Callable[[GaussianPolicy, Inputs], Outputs]
+    inputs: tuple[str, ...]
+
+
+STEPS = ("theta", "x", "actions", "advantages", "weights")
+OLD = ("old_mean", "old_log_std")
+QUANTITIES = {
+    "gradient": Quantity(record_gradient, STEPS),
+    "hessian": Quantity(record_hvp, (*STEPS, "v")),
+    "fisher": Quantity(record_fisher, ("theta", "x", "weights", "v")),
+    "old policy": Quantity(record_old_policy, ("theta", "x", "actions")),
+    "surrogate": Quantity(record_surrogate, (*STEPS, "old_log_pi")),
+    "surrogate and kl": Quantity(record_surrogate_and_kl, (*STEPS, "old_log_pi", *OLD)),
+}
+
+
+# --- running it for all chunks of all tasks -------------------------------------------
 
 
 class PolicyLosses:
-    """The losses of a policy on samples, run by a backend.
+    """The losses of a policy on samples, and their derivatives, run by a backend.
 
-    Each method takes thetas (T, P) and samples of T tasks and returns arrays with a
-    leading task axis, in the dtype of thetas, or a function that does.
+    policy: a GaussianPolicy. backend, threads: see `get_backend`.
+
+    Each method takes thetas (T, P) and samples of T tasks. Results have a leading task
+    axis and the dtype of thetas.
     """
 
     def __init__(
@@ -172,88 +199,102 @@ class PolicyLosses:
 
     def gradient(self, thetas: Array, samples: Samples) -> Array:
         """The gradient of the inner loss, equation (4): (T, P)."""
-        return self._run(record_gradient, thetas, samples)["gradient"]
+        return self._sums("gradient", thetas, samples)["gradient"]
 
     def hessian(self, thetas: Array, samples: Samples) -> Product:
-        """Its Hessian H, as a function: v (T, P) -> H v (T, P)."""
-        return self._product(record_hvp, thetas, samples)
+        """Products with the Hessian of the inner loss, as a function of v (T, P)."""
+        return self._product("hessian", thetas, samples)
 
     def fisher(self, thetas: Array, samples: Samples) -> Product:
-        """F, the Hessian of the mean KL(old || new) at new = old, as a function."""
-        return self._product(record_fisher, thetas, samples)
+        """Products with F, the Hessian of the mean KL(old || new) at new = old."""
+        return self._product("fisher", thetas, samples)
 
     def attach_old_policy(self, thetas: Array, samples: Samples) -> Samples:
-        """The samples with what the policy of thetas, which drew them, gives them."""
-        old = self._run(record_old, thetas, samples, add=False)
+        """The samples with what the losses below need of the policy that drew them.
+
+        thetas: the parameters of that policy.
+        """
+        old = self._run("old policy", thetas, samples)
         return samples._replace(arrays=samples.arrays | old)
 
     def surrogate(self, thetas: Array, samples: Samples) -> tuple[Array, Array]:
-        """The surrogate loss (T,) and its gradient (T, P), of remembered samples."""
-        outputs = self._run(record_surrogate, thetas, samples)
-        return outputs["loss"], outputs["gradient"]
+        """The surrogate loss (T,) and its gradient (T, P).
+
+        samples: from `attach_old_policy`.
+        """
+        sums = self._sums("surrogate", thetas, samples)
+        return sums["loss"], sums["gradient"]
 
     def surrogate_and_kl(self, thetas: Array, samples: Samples) -> tuple[Array, Array]:
-        """The surrogate loss and the mean KL(old || new): (T,), (T,)."""
-        outputs = self._run(record_surrogate_and_kl, thetas, samples)
-        return outputs["loss"], outputs["kl"]
+        """The surrogate loss and the mean KL(old || new): (T,), (T,).
 
-    def _run(
-        self, record: Recorder, thetas: Array, samples: Samples, add: bool = True
-    ) -> dict[str, Array]:
-        """Run what `record` records for every piece; add up the pieces of a task."""
-        inputs = {"theta": thetas[samples.task], **samples.arrays}
-        ((tape, program),) = self._prepared(record, inputs)
-        outputs = program({name: inputs[name] for name in tape.inputs})
-        return _add_up(outputs, samples) if add else outputs
-
-    def _product(self, record: Recorder, thetas: Array, samples: Samples) -> Product:
-        """The product with v that `record` records, of which all else is run now.
-
-        Keeps about a forward and a backward pass of each piece: 1.2 KB a step for a
-        policy with two layers of 100 units in float32.
+        samples: from `attach_old_policy`.
         """
-        inputs = {"theta": thetas[samples.task], **samples.arrays}
-        (one, first), (two, second) = self._prepared(record, inputs, changing="v")
-        inputs |= first({name: inputs[name] for name in one.inputs})
-        run = second.bind({name: inputs[name] for name in two.inputs if name != "v"})
+        sums = self._sums("surrogate and kl", thetas, samples)
+        return sums["loss"], sums["kl"]
+
+    def _sums(self, name: str, thetas: Array, samples: Samples) -> Arrays:
+        """The outputs of a quantity, summed over the chunks of each task."""
+        return _sum_chunks(self._run(name, thetas, samples), samples)
+
+    def _run(self, name: str, thetas: Array, samples: Samples) -> Arrays:
+        """The outputs of a quantity for every chunk."""
+        inputs = {"theta": thetas[samples.task_of_chunk], **samples.arrays}
+        ((tape, program),) = self._compiled(name, inputs)
+        return program({key: inputs[key] for key in tape.inputs})
+
+    def _product(self, name: str, thetas: Array, samples: Samples) -> Product:
+        """Products of a quantity with any v; what does not depend on v runs only now.
+
+        The result keeps about a forward and a backward pass of each chunk in memory:
+        1.2 KB for each step of a policy with two layers of 100 units in float32.
+        """
+        inputs = {"theta": thetas[samples.task_of_chunk], **samples.arrays}
+        (known, known_program), (rest, rest_program) = self._compiled(name, inputs)
+        inputs |= known_program({key: inputs[key] for key in known.inputs})
+        run = rest_program.bind({key: inputs[key] for key in rest.inputs if key != "v"})
 
         def product(v: Array) -> Array:
-            (added,) = _add_up(run({"v": v[samples.task]}), samples).values()
-            return added
+            outputs = run({"v": v[samples.task_of_chunk]})
+            return _sum_chunks(outputs, samples)["product"]
 
         return product
 
-    def _prepared(
-        self, record: Recorder, inputs: dict[str, Array], changing: str = ""
-    ) -> list[tuple[Tape, Program]]:
-        """What `record` records, split by an input that changes, and its programs."""
-        key = (record, inputs["theta"].dtype, inputs["x"].shape[1:])
+    def _compiled(self, name: str, inputs: Arrays) -> list[tuple[Tape, Program]]:
+        """The tape of a quantity and its program, compiled at first use.
+
+        A tape with the input v is split in two: what does not depend on v, and what
+        does.
+        """
+        dtype = inputs["theta"].dtype
+        key = (name, dtype, inputs["x"].shape[1:])
         if key not in self._programs:
-            holes = inputs | ({changing: inputs["theta"]} if changing else {})
-            tape = _record(self.policy, record, holes)
-            self._programs[key] = [
-                (part, self.backend.compile(part, inputs["theta"].dtype))
-                for part in (
-                    partially_evaluate(tape, changing) if changing else (tape,)
-                )
-            ]
+            tape = _record(self.policy, name, inputs | {"v": inputs["theta"]})
+            tapes = partially_evaluate(tape, "v") if "v" in tape.inputs else (tape,)
+            self._programs[key] = [(t, self.backend.compile(t, dtype)) for t in tapes]
         return self._programs[key]
 
 
-def _record(policy: GaussianPolicy, record: Recorder, inputs: dict[str, Array]) -> Tape:
-    """The tape of one piece; it has the inputs that `record` asks for."""
-    tape = Tape()
-    holes = _Holes(tape, {name: array.shape[1:] for name, array in inputs.items()})
-    for name, value in record(policy, holes).items():
-        tape.output(name, value)
+def _record(policy: GaussianPolicy, name: str, arrays: Arrays) -> Tape:
+    """The tape of a quantity for one chunk, with inputs of the shapes of arrays."""
+    tape, quantity = Tape(), QUANTITIES[name]
+    inputs = {
+        key: tape.input(key, arrays[key].shape[1:], per_task=True)
+        for key in quantity.inputs
+    }
+    for key, value in quantity.record(policy, Inputs(**inputs)).items():
+        tape.output(key, value)
     return tape
 
 
-def _add_up(outputs: dict[str, Array], samples: Samples) -> dict[str, Array]:
-    """Sums over the pieces of each task, in their order."""
-    added = {}
+def _sum_chunks(outputs: Arrays, samples: Samples) -> Arrays:
+    """Sums over the chunks of each task, in their order.
+
+    A loop over chunks is faster here than `np.add.reduceat`, see docs/log.md.
+    """
+    sums = {}
     for name, array in outputs.items():
-        total = added[name] = np.zeros((samples.tasks, *array.shape[1:]), array.dtype)
-        for task, piece in zip(samples.task, array, strict=True):
-            total[task] += piece
-    return added
+        total = sums[name] = np.zeros((samples.tasks, *array.shape[1:]), array.dtype)
+        for task, chunk in zip(samples.task_of_chunk, array, strict=True):
+            total[task] += chunk
+    return sums

@@ -1,11 +1,15 @@
-"""Trajectories: what a policy does in an environment, as arrays with a mask.
+"""Roll-outs: let policies act in an environment, and get trajectories as arrays.
 
-With this file one runs T tasks times B trajectories, each under its task's own policy,
-as one array: `roll_out` asks the policy once a step for all of them. Trajectories end
-at different times; the arrays have the size of the horizon, and `mask` says which steps
-were taken. All randomness is in `noise`, so the same noise gives the same bits.
+    trajectories = roll_out(policy, Navigation(), thetas, goals, noise)
+    trajectories.rewards       # (T, B, horizon), with trajectories.mask
 
-Left out: processes and environments written elsewhere. Whatever has the methods of
+T tasks, each with its own parameters, and B trajectories in each of them take a step at
+the same time, so the policy is called once for each step. Trajectories end at different
+times: the arrays have the length of the horizon, and the mask is True for the steps
+that were taken. All randomness comes in as `noise`, so the same noise gives the same
+bits. This is line 5 (and line 8) of the paper's algorithm 3.
+
+Left out: simulators that are written elsewhere. Any object with the methods of
 `Environment` can be used.
 """
 
@@ -19,7 +23,7 @@ Array = np.ndarray[Any, Any]
 
 
 class Actor(Protocol):
-    """What `roll_out` asks of a policy."""
+    """What `roll_out` needs of a policy."""
 
     size: int
     actions: int
@@ -29,9 +33,9 @@ class Actor(Protocol):
 
 
 class Environment(Protocol):
-    """The rules that T tasks times B trajectories run by, as functions of arrays.
+    """The dynamics of T tasks with B trajectories each, as functions of arrays.
 
-    `tasks` is what makes tasks differ, with a leading task axis.
+    `tasks` is an array of what distinguishes the tasks, with a leading task axis.
     """
 
     observations: int
@@ -42,114 +46,95 @@ class Environment(Protocol):
         """New tasks, with these leading axes."""
 
     def start(self, tasks: Array, trajectories: int) -> Array:
-        """The states (T, B, ...) in which trajectories start."""
+        """The initial states of trajectories: (T, B, ...)."""
 
     def observe(self, states: Array, tasks: Array) -> Array:
-        """What the agent sees of them: (T, B, observations)."""
+        """What the agent sees in these states: (T, B, observations)."""
 
     def step(
         self, states: Array, actions: Array, tasks: Array
     ) -> tuple[Array, Array, Array]:
-        """New states, rewards (T, B), and which trajectories have ended (T, B)."""
+        """New states, rewards (T, B), and which trajectories terminate here (T, B)."""
 
 
 class Trajectories(NamedTuple):
-    """B trajectories for each of T tasks, at most H steps long.
+    """B trajectories for each of T tasks, of at most `horizon` steps.
 
-    What stands behind the end of a trajectory is 0 and its mask is False.
+    After the end of a trajectory its arrays are 0 and its mask is False.
     """
 
-    observations: Array  # (T, B, H, O), dtype of theta: what the agent saw
-    actions: Array  # (T, B, H, A), dtype of theta: what it then did
-    rewards: Array  # (T, B, H), float64: what it was then paid
-    mask: Array  # (T, B, H), bool: whether it came to that
+    observations: Array  # (T, B, horizon, O), before each action; dtype of theta
+    actions: Array  # (T, B, horizon, A); dtype of theta
+    rewards: Array  # (T, B, horizon), after each action; float64
+    mask: Array  # (T, B, horizon), bool: whether the step was taken
+
+    def __repr__(self) -> str:
+        shapes = f"observations {self.observations.shape}, actions {self.actions.shape}"
+        return f"Trajectories({shapes}, {self.mask.sum()} of {self.mask.size} steps)"
 
     def returns(self) -> Array:
         """The mean over a task's trajectories of the sum of their rewards: (T,).
 
-        Not discounted. A trajectory without a step is none.
+        Rewards are not discounted, and trajectories without a step do not count.
         """
         return self.rewards.sum(axis=(1, 2)) / self.mask.any(axis=2).sum(axis=1)
 
     def first(self, steps: int) -> "Trajectories":
-        """Of each task the first trajectories, until these have so many steps in all.
+        """The first trajectories of each task that have `steps` steps together.
 
-        The last of them is kept whole; of the others nothing is left.
+        The trajectory that reaches this number is kept whole. Later ones become empty:
+        all their steps are masked.
         """
-        before = self.mask.sum(axis=2).cumsum(axis=1) - self.mask.sum(axis=2)
-        kept = (before < steps)[..., None]
-        return Trajectories(
-            np.where(kept[..., None], self.observations, 0),
-            np.where(kept[..., None], self.actions, 0),
-            np.where(kept, self.rewards, 0.0),
-            self.mask & kept,
-        )
+        steps_before = self.mask.sum(axis=2).cumsum(axis=1) - self.mask.sum(axis=2)
+        trajectories = Trajectories(*map(np.copy, self))
+        for array in trajectories:
+            array[steps_before >= steps] = 0
+        return trajectories
 
 
 # [alg3-line5]
 def roll_out(
-    policy: Actor,
-    environment: Environment,
-    thetas: Array,
-    tasks: Array,
-    noise: Array,
+    policy: Actor, environment: Environment, thetas: Array, tasks: Array, noise: Array
 ) -> Trajectories:
-    """B trajectories in each of T tasks, task i under the policy of theta_i.
+    """B trajectories in each of T tasks, in task i by the policy of theta_i.
 
-    thetas: (T, P), float32 or float64. tasks: (T, ...), what `environment.draw` makes.
-    noise: (T, B, H, A), standard normal numbers, of the dtype of thetas. policy: a
-    `GaussianPolicy`, or whatever has its method `act`.
+    policy: a `GaussianPolicy`, or any object with its method `act`. thetas: (T, P),
+    float32 or float64. tasks: (T, ...), from `environment.draw`. noise: standard normal
+    numbers, (T, B, horizon, A), of the dtype of thetas.
 
     Raises ValueError or TypeError naming the argument that does not fit.
     """
-    count, horizon = _check(policy, environment, thetas, tasks, noise)
-    states = environment.start(tasks, count)
-    seen, done = [], []
-    rewards = np.zeros((horizon, *noise.shape[:2]))
-    mask = np.zeros(rewards.shape, dtype=bool)
-    going = np.ones(noise.shape[:2], dtype=bool)
+    _check_arguments(policy, environment, thetas, tasks, noise)
+    count, trajectories, horizon, _ = noise.shape
+    # Time is the first axis until all steps are taken, so that each step is contiguous.
+    shape = (horizon, count, trajectories)
+    observations = np.zeros((*shape, environment.observations), thetas.dtype)
+    actions = np.zeros((*shape, policy.actions), thetas.dtype)
+    rewards, mask = np.zeros(shape), np.zeros(shape, dtype=bool)
+    states = environment.start(tasks, trajectories)
+    alive = np.ones(shape[1:], dtype=bool)
     for t in range(horizon):
         x = environment.observe(states, tasks).astype(thetas.dtype)
-        seen.append(x)
-        done.append(policy.act(thetas, x, noise[:, :, t]))
-        states, rewards[t], ended = environment.step(states, done[-1], tasks)
-        mask[t] = going
-        going = going & ~ended
-        if not going.any():
+        action = policy.act(thetas, x, noise[:, :, t])
+        states, reward, terminated = environment.step(states, action, tasks)
+        observations[t], actions[t], rewards[t], mask[t] = x, action, reward, alive
+        alive = alive & ~terminated
+        if not alive.any():
             break
-    return _trajectories(seen, done, rewards, mask)
+    # After its end a trajectory was still computed along with the others: erase that.
+    for array in (observations, actions, rewards):
+        array[~mask] = 0
+    arrays = (observations, actions, rewards, mask)
+    return Trajectories(*(np.moveaxis(array, 0, 2) for array in arrays))
 
 
 # [/alg3-line5]
 
 
-def _trajectories(
-    seen: list[Array], done: list[Array], rewards: Array, mask: Array
-) -> Trajectories:
-    """Arrays with the time axis in its place, and zeros where nothing happened."""
-
-    def whole(steps: list[Array]) -> Array:
-        array = np.zeros((*mask.shape, steps[0].shape[-1]), steps[0].dtype)
-        array[: len(steps)] = steps
-        return np.moveaxis(np.where(mask[..., None], array, 0), 0, 2)
-
-    paid = np.where(mask, rewards, 0.0)
-    return Trajectories(
-        whole(seen),
-        whole(done),
-        np.moveaxis(paid, 0, 2),
-        np.moveaxis(mask, 0, 2),
-    )
-
-
-def _check(
-    policy: Actor,
-    environment: Environment,
-    thetas: Array,
-    tasks: Array,
-    noise: Array,
-) -> tuple[int, int]:
-    """The numbers of trajectories and steps, if policy and arrays fit."""
+def _check_arguments(
+    policy: Actor, environment: Environment, thetas: Array, tasks: Array, noise: Array
+) -> None:
+    """Policy, environment and arrays fit together."""
     check_arrays(thetas=thetas, noise=noise)
     if policy.actions != environment.actions:
         raise ValueError(
@@ -171,4 +156,3 @@ def _check(
         raise TypeError(f"noise: expected dtype {thetas.dtype}, got {noise.dtype}")
     if len(tasks) != len(thetas):
         raise ValueError(f"tasks: expected {len(thetas)} of them, got {len(tasks)}")
-    return noise.shape[1], noise.shape[2]

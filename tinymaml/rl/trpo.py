@@ -1,14 +1,15 @@
-"""Trust-region policy optimisation: the longest good step that changes a policy little.
+"""Trust-region policy optimisation (TRPO): a large step within a bound on the change.
 
     minimise the surrogate loss subject to mean KL(old || new) <= max_kl
 
-The direction solves F x = gradient by conjugate gradients, which need products F v and
-not F. Its length is where the quadratic model of the KL divergence reaches max_kl, and
-a line search shortens it until the surrogate loss has really fallen and the divergence
-is really within its bound. If it never is, nothing changes.
+The direction of the step solves F x = gradient by conjugate gradients, which need
+products F v and never the matrix F, the Hessian of the KL divergence. The length of
+the step is where the quadratic model of the divergence reaches max_kl. A line search
+shortens the step until the true surrogate loss is lower and the true divergence is
+within its bound. If no length passes, theta stays as it was.
 
-Nothing here knows of policies: gradient, product and evaluation are arguments. The
-constants are those of the authors' code (rllab's).
+The optimiser does not know about policies: gradient, products and losses are arguments.
+Its constants are those of rllab, on which the authors' code is built.
 
 Source: Schulman et al., Trust region policy optimization, ICML 2015, arXiv:1502.05477,
 appendix C.
@@ -23,23 +24,23 @@ import numpy as np
 from tinymaml.checks import check_numbers, check_sizes, check_theta
 
 Array = np.ndarray[Any, Any]
-Product = Callable[[Array], Array]
-TOLERANCE = 1e-10  # of conjugate gradients, on the squared length of what is left
+Product = Callable[[Array], Array]  # v (P,) -> a matrix times v (P,)
+TOLERANCE = 1e-10  # conjugate gradients stop at this squared length of the residual
 
 
 class TrustRegionStep(NamedTuple):
-    """Where a step ended, and how."""
+    """The result of `trust_region_step`."""
 
-    theta: Array  # (P,); the old one, unchanged, if nothing was accepted
+    theta: Array  # (P,); the old parameters if no step was accepted
     accepted: bool
-    improvement: float  # by which the surrogate loss fell, 0 if nothing was accepted
-    kl: float  # mean KL(old || new), 0 if nothing was accepted
-    backtracks: int  # how often the step was shortened
-    why: str  # nothing was accepted; "" if something was
+    improvement: float  # decrease of the surrogate loss; 0 if no step was accepted
+    kl: float  # mean KL(old || new); 0 if no step was accepted
+    backtracks: int  # number of times that the line search shortened the step
+    reason: str  # why no step was accepted, or "" if one was
 
 
 def check_settings(max_kl: float, iterations: int, damping: float) -> None:
-    """Raise an error with the name of the first that is no number in its range."""
+    """Every setting of `trust_region_step` is a number in its range."""
     check_numbers(max_kl=max_kl, damping=damping)
     if not 0 < max_kl < np.inf:
         raise ValueError(f"max_kl: expected a positive number, got {max_kl}")
@@ -51,12 +52,12 @@ def check_settings(max_kl: float, iterations: int, damping: float) -> None:
 def conjugate_gradient(
     product: Product, b: Array, iterations: int = 10, tolerance: float = TOLERANCE
 ) -> Array:
-    """x with A x = b, for symmetric positive definite A given as product(v) = A v.
+    """Solve A x = b for a symmetric positive definite A, given as product(v) = A v.
 
-    b: (P,); all is computed in float64. Stops after `iterations`, when |b - A x|^2 is
-    below `tolerance`, or where A has no positive curvature left, as happens when it is
-    singular; x is then the best in the space searched so far. Costs a product an
-    iteration.
+    b: (P,); the solver works in float64. It stops after `iterations`, or when
+    |b - A x|^2 is below `tolerance`, or when A has no positive curvature along the next
+    direction, which happens if A is singular. x is then the best solution in the
+    subspace that was searched. Each iteration costs one product.
 
     >>> A = np.array([[4.0, 1.0], [1.0, 3.0]])
     >>> conjugate_gradient(lambda v: A @ v, np.array([1.0, 2.0])).round(4)
@@ -71,17 +72,17 @@ def conjugate_gradient(
     for _ in range(iterations):
         if squared < tolerance:
             break
-        curved = np.asarray(product(direction), np.float64)
-        curvature = direction @ curved
-        # Rounding leaves a little curvature where there is none. Infinity and NaN stop
-        # here too, because no comparison with them is true.
+        a_direction = np.asarray(product(direction), np.float64)
+        curvature = direction @ a_direction
+        # A curvature of 0 may come out slightly positive because of rounding, hence
+        # 1e-15. The comparison is false for NaN too, so NaN also stops the loop.
         if not 1e-15 * (direction @ direction) < curvature < np.inf:
             break
         length = squared / curvature
         x += length * direction
-        residual -= length * curved
-        before, squared = squared, residual @ residual
-        direction = residual + squared / before * direction
+        residual -= length * a_direction
+        previous, squared = squared, residual @ residual
+        direction = residual + squared / previous * direction
     return x
 
 
@@ -90,23 +91,27 @@ def trust_region_step(
     loss: float,
     gradient: Array,
     product: Product,
-    evaluate: Callable[[Array], tuple[float, float]],
+    loss_and_kl: Callable[[Array], tuple[float, float]],
     max_kl: float = 0.01,
     iterations: int = 10,
     damping: float = 1e-5,
     shorten: float = 0.8,
     tries: int = 15,
 ) -> TrustRegionStep:
-    """One step from theta (P,), float32 or float64.
+    """One TRPO step from theta (P,), float32 or float64.
 
-    loss, gradient: the surrogate loss at theta, and its gradient (P,). product: v (P,)
-    -> F v, where F is the Hessian of the mean KL divergence at theta; `damping` v is
-    added. evaluate: (P,) -> surrogate loss and mean KL divergence. `tries` lengths are
-    tried, each `shorten` times the one before.
+    loss, gradient: the surrogate loss at theta, and its gradient (P,).
+    product: v (P,) -> F v, where F is the Hessian of the mean KL divergence at theta.
+    loss_and_kl: (P,) -> the surrogate loss and the mean KL divergence there.
+    max_kl: bound on the mean KL divergence.
+    iterations: of conjugate gradients.
+    damping: this multiple of the identity is added to F.
+    shorten, tries: the line search multiplies the step by `shorten`, at most
+    tries - 1 times.
 
-    A step is accepted only if its loss is below that of theta and its divergence at
-    most max_kl, and not negative by more than rounding. Raises ValueError or TypeError
-    naming the argument that does not fit.
+    A step is accepted if its loss is below that of theta and its divergence is at most
+    max_kl, and not negative beyond rounding. Raises ValueError or TypeError naming the
+    argument that does not fit.
     """
     check_theta(theta, np.size(theta))
     gradient = np.asarray(gradient, np.float64)
@@ -123,25 +128,26 @@ def trust_region_step(
     def damped(v: Array) -> Array:
         return product(v.astype(theta.dtype)) + damping * v
 
-    def nothing(why: str, backtracks: int = 0) -> TrustRegionStep:
-        return TrustRegionStep(theta.copy(), False, 0.0, 0.0, backtracks, why)
+    def rejected(reason: str, backtracks: int = 0) -> TrustRegionStep:
+        return TrustRegionStep(theta.copy(), False, 0.0, 0.0, backtracks, reason)
 
     if not (isfinite(loss) and np.isfinite(gradient).all()):
-        return nothing("the loss or its gradient is not finite")
+        return rejected("the loss or its gradient is not finite")
     if gradient @ gradient < TOLERANCE:
-        return nothing("the gradient is 0, or too short for conjugate gradients")
+        return rejected("the gradient is 0, or too short for conjugate gradients")
     direction = conjugate_gradient(damped, gradient, iterations)
-    # x A x without a further product: CG's residual is orthogonal to its x, so A x may
-    # be replaced by b. Only rounding makes a difference, in float32 up to 2 % of it.
+    # The curvature x F x needs no further product. The residual of conjugate gradients
+    # is orthogonal to x, so x F x = x b, up to rounding (2 % in float32 at worst).
     curvature = float(direction @ gradient)
     if not 0 < curvature < np.inf:
-        return nothing(f"the curvature along the direction is {curvature:.3g}")
+        return rejected(f"the curvature along the direction is {curvature:.3g}")
     step = sqrt(2 * max_kl / curvature) * direction
-    # A small divergence is a difference of larger numbers: rounded, it may be below 0.
+    # A small divergence is a difference of larger numbers, so rounding can make it
+    # slightly negative.
     least_kl = -sqrt(np.finfo(theta.dtype).eps)
     for backtracks in range(tries):
         candidate = (theta - shorten**backtracks * step).astype(theta.dtype)
-        after, kl = evaluate(candidate)
-        if isfinite(after) and after < loss and least_kl <= kl <= max_kl:
-            return TrustRegionStep(candidate, True, loss - after, kl, backtracks, "")
-    return nothing(f"none of {tries} lengths kept loss and divergence down", tries)
+        new_loss, kl = loss_and_kl(candidate)
+        if isfinite(new_loss) and new_loss < loss and least_kl <= kl <= max_kl:
+            return TrustRegionStep(candidate, True, loss - new_loss, kl, backtracks, "")
+    return rejected(f"none of {tries} lengths kept loss and divergence down", tries)
