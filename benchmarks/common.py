@@ -1,4 +1,4 @@
-"""What every benchmark shares: rows, ratios, JSON, tables, agreement, the backend.
+"""What every benchmark shares: rows, ratios, JSON, tables, agreement, the machine.
 
 A benchmark is a list of `Row`s: one implementation doing one piece of work.
 `write_json` stores them, `format_table` prints them, and `check_agreement` has the
@@ -77,9 +77,9 @@ def with_ratios(rows: Sequence[Row], reference_name: str = REFERENCE) -> list[Ro
     """
     references: dict[tuple[str, int], Row] = {}
     for row in rows:
-        known = references.get((row.work, row.order))
+        best = references.get((row.work, row.order))
         if row.implementation == reference_name:
-            if known is None or row.threads > known.threads:
+            if best is None or row.threads > best.threads:
                 references[row.work, row.order] = row
     filled = []
     for row in rows:
@@ -91,11 +91,11 @@ def with_ratios(rows: Sequence[Row], reference_name: str = REFERENCE) -> list[Ro
 
 
 def write_json(
-    path: str | Path, backend: dict[str, Any], rows: Sequence[Row], **more: Any
+    path: str | Path, machine: dict[str, Any], rows: Sequence[Row], **more: Any
 ) -> None:
-    """Write {"backend": ..., "rows": [...], **more}, all of it or nothing."""
+    """Write {"machine": ..., "rows": [...], **more}, all of it or nothing."""
     path = Path(path)
-    content = {"backend": backend, "rows": [asdict(row) for row in rows], **more}
+    content = {"machine": machine, "rows": [asdict(row) for row in rows], **more}
     text = json.dumps(content, indent=1, allow_nan=False) + "\n"
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -138,11 +138,11 @@ def check_agreement(
     return error
 
 
-# --- the backend ----------------------------------------------------------------------
+# --- the machine ----------------------------------------------------------------------
 
 
 def usable_cores() -> int:
-    """The cores this process may run on, which may be fewer than the backend has."""
+    """The cores this process may run on, which may be fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -156,7 +156,7 @@ def processor_name() -> str:
                 return line.partition(":")[2].strip()
     except OSError:
         pass
-    return platform.processor() or platform.backend()
+    return platform.processor() or platform.machine()
 
 
 def installed_version(package: str) -> str | None:
@@ -167,7 +167,7 @@ def installed_version(package: str) -> str | None:
         return None
 
 
-def describe_backend() -> dict[str, Any]:
+def describe_machine() -> dict[str, Any]:
     """What a reader must know to judge the numbers, as JSON can hold it."""
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     return {
@@ -182,14 +182,14 @@ def describe_backend() -> dict[str, Any]:
     }
 
 
-def print_backend(backend: dict[str, Any]) -> None:
-    """Print the description, with a warning if others use the backend too."""
-    packages = ", ".join(f"{n} {v}" for n, v in backend["packages"].items())
-    print(f"{backend['processor']}, {backend['cores']} cores, {backend['system']}")
-    print(f"Python {backend['python']}, {packages}")
-    load = backend["load_at_start"]
+def print_machine(machine: dict[str, Any]) -> None:
+    """Print the description, with a warning if others use the machine too."""
+    packages = ", ".join(f"{n} {v}" for n, v in machine["packages"].items())
+    print(f"{machine['processor']}, {machine['cores']} cores, {machine['system']}")
+    print(f"Python {machine['python']}, {packages}")
+    load = machine["load_at_start"]
     if load is not None and load > 0.5:
-        print(f"WARNING: the backend is busy (load {load:.1f}): do not trust the times")
+        print(f"WARNING: the machine is busy (load {load:.1f}): do not trust the times")
 
 
 # --- tables ---------------------------------------------------------------------------
@@ -257,12 +257,12 @@ def verdict(
     >>> verdict("twice as fast", 2.5, ">=", 2)
     ['twice as fast', '2.5', '>= 2', 'met']
     """
-    met = value >= bound if sign == ">=" else value <= bound
+    holds = value >= bound if sign == ">=" else value <= bound
     return [
         claim,
         f"{value:,.3g}{unit}",
         f"{sign} {bound:g}{unit}",
-        "met" if met else "MISSED",
+        "met" if holds else "MISSED",
     ]
 
 

@@ -55,7 +55,7 @@ class Work(NamedTuple):
 
     name: str
     bench: Bench
-    compared: list[Implementation]
+    competitors: list[Implementation]
     flops: dict[int, int]  # order -> FLOPs of one step
     target: float | None = None  # an exact step, times faster than the best peer
 
@@ -157,7 +157,7 @@ def implementations(
 ) -> list[Implementation]:
     """What is compared on a card, tinymaml first."""
     compiled_forms = [*(form + GRAPHS for form in vmap_forms), vmap_forms[0]]
-    everything = [
+    candidates = [
         Implementation(f"tinymaml {options.backend}", "tinymaml", (1,)),
         Implementation(LOOP, "torch", (1,), tuple(loop_forms)),
         Implementation(VMAP, "torch", (1,), tuple(vmap_forms)),
@@ -169,8 +169,8 @@ def implementations(
         if find_spec(module) and not computes_on_card(module):
             version = common.installed_version(module)
             reason = f"{module} {version} finds no graphics card"
-            left_out |= {one.name: reason for one in everything if one.module == module}
-    return measure.to_compare(everything, options.peers, left_out)
+            left_out |= {one.name: reason for one in candidates if one.module == module}
+    return measure.to_compare(candidates, options.peers, left_out)
 
 
 def settings(options: argparse.Namespace, tolerance: Tolerance) -> dict[str, Any]:
@@ -187,25 +187,25 @@ def settings(options: argparse.Namespace, tolerance: Tolerance) -> dict[str, Any
 # --- the benchmark --------------------------------------------------------------------
 
 
-def times_table(found: long_steps.Measured, flops: int) -> str:
+def times_table(measurement: long_steps.Measurement, flops: int) -> str:
     """Times, ratios, launches, fraction of the matmul peak, error of the gradient."""
     header = ["implementation", "order", *common.TIMES, "launches", "GFLOP/s"]
     header += ["of peak", "error"]
     cells = []
     for row, launches, error in zip(
-        found.rows, found.launches, found.errors, strict=True
+        measurement.rows, measurement.launches, measurement.errors, strict=True
     ):
         speed = flops / row.median_seconds
         cells.append(
             [row.implementation, str(row.order), *common.times_of(row)]
             + ["" if launches is None else f"{launches:,}", f"{speed / 1e9:,.3g}"]
-            + [f"{speed / found.peak:.2%}", f"{error:.0e}"]
+            + [f"{speed / measurement.peak:.2%}", f"{error:.0e}"]
         )
     return "\n".join(
         [
             common.markdown_table(header, cells),
             "",
-            f"Matmul peak: {found.peak / 1e9:,.0f} GFLOP/s. One step: "
+            f"Matmul peak: {measurement.peak / 1e9:,.0f} GFLOP/s. One step: "
             f"{flops / 1e9:.3g} GFLOP by tinymaml's tape.",
         ]
     )
@@ -239,19 +239,21 @@ def run(
     details: dict[str, Any] = {}
     for work in works:
         for order, flops in work.flops.items():
-            found = long_steps.measure_steps(
-                work.bench, work.compared, work.name, order, BUDGET[quick]
+            measurement = long_steps.measure_steps(
+                work.bench, work.competitors, work.name, order, BUDGET[quick]
             )
-            found = found._replace(rows=common.with_ratios(found.rows, reference))
+            measurement = measurement._replace(
+                rows=common.with_ratios(measurement.rows, reference)
+            )
             print(f"\n### {work.name}, order {order}\n")
-            print(times_table(found, flops))
-            rows += found.rows
-            names = [row.implementation for row in found.rows]
+            print(times_table(measurement, flops))
+            rows += measurement.rows
+            names = [row.implementation for row in measurement.rows]
             details[f"{work.name}, order {order}"] = {
                 "flops": flops,
-                "matmul_gflops": found.peak / 1e9,
-                "launches": dict(zip(names, found.launches, strict=True)),
-                "errors": dict(zip(names, found.errors, strict=True)),
+                "matmul_gflops": measurement.peak / 1e9,
+                "launches": dict(zip(names, measurement.launches, strict=True)),
+                "errors": dict(zip(names, measurement.errors, strict=True)),
             }
         if work.target is not None:
             targets[work.name] = work.target
@@ -268,13 +270,13 @@ def main(options: argparse.Namespace, build: Build, works: Works) -> int:
         print(f"--backend {options.backend}: {reason}", file=sys.stderr)
         return 1
 
-    def everything(
-        folder: Path, backend: dict[str, Any]
+    def run_all(
+        folder: Path, machine: dict[str, Any]
     ) -> tuple[list[Row], dict[str, Any]]:
-        backend["gpu"] = describe_card()
-        print_card(backend["gpu"])
+        machine["gpu"] = describe_card()
+        print_card(machine["gpu"])
         reference = f"tinymaml {options.backend}"
         rows, details = run(works(folder, options), reference, options.quick)
         return rows, {"details": details}
 
-    return workers.run_benchmark(options, build, everything)
+    return workers.run_benchmark(options, build, run_all)

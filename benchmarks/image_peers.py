@@ -1,7 +1,7 @@
 """What the peers of the image benchmark share: settings, layouts, forms.
 
-    prepared = image_peers_torch.loop(theta, tasks, settings, "channels last", device)
-    prepared.read(prepared.call())       # [loss, gradient ...], in the order of theta
+    workload = image_peers_torch.loop_workload(theta, tasks, settings, form, device)
+    workload.read(workload.call())       # [loss, gradient ...], in the order of theta
 
 The convolutional networks of sections 5.2 and 6.1, and MAML of them, are in
 `image_peers_torch.py` and `image_peers_jax.py`.
@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.devices import cut, joined
+from benchmarks.devices import flatten, unflatten
 
 Array = np.ndarray[Any, Any]
 Tensors = Sequence[Any]
@@ -72,39 +72,39 @@ def same_padding(size: int, stride: int) -> tuple[int, int]:
 # --- layouts --------------------------------------------------------------------------
 
 
-def pieces(theta: Array, settings: Settings) -> list[Array]:
+def parameters_of(theta: Array, settings: Settings) -> list[Array]:
     """theta cut into arrays; kernels (3, 3, C, F), the last weight (inputs, ways)."""
-    return cut(theta, settings.shapes)
+    return unflatten(theta, settings.shapes)
 
 
 def torch_layout(arrays: Sequence[Array], settings: Settings) -> list[Array]:
     """Kernels as (F, C, 3, 3); the last weight for features in the order C, H, W."""
-    made = [a.transpose(3, 2, 0, 1) if a.ndim == 4 else a for a in arrays]
+    result = [a.transpose(3, 2, 0, 1) if a.ndim == 4 else a for a in arrays]
     if settings.pooled:
-        weight, channels = made[-2], settings.shapes[-3][0]
+        weight, channels = result[-2], settings.shapes[-3][0]
         maps = weight.reshape(-1, channels, weight.shape[1])
-        made[-2] = maps.transpose(1, 0, 2).reshape(weight.shape)
-    return [np.ascontiguousarray(a) for a in made]
+        result[-2] = maps.transpose(1, 0, 2).reshape(weight.shape)
+    return [np.ascontiguousarray(a) for a in result]
 
 
 def from_torch_layout(arrays: Sequence[Array], settings: Settings) -> list[Array]:
     """The inverse of `torch_layout`."""
-    made = [a.transpose(2, 3, 1, 0) if a.ndim == 4 else a for a in arrays]
+    result = [a.transpose(2, 3, 1, 0) if a.ndim == 4 else a for a in arrays]
     if settings.pooled:
-        weight, channels = made[-2], settings.shapes[-3][0]
+        weight, channels = result[-2], settings.shapes[-3][0]
         maps = weight.reshape(channels, -1, weight.shape[1])
-        made[-2] = maps.transpose(1, 0, 2).reshape(weight.shape)
-    return made
+        result[-2] = maps.transpose(1, 0, 2).reshape(weight.shape)
+    return result
 
 
-def flat(loss: Any, arrays: Sequence[Array]) -> Array:
+def flatten_result(loss: Any, arrays: Sequence[Array]) -> Array:
     """[loss, gradient ...] as a worker sends it."""
-    return joined([loss, *arrays])
+    return flatten([loss, *arrays])
 
 
-def with_adapted(parameters: Tensors, changed: Tensors, adapted: list[int]) -> list:
+def replace_adapted(parameters: Tensors, values: Tensors, adapted: list[int]) -> list:
     """The parameters, some of them replaced."""
     merged = list(parameters)
-    for i, value in zip(adapted, changed, strict=True):
+    for i, value in zip(adapted, values, strict=True):
         merged[i] = value
     return merged

@@ -8,9 +8,8 @@ The work is one meta-gradient of the paper's classification experiments (section
 float32, exact (order 2) and first-order (order 1), with the settings of
 `tinymaml.paper.recipes`: Omniglot 5-way 1-shot (32 tasks, 1 inner step), Omniglot
 20-way 1-shot (16 tasks, 5 steps) and MiniImagenet 5-way 1-shot (4 tasks, 5 steps, order
-2).
-First every implementation's loss and gradient are compared with the numpy backend's in
-float64; then come the times, the memory, and the claims that this project makes.
+2). First every implementation's loss and gradient are compared with the numpy backend's
+in float64; then come the times, the memory, and the claims that this project makes.
 
 The images are drawn at random: time does not depend on what they show. Left out: the
 optimiser and the sampling of tasks, which cost all of them the same.
@@ -43,17 +42,17 @@ from benchmarks.common import Array, Row
 from benchmarks.image_peers import LOOP_FORMS, MAP_FORMS, VMAP_FORMS
 from benchmarks.measure import Bench, Implementation, Variant
 from benchmarks.omniglot_tables import (
-    OURS,
     PROCESSES,
-    READABLE,
     RECOMPUTE,
+    TINYMAML_NUMBA,
+    TINYMAML_NUMPY,
     claims_table,
     order_table,
     times_table,
     work_of,
 )
 from benchmarks.peers import COMPILED, JAX_MAP, JAX_VMAP, LOOP, VMAP
-from benchmarks.workers import Prepared
+from benchmarks.workers import Workload
 
 GPU_TARGETS = {"5w1s": 5.0}  # times faster than the best peer on a card, exact step
 BUDGET = {True: 30.0, False: 180.0}  # seconds of timing for a case and order, if quick
@@ -129,7 +128,7 @@ def load(request: dict[str, Any]) -> list[Array]:
     return [theta, *(array[: request["tasks"]] for array in arrays)]
 
 
-def build(request: dict[str, Any]) -> Prepared:
+def build(request: dict[str, Any]) -> Workload:
     """What a worker is to time: imports the library asked for, and no other."""
     name, order, form = request["implementation"], request["order"], request["form"]
     threads = request["threads"]
@@ -145,25 +144,29 @@ def build(request: dict[str, Any]) -> Prepared:
             threads=threads if backend == "numba" else None,
             recompute=name == RECOMPUTE,
         )
-        return devices.tinymaml_prepared(
+        return devices.tinymaml_workload(
             maml,
             theta,
             arrays,
-            lambda result: image_peers.flat(result.loss, [result.gradient]),
+            lambda result: image_peers.flatten_result(result.loss, [result.gradient]),
         )
     settings, device = settings_of(request["case"], order), request["device"]
     if name in (JAX_VMAP, JAX_MAP):
-        return image_peers_jax.jitted(theta, arrays, settings, form, device)
+        return image_peers_jax.jit_workload(theta, arrays, settings, form, device)
     if name == PROCESSES:
-        return image_peers_torch.processes(theta, arrays, settings, form, threads)
+        return image_peers_torch.process_workload(
+            theta, arrays, settings, form, threads
+        )
     import torch
 
     torch.set_num_threads(threads)
     where = (device, request["tf32"])
     if name == LOOP:
-        return image_peers_torch.loop(theta, arrays, settings, form, *where)
-    compiled = name == COMPILED
-    return image_peers_torch.batched(theta, arrays, settings, form, *where, compiled)
+        return image_peers_torch.loop_workload(theta, arrays, settings, form, *where)
+    compile_function = name == COMPILED
+    return image_peers_torch.vmap_workload(
+        theta, arrays, settings, form, *where, compile_function
+    )
 
 
 # --- the data and the reference -------------------------------------------------------
@@ -237,8 +240,8 @@ def bench_of(
     for order in (2, 1):
         request = {"implementation": backend, "order": order, "form": "", "threads": 2}
         request |= {"dtype": "float64", "tasks": tasks, "folder": str(folder)}
-        prepared = build(request | {"case": case})
-        references[order] = prepared.read(prepared.call())
+        workload = build(request | {"case": case})
+        references[order] = workload.read(workload.call())
     difference = common.relative_error(references[1][1:], references[2][1:])
     if difference < 3 * settings["tolerances"]["float32"]:
         raise common.DisagreementError(
@@ -285,10 +288,10 @@ def implementations(
 ) -> list[Implementation]:
     """What is compared, tinymaml first."""
     both = tuple(sorted({1, threads}))
-    everything = [Implementation(OURS, "tinymaml", (n,)) for n in both]
+    candidates = [Implementation(TINYMAML_NUMBA, "tinymaml", (n,)) for n in both]
     if settings_of(case, 2).steps > 1:
-        everything.append(Implementation(RECOMPUTE, "tinymaml", (threads,)))
-    everything += [
+        candidates.append(Implementation(RECOMPUTE, "tinymaml", (threads,)))
+    candidates += [
         Implementation(LOOP, "torch", both, LOOP_FORMS),
         Implementation(PROCESSES, "torch", (threads,), LOOP_FORMS),
         Implementation(VMAP, "torch", both, VMAP_FORMS),
@@ -300,7 +303,7 @@ def implementations(
         left_out[PROCESSES] = f"with one process it is {LOOP}"
     if quick:
         left_out[VMAP] = "left out by --quick, it is not PyTorch's best"
-    return measure.to_compare(everything, chosen_peers, left_out)
+    return measure.to_compare(candidates, chosen_peers, left_out)
 
 
 def run_case(
@@ -310,30 +313,30 @@ def run_case(
     from tinymaml.paper.recipes import RECIPES
 
     save_data(folder, case)
-    compared = implementations(case, options.threads, options.peers, options.quick)
-    small = bench_of(folder, case, options.quick, CASES[case].checked, READABLE)
+    competitors = implementations(case, options.threads, options.peers, options.quick)
+    small = bench_of(folder, case, options.quick, CASES[case].checked, TINYMAML_NUMPY)
     # Every form has its float64 gradient checked where that takes no hour.
     every_form = settings_of(case, 2).steps == 1
-    measure.check_float64(small, compared, every_form)
+    measure.check_float64(small, competitors, every_form)
     tasks = RECIPES[case].tasks
     # The numba backend's float64 is the reference of all tasks: it has just been
     # compared with the numpy backend's, which would take minutes.
-    bench = bench_of(folder, case, options.quick, tasks, OURS)
+    bench = bench_of(folder, case, options.quick, tasks, TINYMAML_NUMBA)
     rows: list[Row] = []
     more: dict[str, Any] = {"before_bytes": {}, "matmul_gflops": {}}
     for order in CASES[case].orders:
-        found = long_steps.measure_steps(
-            bench, compared, work_of(case), order, BUDGET[options.quick]
+        measurement = long_steps.measure_steps(
+            bench, competitors, work_of(case), order, BUDGET[options.quick]
         )
-        found = found._replace(rows=common.with_ratios(found.rows))
+        measurement = measurement._replace(rows=common.with_ratios(measurement.rows))
         flops = plan_of(folder, case, order)[0] * tasks
         print(f"\n### {work_of(case)}, order {order}\n")
-        print(times_table(found, flops, options.threads))
-        rows += found.rows
-        more["matmul_gflops"][order] = found.peak / 1e9
+        print(times_table(measurement, flops, options.threads))
+        rows += measurement.rows
+        more["matmul_gflops"][order] = measurement.peak / 1e9
         more["before_bytes"][order] = {
             f"{row.implementation}, {row.threads}": before
-            for row, before in zip(found.rows, found.before, strict=True)
+            for row, before in zip(measurement.rows, measurement.before, strict=True)
         }
     return rows, more
 
@@ -344,8 +347,8 @@ def run(folder: Path, options: argparse.Namespace) -> tuple[list[Row], dict[str,
     details: dict[str, Any] = {}
     workspaces = {}
     for case in options.cases:
-        found, details[case] = run_case(folder, case, options)
-        rows += found
+        case_rows, details[case] = run_case(folder, case, options)
+        rows += case_rows
         workspaces[case] = plan_of(folder, case, 2)[1]
         details[case]["workspace_bytes"] = workspaces[case]
     print("\n### First-order against exact (the paper: roughly 33 %)\n")
@@ -364,16 +367,16 @@ def gpu_works(folder: Path, options: argparse.Namespace) -> Iterator[gpu.Work]:
     """The cases on a card, exact and first-order."""
     from tinymaml.paper.recipes import RECIPES
 
-    compared = gpu.implementations(options, LOOP_FORMS, VMAP_FORMS)
+    competitors = gpu.implementations(options, LOOP_FORMS, VMAP_FORMS)
     for case in options.cases:
         save_data(folder, case)
         tasks, settings = RECIPES[case].tasks, gpu.settings(options, CASES[case].card)
-        bench = bench_of(folder, case, options.quick, tasks, OURS, **settings)
+        bench = bench_of(folder, case, options.quick, tasks, TINYMAML_NUMBA, **settings)
         flops = {
             order: plan_of(folder, case, order)[0] * tasks for order in bench.references
         }
         target = GPU_TARGETS.get(case)
-        yield gpu.Work(work_of(case), bench, compared, flops, target)
+        yield gpu.Work(work_of(case), bench, competitors, flops, target)
 
 
 def parser_of() -> argparse.ArgumentParser:
@@ -398,13 +401,13 @@ def main() -> int:
     if options.backend != "numba":
         return gpu.main(options, build, gpu_works)
 
-    def everything(
-        folder: Path, backend: dict[str, Any]
+    def run_all(
+        folder: Path, machine: dict[str, Any]
     ) -> tuple[list[Row], dict[str, Any]]:
         rows, details = run(folder, options)
         return rows, {"details": details}
 
-    return workers.run_benchmark(options, build, everything)
+    return workers.run_benchmark(options, build, run_all)
 
 
 if __name__ == "__main__":

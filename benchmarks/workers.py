@@ -6,10 +6,10 @@
 
 Libraries that share a process share its memory allocator, and their thread pools spin
 (OpenMP, BLAS and XLA all busy-wait for milliseconds after work) into each other's
-measurements. So every implementation lives in its own process and owns the backend
+measurements. So every implementation lives in its own process and owns the machine
 while its batch runs: the others are blocked on a pipe, and a worker answers only once
 its threads have stopped using the processor (`settle`). `time_interleaved` takes one
-batch of every worker, in a new order each round, so that a slow minute of the backend
+batch of every worker, in a new order each round, so that a slow minute of the machine
 slows all of them.
 
 Left out: pinning to cores and fixing the clock, which need privileges.
@@ -47,7 +47,7 @@ THREAD_VARIABLES = (
 WARM_UP = 0.005  # seconds of untimed calls before a batch: threads wake, caches fill
 
 
-class Prepared(NamedTuple):
+class Workload(NamedTuple):
     """What an implementation makes of a request: what to time, and how to read it."""
 
     call: Callable[[], Any]
@@ -64,7 +64,7 @@ class Limits(NamedTuple):
     bytes: float  # peak resident memory
 
 
-Build = Callable[[dict[str, Any]], Prepared]
+Build = Callable[[dict[str, Any]], Workload]
 
 
 # --- inside a worker ------------------------------------------------------------------
@@ -131,17 +131,17 @@ def run_benchmark(
 ) -> int:
     """Serve as a worker or run a benchmark, as the options say; the exit status.
 
-    `run` is given an empty folder and the backend's facts; it returns the rows, and
-    what else the JSON file is to hold.
+    `run` is called with an empty folder and the description of the machine; it returns
+    the rows, and what else the JSON file is to hold.
     """
     if options.serve:
         serve(build)
         return 0
-    backend = common.describe_backend()
-    common.print_backend(backend)
+    machine = common.describe_machine()
+    common.print_machine(machine)
     try:
         with tempfile.TemporaryDirectory() as name:
-            rows, more = run(Path(name), backend)
+            rows, more = run(Path(name), machine)
     except (common.DisagreementError, WorkerError) as error:
         print(f"STOPPED: {error}", file=sys.stderr)
         return 1
@@ -149,7 +149,7 @@ def run_benchmark(
         print("interrupted: nothing is written", file=sys.stderr)
         return 130
     if options.json is not None:
-        common.write_json(options.json, backend, rows, **more)
+        common.write_json(options.json, machine, rows, **more)
         print(f"wrote {options.json}")
     return 0
 
@@ -159,12 +159,12 @@ def serve(build: Build) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints must not get between the replies
-    prepared: Prepared | None = None
+    workload: Workload | None = None
     before: int | None = None
 
     def memory() -> int | None:
         own = peak_bytes()
-        return own if own is None or prepared is None else own + prepared.others()
+        return own if own is None or workload is None else own + workload.others()
 
     for line in sys.stdin:
         request = json.loads(line)
@@ -172,14 +172,14 @@ def serve(build: Build) -> None:
         reply: dict[str, Any] = {}
         try:
             if kind == "prepare":
-                prepared = build(request)
+                workload = build(request)
                 before = memory()
-                reply["result"] = prepared.read(prepared.call()).ravel().tolist()
-            elif kind == "time" and prepared is not None:
-                seconds = time_batch(prepared.call, request["seconds"])
+                reply["result"] = workload.read(workload.call()).ravel().tolist()
+            elif kind == "time" and workload is not None:
+                seconds = time_batch(workload.call, request["seconds"])
                 reply["seconds"], reply["calls"] = seconds
-            elif kind == "launches" and prepared is not None:
-                reply["launches"] = prepared.launches()
+            elif kind == "launches" and workload is not None:
+                reply["launches"] = workload.launches()
             elif kind == "reset peak":
                 reply["done"] = reset_peak()
             elif kind != "memory":
@@ -259,14 +259,14 @@ class Worker:
         assert self._process.stdout is not None
         end = time.monotonic() + limits.start_seconds
         while not select.select([self._process.stdout.fileno()], [], [], 0.1)[0]:
-            needed = ""
+            excess = ""
             if time.monotonic() > end:
-                needed = f"{limits.start_seconds:g} s to start"
+                excess = f"{limits.start_seconds:g} s to start"
             elif (peak_bytes(self._process.pid) or 0) > limits.bytes:
-                needed = f"{limits.bytes / 1e9:g} GB"
-            if needed:
+                excess = f"{limits.bytes / 1e9:g} GB"
+            if excess:
                 self._process.kill()
-                raise WorkerError(f"needs more than {needed}")
+                raise WorkerError(f"needs more than {excess}")
 
     def ask(self, kind: str, **request: Any) -> dict[str, Any]:
         """Send a request and wait for its reply."""
