@@ -20,7 +20,7 @@ from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
 from sphinx.directives.code import container_wrapper
 from sphinx.util.docutils import SphinxDirective
-from tags import ROOT, all_fenced, tests_of_tag
+from tags import ROOT, all_fenced, checking_tests
 
 
 class Tagged(SphinxDirective):
@@ -47,7 +47,7 @@ class Tagged(SphinxDirective):
         quoted: list[nodes.Node] = [container_wrapper(self, literal, where)]
         if "no-tests" in self.options:
             return quoted
-        tests = tests_of_tag(tag)
+        tests = checking_tests(tag)
         if not tests:
             raise self.error(f"no test has the tag [{tag}] in its name")
         line = nodes.paragraph("", "Tested by ", classes=["tested-by"])
