@@ -4,12 +4,13 @@
     "cuda"  the graphics card, from arrays on the host to a gradient on the host
     "cpu"   the same as "cuda" without a card: for tests
 
-On a card everybody does what tinymaml does for its user: each call copies parameters
-and tasks up and the gradient down, and is over when the gradient has arrived, so that
-no clock is read before the card has finished. The peers do it as well as they can:
-parameters in one piece, the result in one piece, PyTorch from page-locked memory.
+On a GPU all implementations do what tinymaml does for its user: each call copies
+parameters and tasks to the card and the gradient back, and ends when the gradient has
+arrived, so that the clock is read after the card has finished. The peers copy as fast
+as they can: parameters in one piece, the result in one piece, PyTorch from page-locked
+memory.
 
-A float32 product is one in float32 for all, or in TF32 for all (`tf32`).
+Products of float32 matrices are in float32 for all, or in TF32 for all (`tf32`).
 
 Left out: several cards, and data that stay on the card from one call to the next.
 """
@@ -24,17 +25,17 @@ from benchmarks.common import Array
 from benchmarks.peers import Gradient
 from benchmarks.workers import Workload
 
-# Of the square matrices whose product is the peak: large enough to fill the device.
+# Sizes of the square matrices whose product is the peak: large enough for the device.
 PEAK_SIZES = {"": 1024, "cpu": 256, "cuda": 8192}
 
 
 def environment(device: str, tf32: bool) -> dict[str, str]:
-    """What a process must know before it imports a library."""
+    """The environment variables that a process needs before it imports a library."""
     if device != "cuda":
         return {}
     return {
         "JAX_PLATFORMS": "cuda",
-        # Else JAX reserves three quarters of a card that others wait for.
+        # By default JAX reserves three quarters of a card that the other workers share.
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
         # JAX's default is TF32 on cards that have it.
         "JAX_DEFAULT_MATMUL_PRECISION": "tensorfloat32" if tf32 else "highest",
@@ -43,7 +44,7 @@ def environment(device: str, tf32: bool) -> dict[str, str]:
 
 
 def unflatten(flat: Any, shapes: Sequence[tuple[int, ...]]) -> list[Any]:
-    """A flat array cut into arrays of these shapes.
+    """A flat array divided into arrays of these shapes.
 
     >>> [array.tolist() for array in unflatten(np.arange(5), [(2, 2), (1,)])]
     [[[0, 1], [2, 3]], [4]]
@@ -61,7 +62,7 @@ def flatten(arrays: Sequence[Any]) -> Array:
 
 
 def matmul_peak(device: str) -> Workload:
-    """A large float32 matrix product, by NumPy's BLAS or by CuPy's: what can be had."""
+    """A large float32 matrix product by NumPy or CuPy: the peak speed of the device."""
     size = PEAK_SIZES[device]
     a, b = np.random.default_rng(0).random((2, size, size), np.float32)
     if device != "cuda":
@@ -95,7 +96,9 @@ def tinymaml_workload(
 
     def launches() -> int | None:
         program = maml.backend.compile(maml.tape(theta, tasks), theta.dtype)
-        return getattr(program, "launches", None)  # processors launch nothing
+        return getattr(
+            program, "launches", None
+        )  # backends on the processor launch no kernels
 
     return Workload(lambda: maml.meta_gradient(theta, tasks), read, launches=launches)
 
@@ -114,7 +117,7 @@ def torch_workload(
     """A function of tensors that returns a list of tensors, on a device.
 
     parameters, tasks: tensors on the host, in the layout that the function wants.
-    arrange: from all numbers of the result, in one array, to what the worker sends.
+    arrange: a function from the flat result to the array that the worker sends.
     """
     import torch
 
@@ -147,7 +150,7 @@ def torch_workload(
 def torch_launches(call: Callable[[], Any]) -> int | None:
     """The kernels that one call runs on the card; None where there is no card.
 
-    Those that a CUDA graph launches together are counted one by one.
+    Kernels that a CUDA graph launches together are counted one by one.
     """
     import torch
     from torch.profiler import ProfilerActivity, profile

@@ -1,7 +1,7 @@
 """The benchmarks on a graphics card: `--backend cupy` of sinusoid.py and omniglot.py.
 
     python benchmarks/sinusoid.py --backend cupy        # float32 products
-    python benchmarks/omniglot.py --backend cupy-tf32   # TF32 products, for everybody
+    python benchmarks/omniglot.py --backend cupy-tf32   # TF32 products, for all
 
 Each piece of work is done on one card by tinymaml, by PyTorch (a loop over tasks, vmap,
 torch.compile) and by JAX (jit). First every gradient is compared with tinymaml's on the
@@ -29,7 +29,7 @@ from benchmarks.workers import Build, Limits
 
 DEVICE = "cuda"
 BACKENDS = ("numba", "cupy", "cupy-tf32")
-BUDGET = {True: 20.0, False: 90.0}  # seconds of timing for a work and order, if quick
+BUDGET = {True: 20.0, False: 90.0}  # quick -> seconds of timing for a work and order
 # torch.compile of five inner steps takes minutes, and gigabytes of the host's memory.
 LIMITS = Limits(start_seconds=600, step_seconds=60, bytes=32e9)
 # Each prints True if the library computes on a card.
@@ -51,7 +51,7 @@ class Tolerance(NamedTuple):
 
 
 class Work(NamedTuple):
-    """One piece of work, everybody who does it, and how fast tinymaml is to be."""
+    """One piece of work, the implementations that do it, and tinymaml's target."""
 
     name: str
     bench: Bench
@@ -67,7 +67,7 @@ Works = Callable[[Path, argparse.Namespace], Iterator[Work]]
 
 
 def refusal(backend: str) -> str | None:
-    """Why tinymaml has no such backend here, None if it has."""
+    """Why tinymaml cannot use this backend here, None if it can."""
     from tinymaml import get_backend
 
     try:
@@ -78,14 +78,14 @@ def refusal(backend: str) -> str | None:
 
 
 def computes_on_card(module: str) -> bool:
-    """Whether a library finds a card, asked in a process that lets go of it again."""
+    """Whether a library finds a card, tried in a process of its own that then ends."""
     command = [sys.executable, "-c", PROBES[module]]
     result = subprocess.run(command, capture_output=True, text=True)
     return result.stdout.split()[-1:] == ["True"]
 
 
 def driver_version(bus: str) -> str | None:
-    """The version of the driver of the card at this PCI address, where it is told."""
+    """The driver version of the card at this PCI address, None if it is unknown."""
     command = ["nvidia-smi", f"--id={bus}", "--query-gpu=driver_version"]
     try:
         result = subprocess.run(
@@ -100,7 +100,7 @@ def driver_version(bus: str) -> str | None:
 
 
 def describe_card() -> dict[str, Any]:
-    """What a reader must know of the card to judge the numbers, as JSON can hold it."""
+    """The facts about the card that explain the numbers, as JSON values."""
     import cupy
 
     device, runtime = cupy.cuda.Device(), cupy.cuda.runtime
@@ -120,7 +120,7 @@ def describe_card() -> dict[str, Any]:
 
 
 def cuda_version(number: int) -> str:
-    """CUDA's number of a version as people write it.
+    """CUDA's version number as text.
 
     >>> cuda_version(12040)
     '12.4'
@@ -174,7 +174,7 @@ def implementations(
 
 
 def settings(options: argparse.Namespace, tolerance: Tolerance) -> dict[str, Any]:
-    """What a Bench on a card has and others have not."""
+    """The fields of a Bench that differ on a card."""
     tf32 = options.backend == "cupy-tf32"
     return {
         "device": DEVICE,
@@ -212,7 +212,7 @@ def times_table(measurement: long_steps.Measurement, flops: int) -> str:
 
 
 def targets_table(rows: Sequence[Row], targets: dict[str, float]) -> str:
-    """Whether tinymaml's exact step is as much faster than the best peer as wanted."""
+    """The targets for exact steps against the best peer, and whether they are met."""
     cells = []
     for work, least in targets.items():
         ratios = {

@@ -6,12 +6,12 @@
 The convolutional networks of sections 5.2 and 6.1, and MAML of them, are in
 `image_peers_torch.py` and `image_peers_jax.py`.
 
-Every peer takes tinymaml's flat theta, cuts it into arrays in its own layout, once, and
-returns the mean query loss with its gradient in these arrays. Only what is adapted
-is differentiated in the inner loop: beta of batch normalisation is not.
+Every peer divides tinymaml's flat theta once into arrays of its own layout, and returns
+the mean query loss with its gradient in these arrays. The inner loop differentiates
+only with respect to the adapted parameters, not to beta of batch normalisation.
 
-`form` names one of several good ways to write the same; the benchmark keeps the
-fastest. "patches" is a convolution written as a matrix product with the patches copied
+`form` names one of several good ways to write the same function; the benchmark keeps
+the fastest. "patches" is a convolution written as a matrix product with the patches copied
 out: under vmap each task has weights of its own, and a batch of matrix products is
 often faster than a convolution in groups.
 
@@ -42,7 +42,7 @@ AXES = (None, 0, 0, 0, 0)  # parameters are shared, the tasks' arrays are not
 
 
 class Settings(NamedTuple):
-    """What is computed: the network by its shapes, and MAML's settings."""
+    """The network, given by the shapes of its parameters, and the settings of MAML."""
 
     shapes: tuple[tuple[int, ...], ...]  # of the parameters, in the order of theta
     pooled: bool  # stride 1 and max-pooling, instead of stride 2 and a mean at the end
@@ -64,7 +64,7 @@ class Settings(NamedTuple):
 
 
 def same_padding(size: int, stride: int) -> tuple[int, int]:
-    """Zeros before and behind for a kernel of 3, by TensorFlow's rule."""
+    """The zeros before and after an axis for a kernel of 3, by TensorFlow's rule."""
     total = max((-(-size // stride) - 1) * stride + 3 - size, 0)
     return total // 2, total - total // 2
 
@@ -73,7 +73,7 @@ def same_padding(size: int, stride: int) -> tuple[int, int]:
 
 
 def parameters_of(theta: Array, settings: Settings) -> list[Array]:
-    """theta cut into arrays; kernels (3, 3, C, F), the last weight (inputs, ways)."""
+    """theta as arrays: kernels (3, 3, C, F), the last weight (inputs, ways)."""
     return unflatten(theta, settings.shapes)
 
 
@@ -98,12 +98,12 @@ def from_torch_layout(arrays: Sequence[Array], settings: Settings) -> list[Array
 
 
 def flatten_result(loss: Any, arrays: Sequence[Array]) -> Array:
-    """[loss, gradient ...] as a worker sends it."""
+    """[loss, gradient ...] as one flat array, which is what a worker sends."""
     return flatten([loss, *arrays])
 
 
 def replace_adapted(parameters: Tensors, values: Tensors, adapted: list[int]) -> list:
-    """The parameters, some of them replaced."""
+    """The parameters, with new values for the adapted ones."""
     merged = list(parameters)
     for i, value in zip(adapted, values, strict=True):
         merged[i] = value

@@ -87,7 +87,7 @@ def tensors_of(
 
 
 def reordering_of(parameters: Tensors, settings: Settings) -> Callable[[Array], Array]:
-    """[loss, gradient ...] in PyTorch's layout -> the same in theta's."""
+    """A function from [loss, gradient ...] in PyTorch's layout to theta's layout."""
     shapes = [tuple(p.shape) for p in parameters]
 
     def reorder(numbers: Array) -> Array:
@@ -100,7 +100,7 @@ def reordering_of(parameters: Tensors, settings: Settings) -> Callable[[Array], 
 def task_gradients(settings: Settings, form: str) -> Callable[[Tensors, Tensors], Any]:
     """The sum over tasks of loss and gradient, one backward pass for each task.
 
-    One for all tasks together would keep all their graphs, and is slower.
+    One backward pass for all tasks keeps all their graphs in memory, and is slower.
     """
     import torch
 
@@ -121,7 +121,9 @@ def task_gradients(settings: Settings, form: str) -> Callable[[Tensors, Tensors]
                 adapted = replace_adapted(adapted, free, indices)
             query_loss = loss(adapted, x_query, y_query)
             task_gradient = torch.autograd.grad(query_loss, parameters)
-            total = total + query_loss.detach()  # on a card, float() would wait for it
+            total = (
+                total + query_loss.detach()
+            )  # on a GPU, float() would wait for the loss
             if sums is None:
                 sums = list(task_gradient)
             else:
@@ -154,7 +156,7 @@ def loop_workload(
 def serve_share(
     pipe: Any, shared_tensors: Tensors, tasks: Tensors, settings: Settings, form: str
 ) -> None:
-    """A process with one thread: its tasks' gradients whenever it is asked."""
+    """Serve requests in a process of one thread: gradients of its share of tasks."""
     import torch
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -181,7 +183,7 @@ def process_workload(
 ) -> Workload:
     """One process with one thread per core, each with its share of the tasks.
 
-    Parameters, tasks and gradients are in shared memory; through the pipes go a word
+    Parameters, tasks and gradients are in shared memory; the pipes carry only a word
     and a loss.
     """
     import torch
@@ -204,7 +206,7 @@ def process_workload(
             args=(theirs, (parameters, share_sums), share, settings, form),
             daemon=True,
         ).start()
-        theirs.close()  # or nobody would notice when the process ends
+        theirs.close()  # otherwise the end of the process would go unnoticed
         pipes.append(ours)
         sums.append(share_sums)
     size = len(tasks[0])

@@ -1,9 +1,9 @@
-"""Choosing and timing what takes up to a minute a call and gigabytes.
+"""Choosing and timing implementations whose calls take up to a minute and gigabytes.
 
 `measure.py` starts all variants of an implementation together and times batches of
 calls for a fixed number of rounds. Here one variant at a time is started, checked and
-tried, under `Limits` of time and memory, and the number of rounds follows from what one
-round takes. The last step is the same: all that were chosen, in turn.
+tried, under `Limits` of time and memory, and the number of rounds follows from the time
+of one round. The last step is the same: the chosen variants are timed in turn.
 
 Left out: float64, which is `measure.check_float64`.
 """
@@ -22,7 +22,7 @@ MIN_ROUNDS, MAX_ROUNDS = (3, 5), (7, 40)  # (quick, full)
 
 
 class Measurement(NamedTuple):
-    """The rows of one piece of work, and what belongs to them."""
+    """The rows of one piece of work, with more facts about each of them."""
 
     rows: list[Row]
     before: list[int | None]  # peak memory of each row's process before its first call
@@ -32,7 +32,7 @@ class Measurement(NamedTuple):
 
 
 def variants_of(bench: Bench, implementation: Implementation) -> list[Variant]:
-    """What to try: every form, with `--quick` the first, on 1 and on N threads."""
+    """Every form (`--quick`: only the first) on every number of threads."""
     forms = implementation.forms[: 1 if bench.quick else None]
     return [
         Variant(implementation, f, t) for f in forms for t in implementation.threads
@@ -63,7 +63,7 @@ def try_once(bench: Bench, variant: Variant, order: int, stack: ExitStack) -> An
 def fastest(
     bench: Bench, implementation: Implementation, order: int, stack: ExitStack
 ) -> tuple[Runner, float, float] | None:
-    """The fastest variant, the seconds it took and its error; the others are closed."""
+    """The fastest variant, its seconds and its error; the others are closed."""
     best, trials = None, []
     for variant in variants_of(bench, implementation):
         trial = try_once(bench, variant, order, stack)
@@ -83,7 +83,7 @@ def fastest(
 
 
 def rounds_for(round_seconds: float, budget: float, quick: bool) -> int:
-    """How many rounds the budget allows, between a least and a most number.
+    """The number of rounds that the budget allows, between a minimum and a maximum.
 
     >>> rounds_for(1.0, budget=20, quick=False), rounds_for(60, 20, quick=True)
     (20, 3)
@@ -99,9 +99,9 @@ def measure_steps(
     order: int,
     budget: float,
 ) -> Measurement:
-    """One piece of work by everybody: choose, check, time in turn for `budget` seconds.
+    """Choose and check a variant of each implementation, then time them in turn.
 
-    A sample is one call after one that is not timed.
+    budget: seconds. A sample is one call after one that is not timed.
     """
     with ExitStack() as stack:
         runners, round_seconds, errors = [], 0.0, []

@@ -86,7 +86,7 @@ def derivatives(objective: Any, v: Array) -> Array:
 
 
 def build(request: dict[str, Any]) -> Workload:
-    """What a worker is to time: imports the library asked for, and no other."""
+    """The workload of a request; imports only the library that it needs."""
     name, order = request["implementation"], request["order"]
     if name == measure.PEAK:
         return devices.matmul_peak("")
@@ -171,7 +171,7 @@ class NavigationBench(Bench):
     """A benchmark whose results are the derivatives of `derivatives`."""
 
     def request(self, variant: Variant, order: int, **changes: Any) -> dict[str, Any]:
-        """What a worker needs to know to prepare a variant."""
+        """The request that makes a worker build a variant and run it once."""
         return super().request(variant, order, sizes=SIZES, **changes)
 
     def check(self, label: str, result: Array, order: int, dtype: str) -> float:
@@ -186,7 +186,7 @@ class NavigationBench(Bench):
 def implementations(
     threads: int, chosen_peers: Sequence[str], quick: bool
 ) -> list[Implementation]:
-    """What is compared, tinymaml first."""
+    """The implementations to compare, tinymaml first."""
     both = tuple(sorted({1, threads}))
     candidates = [
         *(Implementation(TINYMAML_NUMBA, "tinymaml", (n,)) for n in reversed(both)),

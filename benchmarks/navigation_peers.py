@@ -4,8 +4,8 @@ The policy, the inner step, the surrogate loss, the KL divergence and its produc
 written in PyTorch as public codes of MAML-TRPO have them: the adapted parameters are a
 differentiable function of theta, the gradient of the KL divergence is taken with
 `create_graph=True` once, and each product F v is one more backward pass through that
-graph. What is not the subject is tinymaml's NumPy code for everybody: the environment,
-the advantages, conjugate gradients and the line search.
+graph. The environment, the advantages, conjugate gradients and the line search are
+tinymaml's NumPy code.
 
 Forms: "batched" has all tasks in one `baddbmm`, "loop" one task after the other.
 
@@ -146,7 +146,7 @@ class Objective:
         return product.numpy().astype(np.float64)
 
     def evaluate(self, theta: Array) -> tuple[float, float]:
-        """Surrogate loss and divergence of what theta adapts to."""
+        """Surrogate loss and KL divergence of the policies that theta adapts to."""
         point = torch.tensor(theta, requires_grad=True)
         loss, kl = 0.0, 0.0
         for group, (old, old_log_pi) in zip(self.groups, self.old, strict=True):

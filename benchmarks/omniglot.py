@@ -62,17 +62,17 @@ class Case(NamedTuple):
     """One piece of work: a recipe, orders to time, and how exact float32 can be.
 
     tolerance: of the float32 gradient. These gradients are products of many Jacobians,
-    and a relu whose input is within rounding of 0 may fall on either side, in any
-    library. The mathematics is checked to 1e-10 in float64; the gradient of the other
-    order is off by 1.
-    seed: of the data: one with which no relu's input is that close to 0, as seen in the
-    difference of tinymaml's own float32 and float64 gradients, 2e-4 and 1e-4 (with most
-    seeds one task in sixteen has such a relu, and 1 to 20 % of the gradient with it).
+    and where the input of a relu is close to 0, rounding decides on which side of the
+    kink it is, in any library. The mathematics is checked to 1e-10 in float64. The
+    gradient of the other order has an error of about 1.
+    seed: of the data. With these seeds no relu has an input that close to 0: tinymaml's
+    float32 and float64 gradients differ by 2e-4 and 1e-4. With most seeds one task in
+    sixteen has such a relu, which changes the gradient by 1 to 20 %.
     checked: tasks in the float64 check.
-    card: the tolerances on a graphics card, which sums in an order of its own, so that
-    in five steps another relu may err. tinymaml's own float32 on the processor is off
-    by 1e-3 (20w1s, order 1) and 3e-2 (mini-5w1s, order 1); with the factors of all
-    products rounded to TF32 by 0.04 (5w1s), 0.13 (20w1s) and 0.18 (mini-5w1s).
+    card: the tolerances on a GPU, which sums in another order, so that in five steps
+    another relu may be on the wrong side. tinymaml's own float32 on the processor has
+    errors of 1e-3 (20w1s, order 1) and 3e-2 (mini-5w1s, order 1); with the factors of
+    all products rounded to TF32 0.04 (5w1s), 0.13 (20w1s) and 0.18 (mini-5w1s).
     """
 
     recipe: str
@@ -97,7 +97,7 @@ CASES = {
 
 
 def settings_of(case: str, order: int) -> image_peers.Settings:
-    """What a peer must know of a recipe."""
+    """The settings of a recipe that the peers need."""
     from tinymaml.paper.recipes import RECIPES
 
     recipe = RECIPES[case]
@@ -129,7 +129,7 @@ def load(request: dict[str, Any]) -> list[Array]:
 
 
 def build(request: dict[str, Any]) -> Workload:
-    """What a worker is to time: imports the library asked for, and no other."""
+    """The workload of a request; imports only the library that it needs."""
     name, order, form = request["implementation"], request["order"], request["form"]
     threads = request["threads"]
     if name == measure.PEAK:
@@ -175,8 +175,8 @@ def build(request: dict[str, Any]) -> Workload:
 def save_data(folder: Path, case: str, seed: int | None = None) -> None:
     """theta, then the tasks' arrays: noisy images, each class around one of its own.
 
-    beta is far from 0, its starting value, so that nobody can forget it, and above 0,
-    so that few inputs of a relu lie near its kink, where float32 may err.
+    beta is far from 0, its initial value, so that a peer that forgets it is found, and
+    above 0, so that few inputs of a relu are near its kink, where float32 may err.
     """
     from tinymaml.paper.recipes import RECIPES
 
@@ -211,7 +211,7 @@ class CaseBench(Bench):
     case: str = ""
 
     def request(self, variant: Variant, order: int, **changes: Any) -> dict[str, Any]:
-        """What a worker needs to know to prepare a variant."""
+        """The request that makes a worker build a variant and run it once."""
         return super().request(variant, order, case=self.case, **changes)
 
     def check(self, label: str, result: Array, order: int, dtype: str) -> float:
@@ -263,7 +263,7 @@ def plan_of(folder: Path, case: str, order: int, **options: Any) -> tuple[int, i
 
 
 def workspace_table(folder: Path, case: str, steps: Sequence[int]) -> str:
-    """Workspace of one thread against inner steps, kept and recomputed."""
+    """Workspace of one thread by inner steps, with activations kept and recomputed."""
     header = ["inner steps", "order", "kept MB", "recomputed MB", "GFLOP", "recomputed"]
     cells = []
     for number in steps:
@@ -286,7 +286,7 @@ def workspace_table(folder: Path, case: str, steps: Sequence[int]) -> str:
 def implementations(
     case: str, threads: int, chosen_peers: Sequence[str], quick: bool
 ) -> list[Implementation]:
-    """What is compared, tinymaml first."""
+    """The implementations to compare, tinymaml first."""
     both = tuple(sorted({1, threads}))
     candidates = [Implementation(TINYMAML_NUMBA, "tinymaml", (n,)) for n in both]
     if settings_of(case, 2).steps > 1:
@@ -309,7 +309,7 @@ def implementations(
 def run_case(
     folder: Path, case: str, options: argparse.Namespace
 ) -> tuple[list[Row], dict[str, Any]]:
-    """Check and time one case; its rows, and what else the JSON holds of it."""
+    """Check and time one case; its rows, and its other details for the JSON file."""
     from tinymaml.paper.recipes import RECIPES
 
     save_data(folder, case)
@@ -342,7 +342,7 @@ def run_case(
 
 
 def run(folder: Path, options: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
-    """All cases, then what they come to."""
+    """Run all cases, then print the tables that compare them."""
     rows: list[Row] = []
     details: dict[str, Any] = {}
     workspaces = {}

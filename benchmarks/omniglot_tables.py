@@ -1,4 +1,4 @@
-"""The tables of the image benchmark, and the claims that it puts to the test.
+"""The tables of the image benchmark, and the claims that it tests.
 
 Left out: the workspace against inner steps, which needs the networks.
 """
@@ -12,7 +12,7 @@ from benchmarks.peers import JAX_MAP, JAX_VMAP, LOOP, VMAP
 TINYMAML_NUMBA, RECOMPUTE = common.REFERENCE, f"{common.REFERENCE}, recompute"
 TINYMAML_NUMPY = "tinymaml numpy"
 PROCESSES = "PyTorch processes"
-# (case, implementations, at least so many times slower than tinymaml), exact steps
+# (case, implementations, how many times slower than tinymaml they must be), exact steps
 SPEED_CLAIMS: tuple[tuple[str, tuple[str, ...], float], ...] = (
     ("5w1s", (LOOP,), 5.0),
     ("5w1s", (JAX_VMAP, JAX_MAP), 5.0),
@@ -26,7 +26,7 @@ SPEED_CLAIMS: tuple[tuple[str, tuple[str, ...], float], ...] = (
 
 
 def work_of(case: str) -> str:
-    """The work of a case, as rows name it."""
+    """The name of the work of a case, as in its rows."""
     from tinymaml.paper.recipes import RECIPES
 
     recipe = RECIPES[case]
@@ -35,7 +35,7 @@ def work_of(case: str) -> str:
 
 
 def times_table(measurement: long_steps.Measurement, flops: int, threads: int) -> str:
-    """Times, ratios, fraction of the matmul peak, memory before and at most."""
+    """Times, ratios, fraction of the matmul peak, memory before and at the peak."""
     header = ["implementation", "order", "threads", *common.TIMES, "GFLOP/s"]
     header += ["of peak", "before MB", "peak MB", "error"]
     cells = []
@@ -66,7 +66,7 @@ def order_table(rows: Sequence[Row]) -> str:
     header = ["work", "implementation", "threads", "exact ms", "first-order ms"]
     header += ["exact / first-order", "faster by", "time saved"]
     exact = {(r.work, r.implementation): r for r in rows if r.order == 2}
-    # tinymaml is timed on 1 and N threads: the last of them is N.
+    # tinymaml has a row for 1 thread and one for N threads; the last one wins.
     first = {(r.work, r.implementation): r for r in rows if r.order == 1}
     cells = []
     for key, row in first.items():
@@ -82,7 +82,7 @@ def order_table(rows: Sequence[Row]) -> str:
 
 
 def claims_table(rows: Sequence[Row], workspaces: dict[str, int]) -> str:
-    """What is claimed of tinymaml, and what was measured."""
+    """The claims about tinymaml beside the measured values."""
     cells = []
     exact = [row for row in rows if row.order == 2]
     for case, names, least in SPEED_CLAIMS:

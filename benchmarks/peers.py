@@ -1,15 +1,15 @@
-"""MAML's meta-gradient in PyTorch and JAX, each in its own best idiom.
+"""MAML's meta-gradient in PyTorch and JAX, in the style that is best for each.
 
 Every function takes a loss (parameters, x, y) -> one number, written in that library on
 a list of parameter tensors, and returns a function (parameters, tasks) that computes
 the meta-gradient of the mean query loss over tasks, as a list of tensors like the
 parameters. `tasks` holds four tensors with a leading task axis: x and y of the support
-examples, then of the query examples. Where the tensors are, and when they came there,
-is decided in `devices.py`.
+examples, then of the query examples. `devices.py` decides on which device the tensors
+are, and when they are copied there.
 
-Nothing is converted or copied in a call, and nothing is recomputed that need not be.
-Where there is more than one good way to write it, `form` names the way, and the
-benchmark keeps the fastest.
+The functions convert and copy nothing, and recompute nothing without need. Where there
+is more than one good way to write a function, `form` names the way, and the benchmark
+keeps the fastest.
 
 Left out: mixed precision, and the optimiser.
 """

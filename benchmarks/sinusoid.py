@@ -35,7 +35,7 @@ SHOTS, ALPHA, STEPS = 10, 0.01, 1
 TASKS = 25
 SCALING = [1, 25, 250, 2_500]
 TINYMAML_NUMBA, TINYMAML_NUMPY = "tinymaml numba", "tinymaml numpy"
-# On a card: tasks, and how much faster than the best peer an exact step is to be.
+# On a GPU: number of tasks -> the target for an exact step, times faster than the best.
 GPU_TASKS = {25: None, 2_500: 3.0}
 GPU_TOLERANCE = gpu.Tolerance(float32=1e-4, tf32=1e-2)
 
@@ -44,7 +44,7 @@ GPU_TOLERANCE = gpu.Tolerance(float32=1e-4, tf32=1e-2)
 
 
 def parameters_of(theta: Array) -> list[Array]:
-    """theta cut into weights (inputs, outputs) and biases, layer by layer."""
+    """theta as a list of weights (inputs, outputs) and biases, layer by layer."""
     layers = zip(SIZES[:-1], SIZES[1:], strict=True)
     return devices.unflatten(theta, [s for i, o in layers for s in ((i, o), (o,))])
 
@@ -84,7 +84,7 @@ def tinymaml_of(backend: str, order: int, threads: int | None) -> Any:
 
 
 def build(request: dict[str, Any]) -> Workload:
-    """What a worker is to time: imports the library asked for, and no other."""
+    """The workload of a request; imports only the library that it needs."""
     name, order, form = request["implementation"], request["order"], request["form"]
     if name == measure.PEAK:
         return devices.matmul_peak(request["device"])
@@ -122,8 +122,10 @@ def save_data(folder: Path, sizes: Sequence[int]) -> None:
 
     for size in sizes:
         rng = np.random.default_rng(0)
-        theta = MLP(SIZES).init(rng)  # He's: with the authors' small weights no peer
-        tasks = sample_tasks(rng, size, SHOTS)  # could be seen to drop the Hessian
+        # With the authors' small initial weights the Hessian term would be so small
+        # that the check could not find a peer that drops it. So the weights are He's.
+        theta = MLP(SIZES).init(rng)
+        tasks = sample_tasks(rng, size, SHOTS)
         np.savez(folder / f"{size}.npz", theta, *tasks)
 
 
@@ -150,7 +152,7 @@ def references(folder: Path, tasks: int = TASKS) -> dict[int, Array]:
 
 
 def cost(folder: Path, order: int, tasks: int) -> tuple[int, int]:
-    """FLOPs of one step of so many tasks, and workspace bytes of one thread."""
+    """FLOPs of one step for this number of tasks, and workspace bytes of one thread."""
     from tinymaml import Tasks
     from tinymaml.backends.numba.planner import Plan
 
@@ -166,7 +168,7 @@ def cost(folder: Path, order: int, tasks: int) -> tuple[int, int]:
 def implementations(
     threads: int, chosen_peers: Sequence[str], quick: bool
 ) -> list[Implementation]:
-    """What is compared, tinymaml first."""
+    """The implementations to compare, tinymaml first."""
     both = tuple(sorted({1, threads}))
     forms = peers.FORMS
     candidates = [
@@ -227,7 +229,7 @@ def print_scaling(rows: Sequence[Row], workspace: int, threads: int) -> None:
 
 
 def print_start(rows: Sequence[Row]) -> None:
-    """Seconds until something comes back."""
+    """Start-up times in seconds."""
     cells = [
         [row.work, row.implementation, str(row.threads)]
         + [f"{s:.2f}" for s in (row.median_seconds, row.min_seconds, row.max_seconds)]
@@ -238,14 +240,14 @@ def print_start(rows: Sequence[Row]) -> None:
 
 
 def scaling_work(size: int) -> str:
-    """The name of the work of so many tasks."""
+    """The name of the work for this number of tasks."""
     return f"scaling, {size:,} task{'s' * (size > 1)}"
 
 
 def run(
     bench: Bench, threads: int, chosen_peers: Sequence[str], machine: dict[str, Any]
 ) -> list[Row]:
-    """All parts, printed one after the other."""
+    """Run all parts and print their tables."""
     competitors = implementations(threads, chosen_peers, bench.quick)
     measure.check_float64(bench, competitors)
     work = f"sinusoid, {TASKS} tasks"
