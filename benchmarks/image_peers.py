@@ -11,9 +11,9 @@ the mean query loss with its gradient in these arrays. The inner loop differenti
 only with respect to the adapted parameters, not to beta of batch normalisation.
 
 `form` names one of several good ways to write the same function; the benchmark keeps
-the fastest. "patches" is a convolution written as a matrix product with the patches copied
-out: under vmap each task has weights of its own, and a batch of matrix products is
-often faster than a convolution in groups.
+the fastest. "patches" is a convolution written as a matrix product with copied patches:
+under vmap each task has weights of its own, and a batch of matrix products is often
+faster than a grouped convolution.
 
 Left out: the optimiser.
 """
