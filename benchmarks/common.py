@@ -1,8 +1,8 @@
-"""What every benchmark shares: rows, ratios, JSON, tables, agreement, the backend.
+"""What every benchmark shares: rows, ratios, JSON, tables, agreement, the machine.
 
 A benchmark is a list of `Row`s: one implementation doing one piece of work.
-`write_json` stores them, `format_table` prints them, and `check_agreement` has the
-first word: what computes something else is not timed.
+`write_json` stores them and `format_table` prints them. `check_agreement` comes first:
+an implementation that computes another gradient is not timed.
 
 Left out: how a time is taken (`workers.py`) and what is compared (`measure.py`).
 """
@@ -72,14 +72,14 @@ def row_of(
 def with_ratios(rows: Sequence[Row], reference_name: str = REFERENCE) -> list[Row]:
     """The rows with ratio = median over the median of the reference implementation.
 
-    Of its rows with the same work and order the one with the most threads counts. None
-    where there is none.
+    The reference is its row for the same work and order on the most threads. The ratio
+    is None where there is no such row.
     """
     references: dict[tuple[str, int], Row] = {}
     for row in rows:
-        known = references.get((row.work, row.order))
+        best = references.get((row.work, row.order))
         if row.implementation == reference_name:
-            if known is None or row.threads > known.threads:
+            if best is None or row.threads > best.threads:
                 references[row.work, row.order] = row
     filled = []
     for row in rows:
@@ -91,11 +91,11 @@ def with_ratios(rows: Sequence[Row], reference_name: str = REFERENCE) -> list[Ro
 
 
 def write_json(
-    path: str | Path, backend: dict[str, Any], rows: Sequence[Row], **more: Any
+    path: str | Path, machine: dict[str, Any], rows: Sequence[Row], **more: Any
 ) -> None:
-    """Write {"backend": ..., "rows": [...], **more}, all of it or nothing."""
+    """Write {"machine": ..., "rows": [...], **more}, all of it or nothing."""
     path = Path(path)
-    content = {"backend": backend, "rows": [asdict(row) for row in rows], **more}
+    content = {"machine": machine, "rows": [asdict(row) for row in rows], **more}
     text = json.dumps(content, indent=1, allow_nan=False) + "\n"
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -138,11 +138,11 @@ def check_agreement(
     return error
 
 
-# --- the backend ----------------------------------------------------------------------
+# --- the machine ----------------------------------------------------------------------
 
 
 def usable_cores() -> int:
-    """The cores this process may run on, which may be fewer than the backend has."""
+    """The cores this process may run on, which may be fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -156,7 +156,7 @@ def processor_name() -> str:
                 return line.partition(":")[2].strip()
     except OSError:
         pass
-    return platform.processor() or platform.backend()
+    return platform.processor() or platform.machine()
 
 
 def installed_version(package: str) -> str | None:
@@ -167,8 +167,8 @@ def installed_version(package: str) -> str | None:
         return None
 
 
-def describe_backend() -> dict[str, Any]:
-    """What a reader must know to judge the numbers, as JSON can hold it."""
+def describe_machine() -> dict[str, Any]:
+    """The facts that a reader needs to judge the numbers, as JSON values."""
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     return {
         "processor": processor_name(),
@@ -182,21 +182,21 @@ def describe_backend() -> dict[str, Any]:
     }
 
 
-def print_backend(backend: dict[str, Any]) -> None:
-    """Print the description, with a warning if others use the backend too."""
-    packages = ", ".join(f"{n} {v}" for n, v in backend["packages"].items())
-    print(f"{backend['processor']}, {backend['cores']} cores, {backend['system']}")
-    print(f"Python {backend['python']}, {packages}")
-    load = backend["load_at_start"]
+def print_machine(machine: dict[str, Any]) -> None:
+    """Print the description, with a warning if other programs use the machine."""
+    packages = ", ".join(f"{n} {v}" for n, v in machine["packages"].items())
+    print(f"{machine['processor']}, {machine['cores']} cores, {machine['system']}")
+    print(f"Python {machine['python']}, {packages}")
+    load = machine["load_at_start"]
     if load is not None and load > 0.5:
-        print(f"WARNING: the backend is busy (load {load:.1f}): do not trust the times")
+        print(f"WARNING: the machine is busy (load {load:.1f}): do not trust the times")
 
 
 # --- tables ---------------------------------------------------------------------------
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns as wide as they must be, the first flush left, the others flush right.
+    """A table as plain text: the first column flush left, the others flush right.
 
     >>> print(format_table(["name", "ms"], [["numba", "0.30"], ["numpy", "12.00"]]))
     name      ms
@@ -214,7 +214,7 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """The same as Markdown, which reads as well in a terminal.
+    """The same table in Markdown, which is also readable in a terminal.
 
     >>> print(markdown_table(["name", "ms"], [["numba", "0.30"], ["numpy", "12.00"]]))
     | name  |    ms |
@@ -243,7 +243,7 @@ def megabytes(count: int | None) -> str:
 
 
 def times_of(row: Row) -> list[str]:
-    """The cells every table has: median, min, max in ms, and the ratio."""
+    """The cells that every table has: median, min, max in ms, and the ratio."""
     spread = (row.median_seconds, row.min_seconds, row.max_seconds)
     ratio = "" if row.ratio is None else f"{row.ratio:,.2f}"
     return [*map(milliseconds, spread), ratio]
@@ -252,17 +252,17 @@ def times_of(row: Row) -> list[str]:
 def verdict(
     claim: str, value: float, sign: str, bound: float, unit: str = ""
 ) -> list[str]:
-    """The cells of a claim, of what was measured, of its bound, and whether it is met.
+    """The cells of a claim: its text, the measured value, its bound, and the verdict.
 
     >>> verdict("twice as fast", 2.5, ">=", 2)
     ['twice as fast', '2.5', '>= 2', 'met']
     """
-    met = value >= bound if sign == ">=" else value <= bound
+    holds = value >= bound if sign == ">=" else value <= bound
     return [
         claim,
         f"{value:,.3g}{unit}",
         f"{sign} {bound:g}{unit}",
-        "met" if met else "MISSED",
+        "met" if holds else "MISSED",
     ]
 
 
@@ -273,7 +273,7 @@ TIMES = ["median ms", "min", "max", "ratio"]
 
 
 def output_file(text: str) -> Path:
-    """An argument that names a file which can be written, tried at once."""
+    """The type of an argument that names a writable file, which is tried at once."""
     path = Path(text)
     if path.is_dir():
         raise argparse.ArgumentTypeError(f"expected a file, got the folder {text}")
@@ -287,7 +287,7 @@ def output_file(text: str) -> Path:
 
 
 def positive(text: str) -> int:
-    """An argument that is a whole number of at least 1."""
+    """The type of an argument that is a whole number of at least 1."""
     try:
         number = int(text)
     except ValueError:
@@ -302,9 +302,9 @@ def parser_of(
     quick: str = "under a minute",
     peers: Sequence[str] = ("torch", "jax"),
 ) -> argparse.ArgumentParser:
-    """The options that every benchmark has, with the peers that this one knows.
+    """The options that every benchmark has.
 
-    quick: how long it takes with --quick.
+    quick: how long the benchmark takes with --quick. peers: the libraries it knows.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
@@ -321,14 +321,14 @@ def parser_of(
         type=positive,
         default=min(2, usable_cores()),
         metavar="N",
-        help="the number of threads beside 1 (default: %(default)s)",
+        help="a number of threads to measure besides 1 (default: %(default)s)",
     )
     parser.add_argument(
         "--peers",
         nargs="*",
         choices=peers,
         default=list(peers),
-        help="what to compare with; nothing behind it: tinymaml alone (default: all)",
+        help="the libraries to compare with; none: tinymaml alone (default: all)",
     )
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     return parser

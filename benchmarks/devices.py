@@ -4,12 +4,13 @@
     "cuda"  the graphics card, from arrays on the host to a gradient on the host
     "cpu"   the same as "cuda" without a card: for tests
 
-On a card everybody does what tinymaml does for its user: each call copies parameters
-and tasks up and the gradient down, and is over when the gradient has arrived, so that
-no clock is read before the card has finished. The peers do it as well as they can:
-parameters in one piece, the result in one piece, PyTorch from page-locked memory.
+On a GPU all implementations do what tinymaml does for its user: each call copies
+parameters and tasks to the card and the gradient back, and ends when the gradient has
+arrived, so that the clock is read after the card has finished. The peers copy as fast
+as they can: parameters in one piece, the result in one piece, PyTorch from page-locked
+memory.
 
-A float32 product is one in float32 for all, or in TF32 for all (`tf32`).
+Products of float32 matrices are in float32 for all, or in TF32 for all (`tf32`).
 
 Left out: several cards, and data that stay on the card from one call to the next.
 """
@@ -22,19 +23,19 @@ import numpy as np
 
 from benchmarks.common import Array
 from benchmarks.peers import Gradient
-from benchmarks.workers import Prepared
+from benchmarks.workers import Workload
 
-# Of the square matrices whose product is the peak: large enough to fill the device.
+# Sizes of the square matrices whose product is the peak: large enough for the device.
 PEAK_SIZES = {"": 1024, "cpu": 256, "cuda": 8192}
 
 
 def environment(device: str, tf32: bool) -> dict[str, str]:
-    """What a process must know before it imports a library."""
+    """The environment variables that a process needs before it imports a library."""
     if device != "cuda":
         return {}
     return {
         "JAX_PLATFORMS": "cuda",
-        # Else JAX reserves three quarters of a card that others wait for.
+        # By default JAX reserves three quarters of a card that the other workers share.
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
         # JAX's default is TF32 on cards that have it.
         "JAX_DEFAULT_MATMUL_PRECISION": "tensorfloat32" if tf32 else "highest",
@@ -42,10 +43,10 @@ def environment(device: str, tf32: bool) -> dict[str, str]:
     }
 
 
-def cut(flat: Any, shapes: Sequence[tuple[int, ...]]) -> list[Any]:
-    """A flat array cut into arrays of these shapes.
+def unflatten(flat: Any, shapes: Sequence[tuple[int, ...]]) -> list[Any]:
+    """A flat array divided into arrays of these shapes.
 
-    >>> [piece.tolist() for piece in cut(np.arange(5), [(2, 2), (1,)])]
+    >>> [array.tolist() for array in unflatten(np.arange(5), [(2, 2), (1,)])]
     [[[0, 1], [2, 3]], [4]]
     """
     stops = np.cumsum([0, *(prod(shape) for shape in shapes)])
@@ -55,18 +56,18 @@ def cut(flat: Any, shapes: Sequence[tuple[int, ...]]) -> list[Any]:
     ]
 
 
-def joined(arrays: Sequence[Any]) -> Array:
+def flatten(arrays: Sequence[Any]) -> Array:
     """Arrays of any library, or numbers, as one flat NumPy array."""
     return np.concatenate([np.ravel(np.asarray(array)) for array in arrays])
 
 
-def matmul_peak(device: str) -> Prepared:
-    """A large float32 matrix product, by NumPy's BLAS or by CuPy's: what can be had."""
+def matmul_peak(device: str) -> Workload:
+    """A large float32 matrix product by NumPy or CuPy: the peak speed of the device."""
     size = PEAK_SIZES[device]
     a, b = np.random.default_rng(0).random((2, size, size), np.float32)
     if device != "cuda":
         out = np.empty_like(a)
-        return Prepared(
+        return Workload(
             lambda: np.matmul(a, b, out=out), lambda product: product[0, :1]
         )
     import cupy
@@ -79,15 +80,15 @@ def matmul_peak(device: str) -> Prepared:
         cupy.cuda.get_current_stream().synchronize()
         return out
 
-    return Prepared(call, lambda product: cupy.asnumpy(product[0, :1]))
+    return Workload(call, lambda product: cupy.asnumpy(product[0, :1]))
 
 
 # --- tinymaml -------------------------------------------------------------------------
 
 
-def tinymaml_prepared(
+def tinymaml_workload(
     maml: Any, theta: Array, arrays: Sequence[Array], read: Callable[[Any], Array]
-) -> Prepared:
+) -> Workload:
     """A meta-gradient as a user asks for it, NumPy arrays in and out."""
     from tinymaml import Tasks
 
@@ -95,32 +96,34 @@ def tinymaml_prepared(
 
     def launches() -> int | None:
         program = maml.backend.compile(maml.tape(theta, tasks), theta.dtype)
-        return getattr(program, "launches", None)  # processors launch nothing
+        return getattr(
+            program, "launches", None
+        )  # backends on the processor launch no kernels
 
-    return Prepared(lambda: maml.meta_gradient(theta, tasks), read, launches=launches)
+    return Workload(lambda: maml.meta_gradient(theta, tasks), read, launches=launches)
 
 
 # --- PyTorch --------------------------------------------------------------------------
 
 
-def torch_prepared(
+def torch_workload(
     function: Gradient,
     parameters: Sequence[Any],
     tasks: Sequence[Any],
     device: str,
     tf32: bool = False,
     arrange: Callable[[Array], Array] = lambda flat: flat,
-) -> Prepared:
+) -> Workload:
     """A function of tensors that returns a list of tensors, on a device.
 
     parameters, tasks: tensors on the host, in the layout that the function wants.
-    arrange: from all numbers of the result, in one array, to what the worker sends.
+    arrange: a function from the flat result to the array that the worker sends.
     """
     import torch
 
     if not device:
-        return Prepared(
-            lambda: function(parameters, tasks), lambda found: arrange(joined(found))
+        return Workload(
+            lambda: function(parameters, tasks), lambda result: arrange(flatten(result))
         )
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
     torch.backends.cudnn.allow_tf32 = tf32  # convolutions; PyTorch's default is True
@@ -128,7 +131,7 @@ def torch_prepared(
     in_memory = [p.as_strided((p.numel(),), (1,)) for p in parameters]
     host = [torch.cat(in_memory), *tasks]
     starts = np.cumsum([0, *(p.numel() for p in parameters)]).tolist()
-    places = [
+    layout = [
         (p.shape, p.stride(), s) for p, s in zip(parameters, starts[:-1], strict=True)
     ]
     if device == "cuda":
@@ -136,10 +139,10 @@ def torch_prepared(
 
     def call() -> Any:
         theta, *copied = (tensor.to(device, non_blocking=True) for tensor in host)
-        found = function([theta.as_strided(*place) for place in places], copied)
-        return torch.cat([tensor.reshape(-1) for tensor in found]).cpu()
+        result = function([theta.as_strided(*view) for view in layout], copied)
+        return torch.cat([tensor.reshape(-1) for tensor in result]).cpu()
 
-    return Prepared(
+    return Workload(
         call, lambda flat: arrange(flat.numpy()), launches=lambda: torch_launches(call)
     )
 
@@ -147,7 +150,7 @@ def torch_prepared(
 def torch_launches(call: Callable[[], Any]) -> int | None:
     """The kernels that one call runs on the card; None where there is no card.
 
-    Those that a CUDA graph launches together are counted one by one.
+    Kernels that a CUDA graph launches together are counted one by one.
     """
     import torch
     from torch.profiler import ProfilerActivity, profile
@@ -172,22 +175,22 @@ def count_kernels(events: Sequence[Any]) -> int:
 # --- JAX ------------------------------------------------------------------------------
 
 
-def jax_prepared(
+def jax_workload(
     function: Gradient, parameters: Sequence[Array], tasks: Sequence[Array], device: str
-) -> Prepared:
+) -> Workload:
     """jax.jit of a function of arrays that returns a list of arrays, on a device."""
     import jax
     import jax.numpy as jnp
 
     if not device:
-        jitted = jax.jit(function)
+        jit_function = jax.jit(function)
         here = [jnp.asarray(p) for p in parameters], [jnp.asarray(t) for t in tasks]
-        return Prepared(lambda: jax.block_until_ready(jitted(*here)), joined)
+        return Workload(lambda: jax.block_until_ready(jit_function(*here)), flatten)
     shapes = [p.shape for p in parameters]
 
     def flat_function(theta: Any, tasks: Sequence[Any]) -> Any:
-        found = function(cut(theta, shapes), tasks)
-        return jnp.concatenate([jnp.ravel(array) for array in found])
+        result = function(unflatten(theta, shapes), tasks)
+        return jnp.concatenate([jnp.ravel(array) for array in result])
 
-    theta, host, jitted = joined(parameters), list(tasks), jax.jit(flat_function)
-    return Prepared(lambda: np.asarray(jitted(theta, host)), lambda flat: flat)
+    theta, host, jit_function = flatten(parameters), list(tasks), jax.jit(flat_function)
+    return Workload(lambda: np.asarray(jit_function(theta, host)), lambda flat: flat)

@@ -1,7 +1,7 @@
 """The benchmarks on a graphics card: `--backend cupy` of sinusoid.py and omniglot.py.
 
     python benchmarks/sinusoid.py --backend cupy        # float32 products
-    python benchmarks/omniglot.py --backend cupy-tf32   # TF32 products, for everybody
+    python benchmarks/omniglot.py --backend cupy-tf32   # TF32 products, for all
 
 Each piece of work is done on one card by tinymaml, by PyTorch (a loop over tasks, vmap,
 torch.compile) and by JAX (jit). First every gradient is compared with tinymaml's on the
@@ -29,7 +29,7 @@ from benchmarks.workers import Build, Limits
 
 DEVICE = "cuda"
 BACKENDS = ("numba", "cupy", "cupy-tf32")
-BUDGET = {True: 20.0, False: 90.0}  # seconds of timing for a work and order, if quick
+BUDGET = {True: 20.0, False: 90.0}  # quick -> seconds of timing for a work and order
 # torch.compile of five inner steps takes minutes, and gigabytes of the host's memory.
 LIMITS = Limits(start_seconds=600, step_seconds=60, bytes=32e9)
 # Each prints True if the library computes on a card.
@@ -51,11 +51,11 @@ class Tolerance(NamedTuple):
 
 
 class Work(NamedTuple):
-    """One piece of work, everybody who does it, and how fast tinymaml is to be."""
+    """One piece of work, the implementations that do it, and tinymaml's target."""
 
     name: str
     bench: Bench
-    compared: list[Implementation]
+    competitors: list[Implementation]
     flops: dict[int, int]  # order -> FLOPs of one step
     target: float | None = None  # an exact step, times faster than the best peer
 
@@ -67,7 +67,7 @@ Works = Callable[[Path, argparse.Namespace], Iterator[Work]]
 
 
 def refusal(backend: str) -> str | None:
-    """Why tinymaml has no such backend here, None if it has."""
+    """Why tinymaml cannot use this backend here, None if it can."""
     from tinymaml import get_backend
 
     try:
@@ -78,14 +78,14 @@ def refusal(backend: str) -> str | None:
 
 
 def computes_on_card(module: str) -> bool:
-    """Whether a library finds a card, asked in a process that lets go of it again."""
+    """Whether a library finds a card, tried in a process of its own that then ends."""
     command = [sys.executable, "-c", PROBES[module]]
     result = subprocess.run(command, capture_output=True, text=True)
     return result.stdout.split()[-1:] == ["True"]
 
 
 def driver_version(bus: str) -> str | None:
-    """The version of the driver of the card at this PCI address, where it is told."""
+    """The driver version of the card at this PCI address, None if it is unknown."""
     command = ["nvidia-smi", f"--id={bus}", "--query-gpu=driver_version"]
     try:
         result = subprocess.run(
@@ -100,7 +100,7 @@ def driver_version(bus: str) -> str | None:
 
 
 def describe_card() -> dict[str, Any]:
-    """What a reader must know of the card to judge the numbers, as JSON can hold it."""
+    """The facts about the card that explain the numbers, as JSON values."""
     import cupy
 
     device, runtime = cupy.cuda.Device(), cupy.cuda.runtime
@@ -120,7 +120,7 @@ def describe_card() -> dict[str, Any]:
 
 
 def cuda_version(number: int) -> str:
-    """CUDA's number of a version as people write it.
+    """CUDA's version number as text.
 
     >>> cuda_version(12040)
     '12.4'
@@ -157,7 +157,7 @@ def implementations(
 ) -> list[Implementation]:
     """What is compared on a card, tinymaml first."""
     compiled_forms = [*(form + GRAPHS for form in vmap_forms), vmap_forms[0]]
-    everything = [
+    candidates = [
         Implementation(f"tinymaml {options.backend}", "tinymaml", (1,)),
         Implementation(LOOP, "torch", (1,), tuple(loop_forms)),
         Implementation(VMAP, "torch", (1,), tuple(vmap_forms)),
@@ -169,12 +169,12 @@ def implementations(
         if find_spec(module) and not computes_on_card(module):
             version = common.installed_version(module)
             reason = f"{module} {version} finds no graphics card"
-            left_out |= {one.name: reason for one in everything if one.module == module}
-    return measure.to_compare(everything, options.peers, left_out)
+            left_out |= {one.name: reason for one in candidates if one.module == module}
+    return measure.to_compare(candidates, options.peers, left_out)
 
 
 def settings(options: argparse.Namespace, tolerance: Tolerance) -> dict[str, Any]:
-    """What a Bench on a card has and others have not."""
+    """The fields of a Bench that differ on a card."""
     tf32 = options.backend == "cupy-tf32"
     return {
         "device": DEVICE,
@@ -187,32 +187,32 @@ def settings(options: argparse.Namespace, tolerance: Tolerance) -> dict[str, Any
 # --- the benchmark --------------------------------------------------------------------
 
 
-def times_table(found: long_steps.Measured, flops: int) -> str:
+def times_table(measurement: long_steps.Measurement, flops: int) -> str:
     """Times, ratios, launches, fraction of the matmul peak, error of the gradient."""
     header = ["implementation", "order", *common.TIMES, "launches", "GFLOP/s"]
     header += ["of peak", "error"]
     cells = []
     for row, launches, error in zip(
-        found.rows, found.launches, found.errors, strict=True
+        measurement.rows, measurement.launches, measurement.errors, strict=True
     ):
         speed = flops / row.median_seconds
         cells.append(
             [row.implementation, str(row.order), *common.times_of(row)]
             + ["" if launches is None else f"{launches:,}", f"{speed / 1e9:,.3g}"]
-            + [f"{speed / found.peak:.2%}", f"{error:.0e}"]
+            + [f"{speed / measurement.peak:.2%}", f"{error:.0e}"]
         )
     return "\n".join(
         [
             common.markdown_table(header, cells),
             "",
-            f"Matmul peak: {found.peak / 1e9:,.0f} GFLOP/s. One step: "
+            f"Matmul peak: {measurement.peak / 1e9:,.0f} GFLOP/s. One step: "
             f"{flops / 1e9:.3g} GFLOP by tinymaml's tape.",
         ]
     )
 
 
 def targets_table(rows: Sequence[Row], targets: dict[str, float]) -> str:
-    """Whether tinymaml's exact step is as much faster than the best peer as wanted."""
+    """The targets for exact steps against the best peer, and whether they are met."""
     cells = []
     for work, least in targets.items():
         ratios = {
@@ -239,19 +239,21 @@ def run(
     details: dict[str, Any] = {}
     for work in works:
         for order, flops in work.flops.items():
-            found = long_steps.measure_steps(
-                work.bench, work.compared, work.name, order, BUDGET[quick]
+            measurement = long_steps.measure_steps(
+                work.bench, work.competitors, work.name, order, BUDGET[quick]
             )
-            found = found._replace(rows=common.with_ratios(found.rows, reference))
+            measurement = measurement._replace(
+                rows=common.with_ratios(measurement.rows, reference)
+            )
             print(f"\n### {work.name}, order {order}\n")
-            print(times_table(found, flops))
-            rows += found.rows
-            names = [row.implementation for row in found.rows]
+            print(times_table(measurement, flops))
+            rows += measurement.rows
+            names = [row.implementation for row in measurement.rows]
             details[f"{work.name}, order {order}"] = {
                 "flops": flops,
-                "matmul_gflops": found.peak / 1e9,
-                "launches": dict(zip(names, found.launches, strict=True)),
-                "errors": dict(zip(names, found.errors, strict=True)),
+                "matmul_gflops": measurement.peak / 1e9,
+                "launches": dict(zip(names, measurement.launches, strict=True)),
+                "errors": dict(zip(names, measurement.errors, strict=True)),
             }
         if work.target is not None:
             targets[work.name] = work.target
@@ -268,13 +270,13 @@ def main(options: argparse.Namespace, build: Build, works: Works) -> int:
         print(f"--backend {options.backend}: {reason}", file=sys.stderr)
         return 1
 
-    def everything(
-        folder: Path, backend: dict[str, Any]
+    def run_all(
+        folder: Path, machine: dict[str, Any]
     ) -> tuple[list[Row], dict[str, Any]]:
-        backend["gpu"] = describe_card()
-        print_card(backend["gpu"])
+        machine["gpu"] = describe_card()
+        print_card(machine["gpu"])
         reference = f"tinymaml {options.backend}"
         rows, details = run(works(folder, options), reference, options.quick)
         return rows, {"details": details}
 
-    return workers.run_benchmark(options, build, everything)
+    return workers.run_benchmark(options, build, run_all)

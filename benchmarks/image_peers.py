@@ -1,19 +1,19 @@
 """What the peers of the image benchmark share: settings, layouts, forms.
 
-    prepared = image_peers_torch.loop(theta, tasks, settings, "channels last", device)
-    prepared.read(prepared.call())       # [loss, gradient ...], in the order of theta
+    workload = image_peers_torch.loop_workload(theta, tasks, settings, form, device)
+    workload.read(workload.call())       # [loss, gradient ...], in the order of theta
 
 The convolutional networks of sections 5.2 and 6.1, and MAML of them, are in
 `image_peers_torch.py` and `image_peers_jax.py`.
 
-Every peer takes tinymaml's flat theta, cuts it into arrays in its own layout, once, and
-returns the mean query loss with its gradient in these arrays. Only what is adapted
-is differentiated in the inner loop: beta of batch normalisation is not.
+Every peer divides tinymaml's flat theta once into arrays of its own layout, and returns
+the mean query loss with its gradient in these arrays. The inner loop differentiates
+only with respect to the adapted parameters, not to beta of batch normalisation.
 
-`form` names one of several good ways to write the same; the benchmark keeps the
-fastest. "patches" is a convolution written as a matrix product with the patches copied
-out: under vmap each task has weights of its own, and a batch of matrix products is
-often faster than a convolution in groups.
+`form` names one of several good ways to write the same function; the benchmark keeps
+the fastest. "patches" is a convolution written as a matrix product with copied patches:
+under vmap each task has weights of its own, and a batch of matrix products is often
+faster than a grouped convolution.
 
 Left out: the optimiser.
 """
@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.devices import cut, joined
+from benchmarks.devices import flatten, unflatten
 
 Array = np.ndarray[Any, Any]
 Tensors = Sequence[Any]
@@ -42,7 +42,7 @@ AXES = (None, 0, 0, 0, 0)  # parameters are shared, the tasks' arrays are not
 
 
 class Settings(NamedTuple):
-    """What is computed: the network by its shapes, and MAML's settings."""
+    """The network, given by the shapes of its parameters, and the settings of MAML."""
 
     shapes: tuple[tuple[int, ...], ...]  # of the parameters, in the order of theta
     pooled: bool  # stride 1 and max-pooling, instead of stride 2 and a mean at the end
@@ -64,7 +64,7 @@ class Settings(NamedTuple):
 
 
 def same_padding(size: int, stride: int) -> tuple[int, int]:
-    """Zeros before and behind for a kernel of 3, by TensorFlow's rule."""
+    """The zeros before and after an axis for a kernel of 3, by TensorFlow's rule."""
     total = max((-(-size // stride) - 1) * stride + 3 - size, 0)
     return total // 2, total - total // 2
 
@@ -72,39 +72,39 @@ def same_padding(size: int, stride: int) -> tuple[int, int]:
 # --- layouts --------------------------------------------------------------------------
 
 
-def pieces(theta: Array, settings: Settings) -> list[Array]:
-    """theta cut into arrays; kernels (3, 3, C, F), the last weight (inputs, ways)."""
-    return cut(theta, settings.shapes)
+def parameters_of(theta: Array, settings: Settings) -> list[Array]:
+    """theta as arrays: kernels (3, 3, C, F), the last weight (inputs, ways)."""
+    return unflatten(theta, settings.shapes)
 
 
 def torch_layout(arrays: Sequence[Array], settings: Settings) -> list[Array]:
     """Kernels as (F, C, 3, 3); the last weight for features in the order C, H, W."""
-    made = [a.transpose(3, 2, 0, 1) if a.ndim == 4 else a for a in arrays]
+    result = [a.transpose(3, 2, 0, 1) if a.ndim == 4 else a for a in arrays]
     if settings.pooled:
-        weight, channels = made[-2], settings.shapes[-3][0]
+        weight, channels = result[-2], settings.shapes[-3][0]
         maps = weight.reshape(-1, channels, weight.shape[1])
-        made[-2] = maps.transpose(1, 0, 2).reshape(weight.shape)
-    return [np.ascontiguousarray(a) for a in made]
+        result[-2] = maps.transpose(1, 0, 2).reshape(weight.shape)
+    return [np.ascontiguousarray(a) for a in result]
 
 
 def from_torch_layout(arrays: Sequence[Array], settings: Settings) -> list[Array]:
     """The inverse of `torch_layout`."""
-    made = [a.transpose(2, 3, 1, 0) if a.ndim == 4 else a for a in arrays]
+    result = [a.transpose(2, 3, 1, 0) if a.ndim == 4 else a for a in arrays]
     if settings.pooled:
-        weight, channels = made[-2], settings.shapes[-3][0]
+        weight, channels = result[-2], settings.shapes[-3][0]
         maps = weight.reshape(channels, -1, weight.shape[1])
-        made[-2] = maps.transpose(1, 0, 2).reshape(weight.shape)
-    return made
+        result[-2] = maps.transpose(1, 0, 2).reshape(weight.shape)
+    return result
 
 
-def flat(loss: Any, arrays: Sequence[Array]) -> Array:
-    """[loss, gradient ...] as a worker sends it."""
-    return joined([loss, *arrays])
+def flatten_result(loss: Any, arrays: Sequence[Array]) -> Array:
+    """[loss, gradient ...] as one flat array, which is what a worker sends."""
+    return flatten([loss, *arrays])
 
 
-def with_adapted(parameters: Tensors, changed: Tensors, adapted: list[int]) -> list:
-    """The parameters, some of them replaced."""
+def replace_adapted(parameters: Tensors, values: Tensors, adapted: list[int]) -> list:
+    """The parameters, with new values for the adapted ones."""
     merged = list(parameters)
-    for i, value in zip(adapted, changed, strict=True):
+    for i, value in zip(adapted, values, strict=True):
         merged[i] = value
     return merged

@@ -8,7 +8,7 @@ Left out: one device per core (pmap).
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.devices import jax_prepared, joined
+from benchmarks.devices import flatten, jax_workload
 from benchmarks.image_peers import (
     AXES,
     BATCHES,
@@ -17,11 +17,11 @@ from benchmarks.image_peers import (
     Loss,
     Settings,
     Tensors,
-    pieces,
+    parameters_of,
+    replace_adapted,
     same_padding,
-    with_adapted,
 )
-from benchmarks.workers import Prepared
+from benchmarks.workers import Workload
 
 
 def loss_of(settings: Settings, patches: bool) -> Loss:
@@ -77,35 +77,40 @@ def loss_of(settings: Settings, patches: bool) -> Loss:
     return loss
 
 
-def jitted(
+def jit_workload(
     theta: Array,
     tasks: Sequence[Array],
     settings: Settings,
     form: str,
     device: str = "",
-) -> Prepared:
+) -> Workload:
     """jax.jit of grad and vmap, of grad in lax.map, or of one task in a loop."""
     import jax
     import jax.numpy as jnp
 
     batches, convolution = form.split(", ")
-    loss, chosen = loss_of(settings, convolution == "patches"), settings.adapted
-    cut_theta, count = pieces(theta, settings), len(tasks[0])
+    loss, indices = (
+        loss_of(settings, convolution == "patches"),
+        settings.adapted,
+    )
+    theta_arrays, count = parameters_of(theta, settings), len(tasks[0])
 
     def query_loss(parameters: Tensors, *task: Any) -> Any:
         x, y, x_query, y_query = task
         adapted = list(parameters)
 
         def inner(free: Tensors) -> Any:
-            return loss(with_adapted(parameters, free, chosen), x, y)
+            return loss(replace_adapted(parameters, free, indices), x, y)
 
         for _ in range(settings.steps):
-            free = [adapted[i] for i in chosen]
-            slopes = jax.grad(inner)(free)
+            free = [adapted[i] for i in indices]
+            gradients = jax.grad(inner)(free)
             if settings.order == 1:
-                slopes = jax.lax.stop_gradient(slopes)
-            free = [p - settings.alpha * g for p, g in zip(free, slopes, strict=True)]
-            adapted = with_adapted(adapted, free, chosen)
+                gradients = jax.lax.stop_gradient(gradients)
+            free = [
+                p - settings.alpha * g for p, g in zip(free, gradients, strict=True)
+            ]
+            adapted = replace_adapted(adapted, free, indices)
         return loss(adapted, x_query, y_query)
 
     of_one = jax.value_and_grad(query_loss)
@@ -122,11 +127,11 @@ def jitted(
     def vmap_of_grad(parameters: Tensors, *tasks: Any) -> Any:
         return mean(jax.vmap(of_one, AXES)(parameters, *tasks))
 
-    def mapped(parameters: Tensors, *tasks: Any) -> Any:
+    def map_of_grad(parameters: Tensors, *tasks: Any) -> Any:
         return mean(jax.lax.map(lambda task: of_one(parameters, *task), tasks))
 
     if batches == "loop":
-        parameters = [jnp.asarray(piece) for piece in cut_theta]
+        parameters = [jnp.asarray(piece) for piece in theta_arrays]
         tensors = [jnp.asarray(array) for array in tasks]
         one, add = jax.jit(of_one), jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b))
         divide = jax.jit(lambda tree: jax.tree.map(lambda a: a / count, tree))
@@ -138,11 +143,11 @@ def jitted(
                 total = add(total, one(parameters, *task))
             return jax.block_until_ready(divide(total))
 
-        return Prepared(call, lambda found: joined(jax.tree.leaves(found)))
-    functions = {BATCHES[0]: grad_of_vmap, BATCHES[1]: vmap_of_grad, "map": mapped}
+        return Workload(call, lambda result: flatten(jax.tree.leaves(result)))
+    functions = {BATCHES[0]: grad_of_vmap, BATCHES[1]: vmap_of_grad, "map": map_of_grad}
 
     def function(parameters: Tensors, tasks: Tensors) -> Any:
         loss, gradients = functions[batches](list(parameters), *tasks)
         return [loss, *gradients]
 
-    return jax_prepared(function, cut_theta, tasks, device)
+    return jax_workload(function, theta_arrays, tasks, device)

@@ -9,7 +9,7 @@ import signal
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from benchmarks.devices import cut, joined, torch_prepared
+from benchmarks.devices import flatten, torch_workload, unflatten
 from benchmarks.image_peers import (
     AXES,
     BATCHES,
@@ -18,15 +18,15 @@ from benchmarks.image_peers import (
     Loss,
     Settings,
     Tensors,
-    flat,
+    flatten_result,
     from_torch_layout,
-    pieces,
+    parameters_of,
+    replace_adapted,
     same_padding,
     torch_layout,
-    with_adapted,
 )
-from benchmarks.peers import GRAPHS, torch_compiled
-from benchmarks.workers import Prepared, peak_bytes
+from benchmarks.peers import GRAPHS, compile_with_torch
+from benchmarks.workers import Workload, peak_bytes
 
 
 def loss_of(settings: Settings, patches: bool) -> Loss:
@@ -68,7 +68,7 @@ def tensors_of(
     import torch
 
     parameters = [
-        torch.tensor(a) for a in torch_layout(pieces(theta, settings), settings)
+        torch.tensor(a) for a in torch_layout(parameters_of(theta, settings), settings)
     ]
     tensors = []
     for array in tasks:
@@ -86,59 +86,61 @@ def tensors_of(
     return parameters, tensors
 
 
-def arranger(parameters: Tensors, settings: Settings) -> Callable[[Array], Array]:
-    """[loss, gradient ...] in PyTorch's layout -> the same in theta's."""
+def reordering_of(parameters: Tensors, settings: Settings) -> Callable[[Array], Array]:
+    """A function from [loss, gradient ...] in PyTorch's layout to theta's layout."""
     shapes = [tuple(p.shape) for p in parameters]
 
-    def arrange(numbers: Array) -> Array:
-        gradients = cut(numbers[1:], shapes)
-        return flat(numbers[0], from_torch_layout(gradients, settings))
+    def reorder(numbers: Array) -> Array:
+        gradients = unflatten(numbers[1:], shapes)
+        return flatten_result(numbers[0], from_torch_layout(gradients, settings))
 
-    return arrange
+    return reorder
 
 
 def task_gradients(settings: Settings, form: str) -> Callable[[Tensors, Tensors], Any]:
     """The sum over tasks of loss and gradient, one backward pass for each task.
 
-    One for all tasks together would keep all their graphs, and is slower.
+    One backward pass for all tasks keeps all their graphs in memory, and is slower.
     """
     import torch
 
-    loss, chosen = loss_of(settings, form == "patches"), settings.adapted
-    second = settings.order == 2
+    loss, indices = loss_of(settings, form == "patches"), settings.adapted
+    create_graph = settings.order == 2
 
     def gradients(parameters: Tensors, tasks: Tensors) -> Any:
         total, sums = 0.0, None
         for x, y, x_query, y_query in zip(*tasks, strict=True):
             adapted = list(parameters)
             for _ in range(settings.steps):
-                free = [adapted[i] for i in chosen]
+                free = [adapted[i] for i in indices]
                 inner = loss(adapted, x, y)
-                slopes = torch.autograd.grad(inner, free, create_graph=second)
+                gradients = torch.autograd.grad(inner, free, create_graph=create_graph)
                 free = [
-                    p - settings.alpha * g for p, g in zip(free, slopes, strict=True)
+                    p - settings.alpha * g for p, g in zip(free, gradients, strict=True)
                 ]
-                adapted = with_adapted(adapted, free, chosen)
+                adapted = replace_adapted(adapted, free, indices)
             query_loss = loss(adapted, x_query, y_query)
-            found = torch.autograd.grad(query_loss, parameters)
-            total = total + query_loss.detach()  # on a card, float() would wait for it
+            task_gradient = torch.autograd.grad(query_loss, parameters)
+            total = (
+                total + query_loss.detach()
+            )  # on a GPU, float() would wait for the loss
             if sums is None:
-                sums = list(found)
+                sums = list(task_gradient)
             else:
-                torch._foreach_add_(sums, found)
+                torch._foreach_add_(sums, task_gradient)
         return total, sums
 
     return gradients
 
 
-def loop(
+def loop_workload(
     theta: Array,
     tasks: Sequence[Array],
     settings: Settings,
     form: str,
     device: str = "",
     tf32: bool = False,
-) -> Prepared:
+) -> Workload:
     """A loop over tasks with torch.autograd.grad(create_graph=True): the usual way."""
     parameters, tensors = tensors_of(theta, tasks, settings, form)
     gradients, count = task_gradients(settings, form), len(tasks[0])
@@ -147,19 +149,19 @@ def loop(
         loss, sums = gradients([p.requires_grad_() for p in parameters], tasks)
         return [loss / count, *(g / count for g in sums)]
 
-    arrange = arranger(parameters, settings)
-    return torch_prepared(function, parameters, tensors, device, tf32, arrange)
+    reorder = reordering_of(parameters, settings)
+    return torch_workload(function, parameters, tensors, device, tf32, reorder)
 
 
 def serve_share(
-    pipe: Any, shared: Tensors, tasks: Tensors, settings: Settings, form: str
+    pipe: Any, shared_tensors: Tensors, tasks: Tensors, settings: Settings, form: str
 ) -> None:
-    """A process with one thread: its tasks' gradients whenever it is asked."""
+    """Serve requests in a process of one thread: gradients of its share of tasks."""
     import torch
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
-    parameters, sums = shared
+    parameters, sums = shared_tensors
     parameters = [p.requires_grad_() for p in parameters]
     gradients = task_gradients(settings, form)
     while True:
@@ -170,18 +172,18 @@ def serve_share(
         if question == "memory":
             pipe.send(peak_bytes())
             continue
-        loss, found = gradients(parameters, tasks)
-        for place, g in zip(sums, found, strict=True):
-            place.copy_(g)
+        loss, new_sums = gradients(parameters, tasks)
+        for target, g in zip(sums, new_sums, strict=True):
+            target.copy_(g)
         pipe.send(float(loss))
 
 
-def processes(
+def process_workload(
     theta: Array, tasks: Sequence[Array], settings: Settings, form: str, count: int
-) -> Prepared:
+) -> Workload:
     """One process with one thread per core, each with its share of the tasks.
 
-    Parameters, tasks and gradients are in shared memory; through the pipes go a word
+    Parameters, tasks and gradients are in shared memory; the pipes carry only a word
     and a loss.
     """
     import torch
@@ -197,16 +199,16 @@ def processes(
     pipes, sums = [], []
     shares = zip(*(t.tensor_split(count) for t in tensors), strict=True)
     for share in shares:
-        found = [torch.empty_like(p).share_memory_() for p in parameters]
+        share_sums = [torch.empty_like(p).share_memory_() for p in parameters]
         ours, theirs = context.Pipe()
         context.Process(
             target=serve_share,
-            args=(theirs, (parameters, found), share, settings, form),
+            args=(theirs, (parameters, share_sums), share, settings, form),
             daemon=True,
         ).start()
-        theirs.close()  # or nobody would notice when the process ends
+        theirs.close()  # otherwise the end of the process would go unnoticed
         pipes.append(ours)
-        sums.append(found)
+        sums.append(share_sums)
     size = len(tasks[0])
 
     def ask(question: str) -> list[Any]:
@@ -214,7 +216,7 @@ def processes(
             pipe.send(question)
         return [pipe.recv() for pipe in pipes]
 
-    arrange = arranger(parameters, settings)
+    reorder = reordering_of(parameters, settings)
 
     def call() -> Any:
         losses = ask("gradient")
@@ -224,24 +226,27 @@ def processes(
     def others() -> int:
         return sum(peak or 0 for peak in ask("memory"))
 
-    return Prepared(call, lambda found: arrange(joined(found)), others)
+    return Workload(call, lambda result: reorder(flatten(result)), others)
 
 
-def batched(
+def vmap_workload(
     theta: Array,
     tasks: Sequence[Array],
     settings: Settings,
     form: str,
     device: str = "",
     tf32: bool = False,
-    compiled: bool = False,
-) -> Prepared:
+    compile_function: bool = False,
+) -> Workload:
     """torch.func: vmap over tasks, grad in grad; if `compiled`, by torch.compile."""
     import torch
     from torch.func import grad, grad_and_value, vmap
 
     batches, convolution = form.removesuffix(GRAPHS).split(", ")
-    loss, chosen = loss_of(settings, convolution == "patches"), settings.adapted
+    loss, indices = (
+        loss_of(settings, convolution == "patches"),
+        settings.adapted,
+    )
     parameters, tensors = tensors_of(theta, tasks, settings, form)
 
     def query_loss(parameters: Tensors, *task: Any) -> Any:
@@ -249,15 +254,17 @@ def batched(
         adapted = list(parameters)
 
         def inner(free: Tensors) -> Any:
-            return loss(with_adapted(parameters, free, chosen), x, y)
+            return loss(replace_adapted(parameters, free, indices), x, y)
 
         for _ in range(settings.steps):
-            free = [adapted[i] for i in chosen]
-            slopes = grad(inner)(free)
+            free = [adapted[i] for i in indices]
+            gradients = grad(inner)(free)
             if settings.order == 1:
-                slopes = [g.detach() for g in slopes]
-            free = [p - settings.alpha * g for p, g in zip(free, slopes, strict=True)]
-            adapted = with_adapted(adapted, free, chosen)
+                gradients = [g.detach() for g in gradients]
+            free = [
+                p - settings.alpha * g for p, g in zip(free, gradients, strict=True)
+            ]
+            adapted = replace_adapted(adapted, free, indices)
         return loss(adapted, x_query, y_query)
 
     def mean_query_loss(parameters: Tensors, tasks: Tensors) -> Any:
@@ -267,10 +274,10 @@ def batched(
         if batches == BATCHES[0]:
             gradients, value = grad_and_value(mean_query_loss)(parameters, tasks)
             return [value, *gradients]
-        found, values = vmap(grad_and_value(query_loss), AXES)(parameters, *tasks)
-        return [values.mean(), *(torch.mean(g, 0) for g in found)]
+        gradients, losses = vmap(grad_and_value(query_loss), AXES)(parameters, *tasks)
+        return [losses.mean(), *(torch.mean(g, 0) for g in gradients)]
 
-    if compiled:
-        function = torch_compiled(function, form)
-    arrange = arranger(parameters, settings)
-    return torch_prepared(function, parameters, tensors, device, tf32, arrange)
+    if compile_function:
+        function = compile_with_torch(function, form)
+    reorder = reordering_of(parameters, settings)
+    return torch_workload(function, parameters, tensors, device, tf32, reorder)

@@ -1,9 +1,9 @@
-"""Choosing and timing what takes up to a minute a call and gigabytes.
+"""Choosing and timing implementations whose calls take up to a minute and gigabytes.
 
 `measure.py` starts all variants of an implementation together and times batches of
 calls for a fixed number of rounds. Here one variant at a time is started, checked and
-tried, under `Limits` of time and memory, and the number of rounds follows from what one
-round takes. The last step is the same: all that were chosen, in turn.
+tried, under `Limits` of time and memory, and the number of rounds follows from the time
+of one round. The last step is the same: the chosen variants are timed in turn.
 
 Left out: float64, which is `measure.check_float64`.
 """
@@ -14,15 +14,15 @@ from typing import Any, NamedTuple
 
 from benchmarks import measure
 from benchmarks.common import Row, milliseconds, row_of
-from benchmarks.measure import PEAK, Bench, Chosen, Implementation, Variant
+from benchmarks.measure import PEAK, Bench, Implementation, Runner, Variant
 from benchmarks.workers import Limits, Worker, WorkerError
 
 LIMITS = Limits(start_seconds=300, step_seconds=60, bytes=8e9)
-LEAST_ROUNDS, MOST_ROUNDS = (3, 5), (7, 40)  # (quick, full)
+MIN_ROUNDS, MAX_ROUNDS = (3, 5), (7, 40)  # (quick, full)
 
 
-class Measured(NamedTuple):
-    """The rows of one piece of work, and what belongs to them."""
+class Measurement(NamedTuple):
+    """The rows of one piece of work, with more facts about each of them."""
 
     rows: list[Row]
     before: list[int | None]  # peak memory of each row's process before its first call
@@ -32,7 +32,7 @@ class Measured(NamedTuple):
 
 
 def variants_of(bench: Bench, implementation: Implementation) -> list[Variant]:
-    """What to try: every form, with `--quick` the first, on 1 and on N threads."""
+    """Every form (`--quick`: only the first) on every number of threads."""
     forms = implementation.forms[: 1 if bench.quick else None]
     return [
         Variant(implementation, f, t) for f in forms for t in implementation.threads
@@ -62,34 +62,34 @@ def try_once(bench: Bench, variant: Variant, order: int, stack: ExitStack) -> An
 
 def fastest(
     bench: Bench, implementation: Implementation, order: int, stack: ExitStack
-) -> tuple[Chosen, float, float] | None:
-    """The fastest variant, the seconds it took and its error; the others are closed."""
-    best, texts = None, []
+) -> tuple[Runner, float, float] | None:
+    """The fastest variant, its seconds and its error; the others are closed."""
+    best, trials = None, []
     for variant in variants_of(bench, implementation):
-        tried = try_once(bench, variant, order, stack)
-        if tried is None:
+        trial = try_once(bench, variant, order, stack)
+        if trial is None:
             continue
-        seconds, worker, error = tried
-        texts.append(f"{variant} {milliseconds(seconds)} ms")
+        seconds, worker, error = trial
+        trials.append(f"{variant} {milliseconds(seconds)} ms")
         if best is not None and best[1] <= seconds:
             worker.close()
             continue
         if best is not None:
             best[0].worker.close()
-        best = Chosen(variant, worker), seconds, error
-    if best is not None and len(texts) > 1:
-        print(f"{implementation.name}: {best[0].variant} (tried: {'; '.join(texts)})")
+        best = Runner(variant, worker), seconds, error
+    if best is not None and len(trials) > 1:
+        print(f"{implementation.name}: {best[0].variant} (tried: {'; '.join(trials)})")
     return best
 
 
 def rounds_for(round_seconds: float, budget: float, quick: bool) -> int:
-    """How many rounds the budget allows, between a least and a most number.
+    """The number of rounds that the budget allows, between a minimum and a maximum.
 
     >>> rounds_for(1.0, budget=20, quick=False), rounds_for(60, 20, quick=True)
     (20, 3)
     """
     full = not quick
-    return max(LEAST_ROUNDS[full], min(MOST_ROUNDS[full], int(budget / round_seconds)))
+    return max(MIN_ROUNDS[full], min(MAX_ROUNDS[full], int(budget / round_seconds)))
 
 
 def measure_steps(
@@ -98,19 +98,19 @@ def measure_steps(
     work: str,
     order: int,
     budget: float,
-) -> Measured:
-    """One piece of work by everybody: choose, check, time in turn for `budget` seconds.
+) -> Measurement:
+    """Choose and check a variant of each implementation, then time them in turn.
 
-    A sample is one call after one that is not timed.
+    budget: seconds. A sample is one call after one that is not timed.
     """
     with ExitStack() as stack:
         runners, round_seconds, errors = [], 0.0, []
         for implementation in (*implementations, Implementation(PEAK, "numpy", (1,))):
-            found = fastest(bench, implementation, order, stack)
-            if found is not None:
-                runners.append(found[0])
-                round_seconds += 2 * found[1]
-                errors.append(found[2])
+            best = fastest(bench, implementation, order, stack)
+            if best is not None:
+                runners.append(best[0])
+                round_seconds += 2 * best[1]
+                errors.append(best[2])
         measure.print_agreement(bench, f"float32, order {order}")
         samples = measure.interleave_with_progress(
             [runner.worker for runner in runners],
@@ -129,7 +129,7 @@ def measure_steps(
                 launches.append(launches_of(bench, worker, name))
         speed = bench.peak_flops / min(product_samples)
     assert product.variant.implementation.name == PEAK
-    return Measured(rows, before, errors[:-1], speed, launches)
+    return Measurement(rows, before, errors[:-1], speed, launches)
 
 
 def launches_of(bench: Bench, worker: Worker, name: str) -> int | None:

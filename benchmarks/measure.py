@@ -3,11 +3,11 @@
 A benchmark gives a script (its workers run it), a folder of data and a list of
 `Implementation`s; it gets back rows. In this order:
 
-1. `check_float64`: every implementation against the reference, to 1e-10.
-2. `measure`: per implementation, each way to write it and each number of threads is
-   started, checked to 1e-5 in float32 and tried; the fastest stays. Then all that
-   stayed are timed in turn, together with a large matrix product, the backend's peak.
-3. `measure_scaling`: more and more tasks, a fresh process for each number.
+1. `check_float64` compares every implementation with the reference, to 1e-10.
+2. `measure` starts each implementation in every form and on every number of threads,
+   checks it to 1e-5 in float32 and keeps the fastest variant. These are then timed in
+   turn, together with a large matrix product, whose speed is the peak of the machine.
+3. `measure_scaling` takes growing numbers of tasks, a fresh process for each.
 
 A peer that is missing or fails is skipped with one line that says why; one that
 computes another gradient ends the benchmark.
@@ -40,12 +40,12 @@ from benchmarks.workers import Limits, Worker, WorkerError, time_interleaved
 
 BATCH = 0.03  # seconds of calls in one sample
 PEAK = "matmul peak"
-OURS = ("tinymaml", "numpy")  # modules that must not fail
+OWN_MODULES = ("tinymaml", "numpy")  # modules that must not fail
 
 
 @dataclass(frozen=True)
 class Implementation:
-    """Something to measure. `forms` are ways to write it, `threads` numbers to try."""
+    """Something to measure: `forms` and `threads` are the ways and numbers to try."""
 
     name: str
     module: str
@@ -68,17 +68,22 @@ class Variant(NamedTuple):
 
 @dataclass
 class Bench:
-    """A running benchmark: its script, its data, what it has chosen and checked."""
+    """A running benchmark: its script and data, the variants that it has chosen.
+
+    references: for each order the reference meta-gradient, in float64. device, tf32:
+    see `devices.py`. fastest: for each implementation the variant that is timed.
+    errors: those of the gradients checked since the last line that was printed.
+    """
 
     script: Path
     folder: Path
     quick: bool
-    references: dict[int, Array]  # order -> the reference meta-gradient, float64
+    references: dict[int, Array]
     tasks: int
-    device: str = ""  # see `devices.py`
+    device: str = ""
     tf32: bool = False
     tolerances: Mapping[str, float] = field(default_factory=lambda: TOLERANCES)
-    chosen: dict[str, Variant] = field(default_factory=dict)
+    fastest: dict[str, Variant] = field(default_factory=dict)
     errors: list[float] = field(default_factory=list)
     limits: Limits | None = None
 
@@ -95,11 +100,11 @@ class Bench:
         return 2 * devices.PEAK_SIZES[self.device] ** 3
 
     def rounds(self, quick: int, full: int) -> int:
-        """How often to measure."""
+        """The number of rounds, with `--quick` or without."""
         return quick if self.quick else full
 
     def request(self, variant: Variant, order: int, **changes: Any) -> dict[str, Any]:
-        """What a worker needs to know to prepare a variant."""
+        """The request that makes a worker build a variant and run it once."""
         return {
             "implementation": variant.implementation.name,
             "form": variant.form,
@@ -119,57 +124,58 @@ class Bench:
         return check_agreement(label, result, reference, self.tolerances[dtype])
 
 
-class Chosen(NamedTuple):
-    """The fastest variant of an implementation, in a worker that holds it prepared."""
+class Runner(NamedTuple):
+    """A variant and the worker that has built it and waits to run it."""
 
     variant: Variant
     worker: Worker
 
 
 def available(implementations: Sequence[Implementation]) -> list[Implementation]:
-    """Those whose module is installed; a line for each of the others."""
-    kept = []
+    """The implementations whose module is installed; the others get a printed line."""
+    installed = []
     for implementation in implementations:
-        if implementation.module in OURS or find_spec(implementation.module):
-            kept.append(implementation)
+        if implementation.module in OWN_MODULES or find_spec(implementation.module):
+            installed.append(implementation)
         else:
             print(
                 f"skipped: {implementation.name}: {implementation.module} is not "
                 'installed (pip install -e ".[bench]")'
             )
-    return kept
+    return installed
 
 
 def to_compare(
-    everything: Sequence[Implementation],
+    candidates: Sequence[Implementation],
     peers: Sequence[str],
     left_out: Mapping[str, str],
 ) -> list[Implementation]:
-    """What is installed, asked for by --peers, and not left out for a reason.
+    """The candidates that are installed, named by --peers, and not in `left_out`.
 
-    `left_out` has the reasons by name; each that is skipped gets a line that says why.
+    left_out: name -> reason. A line with the reason is printed for each candidate that
+    is skipped.
     """
-    kept = []
-    for one in everything:
-        if one.module not in (*OURS, *peers):
+    remaining = []
+    for one in candidates:
+        if one.module not in (*OWN_MODULES, *peers):
             print(f"skipped: {one.name}: left out by --peers")
         elif one.name in left_out:
             print(f"skipped: {one.name}: {left_out[one.name]}")
         else:
-            kept.append(one)
-    return available(kept)
+            remaining.append(one)
+    return available(remaining)
 
 
 def check_float64(
     bench: Bench, implementations: Sequence[Implementation], every_form: bool = False
 ) -> None:
-    """Every implementation's gradients, orders 1 and 2, in float64.
+    """Compare every implementation's gradients, orders 1 and 2, in float64.
 
-    One worker per library. With `--quick` tinymaml only: the peers take too long.
-    Without `every_form` it is the first form's that are checked.
+    There is one worker per library. `--quick` checks tinymaml only, because the peers
+    take too long. Without `every_form` only the first form of each is checked.
     """
     for module in dict.fromkeys(i.module for i in implementations):
-        if bench.quick and module not in OURS:
+        if bench.quick and module not in OWN_MODULES:
             print(f"{module}: its float64 gradients are left out by --quick")
             continue
         with bench.start(1, {"JAX_ENABLE_X64": "1"}) as worker:
@@ -188,12 +194,12 @@ def check_float64(
 def agrees(
     bench: Bench, variant: Variant, worker: Worker, order: int, dtype: str
 ) -> bool:
-    """Whether the worker could prepare the variant; if so its gradient must agree."""
+    """Whether the worker could build the variant; its gradient must then agree."""
     name, module = variant.implementation.name, variant.implementation.module
     try:
         reply = worker.receive(bench.limits)
     except WorkerError as error:
-        if module in OURS:
+        if module in OWN_MODULES:
             raise
         print(f"skipped: {name} ({variant}, order {order}, {dtype}): {error}")
         return False
@@ -205,7 +211,7 @@ def agrees(
 
 
 def print_agreement(bench: Bench, what: str) -> None:
-    """How many gradients have been checked since the last such line, and the worst."""
+    """Print how many gradients agree since the last call, and the largest error."""
     count = len(bench.errors)
     print(f"{what}: {count} gradients agree, largest error {max(bench.errors):.0e}")
     bench.errors.clear()
@@ -214,9 +220,10 @@ def print_agreement(bench: Bench, what: str) -> None:
 def variants_of(
     bench: Bench, implementation: Implementation, order: int
 ) -> list[Variant]:
-    """What to try. `--quick` tries threads, once for both orders, and not forms.
+    """The variants to try: every form on every number of threads.
 
-    Where compiling is slow it tries nothing, and order 2 only.
+    `--quick` tries one form only, and the numbers of threads once for both orders. An
+    implementation that compiles slowly has then one variant, for order 2.
     """
     forms, threads = implementation.forms, implementation.threads
     if bench.quick:
@@ -226,8 +233,8 @@ def variants_of(
                 print(f"skipped: {implementation.name}: order 1 left out by --quick")
                 return []
             threads = threads[:1]
-        elif implementation.name in bench.chosen and len(threads) > 1:
-            return [bench.chosen[implementation.name]]
+        elif implementation.name in bench.fastest and len(threads) > 1:
+            return [bench.fastest[implementation.name]]
     return [Variant(implementation, f, t) for f in forms for t in threads]
 
 
@@ -236,45 +243,45 @@ def start_all(
     implementations: Sequence[Implementation],
     order: int,
     stack: ExitStack,
-) -> list[Chosen]:
-    """Every variant, each in its worker, prepared at the same time and checked."""
-    started = []
+) -> list[Runner]:
+    """Start a worker for every variant, all at once, and check the gradients."""
+    runners = []
     for implementation in implementations:
         for variant in variants_of(bench, implementation, order):
             worker = stack.enter_context(bench.start(variant.threads))
             worker.send("prepare", **bench.request(variant, order))
-            started.append(Chosen(variant, worker))
-    return [one for one in started if agrees(bench, *one, order, "float32")]
+            runners.append(Runner(variant, worker))
+    return [one for one in runners if agrees(bench, *one, order, "float32")]
 
 
-def choose(bench: Bench, tried: Sequence[Chosen]) -> Chosen:
-    """The fastest variant of one implementation, timed in turn; the others close.
+def choose(bench: Bench, candidates: Sequence[Runner]) -> Runner:
+    """Time the variants of one implementation in turn; close all but the fastest.
 
-    What needs three times as long as the fastest in the first round is out at once: a
-    loop over tasks on two threads of a busy machine may take seconds.
+    A variant that takes three times as long as the fastest in the first round is not
+    timed again: a loop over tasks on two threads of a busy machine may take seconds.
     """
     best = 0
-    name = tried[0].variant.implementation.name
-    if len(tried) > 1:
-        samples = time_interleaved([one.worker for one in tried], 1, BATCH)
+    name = candidates[0].variant.implementation.name
+    if len(candidates) > 1:
+        samples = time_interleaved([one.worker for one in candidates], 1, BATCH)
         limit = 3 * min(times[0] for times in samples)
         good = [i for i, times in enumerate(samples) if times[0] < limit]
         if len(good) > 1:
-            more = time_interleaved([tried[i].worker for i in good], 5, BATCH)
+            more = time_interleaved([candidates[i].worker for i in good], 5, BATCH)
             for i, times in zip(good, more, strict=True):
                 samples[i] = times
         medians = [median(times) for times in samples]
         best = min(good, key=lambda i: medians[i])
         texts = [
             f"{one.variant} {milliseconds(seconds)} ms"
-            for one, seconds in zip(tried, medians, strict=True)
+            for one, seconds in zip(candidates, medians, strict=True)
         ]
-        print(f"{name}: {tried[best].variant} (tried: {'; '.join(texts)})")
-    for one in tried:
-        if one is not tried[best]:
+        print(f"{name}: {candidates[best].variant} (tried: {'; '.join(texts)})")
+    for one in candidates:
+        if one is not candidates[best]:
             one.worker.close()
-    bench.chosen.setdefault(name, tried[best].variant)
-    return tried[best]
+    bench.fastest.setdefault(name, candidates[best].variant)
+    return candidates[best]
 
 
 def measure(
@@ -286,18 +293,18 @@ def measure(
         for threads in sorted({t for i in implementations for t in i.threads})
     ]
     with ExitStack() as stack:
-        everything = [*implementations, *peaks]
-        # One after the other needs less memory, all at the same time less patience.
-        groups = [everything] if bench.quick else [[one] for one in everything]
+        competitors = [*implementations, *peaks]
+        # Starting one after the other needs less memory, all together less time.
+        groups = [competitors] if bench.quick else [[one] for one in competitors]
         runners = []
         for group in groups:
-            started = start_all(bench, group, order, stack)
+            all_runners = start_all(bench, group, order, stack)
             for implementation in group:
-                tried = [
-                    s for s in started if s.variant.implementation == implementation
+                candidates = [
+                    s for s in all_runners if s.variant.implementation == implementation
                 ]
-                if tried:
-                    runners.append(choose(bench, tried))
+                if candidates:
+                    runners.append(choose(bench, candidates))
         print_agreement(bench, f"float32, order {order}")
         samples = interleave_with_progress(
             [runner.worker for runner in runners],
@@ -319,7 +326,7 @@ def measure(
 def interleave_with_progress(
     workers: Sequence[Worker], rounds: int, description: str
 ) -> list[list[float]]:
-    """`time_interleaved` with a progress bar, on a terminal, that leaves no trace."""
+    """`time_interleaved` with a progress bar, if stderr is a terminal."""
     with tqdm(total=rounds, desc=description, leave=False, disable=None) as bar:
         return time_interleaved(workers, rounds, BATCH, lambda: bar.update())
 
@@ -334,21 +341,21 @@ def measure_scaling(
     work: Callable[[int], str],
     order: int,
 ) -> list[Row]:
-    """Rows for more and more tasks, each in a fresh process.
+    """Rows for growing numbers of tasks, each measured in a fresh process.
 
-    The form is the one chosen before, the number of threads is chosen for each size.
-    All gradients must agree with the first implementation's. peak_bytes is the peak
-    while it steps: the counter starts again after the first call, where the system
-    allows it, so that compiling is left out.
+    The form is the fastest one of `measure`; the number of threads is chosen for each
+    size. All gradients must agree with the first implementation's. peak_bytes leaves
+    out compiling: where the system allows it, the counter starts again after the first
+    call.
     """
     rows = []
     for size in sizes:
         with ExitStack() as stack:
             runners, reference = [], None
             for implementation in implementations:
-                chosen = bench.chosen.get(implementation.name)
-                form = chosen.form if chosen else implementation.forms[0]
-                tried = []
+                fastest = bench.fastest.get(implementation.name)
+                form = fastest.form if fastest else implementation.forms[0]
+                candidates = []
                 for threads in implementation.threads:
                     variant = Variant(implementation, form, threads)
                     worker = stack.enter_context(bench.start(threads))
@@ -359,8 +366,8 @@ def measure_scaling(
                     label = f"{implementation.name} ({variant}, {work(size)})"
                     check_agreement(label, gradient, reference, TOLERANCES["float32"])
                     worker.ask("reset peak")
-                    tried.append(Chosen(variant, worker))
-                runners.append(choose(bench, tried))
+                    candidates.append(Runner(variant, worker))
+                runners.append(choose(bench, candidates))
             workers = [runner.worker for runner in runners]
             samples = interleave_with_progress(
                 workers, bench.rounds(5, 15), f"{size} tasks"

@@ -27,9 +27,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import common, devices, long_steps, measure, workers
 from benchmarks.common import Array, Row
 from benchmarks.measure import Bench, Implementation, Variant
-from benchmarks.workers import Prepared
+from benchmarks.workers import Workload
 
-OURS, READABLE = common.REFERENCE, "tinymaml numpy"
+TINYMAML_NUMBA, TINYMAML_NUMPY = common.REFERENCE, "tinymaml numpy"
 TORCH = "PyTorch double backward"
 FORMS = ("batched", "loop")
 SIZES = [2, 100, 100, 2]
@@ -52,12 +52,12 @@ def learner_of(
     from tinymaml.networks.layers import xavier_uniform
     from tinymaml.tasks.navigation import Navigation
 
-    rules = Navigation()
+    environment = Navigation()
     network = tm.MLP(sizes, initialiser=xavier_uniform())
     options: dict[str, Any] = {"backend": backend, "threads": threads}
-    policy = tm.GaussianPolicy(network, rules.actions, **options)
+    policy = tm.GaussianPolicy(network, environment.actions, **options)
     return tm.MAMLTRPO(
-        policy, rules, ALPHA, order=order, trajectories=TRAJECTORIES, **options
+        policy, environment, ALPHA, order=order, trajectories=TRAJECTORIES, **options
     )
 
 
@@ -81,19 +81,19 @@ def load(request: dict[str, Any]) -> tuple[Array, Array, Any, list[Any]]:
 
 def derivatives(objective: Any, v: Array) -> Array:
     """What is compared: the surrogate gradient and F v, each over its largest entry."""
-    found = objective.gradient, objective.fisher(v)
-    return np.concatenate([array / np.abs(array).max() for array in found])
+    arrays = objective.gradient, objective.fisher(v)
+    return np.concatenate([array / np.abs(array).max() for array in arrays])
 
 
-def build(request: dict[str, Any]) -> Prepared:
-    """What a worker is to time: imports the library asked for, and no other."""
+def build(request: dict[str, Any]) -> Workload:
+    """The workload of a request; imports only the library that it needs."""
     name, order = request["implementation"], request["order"]
     if name == measure.PEAK:
         return devices.matmul_peak("")
     theta, v, draw, sampled = load(request)
     call: Any
     sizes = request["sizes"]
-    if name in (OURS, READABLE):
+    if name in (TINYMAML_NUMBA, TINYMAML_NUMPY):
         from tinymaml.rl.maml_trpo import Adaptation, Objective
         from tinymaml.rl.policy_losses import chunk_steps
 
@@ -126,8 +126,8 @@ def build(request: dict[str, Any]) -> Prepared:
             return peers.meta_step(policy, theta, draw, *settings)
 
     if request.get("check_only"):
-        return Prepared(check, lambda result: result)
-    return Prepared(call, lambda _: check())
+        return Workload(check, lambda result: result)
+    return Workload(call, lambda _: check())
 
 
 # --- the data and the reference -------------------------------------------------------
@@ -152,18 +152,18 @@ def save_data(folder: Path) -> None:
 
 def references(folder: Path) -> dict[int, Array]:
     """The numpy backend's float64 derivatives; that the orders differ is checked."""
-    found = {}
+    gradients = {}
     for order in (2, 1):
-        request: dict[str, Any] = {"implementation": READABLE, "order": order}
+        request: dict[str, Any] = {"implementation": TINYMAML_NUMPY, "order": order}
         request |= {"form": "", "threads": 1, "dtype": "float64", "sizes": SIZES}
         request |= {"folder": str(folder), "check_only": True}
-        found[order] = build(request).call()
-    difference = common.relative_error(found[1], found[2])
+        gradients[order] = build(request).call()
+    difference = common.relative_error(gradients[1], gradients[2])
     if difference < 10 * TOLERANCE:
         raise common.DisagreementError(
             f"orders 1 and 2 differ by {difference:.1e} only: the check could not tell"
         )
-    return found
+    return gradients
 
 
 @dataclass
@@ -171,7 +171,7 @@ class NavigationBench(Bench):
     """A benchmark whose results are the derivatives of `derivatives`."""
 
     def request(self, variant: Variant, order: int, **changes: Any) -> dict[str, Any]:
-        """What a worker needs to know to prepare a variant."""
+        """The request that makes a worker build a variant and run it once."""
         return super().request(variant, order, sizes=SIZES, **changes)
 
     def check(self, label: str, result: Array, order: int, dtype: str) -> float:
@@ -186,15 +186,15 @@ class NavigationBench(Bench):
 def implementations(
     threads: int, chosen_peers: Sequence[str], quick: bool
 ) -> list[Implementation]:
-    """What is compared, tinymaml first."""
+    """The implementations to compare, tinymaml first."""
     both = tuple(sorted({1, threads}))
-    everything = [
-        *(Implementation(OURS, "tinymaml", (n,)) for n in reversed(both)),
-        Implementation(READABLE, "tinymaml", (1,)),
+    candidates = [
+        *(Implementation(TINYMAML_NUMBA, "tinymaml", (n,)) for n in reversed(both)),
+        Implementation(TINYMAML_NUMPY, "tinymaml", (1,)),
         Implementation(TORCH, "torch", both, FORMS),
     ]
-    left_out = {READABLE: "left out by --quick"} if quick else {}
-    return measure.to_compare(everything, chosen_peers, left_out)
+    left_out = {TINYMAML_NUMPY: "left out by --quick"} if quick else {}
+    return measure.to_compare(candidates, chosen_peers, left_out)
 
 
 def print_times(rows: Sequence[Row], errors: Sequence[float]) -> None:
@@ -221,16 +221,16 @@ def print_claim(rows: Sequence[Row]) -> None:
 
 def run(bench: Bench, threads: int, chosen_peers: Sequence[str]) -> list[Row]:
     """Check in float64, then time both orders."""
-    compared = implementations(threads, chosen_peers, bench.quick)
-    measure.check_float64(bench, compared, every_form=True)
+    competitors = implementations(threads, chosen_peers, bench.quick)
+    measure.check_float64(bench, competitors, every_form=True)
     rows: list[Row] = []
     for order in bench.references:
-        found = long_steps.measure_steps(
-            bench, compared, WORK, order, BUDGET[bench.quick]
+        measurement = long_steps.measure_steps(
+            bench, competitors, WORK, order, BUDGET[bench.quick]
         )
-        timed = common.with_ratios(found.rows)
-        print_times(timed, found.errors)
-        rows += timed
+        order_rows = common.with_ratios(measurement.rows)
+        print_times(order_rows, measurement.errors)
+        rows += order_rows
     print_claim(rows)
     return rows
 
@@ -240,8 +240,8 @@ def main() -> int:
     parser = common.parser_of((__doc__ or "").splitlines()[0], "two minutes", ["torch"])
     options = parser.parse_args()
 
-    def everything(
-        folder: Path, backend: dict[str, Any]
+    def run_all(
+        folder: Path, machine: dict[str, Any]
     ) -> tuple[list[Row], dict[str, Any]]:
         save_data(folder)
         bench = NavigationBench(
@@ -250,7 +250,7 @@ def main() -> int:
         bench.limits = long_steps.LIMITS
         return run(bench, options.threads, options.peers), {}
 
-    return workers.run_benchmark(options, build, everything)
+    return workers.run_benchmark(options, build, run_all)
 
 
 if __name__ == "__main__":

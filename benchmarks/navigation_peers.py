@@ -4,8 +4,8 @@ The policy, the inner step, the surrogate loss, the KL divergence and its produc
 written in PyTorch as public codes of MAML-TRPO have them: the adapted parameters are a
 differentiable function of theta, the gradient of the KL divergence is taken with
 `create_graph=True` once, and each product F v is one more backward pass through that
-graph. What is not the subject is tinymaml's NumPy code for everybody: the environment,
-the advantages, conjugate gradients and the line search.
+graph. The environment, the advantages, conjugate gradients and the line search are
+tinymaml's NumPy code.
 
 Forms: "batched" has all tasks in one `baddbmm`, "loop" one task after the other.
 
@@ -38,7 +38,7 @@ class TorchPolicy:
         self.actions = actions
         self.size = sum(int(np.prod(shape)) for shape in self.shapes)
 
-    def pieces(self, theta: torch.Tensor) -> Tensors:
+    def parameters_of(self, theta: torch.Tensor) -> Tensors:
         """Views of a flat theta, (P,) or (T, P), as weights, biases and log sigma."""
         sizes = [int(np.prod(shape)) for shape in self.shapes]
         return [
@@ -57,9 +57,9 @@ class TorchPolicy:
         """Actions in T tasks, in numbers."""
         with torch.no_grad():
             tensors = [torch.from_numpy(np.ascontiguousarray(a)) for a in (thetas, x)]
-            mean, log_std = self(self.pieces(tensors[0]), tensors[1])
-            drawn = torch.from_numpy(np.ascontiguousarray(noise))
-            return (mean + log_std.exp()[..., None, :] * drawn).numpy()
+            mean, log_std = self(self.parameters_of(tensors[0]), tensors[1])
+            standard_normal = torch.from_numpy(np.ascontiguousarray(noise))
+            return (mean + log_std.exp()[..., None, :] * standard_normal).numpy()
 
 
 def _linear(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -80,8 +80,8 @@ def log_probability(gaussian: Tensors, actions: torch.Tensor) -> torch.Tensor:
 def kl_divergence(old: Tensors, new: Tensors) -> torch.Tensor:
     """KL(old || new): (..., N)."""
     old_log_std, new_log_std = (g[1][..., None, :] for g in (old, new))
-    spread = (2 * old_log_std).exp() + (old[0] - new[0]) ** 2
-    each = 0.5 * spread * (-2 * new_log_std).exp() + new_log_std - old_log_std - 0.5
+    squares = (2 * old_log_std).exp() + (old[0] - new[0]) ** 2
+    each = 0.5 * squares * (-2 * new_log_std).exp() + new_log_std - old_log_std - 0.5
     return each.sum(-1)
 
 
@@ -108,66 +108,66 @@ class Objective:
             for g in groups
         ]
         self.tasks = tasks
-        self.together = form == "batched"
+        self.batched = form == "batched"
         adapted = [self.adapt(self.theta, group, True) for group in self.groups]
         self.old = []
         surrogate, kl = 0.0, 0.0
         for parameters, (_, outer, _) in zip(adapted, self.groups, strict=True):
-            x, actions, weighed, weights = outer
+            x, actions, advantage, weights = outer
             new = self.policy(parameters, x)
             old = [tensor.detach() for tensor in new]
             old_log_pi = log_probability(old, actions)
             self.old.append((old, old_log_pi))
             ratio = (log_probability(new, actions) - old_log_pi).exp()
-            surrogate = surrogate - (ratio * weighed * weights).sum() / tasks
+            surrogate = surrogate - (ratio * advantage * weights).sum() / tasks
             kl = kl + (kl_divergence(old, new) * weights).sum() / tasks
         (gradient,) = torch.autograd.grad(surrogate, self.theta, retain_graph=True)
         self.loss = torch.as_tensor(surrogate).item()
         self.gradient = gradient.numpy().astype(np.float64)
-        (self.slope,) = torch.autograd.grad(kl, self.theta, create_graph=True)
+        (self.kl_gradient,) = torch.autograd.grad(kl, self.theta, create_graph=True)
 
-    def adapt(self, theta: torch.Tensor, group: Any, graph: bool) -> Tensors:
+    def adapt(self, theta: torch.Tensor, group: Any, keep_graph: bool) -> Tensors:
         """The parameters after the inner step, a function of theta."""
-        (x, actions, weighed, weights), _, tasks = group
-        if self.together:
+        (x, actions, advantage, weights), _, tasks = group
+        if self.batched:
             theta = theta.expand(tasks, -1)
-        parameters = self.policy.pieces(theta)
+        parameters = self.policy.parameters_of(theta)
         log_pi = log_probability(self.policy(parameters, x), actions)
-        loss = -(log_pi * weighed * weights).sum()
-        second = graph and self.order == 2
-        gradients = torch.autograd.grad(loss, parameters, create_graph=second)
+        loss = -(log_pi * advantage * weights).sum()
+        create_graph = keep_graph and self.order == 2
+        gradients = torch.autograd.grad(loss, parameters, create_graph=create_graph)
         pairs = zip(parameters, gradients, strict=True)
         return [p - self.alpha * g for p, g in pairs]
 
     def fisher(self, v: Array) -> Array:
         """F v, one backward pass through the graph of the divergence's gradient."""
-        product = (self.slope * torch.from_numpy(np.ascontiguousarray(v))).sum()
-        (turned,) = torch.autograd.grad(product, self.theta, retain_graph=True)
-        return turned.numpy().astype(np.float64)
+        along_v = (self.kl_gradient * torch.from_numpy(np.ascontiguousarray(v))).sum()
+        (product,) = torch.autograd.grad(along_v, self.theta, retain_graph=True)
+        return product.numpy().astype(np.float64)
 
     def evaluate(self, theta: Array) -> tuple[float, float]:
-        """Surrogate loss and divergence of what theta adapts to."""
+        """Surrogate loss and KL divergence of the policies that theta adapts to."""
         point = torch.tensor(theta, requires_grad=True)
         loss, kl = 0.0, 0.0
         for group, (old, old_log_pi) in zip(self.groups, self.old, strict=True):
             parameters = self.adapt(point, group, False)
             with torch.no_grad():
-                x, actions, weighed, weights = group[1]
+                x, actions, advantage, weights = group[1]
                 new = self.policy(parameters, x)
                 ratio = (log_probability(new, actions) - old_log_pi).exp()
-                loss -= float((ratio * weighed * weights).sum()) / self.tasks
+                loss -= float((ratio * advantage * weights).sum()) / self.tasks
                 kl += float((kl_divergence(old, new) * weights).sum()) / self.tasks
         return loss, kl
 
 
-def _tensors(trajectories: Trajectories, weighed: Array, dtype: Any) -> Tensors:
+def _tensors(trajectories: Trajectories, advantage: Array, dtype: Any) -> Tensors:
     """x, actions, advantages and weights of T tasks, ended steps with weight 0."""
     x, actions, _, mask = trajectories
     tasks = len(mask)
     weights = mask / mask.sum(axis=(1, 2), keepdims=True)
     return [
         torch.from_numpy(array.astype(dtype).reshape(tasks, -1, *array.shape[3:]))
-        for array in (x, actions, weighed, weights)
+        for array in (x, actions, advantage, weights)
     ]
 
 
@@ -180,17 +180,17 @@ def meta_step(
     form: str,
 ) -> TrustRegionStep:
     """A whole outer iteration: sample, adapt, sample, TRPO's step."""
-    rules = Navigation()
+    environment = Navigation()
     before = np.broadcast_to(theta, (len(draw.tasks), theta.size))
     sampled = []
-    first = roll_out(policy, rules, before, draw.tasks, draw.noise[0])
+    first = roll_out(policy, environment, before, draw.tasks, draw.noise[0])
     sampled.append((first, advantages(first)))
     point = torch.tensor(before, requires_grad=True)
-    x, actions, weighed, weights = _tensors(*sampled[0], theta.dtype)
-    log_pi = log_probability(policy(policy.pieces(point), x), actions)
-    (gradient,) = torch.autograd.grad(-(log_pi * weighed * weights).sum(), point)
+    x, actions, advantage, weights = _tensors(*sampled[0], theta.dtype)
+    log_pi = log_probability(policy(policy.parameters_of(point), x), actions)
+    (gradient,) = torch.autograd.grad(-(log_pi * advantage * weights).sum(), point)
     after = before - np.asarray(alpha, theta.dtype) * gradient.numpy()
-    second = roll_out(policy, rules, after, draw.tasks, draw.noise[1])
+    second = roll_out(policy, environment, after, draw.tasks, draw.noise[1])
     sampled.append((second, advantages(second)))
     objective = Objective(policy, theta, sampled, alpha, order, form)
     return trust_region_step(

@@ -8,9 +8,8 @@ The work is one meta-gradient of the paper's classification experiments (section
 float32, exact (order 2) and first-order (order 1), with the settings of
 `tinymaml.paper.recipes`: Omniglot 5-way 1-shot (32 tasks, 1 inner step), Omniglot
 20-way 1-shot (16 tasks, 5 steps) and MiniImagenet 5-way 1-shot (4 tasks, 5 steps, order
-2).
-First every implementation's loss and gradient are compared with the numpy backend's in
-float64; then come the times, the memory, and the claims that this project makes.
+2). First every implementation's loss and gradient are compared with the numpy backend's
+in float64; then come the times, the memory, and the claims that this project makes.
 
 The images are drawn at random: time does not depend on what they show. Left out: the
 optimiser and the sampling of tasks, which cost all of them the same.
@@ -43,17 +42,17 @@ from benchmarks.common import Array, Row
 from benchmarks.image_peers import LOOP_FORMS, MAP_FORMS, VMAP_FORMS
 from benchmarks.measure import Bench, Implementation, Variant
 from benchmarks.omniglot_tables import (
-    OURS,
     PROCESSES,
-    READABLE,
     RECOMPUTE,
+    TINYMAML_NUMBA,
+    TINYMAML_NUMPY,
     claims_table,
     order_table,
     times_table,
     work_of,
 )
 from benchmarks.peers import COMPILED, JAX_MAP, JAX_VMAP, LOOP, VMAP
-from benchmarks.workers import Prepared
+from benchmarks.workers import Workload
 
 GPU_TARGETS = {"5w1s": 5.0}  # times faster than the best peer on a card, exact step
 BUDGET = {True: 30.0, False: 180.0}  # seconds of timing for a case and order, if quick
@@ -63,17 +62,17 @@ class Case(NamedTuple):
     """One piece of work: a recipe, orders to time, and how exact float32 can be.
 
     tolerance: of the float32 gradient. These gradients are products of many Jacobians,
-    and a relu whose input is within rounding of 0 may fall on either side, in any
-    library. The mathematics is checked to 1e-10 in float64; the gradient of the other
-    order is off by 1.
-    seed: of the data: one with which no relu's input is that close to 0, as seen in the
-    difference of tinymaml's own float32 and float64 gradients, 2e-4 and 1e-4 (with most
-    seeds one task in sixteen has such a relu, and 1 to 20 % of the gradient with it).
+    and where the input of a relu is close to 0, rounding decides on which side of the
+    kink it is, in any library. The mathematics is checked to 1e-10 in float64. The
+    gradient of the other order has an error of about 1.
+    seed: of the data. With these seeds no relu has an input that close to 0: tinymaml's
+    float32 and float64 gradients differ by 2e-4 and 1e-4. With most seeds one task in
+    sixteen has such a relu, which changes the gradient by 1 to 20 %.
     checked: tasks in the float64 check.
-    card: the tolerances on a graphics card, which sums in an order of its own, so that
-    in five steps another relu may err. tinymaml's own float32 on the processor is off
-    by 1e-3 (20w1s, order 1) and 3e-2 (mini-5w1s, order 1); with the factors of all
-    products rounded to TF32 by 0.04 (5w1s), 0.13 (20w1s) and 0.18 (mini-5w1s).
+    card: the tolerances on a GPU, which sums in another order, so that in five steps
+    another relu may be on the wrong side. tinymaml's own float32 on the processor has
+    errors of 1e-3 (20w1s, order 1) and 3e-2 (mini-5w1s, order 1); with the factors of
+    all products rounded to TF32 0.04 (5w1s), 0.13 (20w1s) and 0.18 (mini-5w1s).
     """
 
     recipe: str
@@ -98,7 +97,7 @@ CASES = {
 
 
 def settings_of(case: str, order: int) -> image_peers.Settings:
-    """What a peer must know of a recipe."""
+    """The settings of a recipe that the peers need."""
     from tinymaml.paper.recipes import RECIPES
 
     recipe = RECIPES[case]
@@ -129,8 +128,8 @@ def load(request: dict[str, Any]) -> list[Array]:
     return [theta, *(array[: request["tasks"]] for array in arrays)]
 
 
-def build(request: dict[str, Any]) -> Prepared:
-    """What a worker is to time: imports the library asked for, and no other."""
+def build(request: dict[str, Any]) -> Workload:
+    """The workload of a request; imports only the library that it needs."""
     name, order, form = request["implementation"], request["order"], request["form"]
     threads = request["threads"]
     if name == measure.PEAK:
@@ -145,25 +144,29 @@ def build(request: dict[str, Any]) -> Prepared:
             threads=threads if backend == "numba" else None,
             recompute=name == RECOMPUTE,
         )
-        return devices.tinymaml_prepared(
+        return devices.tinymaml_workload(
             maml,
             theta,
             arrays,
-            lambda result: image_peers.flat(result.loss, [result.gradient]),
+            lambda result: image_peers.flatten_result(result.loss, [result.gradient]),
         )
     settings, device = settings_of(request["case"], order), request["device"]
     if name in (JAX_VMAP, JAX_MAP):
-        return image_peers_jax.jitted(theta, arrays, settings, form, device)
+        return image_peers_jax.jit_workload(theta, arrays, settings, form, device)
     if name == PROCESSES:
-        return image_peers_torch.processes(theta, arrays, settings, form, threads)
+        return image_peers_torch.process_workload(
+            theta, arrays, settings, form, threads
+        )
     import torch
 
     torch.set_num_threads(threads)
     where = (device, request["tf32"])
     if name == LOOP:
-        return image_peers_torch.loop(theta, arrays, settings, form, *where)
-    compiled = name == COMPILED
-    return image_peers_torch.batched(theta, arrays, settings, form, *where, compiled)
+        return image_peers_torch.loop_workload(theta, arrays, settings, form, *where)
+    compile_function = name == COMPILED
+    return image_peers_torch.vmap_workload(
+        theta, arrays, settings, form, *where, compile_function
+    )
 
 
 # --- the data and the reference -------------------------------------------------------
@@ -172,8 +175,8 @@ def build(request: dict[str, Any]) -> Prepared:
 def save_data(folder: Path, case: str, seed: int | None = None) -> None:
     """theta, then the tasks' arrays: noisy images, each class around one of its own.
 
-    beta is far from 0, its starting value, so that nobody can forget it, and above 0,
-    so that few inputs of a relu lie near its kink, where float32 may err.
+    beta is far from 0, its initial value, so that a peer that forgets it is found, and
+    above 0, so that few inputs of a relu are near its kink, where float32 may err.
     """
     from tinymaml.paper.recipes import RECIPES
 
@@ -208,7 +211,7 @@ class CaseBench(Bench):
     case: str = ""
 
     def request(self, variant: Variant, order: int, **changes: Any) -> dict[str, Any]:
-        """What a worker needs to know to prepare a variant."""
+        """The request that makes a worker build a variant and run it once."""
         return super().request(variant, order, case=self.case, **changes)
 
     def check(self, label: str, result: Array, order: int, dtype: str) -> float:
@@ -237,8 +240,8 @@ def bench_of(
     for order in (2, 1):
         request = {"implementation": backend, "order": order, "form": "", "threads": 2}
         request |= {"dtype": "float64", "tasks": tasks, "folder": str(folder)}
-        prepared = build(request | {"case": case})
-        references[order] = prepared.read(prepared.call())
+        workload = build(request | {"case": case})
+        references[order] = workload.read(workload.call())
     difference = common.relative_error(references[1][1:], references[2][1:])
     if difference < 3 * settings["tolerances"]["float32"]:
         raise common.DisagreementError(
@@ -260,7 +263,7 @@ def plan_of(folder: Path, case: str, order: int, **options: Any) -> tuple[int, i
 
 
 def workspace_table(folder: Path, case: str, steps: Sequence[int]) -> str:
-    """Workspace of one thread against inner steps, kept and recomputed."""
+    """Workspace of one thread by inner steps, with activations kept and recomputed."""
     header = ["inner steps", "order", "kept MB", "recomputed MB", "GFLOP", "recomputed"]
     cells = []
     for number in steps:
@@ -283,12 +286,12 @@ def workspace_table(folder: Path, case: str, steps: Sequence[int]) -> str:
 def implementations(
     case: str, threads: int, chosen_peers: Sequence[str], quick: bool
 ) -> list[Implementation]:
-    """What is compared, tinymaml first."""
+    """The implementations to compare, tinymaml first."""
     both = tuple(sorted({1, threads}))
-    everything = [Implementation(OURS, "tinymaml", (n,)) for n in both]
+    candidates = [Implementation(TINYMAML_NUMBA, "tinymaml", (n,)) for n in both]
     if settings_of(case, 2).steps > 1:
-        everything.append(Implementation(RECOMPUTE, "tinymaml", (threads,)))
-    everything += [
+        candidates.append(Implementation(RECOMPUTE, "tinymaml", (threads,)))
+    candidates += [
         Implementation(LOOP, "torch", both, LOOP_FORMS),
         Implementation(PROCESSES, "torch", (threads,), LOOP_FORMS),
         Implementation(VMAP, "torch", both, VMAP_FORMS),
@@ -300,52 +303,52 @@ def implementations(
         left_out[PROCESSES] = f"with one process it is {LOOP}"
     if quick:
         left_out[VMAP] = "left out by --quick, it is not PyTorch's best"
-    return measure.to_compare(everything, chosen_peers, left_out)
+    return measure.to_compare(candidates, chosen_peers, left_out)
 
 
 def run_case(
     folder: Path, case: str, options: argparse.Namespace
 ) -> tuple[list[Row], dict[str, Any]]:
-    """Check and time one case; its rows, and what else the JSON holds of it."""
+    """Check and time one case; its rows, and its other details for the JSON file."""
     from tinymaml.paper.recipes import RECIPES
 
     save_data(folder, case)
-    compared = implementations(case, options.threads, options.peers, options.quick)
-    small = bench_of(folder, case, options.quick, CASES[case].checked, READABLE)
+    competitors = implementations(case, options.threads, options.peers, options.quick)
+    small = bench_of(folder, case, options.quick, CASES[case].checked, TINYMAML_NUMPY)
     # Every form has its float64 gradient checked where that takes no hour.
     every_form = settings_of(case, 2).steps == 1
-    measure.check_float64(small, compared, every_form)
+    measure.check_float64(small, competitors, every_form)
     tasks = RECIPES[case].tasks
     # The numba backend's float64 is the reference of all tasks: it has just been
     # compared with the numpy backend's, which would take minutes.
-    bench = bench_of(folder, case, options.quick, tasks, OURS)
+    bench = bench_of(folder, case, options.quick, tasks, TINYMAML_NUMBA)
     rows: list[Row] = []
     more: dict[str, Any] = {"before_bytes": {}, "matmul_gflops": {}}
     for order in CASES[case].orders:
-        found = long_steps.measure_steps(
-            bench, compared, work_of(case), order, BUDGET[options.quick]
+        measurement = long_steps.measure_steps(
+            bench, competitors, work_of(case), order, BUDGET[options.quick]
         )
-        found = found._replace(rows=common.with_ratios(found.rows))
+        measurement = measurement._replace(rows=common.with_ratios(measurement.rows))
         flops = plan_of(folder, case, order)[0] * tasks
         print(f"\n### {work_of(case)}, order {order}\n")
-        print(times_table(found, flops, options.threads))
-        rows += found.rows
-        more["matmul_gflops"][order] = found.peak / 1e9
+        print(times_table(measurement, flops, options.threads))
+        rows += measurement.rows
+        more["matmul_gflops"][order] = measurement.peak / 1e9
         more["before_bytes"][order] = {
             f"{row.implementation}, {row.threads}": before
-            for row, before in zip(found.rows, found.before, strict=True)
+            for row, before in zip(measurement.rows, measurement.before, strict=True)
         }
     return rows, more
 
 
 def run(folder: Path, options: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
-    """All cases, then what they come to."""
+    """Run all cases, then print the tables that compare them."""
     rows: list[Row] = []
     details: dict[str, Any] = {}
     workspaces = {}
     for case in options.cases:
-        found, details[case] = run_case(folder, case, options)
-        rows += found
+        case_rows, details[case] = run_case(folder, case, options)
+        rows += case_rows
         workspaces[case] = plan_of(folder, case, 2)[1]
         details[case]["workspace_bytes"] = workspaces[case]
     print("\n### First-order against exact (the paper: roughly 33 %)\n")
@@ -364,16 +367,16 @@ def gpu_works(folder: Path, options: argparse.Namespace) -> Iterator[gpu.Work]:
     """The cases on a card, exact and first-order."""
     from tinymaml.paper.recipes import RECIPES
 
-    compared = gpu.implementations(options, LOOP_FORMS, VMAP_FORMS)
+    competitors = gpu.implementations(options, LOOP_FORMS, VMAP_FORMS)
     for case in options.cases:
         save_data(folder, case)
         tasks, settings = RECIPES[case].tasks, gpu.settings(options, CASES[case].card)
-        bench = bench_of(folder, case, options.quick, tasks, OURS, **settings)
+        bench = bench_of(folder, case, options.quick, tasks, TINYMAML_NUMBA, **settings)
         flops = {
             order: plan_of(folder, case, order)[0] * tasks for order in bench.references
         }
         target = GPU_TARGETS.get(case)
-        yield gpu.Work(work_of(case), bench, compared, flops, target)
+        yield gpu.Work(work_of(case), bench, competitors, flops, target)
 
 
 def parser_of() -> argparse.ArgumentParser:
@@ -398,13 +401,13 @@ def main() -> int:
     if options.backend != "numba":
         return gpu.main(options, build, gpu_works)
 
-    def everything(
-        folder: Path, backend: dict[str, Any]
+    def run_all(
+        folder: Path, machine: dict[str, Any]
     ) -> tuple[list[Row], dict[str, Any]]:
         rows, details = run(folder, options)
         return rows, {"details": details}
 
-    return workers.run_benchmark(options, build, everything)
+    return workers.run_benchmark(options, build, run_all)
 
 
 if __name__ == "__main__":

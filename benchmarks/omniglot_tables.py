@@ -1,4 +1,4 @@
-"""The tables of the image benchmark, and the claims that it puts to the test.
+"""The tables of the image benchmark, and the claims that it tests.
 
 Left out: the workspace against inner steps, which needs the networks.
 """
@@ -9,11 +9,11 @@ from benchmarks import common, long_steps
 from benchmarks.common import Row, verdict
 from benchmarks.peers import JAX_MAP, JAX_VMAP, LOOP, VMAP
 
-OURS, RECOMPUTE = common.REFERENCE, f"{common.REFERENCE}, recompute"
-READABLE = "tinymaml numpy"
+TINYMAML_NUMBA, RECOMPUTE = common.REFERENCE, f"{common.REFERENCE}, recompute"
+TINYMAML_NUMPY = "tinymaml numpy"
 PROCESSES = "PyTorch processes"
-# (case, implementations, at least so many times slower than tinymaml), exact steps
-FASTER: tuple[tuple[str, tuple[str, ...], float], ...] = (
+# (case, implementations, how many times slower than tinymaml they must be), exact steps
+SPEED_CLAIMS: tuple[tuple[str, tuple[str, ...], float], ...] = (
     ("5w1s", (LOOP,), 5.0),
     ("5w1s", (JAX_VMAP, JAX_MAP), 5.0),
     ("5w1s", (PROCESSES,), 3.0),
@@ -26,7 +26,7 @@ FASTER: tuple[tuple[str, tuple[str, ...], float], ...] = (
 
 
 def work_of(case: str) -> str:
-    """The work of a case, as rows name it."""
+    """The name of the work of a case, as in its rows."""
     from tinymaml.paper.recipes import RECIPES
 
     recipe = RECIPES[case]
@@ -34,24 +34,26 @@ def work_of(case: str) -> str:
     return f"{case}, {recipe.tasks} tasks, {recipe.steps} step{plural}"
 
 
-def times_table(found: long_steps.Measured, flops: int, threads: int) -> str:
-    """Times, ratios, fraction of the matmul peak, memory before and at most."""
+def times_table(measurement: long_steps.Measurement, flops: int, threads: int) -> str:
+    """Times, ratios, fraction of the matmul peak, memory before and at the peak."""
     header = ["implementation", "order", "threads", *common.TIMES, "GFLOP/s"]
     header += ["of peak", "before MB", "peak MB", "error"]
     cells = []
-    for row, before, error in zip(found.rows, found.before, found.errors, strict=True):
+    for row, before, error in zip(
+        measurement.rows, measurement.before, measurement.errors, strict=True
+    ):
         speed = flops / row.median_seconds
         cells.append(
             [row.implementation, str(row.order), str(row.threads)]
             + [*common.times_of(row), f"{speed / 1e9:.3g}"]
-            + [f"{speed / (found.peak * row.threads):.1%}"]
+            + [f"{speed / (measurement.peak * row.threads):.1%}"]
             + [common.megabytes(before), common.megabytes(row.peak_bytes)]
             + [f"{error:.0e}"]
         )
     lines = [common.markdown_table(header, cells), ""]
     lines += [
-        f"Matmul peak: {found.peak / 1e9:.0f} GFLOP/s (float32) on one thread, taken "
-        f"{threads} times on {threads}. One step: {flops / 1e9:.1f} GFLOP by "
+        f"Matmul peak: {measurement.peak / 1e9:.0f} GFLOP/s (float32) on one thread, "
+        f"taken {threads} times on {threads}. One step: {flops / 1e9:.1f} GFLOP by "
         "tinymaml's tape.",
         "Before, peak: resident memory of the process before its first call, and at "
         "most.",
@@ -64,7 +66,7 @@ def order_table(rows: Sequence[Row]) -> str:
     header = ["work", "implementation", "threads", "exact ms", "first-order ms"]
     header += ["exact / first-order", "faster by", "time saved"]
     exact = {(r.work, r.implementation): r for r in rows if r.order == 2}
-    # tinymaml is timed on 1 and N threads: the last of them is N.
+    # tinymaml has a row for 1 thread and one for N threads; the last one wins.
     first = {(r.work, r.implementation): r for r in rows if r.order == 1}
     cells = []
     for key, row in first.items():
@@ -80,10 +82,10 @@ def order_table(rows: Sequence[Row]) -> str:
 
 
 def claims_table(rows: Sequence[Row], workspaces: dict[str, int]) -> str:
-    """What is claimed of tinymaml, and what was measured."""
+    """The claims about tinymaml beside the measured values."""
     cells = []
     exact = [row for row in rows if row.order == 2]
-    for case, names, least in FASTER:
+    for case, names, least in SPEED_CLAIMS:
         ratios = {
             row.implementation: row.ratio
             for row in exact
@@ -97,7 +99,11 @@ def claims_table(rows: Sequence[Row], workspaces: dict[str, int]) -> str:
     if "5w1s" in workspaces:
         claim = "5w1s: workspace of a thread"
         cells.append(verdict(claim, workspaces["5w1s"] / 1e6, "<=", 12, " MB"))
-    ours = [r for r in exact if r.work == work_of("20w1s") and r.implementation == OURS]
+    ours = [
+        r
+        for r in exact
+        if r.work == work_of("20w1s") and r.implementation == TINYMAML_NUMBA
+    ]
     peaks = [row.peak_bytes for row in ours if row.peak_bytes is not None]
     if peaks:
         claim = "20w1s: peak memory in all"

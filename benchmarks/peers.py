@@ -1,15 +1,15 @@
-"""MAML's meta-gradient in PyTorch and JAX, each in its own best idiom.
+"""MAML's meta-gradient in PyTorch and JAX, in the style that is best for each.
 
 Every function takes a loss (parameters, x, y) -> one number, written in that library on
 a list of parameter tensors, and returns a function (parameters, tasks) that computes
 the meta-gradient of the mean query loss over tasks, as a list of tensors like the
 parameters. `tasks` holds four tensors with a leading task axis: x and y of the support
-examples, then of the query examples. Where the tensors are, and when they came there,
-is decided in `devices.py`.
+examples, then of the query examples. `devices.py` decides on which device the tensors
+are, and when they are copied there.
 
-Nothing is converted or copied in a call, and nothing is recomputed that need not be.
-Where there is more than one good way to write it, `form` names the way, and the
-benchmark keeps the fastest.
+The functions convert and copy nothing, and recompute nothing without need. Where there
+is more than one good way to write a function, `form` names the way, and the benchmark
+keeps the fastest.
 
 Left out: mixed precision, and the optimiser.
 """
@@ -31,7 +31,7 @@ def torch_loop(loss: Loss, alpha: float, steps: int, order: int) -> Gradient:
     """A loop over tasks with torch.autograd.grad(create_graph=True): the usual way."""
     import torch
 
-    second = order == 2
+    create_graph = order == 2
 
     def gradient(parameters: Tensors, tasks: Tensors) -> Any:
         parameters = [p.requires_grad_() for p in parameters]
@@ -40,15 +40,19 @@ def torch_loop(loss: Loss, alpha: float, steps: int, order: int) -> Gradient:
             adapted = parameters
             for _ in range(steps):
                 inner = loss(adapted, x, y)
-                slopes = torch.autograd.grad(inner, adapted, create_graph=second)
-                adapted = [p - alpha * g for p, g in zip(adapted, slopes, strict=True)]
+                gradients = torch.autograd.grad(
+                    inner, adapted, create_graph=create_graph
+                )
+                adapted = [
+                    p - alpha * g for p, g in zip(adapted, gradients, strict=True)
+                ]
             total = total + loss(adapted, x_query, y_query)
         return torch.autograd.grad(total / len(tasks[0]), parameters)
 
     return gradient
 
 
-def torch_compiled(function: Callable[..., Any], form: str) -> Callable[..., Any]:
+def compile_with_torch(function: Callable[..., Any], form: str) -> Callable[..., Any]:
     """torch.compile of a function of tensors, with CUDA graphs if the form says so."""
     import torch
 
@@ -63,7 +67,7 @@ def torch_vmap(
     steps: int,
     order: int,
     form: str = FORMS[0],
-    compiled: bool = False,
+    compile_function: bool = False,
 ) -> Gradient:
     """torch.func.vmap and grad, the same through torch.compile if `compiled`."""
     from torch.func import grad, vmap
@@ -72,10 +76,10 @@ def torch_vmap(
         x, y, x_query, y_query = task
         adapted = parameters
         for _ in range(steps):
-            slopes = grad(loss)(adapted, x, y)
+            gradients = grad(loss)(adapted, x, y)
             if order == 1:
-                slopes = [g.detach() for g in slopes]
-            adapted = [p - alpha * g for p, g in zip(adapted, slopes, strict=True)]
+                gradients = [g.detach() for g in gradients]
+            adapted = [p - alpha * g for p, g in zip(adapted, gradients, strict=True)]
         return loss(adapted, x_query, y_query)
 
     def vmap_of_grad(parameters: Tensors, *tasks: Any) -> Any:
@@ -85,10 +89,10 @@ def torch_vmap(
     def mean_query_loss(parameters: Tensors, *tasks: Any) -> Any:
         return vmap(query_loss, AXES)(parameters, *tasks).mean()
 
-    whole = form.removesuffix(GRAPHS) == FORMS[1]
-    function = grad(mean_query_loss) if whole else vmap_of_grad
-    if compiled:
-        function = torch_compiled(function, form)
+    differentiate_batch = form.removesuffix(GRAPHS) == FORMS[1]
+    function = grad(mean_query_loss) if differentiate_batch else vmap_of_grad
+    if compile_function:
+        function = compile_with_torch(function, form)
     return lambda parameters, tasks: function(list(parameters), *tasks)
 
 
@@ -103,10 +107,10 @@ def jax_function(
         x, y, x_query, y_query = task
         adapted = parameters
         for _ in range(steps):
-            slopes = jax.grad(loss)(adapted, x, y)
+            gradients = jax.grad(loss)(adapted, x, y)
             if order == 1:
-                slopes = jax.lax.stop_gradient(slopes)
-            adapted = [p - alpha * g for p, g in zip(adapted, slopes, strict=True)]
+                gradients = jax.lax.stop_gradient(gradients)
+            adapted = [p - alpha * g for p, g in zip(adapted, gradients, strict=True)]
         return loss(adapted, x_query, y_query)
 
     gradient = jax.grad(query_loss)
@@ -118,11 +122,11 @@ def jax_function(
     def mean_query_loss(parameters: Tensors, *tasks: Any) -> Any:
         return jax.vmap(query_loss, AXES)(parameters, *tasks).mean()
 
-    def mapped(parameters: Tensors, *tasks: Any) -> Any:
+    def map_of_grad(parameters: Tensors, *tasks: Any) -> Any:
         gradients = jax.lax.map(lambda task: gradient(parameters, *task), tasks)
         return [g.mean(0) for g in gradients]
 
-    def scanned(parameters: Tensors, *tasks: Any) -> Any:
+    def scan_of_grad(parameters: Tensors, *tasks: Any) -> Any:
         def add_task(total: Tensors, task: Tensors) -> tuple[Tensors, None]:
             return jax.tree.map(jnp.add, total, gradient(parameters, *task)), None
 
@@ -133,8 +137,8 @@ def jax_function(
     functions = {
         FORMS[0]: vmap_of_grad,
         FORMS[1]: jax.grad(mean_query_loss),
-        "map": mapped,
-        "scan": scanned,
+        "map": map_of_grad,
+        "scan": scan_of_grad,
     }
     function = functions[form]
     return lambda parameters, tasks: function(list(parameters), *tasks)

@@ -28,14 +28,14 @@ from benchmarks import common, devices, gpu, measure, peers, startup, workers
 from benchmarks.common import Array, Row, times_of
 from benchmarks.measure import Bench, Implementation, Variant
 from benchmarks.peers import COMPILED, JAX_MAP, JAX_VMAP, LOOP, VMAP
-from benchmarks.workers import Prepared
+from benchmarks.workers import Workload
 
 SIZES = [1, 40, 40, 1]
 SHOTS, ALPHA, STEPS = 10, 0.01, 1
 TASKS = 25
 SCALING = [1, 25, 250, 2_500]
-OURS, READABLE = "tinymaml numba", "tinymaml numpy"
-# On a card: tasks, and how much faster than the best peer an exact step is to be.
+TINYMAML_NUMBA, TINYMAML_NUMPY = "tinymaml numba", "tinymaml numpy"
+# On a GPU: number of tasks -> the target for an exact step, times faster than the best.
 GPU_TASKS = {25: None, 2_500: 3.0}
 GPU_TOLERANCE = gpu.Tolerance(float32=1e-4, tf32=1e-2)
 
@@ -43,10 +43,10 @@ GPU_TOLERANCE = gpu.Tolerance(float32=1e-4, tf32=1e-2)
 # --- inside a worker ------------------------------------------------------------------
 
 
-def pieces(theta: Array) -> list[Array]:
-    """theta cut into weights (inputs, outputs) and biases, layer by layer."""
+def parameters_of(theta: Array) -> list[Array]:
+    """theta as a list of weights (inputs, outputs) and biases, layer by layer."""
     layers = zip(SIZES[:-1], SIZES[1:], strict=True)
-    return devices.cut(theta, [s for i, o in layers for s in ((i, o), (o,))])
+    return devices.unflatten(theta, [s for i, o in layers for s in ((i, o), (o,))])
 
 
 def torch_loss(parameters: Sequence[Any], x: Any, y: Any) -> Any:
@@ -83,8 +83,8 @@ def tinymaml_of(backend: str, order: int, threads: int | None) -> Any:
     return tm.MAML(loss, ALPHA, STEPS, order, backend=backend, threads=threads)
 
 
-def build(request: dict[str, Any]) -> Prepared:
-    """What a worker is to time: imports the library asked for, and no other."""
+def build(request: dict[str, Any]) -> Workload:
+    """The workload of a request; imports only the library that it needs."""
     name, order, form = request["implementation"], request["order"], request["form"]
     if name == measure.PEAK:
         return devices.matmul_peak(request["device"])
@@ -93,11 +93,11 @@ def build(request: dict[str, Any]) -> Prepared:
     if name.startswith("tinymaml"):
         threads = None if request["device"] else request["threads"]
         maml = tinymaml_of(name.split()[1], order, threads)
-        return devices.tinymaml_prepared(maml, theta, arrays, lambda r: r.gradient)
+        return devices.tinymaml_workload(maml, theta, arrays, lambda r: r.gradient)
     settings, device = (ALPHA, STEPS, order), request["device"]
     if name in (JAX_VMAP, JAX_MAP):
         function = peers.jax_function(jax_loss, *settings, form)
-        return devices.jax_prepared(function, pieces(theta), arrays, device)
+        return devices.jax_workload(function, parameters_of(theta), arrays, device)
     import torch
 
     torch.set_num_threads(request["threads"])
@@ -105,9 +105,9 @@ def build(request: dict[str, Any]) -> Prepared:
         function = peers.torch_loop(torch_loss, *settings)
     else:
         function = peers.torch_vmap(torch_loss, *settings, form, name == COMPILED)
-    parameters = [torch.tensor(piece) for piece in pieces(theta)]
+    parameters = [torch.tensor(piece) for piece in parameters_of(theta)]
     tensors = [torch.tensor(array) for array in arrays]
-    return devices.torch_prepared(
+    return devices.torch_workload(
         function, parameters, tensors, device, request["tf32"]
     )
 
@@ -122,30 +122,37 @@ def save_data(folder: Path, sizes: Sequence[int]) -> None:
 
     for size in sizes:
         rng = np.random.default_rng(0)
-        theta = MLP(SIZES).init(rng)  # He's: with the authors' small weights no peer
-        tasks = sample_tasks(rng, size, SHOTS)  # could be seen to drop the Hessian
+        # With the authors' small initial weights the Hessian term would be so small
+        # that the check could not find a peer that drops it. So the weights are He's.
+        theta = MLP(SIZES).init(rng)
+        tasks = sample_tasks(rng, size, SHOTS)
         np.savez(folder / f"{size}.npz", theta, *tasks)
 
 
 def references(folder: Path, tasks: int = TASKS) -> dict[int, Array]:
     """The numpy backend's float64 gradients; that the orders differ is checked."""
-    found = {}
+    gradients = {}
     for order in (2, 1):
-        request = {"implementation": READABLE, "order": order, "form": "", "threads": 1}
+        request = {
+            "implementation": TINYMAML_NUMPY,
+            "order": order,
+            "form": "",
+            "threads": 1,
+        }
         request |= {"dtype": "float64", "tasks": tasks, "folder": str(folder)}
         request |= {"device": ""}
-        prepared = build(request)
-        found[order] = prepared.read(prepared.call())
-    difference = common.relative_error(found[1], found[2])
+        workload = build(request)
+        gradients[order] = workload.read(workload.call())
+    difference = common.relative_error(gradients[1], gradients[2])
     if difference < 100 * max(common.TOLERANCES.values()):
         raise common.DisagreementError(
             f"orders 1 and 2 differ by {difference:.1e} only: the check could not tell"
         )
-    return found
+    return gradients
 
 
 def cost(folder: Path, order: int, tasks: int) -> tuple[int, int]:
-    """FLOPs of one step of so many tasks, and workspace bytes of one thread."""
+    """FLOPs of one step for this number of tasks, and workspace bytes of one thread."""
     from tinymaml import Tasks
     from tinymaml.backends.numba.planner import Plan
 
@@ -161,12 +168,12 @@ def cost(folder: Path, order: int, tasks: int) -> tuple[int, int]:
 def implementations(
     threads: int, chosen_peers: Sequence[str], quick: bool
 ) -> list[Implementation]:
-    """What is compared, tinymaml first."""
+    """The implementations to compare, tinymaml first."""
     both = tuple(sorted({1, threads}))
     forms = peers.FORMS
-    everything = [
-        *(Implementation(OURS, "tinymaml", (n,)) for n in reversed(both)),
-        Implementation(READABLE, "tinymaml", (1,)),
+    candidates = [
+        *(Implementation(TINYMAML_NUMBA, "tinymaml", (n,)) for n in reversed(both)),
+        Implementation(TINYMAML_NUMPY, "tinymaml", (1,)),
         Implementation(LOOP, "torch", both),
         Implementation(VMAP, "torch", both, forms),
         Implementation(COMPILED, "torch", both, forms, slow_to_compile=True),
@@ -174,7 +181,7 @@ def implementations(
         Implementation(JAX_MAP, "jax", both, ("map", "scan")),
     ]
     left_out = {JAX_MAP: "left out by --quick, it is not JAX's best"} if quick else {}
-    return measure.to_compare(everything, chosen_peers, left_out)
+    return measure.to_compare(candidates, chosen_peers, left_out)
 
 
 def print_times(
@@ -222,7 +229,7 @@ def print_scaling(rows: Sequence[Row], workspace: int, threads: int) -> None:
 
 
 def print_start(rows: Sequence[Row]) -> None:
-    """Seconds until something comes back."""
+    """Start-up times in seconds."""
     cells = [
         [row.work, row.implementation, str(row.threads)]
         + [f"{s:.2f}" for s in (row.median_seconds, row.min_seconds, row.max_seconds)]
@@ -233,55 +240,62 @@ def print_start(rows: Sequence[Row]) -> None:
 
 
 def scaling_work(size: int) -> str:
-    """The name of the work of so many tasks."""
+    """The name of the work for this number of tasks."""
     return f"scaling, {size:,} task{'s' * (size > 1)}"
 
 
 def run(
-    bench: Bench, threads: int, chosen_peers: Sequence[str], backend: dict[str, Any]
+    bench: Bench, threads: int, chosen_peers: Sequence[str], machine: dict[str, Any]
 ) -> list[Row]:
-    """All parts, printed one after the other."""
-    compared = implementations(threads, chosen_peers, bench.quick)
-    measure.check_float64(bench, compared)
+    """Run all parts and print their tables."""
+    competitors = implementations(threads, chosen_peers, bench.quick)
+    measure.check_float64(bench, competitors)
     work = f"sinusoid, {TASKS} tasks"
     rows: list[Row] = []
     speeds: dict[int, float] = {}
     for order in bench.references:
-        found, peaks = measure.measure(bench, compared, work, order)
-        rows += found
+        order_rows, peaks = measure.measure(bench, competitors, work, order)
+        rows += order_rows
         speeds = {n: max(peaks[n], speeds.get(n, 0.0)) for n in peaks}
     rows = common.with_ratios(rows)
     flops = {order: cost(bench.folder, order, TASKS)[0] for order in bench.references}
     print_times(rows, speeds, flops)
-    backend["matmul_gflops"] = {str(n): speed / 1e9 for n, speed in speeds.items()}
+    machine["matmul_gflops"] = {str(n): speed / 1e9 for n, speed in speeds.items()}
 
-    ours = Variant(compared[0], "", threads)
+    numba = Variant(competitors[0], "", threads)
     if bench.quick:
         print("peers: start-up and more tasks are left out by --quick")
     libraries = [] if bench.quick else ["torch", "jax"]
-    modules = {OURS: ("tinymaml", threads)}
-    modules |= {m: (m, 1) for m in libraries if any(i.module == m for i in compared)}
-    known = [] if bench.quick else [VMAP, COMPILED, JAX_VMAP]
-    starting = [ours, *(bench.chosen[name] for name in known if name in bench.chosen)]
-    started = startup.measure_imports(bench, modules)
-    started += startup.measure_start(bench, starting, work, order=2)
-    started = common.with_ratios(started)
-    print_start(started)
+    modules = {TINYMAML_NUMBA: ("tinymaml", threads)}
+    modules |= {m: (m, 1) for m in libraries if any(i.module == m for i in competitors)}
+    names = [] if bench.quick else [VMAP, COMPILED, JAX_VMAP]
+    start_variants = [
+        numba,
+        *(bench.fastest[name] for name in names if name in bench.fastest),
+    ]
+    start_rows = startup.measure_imports(bench, modules)
+    start_rows += startup.measure_start(bench, start_variants, work, order=2)
+    start_rows = common.with_ratios(start_rows)
+    print_start(start_rows)
 
-    known = [] if bench.quick else [VMAP, JAX_VMAP]
-    scaling = [compared[0]]
-    scaling += [i for i in compared if i.name in known and i.name in bench.chosen]
-    scaled = common.with_ratios(
-        measure.measure_scaling(bench, scaling, SCALING, scaling_work, order=2)
+    names = [] if bench.quick else [VMAP, JAX_VMAP]
+    scaling_competitors = [competitors[0]]
+    scaling_competitors += [
+        i for i in competitors if i.name in names and i.name in bench.fastest
+    ]
+    scaling_rows = common.with_ratios(
+        measure.measure_scaling(
+            bench, scaling_competitors, SCALING, scaling_work, order=2
+        )
     )
-    print_scaling(scaled, cost(bench.folder, 2, 1)[1], threads)
-    return rows + started + scaled
+    print_scaling(scaling_rows, cost(bench.folder, 2, 1)[1], threads)
+    return rows + start_rows + scaling_rows
 
 
 def gpu_works(folder: Path, options: argparse.Namespace) -> Iterator[gpu.Work]:
     """The meta-gradient of a few tasks, and of many, on a card."""
     save_data(folder, [*GPU_TASKS])
-    compared = gpu.implementations(options, ("",), peers.FORMS)
+    competitors = gpu.implementations(options, ("",), peers.FORMS)
     for tasks, target in GPU_TASKS.items():
         bench = Bench(
             Path(__file__),
@@ -292,7 +306,7 @@ def gpu_works(folder: Path, options: argparse.Namespace) -> Iterator[gpu.Work]:
             **gpu.settings(options, GPU_TOLERANCE),
         )
         flops = {order: cost(folder, order, tasks)[0] for order in bench.references}
-        yield gpu.Work(f"sinusoid, {tasks:,} tasks", bench, compared, flops, target)
+        yield gpu.Work(f"sinusoid, {tasks:,} tasks", bench, competitors, flops, target)
 
 
 def main() -> int:
@@ -303,14 +317,14 @@ def main() -> int:
     if options.backend != "numba":
         return gpu.main(options, build, gpu_works)
 
-    def everything(
-        folder: Path, backend: dict[str, Any]
+    def run_all(
+        folder: Path, machine: dict[str, Any]
     ) -> tuple[list[Row], dict[str, Any]]:
         save_data(folder, SCALING)
         bench = Bench(Path(__file__), folder, options.quick, references(folder), TASKS)
-        return run(bench, options.threads, options.peers, backend), {}
+        return run(bench, options.threads, options.peers, machine), {}
 
-    return workers.run_benchmark(options, build, everything)
+    return workers.run_benchmark(options, build, run_all)
 
 
 if __name__ == "__main__":

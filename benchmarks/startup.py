@@ -1,4 +1,4 @@
-"""How long until something comes back: imports, cold starts, warm starts.
+"""Start-up times: imports, cold starts, warm starts.
 
 Every sample is a fresh process. A start runs from starting Python to the first
 meta-gradient in hand; it is cold if every library's compile cache is an empty folder,

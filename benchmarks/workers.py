@@ -6,10 +6,10 @@
 
 Libraries that share a process share its memory allocator, and their thread pools spin
 (OpenMP, BLAS and XLA all busy-wait for milliseconds after work) into each other's
-measurements. So every implementation lives in its own process and owns the backend
-while its batch runs: the others are blocked on a pipe, and a worker answers only once
+measurements. So every implementation runs in its own process and has the machine to
+itself while its batch runs: the others wait on a pipe, and a worker answers only when
 its threads have stopped using the processor (`settle`). `time_interleaved` takes one
-batch of every worker, in a new order each round, so that a slow minute of the backend
+batch of every worker, in a new order each round, so that a slow minute of the machine
 slows all of them.
 
 Left out: pinning to cores and fixing the clock, which need privileges.
@@ -35,7 +35,7 @@ import numpy as np
 from benchmarks import common
 
 Array = np.ndarray[Any, Any]
-# Each library reads its own; OpenMP's pools are created at these sizes.
+# Each library reads its own variable; OpenMP creates its thread pools at these sizes.
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -47,24 +47,24 @@ THREAD_VARIABLES = (
 WARM_UP = 0.005  # seconds of untimed calls before a batch: threads wake, caches fill
 
 
-class Prepared(NamedTuple):
-    """What an implementation makes of a request: what to time, and how to read it."""
+class Workload(NamedTuple):
+    """An implementation ready to be timed: the call, and how its result is read."""
 
     call: Callable[[], Any]
     read: Callable[[Any], Array]
-    others: Callable[[], int] = lambda: 0  # peak memory of processes it has started
-    launches: Callable[[], int | None] = lambda: None  # on a card, in one call
+    others: Callable[[], int] = lambda: 0  # peak memory of its child processes
+    launches: Callable[[], int | None] = lambda: None  # of one call, on a GPU
 
 
 class Limits(NamedTuple):
-    """What an implementation may need before it is left out."""
+    """The time and memory above which an implementation is left out."""
 
     start_seconds: float  # to build it and call it once, compiling included
     step_seconds: float  # one call
     bytes: float  # peak resident memory
 
 
-Build = Callable[[dict[str, Any]], Prepared]
+Build = Callable[[dict[str, Any]], Workload]
 
 
 # --- inside a worker ------------------------------------------------------------------
@@ -81,7 +81,7 @@ def settle(slice_seconds: float = 0.01, limit: float = 1.0) -> None:
 
 
 def time_batch(call: Callable[[], Any], seconds: float) -> tuple[float, int]:
-    """The mean time of one call in a batch about `seconds` long, and its calls."""
+    """The mean time of a call in a batch of about `seconds`, and their number."""
     start = now = time.perf_counter()
     warm = 0
     while now - start < WARM_UP:
@@ -96,7 +96,7 @@ def time_batch(call: Callable[[], Any], seconds: float) -> tuple[float, int]:
 
 
 def peak_bytes(process: int | str = "self") -> int | None:
-    """The peak resident memory of a process, None where the system does not tell.
+    """The peak resident memory of a process, None where the system does not report it.
 
     On Linux from /proc: getrusage would report the parent's peak if that was higher,
     because the counter outlives the exec that starts a child.
@@ -116,7 +116,7 @@ def peak_bytes(process: int | str = "self") -> int | None:
 
 
 def reset_peak() -> bool:
-    """Let the peak start again from the memory resident now, where Linux allows it."""
+    """Reset the peak to the memory that is resident now, where Linux allows it."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -131,17 +131,17 @@ def run_benchmark(
 ) -> int:
     """Serve as a worker or run a benchmark, as the options say; the exit status.
 
-    `run` is given an empty folder and the backend's facts; it returns the rows, and
-    what else the JSON file is to hold.
+    `run` is called with an empty folder and the description of the machine; it returns
+    the rows, and what else the JSON file is to hold.
     """
     if options.serve:
         serve(build)
         return 0
-    backend = common.describe_backend()
-    common.print_backend(backend)
+    machine = common.describe_machine()
+    common.print_machine(machine)
     try:
         with tempfile.TemporaryDirectory() as name:
-            rows, more = run(Path(name), backend)
+            rows, more = run(Path(name), machine)
     except (common.DisagreementError, WorkerError) as error:
         print(f"STOPPED: {error}", file=sys.stderr)
         return 1
@@ -149,22 +149,22 @@ def run_benchmark(
         print("interrupted: nothing is written", file=sys.stderr)
         return 130
     if options.json is not None:
-        common.write_json(options.json, backend, rows, **more)
+        common.write_json(options.json, machine, rows, **more)
         print(f"wrote {options.json}")
     return 0
 
 
 def serve(build: Build) -> None:
     """Answer requests from stdin, one JSON object a line, until it is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     replies = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a library prints must not get between the replies
-    prepared: Prepared | None = None
+    os.dup2(2, 1)  # the output of libraries must not mix with the replies
+    workload: Workload | None = None
     before: int | None = None
 
     def memory() -> int | None:
         own = peak_bytes()
-        return own if own is None or prepared is None else own + prepared.others()
+        return own if own is None or workload is None else own + workload.others()
 
     for line in sys.stdin:
         request = json.loads(line)
@@ -172,14 +172,14 @@ def serve(build: Build) -> None:
         reply: dict[str, Any] = {}
         try:
             if kind == "prepare":
-                prepared = build(request)
+                workload = build(request)
                 before = memory()
-                reply["result"] = prepared.read(prepared.call()).ravel().tolist()
-            elif kind == "time" and prepared is not None:
-                seconds = time_batch(prepared.call, request["seconds"])
+                reply["result"] = workload.read(workload.call()).ravel().tolist()
+            elif kind == "time" and workload is not None:
+                seconds = time_batch(workload.call, request["seconds"])
                 reply["seconds"], reply["calls"] = seconds
-            elif kind == "launches" and prepared is not None:
-                reply["launches"] = prepared.launches()
+            elif kind == "launches" and workload is not None:
+                reply["launches"] = workload.launches()
             elif kind == "reset peak":
                 reply["done"] = reset_peak()
             elif kind != "memory":
@@ -196,13 +196,13 @@ def serve(build: Build) -> None:
 
 
 class WorkerError(Exception):
-    """A worker could not do what it was asked, and why."""
+    """A worker failed to answer a request; the message says why."""
 
 
 class Worker:
     """A fresh process of a benchmark script, run as `script --serve`.
 
-    threads: what every library in it is told to use. environment: more variables.
+    threads: the number for every library in it. environment: more variables.
     """
 
     def __init__(
@@ -213,7 +213,7 @@ class Worker:
     ) -> None:
         variables = dict.fromkeys(THREAD_VARIABLES, str(threads))
         variables["JAX_PLATFORMS"] = "cpu"
-        # The log is a file: nobody reads a pipe while the worker works.
+        # The log is a file, because nobody would read a pipe while the worker works.
         self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
         self._process = subprocess.Popen(
             [sys.executable, str(script), "--serve"],
@@ -225,7 +225,7 @@ class Worker:
         )
 
     def send(self, kind: str, **request: Any) -> None:
-        """Ask for something; `receive` waits for it."""
+        """Send a request; `receive` waits for the reply."""
         assert self._process.stdin is not None
         try:
             print(
@@ -234,7 +234,7 @@ class Worker:
                 flush=True,
             )
         except OSError:
-            pass  # it has ended: `receive` says so, with its last words
+            pass  # the process has ended: `receive` raises its last output
 
     def receive(self, limits: Limits | None = None) -> dict[str, Any]:
         """The reply to the oldest open request; raises WorkerError if it failed.
@@ -255,18 +255,18 @@ class Worker:
         return reply
 
     def _wait(self, limits: Limits) -> None:
-        """Until there is a reply, or the process has needed too much."""
+        """Wait until there is a reply; kill the process if it exceeds a limit."""
         assert self._process.stdout is not None
         end = time.monotonic() + limits.start_seconds
         while not select.select([self._process.stdout.fileno()], [], [], 0.1)[0]:
-            needed = ""
+            excess = ""
             if time.monotonic() > end:
-                needed = f"{limits.start_seconds:g} s to start"
+                excess = f"{limits.start_seconds:g} s to start"
             elif (peak_bytes(self._process.pid) or 0) > limits.bytes:
-                needed = f"{limits.bytes / 1e9:g} GB"
-            if needed:
+                excess = f"{limits.bytes / 1e9:g} GB"
+            if excess:
                 self._process.kill()
-                raise WorkerError(f"needs more than {needed}")
+                raise WorkerError(f"needs more than {excess}")
 
     def ask(self, kind: str, **request: Any) -> dict[str, Any]:
         """Send a request and wait for its reply."""
@@ -304,7 +304,7 @@ class Worker:
 
 
 def interleaved(count: int, rounds: int, seed: int = 0) -> Iterator[list[int]]:
-    """For each round an order of 0 .. count - 1: everybody once, by the dice.
+    """For each round a random order of 0 .. count - 1.
 
     >>> all(sorted(order) == [0, 1, 2] for order in interleaved(3, rounds=10))
     True
@@ -320,7 +320,7 @@ def time_interleaved(
     seconds: float,
     after_round: Callable[[], Any] = lambda: None,
 ) -> list[list[float]]:
-    """For each worker the mean time of a call, one sample a round, batches in turn."""
+    """For each worker the mean time of a call, one sample for each round."""
     samples: list[list[float]] = [[] for _ in workers]
     for order in interleaved(len(workers), rounds):
         for i in order:

@@ -6,7 +6,7 @@
     ```
 
 shows the code between ``# [maml-eq1]`` and ``# [/maml-eq1]``, wherever in ``tinymaml/``
-or ``examples/`` it is, under its file and line numbers, and names the tests that pin
+or ``examples/`` it is, under its file and line numbers, and names the tests that check
 it. With the option ``:no-tests:`` the tests are not named. A tag that is lost, or
 occurs twice, or has no test is an error, which ``-W`` makes fail the build.
 """
@@ -20,7 +20,7 @@ from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
 from sphinx.directives.code import container_wrapper
 from sphinx.util.docutils import SphinxDirective
-from tags import ROOT, all_fenced, pinning_tests
+from tags import ROOT, all_fenced, checking_tests
 
 
 class Tagged(SphinxDirective):
@@ -47,13 +47,13 @@ class Tagged(SphinxDirective):
         quoted: list[nodes.Node] = [container_wrapper(self, literal, where)]
         if "no-tests" in self.options:
             return quoted
-        tests = pinning_tests(tag)
+        tests = checking_tests(tag)
         if not tests:
             raise self.error(f"no test has the tag [{tag}] in its name")
-        line = nodes.paragraph("", "Pinned by ", classes=["pinned-by"])
-        for place, (path, name) in enumerate(tests):
+        line = nodes.paragraph("", "Tested by ", classes=["tested-by"])
+        for i, (path, name) in enumerate(tests):
             self.env.note_dependency(str(path))
-            line += nodes.Text(", " if place else "")
+            line += nodes.Text(", " if i else "")
             line += nodes.literal(name, name)
         return [*quoted, line]
 

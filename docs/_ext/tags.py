@@ -104,7 +104,7 @@ def names_of_tests(root: Path = ROOT) -> Iterator[tuple[Path, str]]:
                 yield path, node.name
 
 
-def pinning_tests(tag: str, root: Path = ROOT) -> list[tuple[Path, str]]:
+def checking_tests(tag: str, root: Path = ROOT) -> list[tuple[Path, str]]:
     """Return the tests with the tag in their name; maml_eq10 does not hold maml-eq1."""
     words = re.compile(rf"(?:^|_){tag.replace('-', '_')}(?:_|$)")
     return [(path, name) for path, name in names_of_tests(root) if words.search(name)]

@@ -31,7 +31,7 @@ ROW_KEYS = {
     "peak_bytes",
     "ratio",
 }
-NUMPY = measure.Implementation(sinusoid.READABLE, "tinymaml", (1,))
+NUMPY = measure.Implementation(sinusoid.TINYMAML_NUMPY, "tinymaml", (1,))
 
 # A benchmark of its own: its worker makes noise and answers as its name says.
 SCRIPT = """
@@ -43,7 +43,7 @@ from benchmarks import measure, workers
 def build(request):
     name = request["implementation"]
     if name == measure.PEAK:
-        return workers.Prepared(lambda: 1.0, np.array)
+        return workers.Workload(lambda: 1.0, np.array)
     print("a library that prints")
     os.write(1, b"and one that writes to the descriptor\\n")
     if name == "crashing":
@@ -54,7 +54,7 @@ def build(request):
     gradient = np.ones(3)
     if name == "wrong":
         gradient = gradient * 1.001
-    return workers.Prepared(lambda: gradient, np.asarray)
+    return workers.Workload(lambda: gradient, np.asarray)
 
 workers.serve(build)
 """
@@ -147,19 +147,19 @@ def test_ratio_is_median_over_the_numba_median_on_most_threads():
 
 
 def test_row_holds_median_and_extremes_of_the_samples():
-    made = common.row_of([3.0, 1.0, 2.0, 9.0], "work", "name", 2, 1, 77)
-    assert (made.median_seconds, made.min_seconds, made.max_seconds) == (2.5, 1.0, 9.0)
+    one = common.row_of([3.0, 1.0, 2.0, 9.0], "work", "name", 2, 1, 77)
+    assert (one.median_seconds, one.min_seconds, one.max_seconds) == (2.5, 1.0, 9.0)
 
 
 def test_json_has_the_schema_every_benchmark_shares(tmp_path):
     path = tmp_path / "results.json"
-    backend = common.describe_backend()
+    machine = common.describe_machine()
     common.write_json(
-        path, backend, common.with_ratios([row("tinymaml numba", 1, 4.0)])
+        path, machine, common.with_ratios([row("tinymaml numba", 1, 4.0)])
     )
     content = json.loads(path.read_text())
-    assert set(content) == {"backend", "rows"}
-    assert content["backend"] == backend
+    assert set(content) == {"machine", "rows"}
+    assert content["machine"] == machine
     assert [set(written) for written in content["rows"]] == [ROW_KEYS]
     assert [file.name for file in tmp_path.iterdir()] == ["results.json"]
 
@@ -209,7 +209,7 @@ def test_rounds_have_no_fixed_order_and_are_reproducible():
 def test_choice_is_the_fastest_variant_and_the_others_close(bench, capsys):
     implementation = one("peer", threads=(1, 2), forms=("map", "scan"))
     tried = [
-        measure.Chosen(
+        measure.Runner(
             measure.Variant(implementation, form, threads),
             FakeWorker(form, seconds, []),
         )
@@ -267,15 +267,15 @@ def test_worker_reports_failures_with_their_reason(bench):
 
 
 def test_missing_peer_is_skipped_with_its_reason(capsys):
-    kept = measure.available([one("ours"), one("theirs", "no_such_module")])
-    assert [implementation.name for implementation in kept] == ["ours"]
+    competitors = measure.available([one("ours"), one("theirs", "no_such_module")])
+    assert [implementation.name for implementation in competitors] == ["ours"]
     assert "skipped: theirs: no_such_module is not installed" in capsys.readouterr().out
 
 
 def test_failing_peer_is_skipped_and_the_rest_is_measured(bench, capsys):
     compared = [one("right"), one("failing", "peer"), one("crashing", "peer")]
     rows, speeds = measure.measure(bench, compared, "work", order=2)
-    assert [made.implementation for made in rows] == ["right"]
+    assert [one.implementation for one in rows] == ["right"]
     assert set(speeds) == {1}
     out = capsys.readouterr().out
     assert "skipped: failing (1 thread, order 2, float32): RuntimeError: no C++" in out
@@ -300,7 +300,7 @@ def test_scaling_has_a_row_for_every_number_of_tasks(bench):
     rows = measure.measure_scaling(
         bench, [one("right")], [1, 2], "{} tasks".format, order=2
     )
-    assert [made.work for made in rows] == ["1 tasks", "2 tasks"]
+    assert [one.work for one in rows] == ["1 tasks", "2 tasks"]
     with pytest.raises(DisagreementError, match="wrong .1 thread, 1 tasks."):
         measure.measure_scaling(
             bench, [one("right"), one("wrong")], [1], "{} tasks".format, order=2
@@ -310,8 +310,8 @@ def test_scaling_has_a_row_for_every_number_of_tasks(bench):
 def test_start_up_has_a_cold_and_a_warm_row(bench):
     variant = measure.Variant(one("right"), "", 1)
     rows = startup.measure_start(bench, [variant], "work", order=2)
-    assert [made.work for made in rows] == ["work, cold start", "work, warm start"]
-    assert all(made.median_seconds > 0 for made in rows)
+    assert [one.work for one in rows] == ["work, cold start", "work, warm start"]
+    assert all(one.median_seconds > 0 for one in rows)
 
 
 @pytest.mark.slow
@@ -348,8 +348,8 @@ def test_bad_options_are_refused_at_once(arguments, complaint, capsys):
 
 
 def test_peers_left_out_are_named(capsys):
-    kept = sinusoid.implementations(2, chosen_peers=[], quick=True)
-    assert {implementation.module for implementation in kept} == {"tinymaml"}
+    competitors = sinusoid.implementations(2, chosen_peers=[], quick=True)
+    assert {implementation.module for implementation in competitors} == {"tinymaml"}
     assert "skipped: JAX jit + vmap: left out by --peers" in capsys.readouterr().out
 
 
@@ -364,7 +364,7 @@ def test_quick_benchmark_writes_rows_of_every_kind(tmp_path, monkeypatch, capsys
     arguments = ["--quick", "--threads", "1", "--json", str(path), "--peers"]
     monkeypatch.setattr(sys, "argv", ["sinusoid.py", *arguments])
     monkeypatch.setattr(sinusoid, "SCALING", [1, sinusoid.TASKS])
-    start = one(sinusoid.READABLE)  # a cold start of the numba backend takes long
+    start = one(sinusoid.TINYMAML_NUMPY)  # a cold start of the numba backend takes long
     measure_start = startup.measure_start
 
     def start_numpy(bench, variants, work, order):

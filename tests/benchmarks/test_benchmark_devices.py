@@ -34,9 +34,9 @@ def test_peers_compute_the_same_gradients_from_host_to_host(module, tmp_path, ca
     sinusoid.save_data(tmp_path, [sinusoid.TASKS])
     references, script = sinusoid.references(tmp_path), Path(sinusoid.__file__)
     bench = Bench(script, tmp_path, False, references, sinusoid.TASKS, device="cpu")
-    compared = [Implementation(n, module, (1,), forms) for n, forms in PEERS[module]]
-    measure.check_float64(bench, compared, every_form=True)
-    count = 2 * sum(len(one.forms) for one in compared)
+    competitors = [Implementation(n, module, (1,), forms) for n, forms in PEERS[module]]
+    measure.check_float64(bench, competitors, every_form=True)
+    count = 2 * sum(len(one.forms) for one in competitors)
     assert f"float64: {count} gradients agree" in capsys.readouterr().out
 
 
@@ -52,8 +52,8 @@ def test_peak_of_a_card_waits_for_its_product(monkeypatch):
     )
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     monkeypatch.setitem(devices.PEAK_SIZES, "cuda", 8)
-    prepared = devices.matmul_peak("cuda")
-    assert prepared.read(prepared.call()).shape == (1,)
+    workload = devices.matmul_peak("cuda")
+    assert workload.read(workload.call()).shape == (1,)
     assert waits == [1]
 
 
@@ -89,10 +89,10 @@ def test_kernels_are_counted_without_copies_fills_labels_and_the_host():
 def test_launches_of_tinymaml_are_its_programs():
     maml = tm.MAML(lambda theta, x, y: ((x * theta - y) * (x * theta - y)).mean())
     one = np.ones((1, 1, 1))
-    for backend, told in ((SimpleNamespace(launches=7), 7), (object(), None)):
+    for backend, launches in ((SimpleNamespace(launches=7), 7), (object(), None)):
         maml.backend = SimpleNamespace(compile=lambda tape, dtype, m=backend: m)
-        prepared = devices.tinymaml_prepared(maml, np.zeros(1), [one] * 4, np.array)
-        assert prepared.launches() == told
+        workload = devices.tinymaml_workload(maml, np.zeros(1), [one] * 4, np.array)
+        assert workload.launches() == launches
 
 
 def test_examples_in_the_docstrings_are_right():

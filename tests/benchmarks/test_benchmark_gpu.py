@@ -54,7 +54,7 @@ def build(request):
             raise RuntimeError("no profiler")
         return 17
 
-    return workers.Prepared(lambda: np.ones(3), np.asarray, launches=launches)
+    return workers.Workload(lambda: np.ones(3), np.asarray, launches=launches)
 
 workers.serve(build)
 """
@@ -116,8 +116,8 @@ def test_peer_without_support_of_cards_is_left_out_with_its_reason(monkeypatch, 
     monkeypatch.setattr(gpu, "find_spec", lambda module: True)
     monkeypatch.setattr(gpu, "computes_on_card", lambda module: False)
     monkeypatch.setattr(common, "installed_version", lambda package: "9.9+cpu")
-    kept = gpu.implementations(options_of(), [""], peers.FORMS)
-    assert [one.name for one in kept] == ["tinymaml cupy"]
+    competitors = gpu.implementations(options_of(), [""], peers.FORMS)
+    assert [one.name for one in competitors] == ["tinymaml cupy"]
     out = capsys.readouterr().out
     assert "skipped: PyTorch loop: torch 9.9+cpu finds no graphics card" in out
     assert "skipped: JAX jit + vmap: jax 9.9+cpu finds no graphics card" in out
@@ -138,8 +138,8 @@ def test_probe_says_whether_a_library_finds_a_card(probe, found, monkeypatch):
 
 def test_every_form_is_compiled_with_graphs_and_one_without(no_card, monkeypatch):
     monkeypatch.setattr(measure, "find_spec", lambda module: True)
-    kept = gpu.implementations(options_of(), [""], ["a", "b"])
-    forms = {one.name: one.forms for one in kept}
+    competitors = gpu.implementations(options_of(), [""], ["a", "b"])
+    forms = {one.name: one.forms for one in competitors}
     assert forms[peers.COMPILED] == ("a, CUDA graphs", "b, CUDA graphs", "a")
     assert forms[peers.VMAP] == forms[peers.JAX_VMAP] == ("a", "b")
 
@@ -220,8 +220,10 @@ def test_launches_are_asked_of_each_and_may_be_unknown(monkeypatch, tmp_path, ca
     script = tmp_path / "script.py"
     script.write_text(SCRIPT.format(root=str(Path(gpu.__file__).resolve().parents[1])))
     bench = Bench(script, tmp_path, True, {2: np.ones(3)}, 1, device="cpu")
-    compared = [Implementation(name, "peer", (1,)) for name in ("counted", "uncounted")]
-    found = long_steps.measure_steps(bench, compared, "work", 2, budget=0.01)
+    competitors = [
+        Implementation(name, "peer", (1,)) for name in ("counted", "uncounted")
+    ]
+    found = long_steps.measure_steps(bench, competitors, "work", 2, budget=0.01)
     assert found.launches == [17, None]
     out = capsys.readouterr().out
     assert "launches of uncounted are not counted: RuntimeError: no profiler" in out
@@ -233,7 +235,7 @@ def test_launches_are_asked_of_each_and_may_be_unknown(monkeypatch, tmp_path, ca
 def test_table_of_times_has_launches_and_the_fraction_of_the_peak():
     rows = [row("work", "tinymaml cupy", 0.001), row("work", "JAX", 0.004)]
     rows = common.with_ratios(rows, "tinymaml cupy")
-    found = long_steps.Measured(
+    found = long_steps.Measurement(
         rows, [None, None], [1e-6, 2e-6], 1e12, launches=[1234, None]
     )
     header, _, ours, jax = cells_of(gpu.times_table(found, flops=10**8))[:4]
@@ -278,7 +280,7 @@ def test_benchmark_runs_checks_and_writes_as_on_a_card(
     options = options_of("--peers", "--json", str(path), "--quick", backend="numpy")
     assert gpu.main(options, sinusoid.build, sinusoid.gpu_works) == 0
     content = json.loads(path.read_text())
-    assert content["backend"]["gpu"] == CARD
+    assert content["machine"]["gpu"] == CARD
     names = ["sinusoid, 25 tasks", "sinusoid, 50 tasks"]
     assert [(r["work"], r["order"]) for r in content["rows"]] == [
         (name, order) for name in names for order in (2, 1)
@@ -325,7 +327,7 @@ def test_peers_are_timed_as_on_a_card(no_card, tmp_path, capsys):
     work = next(sinusoid.gpu_works(tmp_path, options))
     work = work._replace(flops={2: work.flops[2]}, target=3.0)
     rows, _ = gpu.run(iter([work]), "tinymaml numpy", quick=True)
-    assert [made.implementation for made in rows] == [
+    assert [one.implementation for one in rows] == [
         "tinymaml numpy",
         peers.LOOP,
         peers.VMAP,

@@ -53,7 +53,7 @@ def derivatives(folder, name, order=2, form=""):
 @pytest.mark.parametrize("order", [1, 2])
 def test_both_backends_have_the_same_derivatives(folder, order):
     reference = navigation.references(folder)[order]
-    ours = derivatives(folder, navigation.OURS, order)
+    ours = derivatives(folder, navigation.TINYMAML_NUMBA, order)
     common.check_agreement("numba", ours, reference, 1e-10)
 
 
@@ -76,10 +76,10 @@ def test_the_other_order_is_another_result(folder):
 @pytest.mark.parametrize("form", navigation.FORMS)
 def test_a_whole_step_in_pytorch_is_ours(folder, form):
     steps = []
-    for name in (navigation.READABLE, navigation.TORCH):
-        made = navigation.build(request(folder, name, form=form))
-        steps.append(made.call())
-        assert made.read(steps[-1]).shape == (2 * 151,)
+    for name in (navigation.TINYMAML_NUMPY, navigation.TORCH):
+        workload = navigation.build(request(folder, name, form=form))
+        steps.append(workload.call())
+        assert workload.read(steps[-1]).shape == (2 * 151,)
     ours, theirs = steps
     assert ours.accepted and theirs.accepted
     moved = np.linalg.norm(ours.gradient)
@@ -96,8 +96,11 @@ def test_the_other_derivatives_are_refused(folder):
 
 
 def test_what_is_left_out_is_named(capsys):
-    kept = navigation.implementations(2, [], quick=True)
-    assert [one.name for one in kept] == [navigation.OURS, navigation.OURS]
+    competitors = navigation.implementations(2, [], quick=True)
+    assert [one.name for one in competitors] == [
+        navigation.TINYMAML_NUMBA,
+        navigation.TINYMAML_NUMBA,
+    ]
     out = capsys.readouterr().out
     assert "skipped: PyTorch double backward: left out by --peers" in out
     assert "skipped: tinymaml numpy: left out by --quick" in out
@@ -107,7 +110,10 @@ def test_what_is_left_out_is_named(capsys):
 def test_the_claim_is_put_to_the_test(slower, verdict, capsys):
     rows = [
         common.row_of([seconds], navigation.WORK, name, 2, 2, None)
-        for name, seconds in ((navigation.OURS, 1.0), (navigation.TORCH, slower))
+        for name, seconds in (
+            (navigation.TINYMAML_NUMBA, 1.0),
+            (navigation.TORCH, slower),
+        )
     ]
     navigation.print_claim(common.with_ratios(rows))
     out = capsys.readouterr().out
@@ -131,6 +137,6 @@ def test_quick_benchmark_checks_and_writes_rows(few, tmp_path, monkeypatch, caps
     assert navigation.main() == 0
     rows = json.loads(path.read_text())["rows"]
     assert {row["order"] for row in rows} == {1, 2}
-    assert {row["implementation"] for row in rows} == {navigation.OURS}
+    assert {row["implementation"] for row in rows} == {navigation.TINYMAML_NUMBA}
     out = capsys.readouterr().out
     assert "float64" in out and "float32, order 2" in out

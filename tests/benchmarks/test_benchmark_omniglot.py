@@ -52,20 +52,20 @@ for name in ("omniglot", "miniimagenet"):
 import numpy as np
 from benchmarks import image_peers_torch, omniglot, workers
 
-def captured(function, form):  # torch.compile without minutes of its C++ compiler
+def capture_graph(function, form):  # torch.compile without minutes of its C++ compiler
     import torch
     return torch.compile(function, fullgraph=True, backend="aot_eager")
 
-image_peers_torch.torch_compiled = captured
+image_peers_torch.compile_with_torch = capture_graph
 
 def build(request):
     if request["implementation"] == "sleeper":
         seconds = float(request["form"])
-        return workers.Prepared(lambda: time.sleep(seconds), lambda _: np.ones(2))
+        return workers.Workload(lambda: time.sleep(seconds), lambda _: np.ones(2))
     if request["implementation"] == "hoarder":
         memory = np.ones(50_000_000)
         time.sleep(60)
-        return workers.Prepared(lambda: memory, lambda _: np.ones(2))
+        return workers.Workload(lambda: memory, lambda _: np.ones(2))
     return omniglot.build(request)
 
 if __name__ == "__main__":
@@ -117,7 +117,7 @@ def small(monkeypatch, tmp_path, script):
         narrow = partial(NETWORKS[architecture], features=FEATURES)
         monkeypatch.setitem(NETWORKS, architecture, narrow)
         omniglot.save_data(tmp_path, case)
-        bench = omniglot.bench_of(tmp_path, case, False, 2, tables.READABLE)
+        bench = omniglot.bench_of(tmp_path, case, False, 2, tables.TINYMAML_NUMPY)
         bench.script = script
         return bench
 
@@ -178,31 +178,31 @@ def test_gradient_without_beta_is_refused(small):
 def test_layouts_are_permutations_and_inverse_to_each_other(case):
     settings = omniglot.settings_of(case, 2)
     theta = np.arange(RECIPES[case].network().size, dtype=float)
-    cut = image_peers.pieces(theta, settings)
-    turned = image_peers.torch_layout(cut, settings)
-    assert [a.shape for a in turned if a.ndim == 4] == [
-        (a.shape[3], a.shape[2], 3, 3) for a in cut if a.ndim == 4
+    arrays = image_peers.parameters_of(theta, settings)
+    torch_arrays = image_peers.torch_layout(arrays, settings)
+    assert [a.shape for a in torch_arrays if a.ndim == 4] == [
+        (a.shape[3], a.shape[2], 3, 3) for a in arrays if a.ndim == 4
     ]
-    back = image_peers.from_torch_layout(turned, settings)
-    np.testing.assert_array_equal(image_peers.flat(7.0, back), [7.0, *theta])
+    back = image_peers.from_torch_layout(torch_arrays, settings)
+    np.testing.assert_array_equal(image_peers.flatten_result(7.0, back), [7.0, *theta])
 
 
 def test_last_weight_of_pooled_maps_reads_channels_first():
     settings = omniglot.settings_of("mini-5w1s", 2)
     theta = np.random.default_rng(0).random(RECIPES["mini-5w1s"].network().size)
-    cut = image_peers.pieces(theta, settings)
-    turned = image_peers.torch_layout(cut, settings)
+    arrays = image_peers.parameters_of(theta, settings)
+    torch_arrays = image_peers.torch_layout(arrays, settings)
     maps = np.random.default_rng(1).random((1, 5, 5, 32))
-    expected = maps.reshape(1, -1) @ cut[-2]
-    found = maps.transpose(0, 3, 1, 2).reshape(1, -1) @ turned[-2]
-    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    expected = maps.reshape(1, -1) @ arrays[-2]
+    result = maps.transpose(0, 3, 1, 2).reshape(1, -1) @ torch_arrays[-2]
+    np.testing.assert_allclose(result, expected, rtol=1e-12)
 
 
 def test_what_peers_adapt_is_what_tinymaml_gives_a_step_size():
     for case in omniglot.CASES:
         settings = omniglot.settings_of(case, 2)
         alpha = RECIPES[case].network().adapted_only(settings.alpha)
-        steps = image_peers.pieces(alpha, settings)
+        steps = image_peers.parameters_of(alpha, settings)
         moved = [i for i, piece in enumerate(steps) if piece.any()]
         assert moved == settings.adapted
         assert all((steps[i] == settings.alpha).all() for i in moved)
@@ -211,9 +211,9 @@ def test_what_peers_adapt_is_what_tinymaml_gives_a_step_size():
 @given(size=st.integers(2, 100), stride=st.sampled_from([1, 2]))
 def test_peers_pad_as_tinymaml_does(size, stride):
     out, before = convolution.same_padding(size, 3, stride)
-    found = image_peers.same_padding(size, stride)
-    assert found[0] == before
-    assert (size + sum(found) - 3) // stride + 1 == out
+    result = image_peers.same_padding(size, stride)
+    assert result[0] == before
+    assert (size + sum(result) - 3) // stride + 1 == out
 
 
 # --- limits and choices ---------------------------------------------------------------
@@ -257,10 +257,10 @@ def test_process_that_needs_too_much_is_ended(sleepers, name, limits, reason):
 def test_measuring_gives_a_row_for_each_and_the_peak(sleepers):
     sleepers.quick = True
     compared = [Implementation("sleeper", "peer", (n,), ("0.01",)) for n in (1, 2)]
-    found = long_steps.measure_steps(sleepers, compared, "work", 1, budget=0.1)
-    assert [(made.threads, made.order) for made in found.rows] == [(1, 1), (2, 1)]
-    assert all(made.min_seconds >= 0.01 for made in found.rows)
-    assert len(found.before) == len(found.errors) == 2 and found.peak > 1e8
+    result = long_steps.measure_steps(sleepers, compared, "work", 1, budget=0.1)
+    assert [(one.threads, one.order) for one in result.rows] == [(1, 1), (2, 1)]
+    assert all(one.min_seconds >= 0.01 for one in result.rows)
+    assert len(result.before) == len(result.errors) == 2 and result.peak > 1e8
 
 
 def test_peer_with_another_gradient_ends_the_benchmark_before_any_time(sleepers):
@@ -273,8 +273,8 @@ def test_peer_with_another_gradient_ends_the_benchmark_before_any_time(sleepers)
 @given(st.floats(1e-3, 1e3), st.floats(1, 1e3), st.booleans())
 def test_rounds_keep_to_the_budget_between_least_and_most(seconds, budget, quick):
     rounds = long_steps.rounds_for(seconds, budget, quick)
-    least = long_steps.LEAST_ROUNDS[not quick]
-    assert least <= rounds <= long_steps.MOST_ROUNDS[not quick]
+    least = long_steps.MIN_ROUNDS[not quick]
+    assert least <= rounds <= long_steps.MAX_ROUNDS[not quick]
     assert rounds == least or rounds * seconds <= budget
 
 
@@ -292,9 +292,9 @@ def cells_of(table):
 
 
 def test_table_of_times_has_fractions_of_the_peak_of_all_threads():
-    rows = common.with_ratios([row(tables.OURS, 0.1), row(tables.LOOP, 1.0)])
-    found = long_steps.Measured(rows, [10**6, None], [1e-6, 2e-6], peak=1e10)
-    header, _, ours, loop = cells_of(tables.times_table(found, 10**9, 2))[:4]
+    rows = common.with_ratios([row(tables.TINYMAML_NUMBA, 0.1), row(tables.LOOP, 1.0)])
+    result = long_steps.Measurement(rows, [10**6, None], [1e-6, 2e-6], peak=1e10)
+    header, _, ours, loop = cells_of(tables.times_table(result, 10**9, 2))[:4]
     assert dict(zip(header, ours, strict=True))["of peak"] == "50.0%"
     named = dict(zip(header, loop, strict=True))
     assert (named["ratio"], named["GFLOP/s"], named["of peak"]) == (
@@ -306,14 +306,14 @@ def test_table_of_times_has_fractions_of_the_peak_of_all_threads():
 
 
 def test_table_of_orders_compares_the_same_implementation_and_work():
-    rows = [row(tables.OURS, 0.3), row(tables.OURS, 0.2, order=1)]
+    rows = [row(tables.TINYMAML_NUMBA, 0.3), row(tables.TINYMAML_NUMBA, 0.2, order=1)]
     rows += [
         row(tables.LOOP, 9.0, order=1),
-        row(tables.OURS, 5.0, case="20w1s"),
+        row(tables.TINYMAML_NUMBA, 5.0, case="20w1s"),
     ]
     _, _, *lines = cells_of(tables.order_table(rows))
     assert len(lines) == 1
-    assert lines[0][1] == tables.OURS and lines[0][-3:] == [
+    assert lines[0][1] == tables.TINYMAML_NUMBA and lines[0][-3:] == [
         "1.50",
         "50%",
         "33%",
@@ -321,13 +321,13 @@ def test_table_of_orders_compares_the_same_implementation_and_work():
 
 
 def test_claims_are_met_or_missed_by_the_fastest_peer_and_the_exact_step():
-    rows = [row(tables.OURS, 1.0), row(tables.JAX_VMAP, 9.0)]
+    rows = [row(tables.TINYMAML_NUMBA, 1.0), row(tables.JAX_VMAP, 9.0)]
     rows += [row(tables.JAX_MAP, 4.0), row(tables.LOOP, 5.0)]
     rows += [
-        row(tables.OURS, 1.0, order=1),
+        row(tables.TINYMAML_NUMBA, 1.0, order=1),
         row(tables.LOOP, 1.0, order=1),
     ]
-    rows += [row(tables.OURS, 1.0, "20w1s", peak=2 * 10**9)]
+    rows += [row(tables.TINYMAML_NUMBA, 1.0, "20w1s", peak=2 * 10**9)]
     rows = common.with_ratios(rows)
     _, _, *lines = cells_of(tables.claims_table(rows, {"5w1s": 5 * 10**6}))
     verdicts = {line[0]: line[-1] for line in lines}
@@ -344,8 +344,8 @@ def test_workspace_grows_with_steps_only_where_activations_are_kept(small, tmp_p
     table = omniglot.workspace_table(tmp_path, "5w1s", (1, 3))
     header, _, *lines = cells_of(table)
     exact = [line for line in lines if line[header.index("order")] == "2"]
-    kept, rematerialise = ([float(line[i]) for line in exact] for i in (2, 3))
-    assert kept[1] - kept[0] > 2 * (rematerialise[1] - rematerialise[0])
+    stored, recomputed = ([float(line[i]) for line in exact] for i in (2, 3))
+    assert stored[1] - stored[0] > 2 * (recomputed[1] - recomputed[0])
 
 
 def test_cases_are_chosen_by_name_and_others_refused(capsys):
@@ -358,9 +358,9 @@ def test_cases_are_chosen_by_name_and_others_refused(capsys):
 
 
 def test_peers_left_out_are_named(capsys):
-    kept = omniglot.implementations("20w1s", 2, chosen_peers=[], quick=False)
-    assert {one.name for one in kept} == {
-        tables.OURS,
+    competitors = omniglot.implementations("20w1s", 2, chosen_peers=[], quick=False)
+    assert {one.name for one in competitors} == {
+        tables.TINYMAML_NUMBA,
         tables.RECOMPUTE,
     }
     assert "skipped: JAX jit + map: left out by --peers" in capsys.readouterr().out

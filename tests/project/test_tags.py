@@ -12,10 +12,10 @@ from tags import (
     ANCHOR,
     QUOTE,
     all_fenced,
+    checking_tests,
     fenced_parts,
     names_of_tests,
     page_marks,
-    pinning_tests,
 )
 
 FENCED = all_fenced()
@@ -48,7 +48,7 @@ def test_tag_has_one_anchor_and_one_quotation(tag: str) -> None:
 @pytest.mark.parametrize("tag", TAGS)
 def test_tag_is_in_the_name_of_a_test(tag: str) -> None:
     name = f"test_{tag.replace('-', '_')}_..."
-    assert pinning_tests(tag), f"no test is called {name}"
+    assert checking_tests(tag), f"no test is called {name}"
 
 
 def test_anchors_and_quotations_have_tags() -> None:
@@ -91,5 +91,5 @@ def test_fences_that_do_not_match_are_refused(tmp_path: Path, source: str) -> No
 def test_tag_is_not_found_in_the_name_of_a_longer_one(tmp_path: Path) -> None:
     (tmp_path / "tests").mkdir()
     (tmp_path / "tests" / "test_x.py").write_text("def test_maml_eq10_holds(): ...\n")
-    assert not pinning_tests("maml-eq1", tmp_path)
-    assert len(pinning_tests("maml-eq10", tmp_path)) == 1
+    assert not checking_tests("maml-eq1", tmp_path)
+    assert len(checking_tests("maml-eq10", tmp_path)) == 1
