@@ -27,13 +27,16 @@ def mutated(function, old, new):
 
 def put(monkeypatch, owner, name, old, new):
     """Put a mutant in the place of a function or method, under all its names: wherever
-    it was imported, and in the class that defines it."""
+    it was imported, in the class that defines it, and in tables (named in capitals)."""
     function = getattr(owner, name)
     mutant = mutated(function, old, new)
     for place in [*getattr(owner, "__mro__", [owner]), *sys.modules.values()]:
         for alias, value in list(getattr(place, "__dict__", {}).items()):
             if value is function:
                 monkeypatch.setattr(place, alias, mutant)
+            elif alias.isupper() and type(value) is dict:
+                for key in [key for key, entry in value.items() if entry is function]:
+                    monkeypatch.setitem(value, key, mutant)
     assert getattr(owner, name) is mutant
 
 
