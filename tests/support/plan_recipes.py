@@ -55,6 +55,13 @@ def sum_before_relu_that_is_read_again_is_stored(tape):
     return [relu(total) * total]
 
 
+@recipe("add mul relu")
+def sum_before_relu_whose_reshape_is_read_again_is_stored(tape):
+    x, b = inputs(tape, (4, 3), (3,))
+    total = (x + b).reshape(2, 6)
+    return [relu(total) * total]
+
+
 @recipe("add broadcast")
 def broadcast_that_is_an_output_is_stored(tape):
     x, b = inputs(tape, (4, 3), (3,))
@@ -126,7 +133,7 @@ def product_is_added_to_a_value_on_its_right(tape):
 
 
 @recipe("exp matmul tanh tanh tanh tanh")
-def operands_of_a_deferred_product_are_kept(tape):
+def operands_of_a_deferred_product_stay_in_memory(tape):
     a, b, x = inputs(tape, (5, 3), (3, 7), (5, 7))
     early = tanh(a) @ exp(b)
     return [tanh(tanh(tanh(x))) + early]
@@ -160,6 +167,18 @@ def value_read_elsewhere_is_not_accumulated_into(tape):
 def column_is_made_of_dots_that_accumulate(tape):
     a, b, x = inputs(tape, (5, 3), (3, 1), (5, 1))
     return [tanh(x) + a @ b]
+
+
+@recipe("dots tanh")
+def row_by_transposed_matrix_is_made_of_dots_that_accumulate(tape):
+    a, b, x = inputs(tape, (1, 3), (7, 3), (1, 7))
+    return [tanh(x) + product(a, b, tb=True)]
+
+
+@recipe("matmul tanh")
+def column_of_a_transposed_matrix_accumulates(tape):
+    a, b, x = inputs(tape, (3, 5), (3, 1), (5, 1))
+    return [tanh(x) + product(a, b, ta=True)]
 
 
 @recipe("dots")
@@ -199,7 +218,7 @@ def transposed_matrix_is_copied_once(tape):
 
 
 @recipe("matmul matmul transpose transpose")
-def transposed_matrix_is_copied_anew_after_again(tape):
+def transposed_matrix_is_copied_anew_after_a_rematerialisation(tape):
     a, b, w = inputs(tape, (5, 3), (2, 3), (7, 3))
     return [product(a, w, tb=True), product(rematerialise(b), w, tb=True)]
 

@@ -1,4 +1,4 @@
-"""The plan for a GPU: sound in any order of threads; sums in several passes; patches."""
+"""The plan for a GPU: sound in any order of threads; sums in passes; patches."""
 
 import re
 from math import prod
