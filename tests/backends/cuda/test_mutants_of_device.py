@@ -51,10 +51,8 @@ PLAN = {
         (convolutions, "weights, 0, 0, accumulate)", "weights, 0, 0, 0)"),
         (convolutions, "pixels, 1, 0, accumulate)", "pixels, 1, 0, 0)"),
         (convolutions, "pixels, 1, 0, accumulate)", "pixels, 0, 0, accumulate)"),
-        (convolutions, "*kernel[:2], stride", "*kernel[1::-1], stride"),
+        (convolutions, "*kernel[:2], *steps", "*kernel[1::-1], *steps"),
         (convolutions, "*outputs[1:3]", "*outputs[2:0:-1]"),
-        (convolutions, "*padding)", "*padding[::-1])"),
-        (convolutions, "stride, *padding", "1, *padding"),
         (convolutions, "weights, first, window)", "weights, second, window)"),
     ],
     "select_window_pooling": [
@@ -64,7 +62,7 @@ PLAN = {
     "select_long_sum": [
         (sums, "(outer * middle, terms", "(outer, terms"),
         (sums, "middle //= terms", "middle = terms"),
-        (sums, "s.emit_temporary(kernel,", 's.emit_temporary("sum",'),
+        (sums, "s.emit_scratch(kernel,", 's.emit_scratch("sum",'),
         (sums, 'kernel = "sum"', "pass"),
     ],
     "divisor_of": [
@@ -77,13 +75,17 @@ PLAN = {
     "fused_groups": [
         (
             sound,
-            "*group.reads, group.out, *call.reads",
-            "*group.reads, *call.reads",
+            "*earlier.reads, earlier.out, *call.reads",
+            "*earlier.reads, *call.reads",
         ),
-        (sound, "*group.reads, group.out, *call.reads", "group.out, *call.reads"),
-        (sound, "*group.reads, group.out, *call.reads", "*group.reads, group.out"),
-        (numbers, "(*group.operations, call)", "(call, *group.operations)"),
-        (numbers, "(*group.operations, call)", "(call,)"),
+        (sound, "*earlier.reads, earlier.out, *call.reads", "earlier.out, *call.reads"),
+        (
+            sound,
+            "*earlier.reads, earlier.out, *call.reads",
+            "*earlier.reads, earlier.out",
+        ),
+        (numbers, "(*earlier.operations, call)", "(call, *earlier.operations)"),
+        (numbers, "(*earlier.operations, call)", "(call,)"),
         (groups, "can_join(call, launches[-1])", "can_join(call, launches[0])"),
     ],
     "can_join": [
@@ -104,9 +106,11 @@ PLAN = {
     ],
 }
 SHAPES = {
-    "convolution_shapes": [
+    "convolution_sizes": [
         (convolutions, '"conv": (a, node.shape, b)', '"conv": (a, a, b)'),
         (convolutions, "(node.shape, a, b)", "(a, node.shape, b)"),
+        (convolutions, '*attributes["padding"]', '*attributes["padding"][::-1]'),
+        (convolutions, 'attributes["stride"], *', "1, *"),
     ],
 }
 LAYOUT = {

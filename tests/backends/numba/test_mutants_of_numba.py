@@ -124,7 +124,7 @@ FUSION = {
         (selection, "select_matmul", "k, k, 1, accumulate)", "k, k, 1, 0)")
     ),
     "a deferred convolution is not added": (
-        (selection, "select_convolution", "*padding, accumulate)", "*padding, 0)")
+        (selection, "select_convolution", "*steps, accumulate)", "*steps, 0)")
     ),
     "a deferred elementwise product is not added": (
         (selection, "select_pair", '"mul_add" if accumulate', '"mul" if accumulate')
@@ -139,7 +139,7 @@ FUSION = {
         (selection, "select_pair", "accumulate: int = 0", "accumulate: int = 1")
     ),
     "an inlined product is a plain sum": (
-        (selection, "summands", '"mul_sum"', '"sum"')
+        (selection, "sum_call", '"mul_sum"', '"sum"')
     ),
     "the first argument is never the broadcast": (
         (selection, "emit_pair", "s.views[a if broadcast == b else b]", "s.views[a]")
@@ -162,22 +162,25 @@ FUSION = {
         (Selection, "emit_once", "key = kernel, read, sizes", "key = kernel, sizes")
     ),
     "constants of two numbers are one": (
-        (Selection, "constant", "key = number, size", "key = size")
+        Selection,
+        "constant",
+        "key = number, size",
+        "key = next((k for k in self.constants if k[1] == size), (number, size))",
     ),
 }
 IMAGES = {
     "outputs of a convolution have the shape of its images": (
         selection,
-        "convolution_shapes",
+        "convolution_sizes",
         '"conv": (a, node.shape, b)',
         '"conv": (a, a, b)',
     ),
     "images and outputs of conv_input are swapped": (
-        (selection, "convolution_shapes", "(node.shape, a, b)", "(a, node.shape, b)")
+        (selection, "convolution_sizes", "(node.shape, a, b)", "(a, node.shape, b)")
     ),
     "height and width of conv_weight are swapped": (
         selection,
-        "convolution_shapes",
+        "convolution_sizes",
         "(a, b, node.shape)",
         "(a, b, node.shape[1::-1])",
     ),
@@ -202,10 +205,13 @@ IMAGES = {
         (selection, "select_convolution", "*kernel[:2]", "*kernel[1::-1]")
     ),
     "the stride is always 1": (
-        (selection, "select_convolution", "kernel[:2], stride", "kernel[:2], 1")
+        (selection, "convolution_sizes", '(attributes["stride"], *', "(1, *")
     ),
     "padding of rows and columns is swapped": (
-        (selection, "select_convolution", "*padding, ", "*padding[::-1], ")
+        selection,
+        "convolution_sizes",
+        '*attributes["padding"])',
+        '*attributes["padding"][::-1])',
     ),
     "x itself is gathered where x is largest": (
         (selection, "select_pooling", "(z, largest)", "(x, largest)")

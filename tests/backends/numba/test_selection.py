@@ -48,7 +48,7 @@ def test_constants_of_one_number_and_size_share_memory():
     assert selection.constant(2.0, 3) == one
     assert selection.constant(2.0, 4) != one
     assert selection.constant(1.0, 3) != one
-    assert list(selection.constants.values()) == [2.0, 2.0, 1.0]
+    assert list(selection.constants) == [(2.0, 3), (2.0, 4), (1.0, 3)]
     assert selection.buffer_sizes == [3, 4, 3]
 
 

@@ -21,6 +21,7 @@ task begins at T o for T tasks.
 
 from collections.abc import Sequence
 from math import prod
+from typing import Any
 
 from tinymaml.autodiff.tape import Node, Tape
 from tinymaml.backends.numba.fusion import fuse
@@ -31,9 +32,9 @@ from tinymaml.backends.numba.selection import (
     Rule,
     Selection,
     View,
-    convolution_shapes,
+    convolution_sizes,
     select,
-    summands,
+    sum_call,
 )
 
 # In the order of kernels.cu.
@@ -74,14 +75,7 @@ def select_library_matmul(
 
 
 def select_patch_convolution(
-    s: Selection,
-    index: int,
-    node: Node,
-    *,
-    stride: int,
-    padding: tuple[int, int],
-    size: tuple[int, int],
-    accumulate: int = 0,
+    s: Selection, index: int, node: Node, *, accumulate: int = 0, **_: Any
 ) -> None:
     """Patches (P, Q) times a kernel (Q, F) give the pixels (P, F) of the outputs.
 
@@ -89,13 +83,13 @@ def select_patch_convolution(
     them. The other two convolutions are the transposes of this product: in the patches,
     which are then summed where they overlap in the images, and in the kernel.
     """
-    images, outputs, kernel = convolution_shapes(s, node)
+    images, outputs, kernel, steps = convolution_sizes(s, node)
     first, second = s.reads(node)
     pixels, weights, features = prod(outputs[:3]), prod(kernel[:3]), kernel[3]
-    window = (*images, *outputs[1:3], *kernel[:2], stride, *padding)
+    window = (*images, *outputs[1:3], *kernel[:2], *steps)
     if node.primitive.name == "conv_input":
         product = (pixels, weights, features, 0, 1, 0)
-        patches = s.emit_temporary("matmul", pixels * weights, (first, second), product)
+        patches = s.emit_scratch("matmul", pixels * weights, (first, second), product)
         s.emit("col2im", index, (patches,), (*window, accumulate))
         return
     patches = s.emit_once("im2col", pixels * weights, first, window)
@@ -116,11 +110,11 @@ def select_long_sum(
     s: Selection, index: int, node: Node, *, start: int, stop: int
 ) -> None:
     """A sum over some neighbouring axes, in several passes if it has many terms."""
-    kernel, reads, (outer, middle, inner) = summands(s, node, start, stop)
+    kernel, reads, (outer, middle, inner) = sum_call(s, node, start, stop)
     while (terms := divisor_of(middle)) < middle:
         middle //= terms
         sizes = (outer * middle, terms, inner)
-        reads = (s.emit_temporary(kernel, outer * middle * inner, reads, sizes),)
+        reads = (s.emit_scratch(kernel, outer * middle * inner, reads, sizes),)
         kernel = "sum"  # the first pass alone multiplies
     s.emit(kernel, index, reads, (outer, middle, inner))
 
@@ -141,11 +135,8 @@ GPU_RULES: dict[str, Rule] = {
     **CPU_RULES,
     "sum": select_long_sum,
     "matmul": select_library_matmul,
-    "conv": select_patch_convolution,
-    "conv_input": select_patch_convolution,
-    "conv_weight": select_patch_convolution,
-    "max_gather": select_window_pooling,
-    "max_scatter": select_window_pooling,
+    **dict.fromkeys(("conv", "conv_input", "conv_weight"), select_patch_convolution),
+    **dict.fromkeys(("max_gather", "max_scatter"), select_window_pooling),
 }
 
 
@@ -160,21 +151,17 @@ def fused_groups(instructions: Sequence[Instruction]) -> list[Instruction]:
     """
     launches: list[Instruction] = []
     for call in instructions:
-        if call.kernel not in ELEMENTWISE:
-            launches.append(call)
-        elif launches and can_join(call, launches[-1]):
-            group = launches[-1]
-            launches[-1] = Instruction(
-                "elementwise",
-                call.out,
-                (*group.reads, group.out, *call.reads),
-                group.sizes,
-                (*group.operations, call),
-            )
-        else:
-            sizes = (prod(call.sizes),)
-            group = Instruction("elementwise", call.out, call.reads, sizes, (call,))
+        if call.kernel in ELEMENTWISE:
+            size, alone = (prod(call.sizes),), (call,)
+            group = Instruction("elementwise", call.out, call.reads, size, alone)
+            if launches and can_join(call, launches[-1]):
+                earlier = launches.pop()
+                reads = (*earlier.reads, earlier.out, *call.reads)
+                operations = (*earlier.operations, call)
+                group = group._replace(reads=reads, operations=operations)
             launches.append(group)
+        else:
+            launches.append(call)
     return launches
 
 

@@ -36,6 +36,7 @@ from tinymaml.backends.numba.selection import (
 )
 
 ALIGNMENT = 16  # elements: 64 bytes of float32, one cache line
+Integers = NDArray[np.int64]
 
 
 @dataclass
@@ -95,11 +96,12 @@ def place(
     Without inputs_in_workspace, inputs and constants have memory of their own, and the
     workspace has no room for them. The time is quadratic in the number of buffers.
     """
-    tape, views, constants = selection.tape, selection.views, selection.constants
+    tape, views, buffer_sizes = selection.tape, selection.views, selection.buffer_sizes
+    constants = {v.buffer: number for (number, _), v in selection.constants.items()}
     inputs = [views[i.node].buffer for i in tape.inputs.values() if i.node in views]
     outputs = [views[output.node].buffer for output in tape.outputs.values()]
-    first = np.full(len(selection.buffer_sizes), len(instructions))
-    last = np.full(len(selection.buffer_sizes), -1)
+    first = np.full(len(buffer_sizes), len(instructions))
+    last = np.full(len(buffer_sizes), -1)
     for time, call in enumerate(instructions):
         for view in (call.out, *call.reads):
             first[view.buffer] = min(first[view.buffer], time)
@@ -107,40 +109,28 @@ def place(
     needed_throughout = [*inputs, *outputs, *constants]
     first[needed_throughout] = 0
     last[needed_throughout] = len(instructions)
-    sizes = -(-np.array(selection.buffer_sizes, np.int64) // ALIGNMENT) * ALIGNMENT
+    sizes = -(-np.array(buffer_sizes, dtype=np.int64) // ALIGNMENT) * ALIGNMENT
     if not inputs_in_workspace:
         sizes[[*inputs, *constants]] = 0
     offsets = lowest_offsets(sizes, first, last)
+    size = int((offsets + sizes).max(initial=0))
     return Plan(
-        tape,
-        instructions,
-        constants,
-        views,
-        selection.buffer_sizes,
-        offsets.tolist(),
-        int((offsets + sizes).max(initial=0)),
+        tape, instructions, constants, views, buffer_sizes, offsets.tolist(), size
     )
 
 
-def lowest_offsets(
-    sizes: NDArray[np.int64], first: NDArray[np.int64], last: NDArray[np.int64]
-) -> NDArray[np.int64]:
+def lowest_offsets(sizes: Integers, first: Integers, last: Integers) -> Integers:
     """Offsets at which no two buffers overlap that are needed at the same time."""
     offsets = np.zeros(len(sizes), dtype=np.int64)
     order = np.argsort(-sizes, kind="stable")
     for count, buffer in enumerate(order):
         placed = order[:count]
-        contemporary = placed[
-            (first[placed] <= last[buffer]) & (first[buffer] <= last[placed])
-        ]
-        contemporary = contemporary[np.argsort(offsets[contemporary], kind="stable")]
+        alive = (first[placed] <= last[buffer]) & (first[buffer] <= last[placed])
+        starts = offsets[placed[alive]]
+        extents = np.stack([starts, starts + sizes[placed[alive]]], axis=1)
         # Go up from buffer to buffer until the gap below the next one is large enough.
         lowest = 0
-        for start, stop in zip(
-            offsets[contemporary].tolist(),
-            (offsets[contemporary] + sizes[contemporary]).tolist(),
-            strict=True,
-        ):
+        for start, stop in sorted(extents.tolist()):
             if start - lowest >= sizes[buffer]:
                 break
             lowest = max(lowest, stop)

@@ -24,6 +24,7 @@ from tinymaml.backends.numba.fusion import Fusion
 
 NARROW = 4  # columns: fewer do not fill half a vector of float32
 Rule = Callable[..., None]
+Views = tuple["View", ...]
 
 
 class View(NamedTuple):
@@ -42,8 +43,8 @@ class Instruction(NamedTuple):
 
     kernel: str
     out: View
-    reads: tuple[View, ...]
-    sizes: tuple[int, ...]
+    reads: Views
+    sizes: Shape
     operations: tuple["Instruction", ...] = ()  # of a fused group on a GPU
 
 
@@ -55,8 +56,7 @@ class Selection:
         self.instructions: list[Instruction] = []
         self.buffer_sizes: list[int] = []  # in elements
         self.views: dict[int, View] = {}  # of values, by their node
-        self.constants: dict[int, float] = {}  # buffer -> the number it is filled with
-        self._constants: dict[tuple[float, int], View] = {}
+        self.constants: dict[tuple[float, int], View] = {}  # of (number, size)
         # (kernel, view it reads, sizes) -> its result, to be shared by all who want it.
         self.shared_results: dict[tuple[str, View, Shape], View] = {}
 
@@ -74,12 +74,11 @@ class Selection:
     def constant(self, number: float, size: int) -> View:
         """Memory filled with one number."""
         key = number, size
-        if key not in self._constants:
-            self._constants[key] = self.new_buffer(size)
-            self.constants[self._constants[key].buffer] = number
-        return self._constants[key]
+        if key not in self.constants:
+            self.constants[key] = self.new_buffer(size)
+        return self.constants[key]
 
-    def reads(self, node: Node) -> tuple[View, ...]:
+    def reads(self, node: Node) -> Views:
         """Where the arguments of a node are."""
         return tuple(self.views[i] for i in node.arguments)
 
@@ -88,26 +87,22 @@ class Selection:
         rule = self.rules[node.primitive.name]
         rule(self, index, node, **dict(node.attributes), **options)
 
-    def emit(
-        self, kernel: str, index: int, reads: tuple[View, ...], sizes: Shape
-    ) -> None:
+    def emit(self, kernel: str, index: int, reads: Views, sizes: Shape) -> None:
         """Append the call that writes value `index`."""
         out = self.memory_of(index)
         self.instructions.append(Instruction(kernel, out, reads, sizes))
 
-    def emit_temporary(
-        self, kernel: str, size: int, reads: tuple[View, ...], sizes: Shape
-    ) -> View:
+    def emit_scratch(self, kernel: str, size: int, reads: Views, sizes: Shape) -> View:
         """Append a call that writes to a new buffer, and return the buffer."""
         out = self.new_buffer(size)
         self.instructions.append(Instruction(kernel, out, reads, sizes))
         return out
 
     def emit_once(self, kernel: str, size: int, read: View, sizes: Shape) -> View:
-        """As `emit_temporary`, but a call that was emitted before is used again."""
+        """As `emit_scratch`, but a call that was emitted before is used again."""
         key = kernel, read, sizes
         if key not in self.shared_results:
-            self.shared_results[key] = self.emit_temporary(kernel, size, (read,), sizes)
+            self.shared_results[key] = self.emit_scratch(kernel, size, (read,), sizes)
         return self.shared_results[key]
 
 
@@ -238,18 +233,15 @@ def select_relu(s: Selection, index: int, node: Node) -> None:
 
 
 def select_sum(s: Selection, index: int, node: Node, *, start: int, stop: int) -> None:
-    """A sum over some neighbouring axes."""
-    kernel, reads, sizes = summands(s, node, start, stop)
+    """A sum over axes start to stop."""
+    kernel, reads, sizes = sum_call(s, node, start, stop)
     s.emit(kernel, index, reads, sizes)
 
 
-def summands(
+def sum_call(
     s: Selection, node: Node, start: int, stop: int
-) -> tuple[str, tuple[View, ...], tuple[int, int, int]]:
-    """(kernel, reads, sizes) of a sum over axes start to stop.
-
-    The terms are an array, or products of two arrays if the product is inlined.
-    """
+) -> tuple[str, Views, Shape]:
+    """(kernel, reads, sizes): the terms may be products of two arrays, not stored."""
     shape = s.tape.nodes[node.arguments[0]].shape
     sizes = prod(shape[:start]), prod(shape[start:stop]), prod(shape[stop:])
     source = s.fusion.memory_source(node.arguments[0])
@@ -301,7 +293,7 @@ def select_matmul(
     elif n == 1:  # a column has the memory of a row: compute the row
         s.emit("matmul", index, (b, a), (1, m, k, k, 1, accumulate))
     elif is_computed_transposed(node):
-        turned = s.emit_temporary("matmul", m * n, (b, a), (n, m, k, 1, n, 0))
+        turned = s.emit_scratch("matmul", m * n, (b, a), (n, m, k, 1, n, 0))
         s.emit("transpose", index, (turned,), (n, m))
     else:
         if tb and k > 1:
@@ -319,35 +311,33 @@ def transposed(s: Selection, view: View, rows: int, columns: int) -> View:
 
 
 def select_convolution(
-    s: Selection,
-    index: int,
-    node: Node,
-    *,
-    stride: int,
-    padding: tuple[int, int],
-    accumulate: int = 0,
-    **_: Any,
+    s: Selection, index: int, node: Node, *, accumulate: int = 0, **_: Any
 ) -> None:
     """A convolution, or its transpose in the images or in the kernel.
 
     All three take the same numbers: images, outputs, kernel, stride, padding.
     """
-    images, outputs, kernel = convolution_shapes(s, node)
+    images, outputs, kernel, steps = convolution_sizes(s, node)
     first, second = s.reads(node)
     if node.primitive.name == "conv_input":
         second = transposed(s, second, prod(kernel[:3]), kernel[3])
-    sizes = (*images, *outputs[1:], *kernel[:2], stride, *padding, accumulate)
+    sizes = (*images, *outputs[1:], *kernel[:2], *steps, accumulate)
     s.emit(node.primitive.name, index, (first, second), sizes)
 
 
-def convolution_shapes(s: Selection, node: Node) -> tuple[Shape, Shape, Shape]:
-    """The shapes of images, outputs and kernel, whichever of them the node computes."""
+def convolution_sizes(s: Selection, node: Node) -> tuple[Shape, Shape, Shape, Shape]:
+    """The shapes of images, outputs and kernel, whichever of them the node computes.
+
+    The last tuple is the stride and the padding above and left of the images.
+    """
     a, b = (s.tape.nodes[i].shape for i in node.arguments)
-    return {
+    attributes = dict(node.attributes)
+    images, outputs, kernel = {
         "conv": (a, node.shape, b),
         "conv_input": (node.shape, a, b),
         "conv_weight": (a, b, node.shape),
     }[node.primitive.name]
+    return images, outputs, kernel, (attributes["stride"], *attributes["padding"])
 
 
 def select_pooling(s: Selection, index: int, node: Node, *, size: int) -> None:
@@ -365,12 +355,8 @@ CPU_RULES: dict[str, Rule] = {
     "rematerialise": select_rematerialise,
     "slice": select_slice,
     "concat": select_concat,
-    "gate": select_elementwise,
-    "exp": select_elementwise,
-    "log": select_elementwise,
-    "tanh": select_elementwise,
-    "reciprocal": select_elementwise,
-    "rsqrt": select_elementwise,
+    **dict.fromkeys(("gate", "exp", "log", "tanh"), select_elementwise),
+    **dict.fromkeys(("reciprocal", "rsqrt"), select_elementwise),
     "scale": select_scale,
     "pad": select_pad,
     "broadcast": select_broadcast,
@@ -379,12 +365,8 @@ CPU_RULES: dict[str, Rule] = {
     "mul": select_pair,
     "relu": select_relu,
     "sum": select_sum,
-    "softmax": select_softmax,
-    "logsumexp": select_softmax,
+    **dict.fromkeys(("softmax", "logsumexp"), select_softmax),
     "matmul": select_matmul,
-    "conv": select_convolution,
-    "conv_input": select_convolution,
-    "conv_weight": select_convolution,
-    "max_gather": select_pooling,
-    "max_scatter": select_pooling,
+    **dict.fromkeys(("conv", "conv_input", "conv_weight"), select_convolution),
+    **dict.fromkeys(("max_gather", "max_scatter"), select_pooling),
 }
