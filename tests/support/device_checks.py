@@ -42,7 +42,7 @@ def first_result_is_read_last():
 
 
 def sound():
-    """Plans, in the memory of a few tasks and of more than there are blocks."""
+    """Plans for a few tasks, and for more tasks than there are blocks, are sound."""
     for recipe in RECIPES:
         assert_device_plan_is_sound(device_plan(tape_of(recipe)), tasks=3)
     assert_device_plan_is_sound(device_plan(meta_gradient_tape()), tasks=40)
@@ -65,7 +65,7 @@ def groups():
 
 
 def numbers():
-    """Recipes, run by shuffled threads."""
+    """Recipes give the reference's numbers when their threads run in any order."""
     for recipe in RECIPES:
         tape = tape_of(recipe)
         inputs = random_inputs(tape, seed=0, tasks=3)
@@ -88,7 +88,7 @@ def divisors():
 
 
 def parts():
-    """Tasks in parts: how many, what is added in which order, what stays the same."""
+    """Tasks that do not fit together are run in equal parts, and summed in order."""
     test_device_program.check_parts(24, 100, 2**14, "float64")
     for free in (2**9, 2**16):
         test_device_program.check_parts(500, 7, free, "float64")
@@ -99,7 +99,7 @@ def parts():
 
 
 def later():
-    """Memory that is gone when it is wanted, or later."""
+    """Programs go on after memory was short, in one call or between two."""
     for test in (
         test_device_program.test_parts_stay_the_same_whatever_is_free_later,
         test_device_program.test_a_program_goes_on_after_memory_was_not_there,
@@ -113,7 +113,7 @@ def captures():
 
 
 def grows():
-    """One program in memory that is just enough for its largest number of tasks."""
+    """A program frees its memory before it takes more for more tasks."""
     tape = test_device_program.small_tape(200)
     enough = (
         int(test_device_program.bytes_of(device_plan(tape), 4, "float64") / 0.9) + 2**11

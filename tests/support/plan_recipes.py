@@ -1,8 +1,8 @@
 """Small tapes for each thing the planner does to save time or memory.
 
-A recipe takes an empty tape and returns the values to be outputs; beside it stand all
-kernels its plan must call, in alphabetical order. So no recipe can pass because nothing
-was fused.
+A recipe takes an empty tape and returns the values to be outputs. Its decorator lists
+the kernels that the CPU's plan must call, in alphabetical order, so that no recipe can
+pass because nothing was fused. `fusion.py` quotes some of them as counter-examples.
 """
 
 from tests.support import plan_recipes_images  # noqa: F401 (adds recipes)
@@ -304,19 +304,19 @@ def relu_after_a_reshaped_bias_is_one_call(tape):
 
 
 @recipe("exp tanh")
-def pieces_are_computed_where_they_are_joined(tape):
+def parts_are_computed_where_they_are_joined(tape):
     a, b = inputs(tape, (5,), (3,))
     return [concatenate([tanh(a), exp(b)])]
 
 
 @recipe("matmul tanh")
-def reshaped_pieces_are_computed_where_they_are_joined(tape):
+def reshaped_parts_are_computed_where_they_are_joined(tape):
     a, b, c = inputs(tape, (5, 3), (3, 7), (2, 2))
     return [concatenate([(a @ b).reshape(35), tanh(c).reshape(4)])]
 
 
 @recipe("copy tanh")
-def piece_joined_twice_is_copied_once(tape):
+def part_joined_twice_is_copied_once(tape):
     (a,) = inputs(tape, (5,))
     return [concatenate([tanh(a), tanh(a)])]
 
@@ -328,13 +328,13 @@ def inputs_and_constants_are_copied_into_a_concat(tape):
 
 
 @recipe("exp tanh")
-def piece_may_be_an_output_as_well(tape):
+def part_may_be_an_output_as_well(tape):
     a, b = inputs(tape, (5,), (3,))
     return [tanh(a), concatenate([exp(b), tanh(a)]), exp(b)]
 
 
 @recipe("copy copy exp tanh")
-def pieces_of_two_concats_live_in_one(tape):
+def parts_of_two_concats_live_in_one(tape):
     a, b = inputs(tape, (5,), (3,))
     return [
         concatenate([tanh(a), exp(b)]),

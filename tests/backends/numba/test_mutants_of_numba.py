@@ -84,7 +84,7 @@ FUSION = {
         "reader = self.readers[reader][0]",
     ),
     "a product with a broadcast is summed unstored": (
-        (Fusion, "can_be_inlined", "bias is None and self", "self")
+        (Fusion, "can_be_inlined", "broadcast is None and self", "self")
     ),
     "a sum without a broadcast is inlined in relu": (
         (Fusion, "can_be_inlined", "bias is not None and self", "self")
@@ -153,7 +153,12 @@ FUSION = {
         )
     ),
     "rows and columns of a copy are swapped": (
-        (selection, "select_matmul", "transposed(s, b, n, k)", "transposed(s, b, k, n)")
+        (
+            selection,
+            "select_matmul",
+            "copy_transposed(s, b, n, k)",
+            "copy_transposed(s, b, k, n)",
+        )
     ),
     "copies of two shapes are one": (
         (Selection, "emit_once", "key = kernel, read, sizes", "key = kernel, read")
@@ -193,7 +198,12 @@ IMAGES = {
         )
     ),
     "conv_input reads its images transposed": (
-        (selection, "select_convolution", "transposed(s, second", "transposed(s, first")
+        (
+            selection,
+            "select_convolution",
+            "copy_transposed(s, second",
+            "copy_transposed(s, first",
+        )
     ),
     "conv_input reads rows of its kernel as columns": (
         selection,

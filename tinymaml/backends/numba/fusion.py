@@ -9,9 +9,9 @@ looks at the tape alone, at who reads which value, and answers with data:
 - `inside` tells which values are computed in the memory of another value: the parts of
   a `concat`, and the term to which a deferred product is added.
 
-Each of them saves a pass through memory, and each is wrong if the value is needed once
-more. So every rule below has a counter-example beside it, which is a recipe of the
-tests (`tests/support/plan_recipes.py`) under the name in brackets.
+Each of them saves a pass through memory, and each is wrong where somebody else needs
+the value. So the rules below have counter-examples beside them, which are recipes of
+the tests (`tests/support/plan_recipes.py`) under the names in brackets.
 
 Left out: fusion of elementwise operations in general. The GPU's plan does that
 (`device_plan.py`).
@@ -86,7 +86,7 @@ class Fusion:
         return None
 
     def can_be_inlined(self, index: int) -> bool:
-        """Whether those who read a value can compute it as they go."""
+        """Whether the readers of a value can compute it as they go."""
         node = self.tape.nodes[index]
         # Kernels of sums, differences and products read a broadcast element by element,
         # straight from the small array. All readers must be such kernels.
@@ -109,8 +109,8 @@ class Fusion:
         # Counter-example (product_with_a_broadcast_is_stored_before_its_sum):
         # `(a * b).sum(1)` with b of shape (3,): the kernel does not broadcast.
         if node.primitive.name == "mul":
-            bias = self.broadcast_operand(node)
-            return bias is None and self._only_computing_reader(index) == "sum"
+            broadcast = self.broadcast_operand(node)
+            return broadcast is None and self._only_computing_reader(index) == "sum"
         return False
 
     def _only_computing_reader(self, index: int) -> str | None:
@@ -132,12 +132,12 @@ def fuse(tape: Tape, can_accumulate: Callable[[Node], bool]) -> Fusion:
     """
     fusion = Fusion(tape)
     parts: set[int] = set()  # values that are computed inside another value's memory
-    # Backwards: where a value is computed is decided before where its parts are, and
-    # in a + b + c the outer sum is the memory of the inner one.
+    # Backwards, from readers to what they read: in a concat of sums, or a sum of sums,
+    # the outer value's memory is known before the inner value is computed inside it.
     for index in reversed(fusion.live):
         node = tape.nodes[index]
         # The values that a concat joins are computed where they belong in it.
-        # Counter-example (piece_joined_twice_is_copied_once): a concat of tanh(a) and
+        # Counter-example (part_joined_twice_is_copied_once): a concat of tanh(a) and
         # tanh(a) needs it in two places. It is computed in the first and copied.
         # Counter-example (inputs_and_constants_are_copied_into_a_concat): no kernel
         # writes an input, so it cannot be written into the concat.
@@ -151,7 +151,7 @@ def fuse(tape: Tape, can_accumulate: Callable[[Node], bool]) -> Fusion:
                     parts.add(source)
                 start += prod(tape.nodes[i].shape)
         # In `x + a * b`, for a product of any kind, x is computed in the memory of the
-        # sum and the product is then added to it. Nobody else may want either of them.
+        # sum and the product is then added to it. Nothing else may read either of them.
         # Counter-example (product_does_not_accumulate_into_an_input): `x + a @ b` with
         # an input x: the product would overwrite the input.
         # Counter-example (value_read_elsewhere_is_not_accumulated_into): beside

@@ -125,10 +125,11 @@ def lowest_offsets(sizes: Integers, first: Integers, last: Integers) -> Integers
     order = np.argsort(-sizes, kind="stable")
     for count, buffer in enumerate(order):
         placed = order[:count]
-        alive = (first[placed] <= last[buffer]) & (first[buffer] <= last[placed])
-        starts = offsets[placed[alive]]
-        extents = np.stack([starts, starts + sizes[placed[alive]]], axis=1)
-        # Go up from buffer to buffer until the gap below the next one is large enough.
+        same_time = (first[placed] <= last[buffer]) & (first[buffer] <= last[placed])
+        neighbours = placed[same_time]
+        starts = offsets[neighbours]
+        extents = np.stack([starts, starts + sizes[neighbours]], axis=1)
+        # Go up until the gap below the next neighbour is large enough.
         lowest = 0
         for start, stop in sorted(extents.tolist()):
             if start - lowest >= sizes[buffer]:

@@ -3,15 +3,15 @@
 `select(fuse(tape, ...), rules)` goes through the live nodes once. For each of them it
 applies the rule of its primitive, which chooses a kernel. A rule is a function
 
-    rule(selection, index, node, **attributes of the node)
+    rule(s, index, node, **attributes of the node)
 
-that emits the calls which write the value of `node` into the memory of value `index`.
-For a product that is added in place the two differ: `node` is the product and `index`
-the sum. `CPU_RULES` is the table for the kernels of this folder; the GPU's table
-(`device_plan.py`) replaces six of its rules.
+which emits, into the `Selection` s, the calls that write the value of `node` into the
+memory of value `index`. The two differ for a product that is added in place: `node` is
+then the product and `index` the sum. `CPU_RULES` is the table for the kernels of this
+folder; the GPU's table (`device_plan.py`) replaces the rules for sums, products,
+convolutions and pooling.
 
-Memory is numbered in buffers here. Where the buffers lie is not yet known: that is
-`planner.py`.
+Memory is numbered buffers here. Where they lie is decided later, in `planner.py`.
 """
 
 from collections.abc import Callable, Mapping
@@ -39,7 +39,7 @@ class View(NamedTuple):
 
 
 class Instruction(NamedTuple):
-    """One kernel call: it writes one view and reads others; sizes are its numbers."""
+    """One kernel call: it writes one view, reads others, and is given some integers."""
 
     kernel: str
     out: View
@@ -57,7 +57,7 @@ class Selection:
         self.buffer_sizes: list[int] = []  # in elements
         self.views: dict[int, View] = {}  # of values, by their node
         self.constants: dict[tuple[float, int], View] = {}  # of (number, size)
-        # (kernel, view it reads, sizes) -> its result, to be shared by all who want it.
+        # {(kernel, the view it reads, sizes): its result, for all that need it}
         self.shared_results: dict[tuple[str, View, Shape], View] = {}
 
     def new_buffer(self, size: int) -> View:
@@ -141,7 +141,11 @@ def select_reshape(s: Selection, index: int, node: Node, **_: Any) -> None:
 
 
 def select_rematerialise(s: Selection, index: int, node: Node, **_: Any) -> None:
-    """The same memory, but results found so far are not kept alive for what follows."""
+    """The same memory, and a new start for shared results.
+
+    A transposed copy from before, say, is not read after a rematerialisation: it would
+    have to stay in memory until then, and to save that memory is what it is for.
+    """
     s.shared_results.clear()
     select_reshape(s, index, node)
 
@@ -286,24 +290,24 @@ def select_matmul(
     k = shape[0] if ta else shape[1]
     if n < NARROW and not ta and k > 1:
         if n > 1 and not tb:
-            b = transposed(s, b, k, n)
+            b = copy_transposed(s, b, k, n)
         s.emit("dots", index, (a, b), (m, n, k, accumulate))
     elif m == 1 and tb and k > 1:
         s.emit("dots", index, (b, a), (n, 1, k, accumulate))
     elif n == 1:  # a column has the memory of a row: compute the row
         s.emit("matmul", index, (b, a), (1, m, k, k, 1, accumulate))
     elif is_computed_transposed(node):
-        turned = s.emit_scratch("matmul", m * n, (b, a), (n, m, k, 1, n, 0))
-        s.emit("transpose", index, (turned,), (n, m))
+        transpose = s.emit_scratch("matmul", m * n, (b, a), (n, m, k, 1, n, 0))
+        s.emit("transpose", index, (transpose,), (n, m))
     else:
         if tb and k > 1:
-            b = transposed(s, b, n, k)
+            b = copy_transposed(s, b, n, k)
         strides = (1, m) if ta else (k, 1)
         s.emit("matmul", index, (a, b), (m, n, k, *strides, accumulate))
 
 
-def transposed(s: Selection, view: View, rows: int, columns: int) -> View:
-    """The transpose of a matrix, copied once."""
+def copy_transposed(s: Selection, view: View, rows: int, columns: int) -> View:
+    """The transpose of a matrix, copied once for all products that read it."""
     return s.emit_once("transpose", rows * columns, view, (rows, columns))
 
 
@@ -320,7 +324,7 @@ def select_convolution(
     images, outputs, kernel, steps = convolution_sizes(s, node)
     first, second = s.reads(node)
     if node.primitive.name == "conv_input":
-        second = transposed(s, second, prod(kernel[:3]), kernel[3])
+        second = copy_transposed(s, second, prod(kernel[:3]), kernel[3])
     sizes = (*images, *outputs[1:], *kernel[:2], *steps, accumulate)
     s.emit(node.primitive.name, index, (first, second), sizes)
 
