@@ -254,12 +254,12 @@ def bench_of(
 def plan_of(folder: Path, case: str, order: int, **options: Any) -> tuple[int, int]:
     """(FLOPs of one task, workspace bytes of one thread)."""
     from tinymaml import Tasks
-    from tinymaml.backends.numba.planner import Plan
+    from tinymaml.backends.numba.planner import plan
 
     request = {"case": case, "folder": folder, "dtype": "float32", "tasks": 1}
     theta, *arrays = load(request)
     tape = maml_of(case, order, **options).tape(theta, Tasks(*arrays))
-    return tape.flops(), Plan(tape).bytes("float32")
+    return tape.flops(), plan(tape).bytes("float32")
 
 
 def workspace_table(folder: Path, case: str, steps: Sequence[int]) -> str:

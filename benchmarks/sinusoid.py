@@ -154,12 +154,12 @@ def references(folder: Path, tasks: int = TASKS) -> dict[int, Array]:
 def cost(folder: Path, order: int, tasks: int) -> tuple[int, int]:
     """FLOPs of one step for this number of tasks, and workspace bytes of one thread."""
     from tinymaml import Tasks
-    from tinymaml.backends.numba.planner import Plan
+    from tinymaml.backends.numba.planner import plan
 
     with np.load(folder / f"{TASKS}.npz") as data:
         theta, *arrays = (data[key] for key in data.files)
     tape = tinymaml_of("numpy", order, 1).tape(theta, Tasks(*arrays))
-    return tape.flops() * tasks, Plan(tape).bytes("float32")
+    return tape.flops() * tasks, plan(tape).bytes("float32")
 
 
 # --- the benchmark --------------------------------------------------------------------

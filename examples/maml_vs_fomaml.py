@@ -44,7 +44,7 @@ from shared import (
     write_results,
 )
 from tinymaml.backends import Backend
-from tinymaml.backends.numba.planner import Plan
+from tinymaml.backends.numba.planner import plan
 from tinymaml.networks.layers import truncated_normal
 from tinymaml.tasks import sinusoid
 from tinymaml.training.console import Table
@@ -190,7 +190,7 @@ def count_memory(backend: Backend) -> list[Row]:
             maml = tm.MAML(
                 loss, ALPHA, steps, order, recompute=recompute, backend=backend
             )
-            size = Plan(maml.tape(theta, tasks)).bytes("float32")
+            size = plan(maml.tape(theta, tasks)).bytes("float32")
             about = {"order": order, "steps": steps, "recompute": recompute}
             rows.append(row("workspace_bytes", size, **about))
     return rows

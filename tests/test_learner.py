@@ -15,7 +15,7 @@ from tests.support.maml_problems import (
     problem,
 )
 from tests.support.running import AGREE, BACKENDS, DTYPES, assert_close, run_tape
-from tinymaml.backends.numba.planner import ALIGNMENT, Plan
+from tinymaml.backends.numba.planner import ALIGNMENT, plan
 from tinymaml.tasks import sinusoid
 
 every_backend = pytest.mark.parametrize("backend", BACKENDS)
@@ -258,7 +258,7 @@ def test_recomputed_activations_give_the_same_meta_gradient(backend, loss, steps
 def workspace(steps, recompute):
     loss, theta, tasks = sinusoids(tasks=1)
     maml = tm.MAML(loss, steps=steps, recompute=recompute, backend="numpy")
-    return Plan(maml.tape(theta, tasks)).bytes("float32")
+    return plan(maml.tape(theta, tasks)).bytes("float32")
 
 
 def test_recomputation_needs_one_theta_more_for_each_step():

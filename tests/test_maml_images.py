@@ -25,7 +25,7 @@ from tests.support.running import (
     run_tape,
 )
 from tinymaml.autodiff.derivatives import grad
-from tinymaml.backends.numba.planner import Plan
+from tinymaml.backends.numba.planner import plan
 from tinymaml.maml import inner_loop
 from tinymaml.networks.images import MODES
 
@@ -165,7 +165,7 @@ def test_recomputed_activations_of_images_give_the_same_meta_gradient(
 def test_recomputation_of_images_needs_less_memory(network):
     p = problem_of(network)
     stored, recomputed = (
-        Plan(p.maml(steps=5, recompute=recompute).tape(p.theta, p.tasks)).size
+        plan(p.maml(steps=5, recompute=recompute).tape(p.theta, p.tasks)).size
         for recompute in (False, True)
     )
     assert recomputed < 0.6 * stored

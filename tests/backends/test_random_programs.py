@@ -27,7 +27,7 @@ from tests.support.running import (
     run_tape,
 )
 from tinymaml.autodiff.derivatives import grad, jvp
-from tinymaml.backends.numba.planner import Plan
+from tinymaml.backends.numba.planner import plan
 
 many = settings(max_examples=10 * settings().max_examples)
 seeds = st.integers(0, 2**16)
@@ -45,7 +45,7 @@ def test_backends_agree_on_random_programs(dtype, program, picks, seed):
 @many
 @given(program=wide, picks=output_picks)
 def test_plan_of_random_programs_is_sound(program, picks):
-    assert_plan_is_sound(Plan(with_outputs(program, picks)))
+    assert_plan_is_sound(plan(with_outputs(program, picks)))
 
 
 def derivative_tape(program):
@@ -96,5 +96,5 @@ def test_derivatives_of_random_programs_are_exact(backend, program, seed):
 @given(program=programs(), seed=seeds)
 def test_backends_agree_on_derivatives_of_random_programs(program, seed):
     tape = derivative_tape(program)
-    assert_plan_is_sound(Plan(tape))
+    assert_plan_is_sound(plan(tape))
     assert_backends_agree(tape, random_inputs(tape, seed, tasks=2))

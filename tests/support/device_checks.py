@@ -1,11 +1,10 @@
-"""What is checked of plans and programs for a GPU; no mutant of them may pass it."""
+"""Named checks of plans and programs for a GPU; each mutant must fail one of them."""
 
 import pytest
 
 from tests.backends.cuda import test_cublas, test_device_grids, test_device_program
-from tests.backends.cuda.test_chains import BREAK, JOIN, call
 from tests.backends.cuda.test_device_plan import check_divisor
-from tests.backends.numba.test_planner import meta_gradient_tape, tape_of
+from tests.backends.cuda.test_fused_groups import BREAK, JOIN, call
 from tests.support.device_planning import assert_device_plan_is_sound
 from tests.support.kernel_checks import (
     GRID,
@@ -15,13 +14,14 @@ from tests.support.kernel_checks import (
     check_sums,
 )
 from tests.support.plan_recipes import RECIPES
+from tests.support.planning import meta_gradient_tape, tape_of
 from tests.support.random_programs import random_inputs
 from tests.support.running import assert_close, run_tape
 from tests.support.serial_cupy import run_serially
 from tinymaml.autodiff.functions import exp, softmax, tanh
 from tinymaml.autodiff.tape import Tape
 from tinymaml.backends.cuda import cublas
-from tinymaml.backends.cuda.device_plan import DevicePlan, chained
+from tinymaml.backends.cuda.device_plan import device_plan, fused_groups
 
 NOTICED = (
     *(AssertionError, LookupError, ValueError, MemoryError, ArithmeticError),
@@ -32,8 +32,8 @@ NOTICED = (
 # --- checks ---------------------------------------------------------------------------
 
 
-def needed_behind_a_chain():
-    """What the first of two operations in a launch made is read after the second's."""
+def first_result_is_read_last():
+    """Of two operations in a launch, the first's result is read after the second's."""
     tape = Tape()
     x, y = (tape.input(name, (4, 4), per_task=True) for name in "xy")
     first, second = tanh(x), exp(y)
@@ -42,30 +42,30 @@ def needed_behind_a_chain():
 
 
 def sound():
-    """Plans, in the memory of a few tasks and of more than there are blocks."""
+    """Plans for a few tasks, and for more tasks than there are blocks, are sound."""
     for recipe in RECIPES:
-        assert_device_plan_is_sound(DevicePlan(tape_of(recipe)), tasks=3)
-    assert_device_plan_is_sound(DevicePlan(meta_gradient_tape()), tasks=40)
-    assert_device_plan_is_sound(DevicePlan(needed_behind_a_chain()))
+        assert_device_plan_is_sound(device_plan(tape_of(recipe)), tasks=3)
+    assert_device_plan_is_sound(device_plan(meta_gradient_tape()), tasks=40)
+    assert_device_plan_is_sound(device_plan(first_result_is_read_last()))
 
 
-def chains():
-    """What may be one launch is, and nothing else."""
+def groups():
+    """Operations are fused if they may be, and only then."""
     for first, second, *_ in BREAK.values():
-        assert len(chained([first, second])) == 2
+        assert len(fused_groups([first, second])) == 2
     first = call("tanh", (0, 0), (1, 0))
     for second in JOIN.values():
-        assert len(chained([first, second])) == 1
+        assert len(fused_groups([first, second])) == 1
     last = call("tanh", (0, 4), (1, 0))
-    assert len(chained([last, call("exp", (2, 0), (0, 0))])) == 1
+    assert len(fused_groups([last, call("exp", (2, 0), (0, 0))])) == 1
     for kernel in ("tanh", "pad"):  # of another size, and of another kind
         size = (3,) if kernel == "tanh" else (4,)
         other = call(kernel, (3, 0), (1, 0), sizes=size)
-        assert len(chained([other, first, call("exp", (2, 0), (0, 0))])) == 2
+        assert len(fused_groups([other, first, call("exp", (2, 0), (0, 0))])) == 2
 
 
 def numbers():
-    """Recipes, run by shuffled threads."""
+    """Recipes give the reference's numbers when their threads run in any order."""
     for recipe in RECIPES:
         tape = tape_of(recipe)
         inputs = random_inputs(tape, seed=0, tasks=3)
@@ -88,7 +88,7 @@ def divisors():
 
 
 def parts():
-    """Tasks in parts: how many, what is added in which order, what stays the same."""
+    """Tasks that do not fit together are run in equal parts, and summed in order."""
     test_device_program.check_parts(24, 100, 2**14, "float64")
     for free in (2**9, 2**16):
         test_device_program.check_parts(500, 7, free, "float64")
@@ -99,7 +99,7 @@ def parts():
 
 
 def later():
-    """Memory that is gone when it is wanted, or later."""
+    """Programs go on after memory was short, in one call or between two."""
     for test in (
         test_device_program.test_parts_stay_the_same_whatever_is_free_later,
         test_device_program.test_a_program_goes_on_after_memory_was_not_there,
@@ -113,10 +113,10 @@ def captures():
 
 
 def grows():
-    """One program in memory that is just enough for its largest number of tasks."""
+    """A program frees its memory before it takes more for more tasks."""
     tape = test_device_program.small_tape(200)
     enough = (
-        int(test_device_program.bytes_of(DevicePlan(tape), 4, "float64") / 0.9) + 2**11
+        int(test_device_program.bytes_of(device_plan(tape), 4, "float64") / 0.9) + 2**11
     )
     program, _ = test_device_program.program_with(tape, "float64", enough)
     for tasks in (1, 2, 3, 4):

@@ -2,9 +2,9 @@
 
 As in planning.py, launches are replayed twice on integers that stand for "who wrote
 this element last": in the memory of a `Layout`, and with memory of its own for every
-buffer of every task. Wherever something is read, both must tell the same. Besides, no
-launch may depend on the order of its threads: an element that a thread writes is
-neither written nor read by another thread of the same launch.
+buffer of every task. Wherever something is read, both must give the same writer.
+Besides, no launch may depend on the order of its threads: an element that a thread
+writes is neither written nor read by another thread of the same launch.
 """
 
 from math import prod
@@ -33,50 +33,50 @@ def extents_on_device(kernel, sizes):
     return extents(kernel, sizes)
 
 
-def spread(outer, middle, inner):
+def broadcast_sources(outer, middle, inner):
     """For each element of a broadcast, the element that it is a copy of."""
     few = np.arange(outer * inner).reshape(outer, 1, inner)
     return np.broadcast_to(few, (outer, middle, inner)).reshape(-1)
 
 
-def elements_read(link):
-    """Of each operand of an elementwise operation, the element that thread i reads."""
-    own = np.arange(prod(link.sizes))
-    if link.kernel == "broadcast":
-        return [spread(*link.sizes)]
-    if link.kernel == "scale":
+def elements_read(operation):
+    """For each operand of an elementwise operation, the element that thread i reads."""
+    own = np.arange(prod(operation.sizes))
+    if operation.kernel == "broadcast":
+        return [broadcast_sources(*operation.sizes)]
+    if operation.kernel == "scale":
         return [own, 0 * own]
-    if len(link.sizes) == 3:
-        return [own, spread(*link.sizes)]
-    return [own for _ in link.reads]
+    if len(operation.sizes) == 3:
+        return [own, broadcast_sources(*operation.sizes)]
+    return [own for _ in operation.reads]
 
 
 def touched(launch):
-    """Steps of a launch: ((place, elements) written, [(place, elements, thread) read]).
+    """Steps of a launch: ((view, elements) written, [(view, elements, thread) read]).
 
     Thread i writes element i; thread ALL stands for threads that read anything.
     """
-    if launch.links:
-        for link in launch.links:
-            own = np.arange(prod(link.sizes))
-            elements = elements_read(link)
-            reads = [(p, e, own) for p, e in zip(link.reads, elements, strict=True)]
-            if accumulates(link):
-                reads.append((link.out, own, own))
-            yield (link.out, own), reads
+    if launch.operations:
+        for operation in launch.operations:
+            own = np.arange(prod(operation.sizes))
+            elements = zip(operation.reads, elements_read(operation), strict=True)
+            reads = [(view, read, own) for view, read in elements]
+            if accumulates(operation):
+                reads.append((operation.out, own, own))
+            yield (operation.out, own), reads
         return
     written, sizes = extents_on_device(launch.kernel, launch.sizes)
     own = np.arange(written)
     reads = [
-        (place, np.arange(size), np.full(size, ALL))
-        for place, size in zip(launch.reads, sizes, strict=True)
+        (view, np.arange(size), np.full(size, ALL))
+        for view, size in zip(launch.reads, sizes, strict=True)
     ]
     if accumulates(launch) or (launch.kernel == "col2im" and launch.sizes[-1]):
         reads.append((launch.out, own, own))
     yield (launch.out, own), reads
 
 
-def assert_threads_keep_apart(steps):
+def assert_threads_do_not_meet(steps):
     """steps: ((elements, threads) written, [(elements, threads) read]) of a launch."""
     steps = list(steps)
     most = max(max(e.max() for e, _ in (out, *reads)) for out, reads in steps)
@@ -84,7 +84,7 @@ def assert_threads_keep_apart(steps):
 
     def touch(elements, threads):
         free_or_own = (owner[elements] == NOBODY) | (owner[elements] == threads)
-        assert free_or_own.all(), "threads meet in what one of them writes"
+        assert free_or_own.all(), "threads meet in an element that one of them writes"
 
     for out, _ in steps:
         touch(*out)
@@ -100,21 +100,21 @@ class Replay:
     def __init__(self, plan, tasks):
         self.plan, self.tasks = plan, tasks
         self.layout = Layout(plan, tasks)
-        self.together = np.full(self.layout.size, NOBODY)
-        self.apart = {}
+        self.planned = np.full(self.layout.size, NOBODY)
+        self.own_memory = {}
         self.writers = 0  # so far
-        inputs = [i for i in plan.tape.inputs.values() if plan.holds(i.node)]
-        shared = [plan.place_of(i.node).buffer for i in inputs if not i.per_task]
+        inputs = [i for i in plan.tape.inputs.values() if i.node in plan.views]
+        shared = [plan.views[i.node].buffer for i in inputs if not i.per_task]
         self.shared = {*shared, *plan.constants}
 
     def own(self, buffer, task):
         """The memory of its own that a task has for a buffer."""
         key = buffer, None if buffer in self.shared else task
-        size = self.plan.buffer_size(buffer)
-        return self.apart.setdefault(key, np.full(size, NOBODY))
+        size = self.plan.buffer_sizes[buffer]
+        return self.own_memory.setdefault(key, np.full(size, NOBODY))
 
-    def address(self, place, task):
-        start, step = self.layout.operand(place)
+    def address(self, view, task):
+        start, step = self.layout.operand(view)
         return start + task * step
 
     def mark(self, size):
@@ -122,28 +122,28 @@ class Replay:
         self.writers += size
         return np.arange(self.writers - size, self.writers)
 
-    def read(self, place, elements, task):
-        planned = self.together[self.address(place, task) + elements]
-        own = self.own(place.buffer, task)[place.offset + elements]
-        assert (own != NOBODY).all(), f"{place}: read before anything was written"
-        assert (planned == own).all(), f"{place}: overwritten while it was needed"
+    def read(self, view, elements, task):
+        planned = self.planned[self.address(view, task) + elements]
+        own = self.own(view.buffer, task)[view.offset + elements]
+        assert (own != NOBODY).all(), f"{view}: read before anything was written"
+        assert (planned == own).all(), f"{view}: overwritten while it was needed"
 
-    def write(self, place, elements, task):
+    def write(self, view, elements, task):
         marks = self.mark(elements.size)
-        self.together[self.address(place, task) + elements] = marks
-        self.own(place.buffer, task)[place.offset + elements] = marks
+        self.planned[self.address(view, task) + elements] = marks
+        self.own(view.buffer, task)[view.offset + elements] = marks
 
     def fill(self, start, size):
         """Write outside of all buffers."""
         assert 0 <= start and start + size <= self.layout.size
         marks = self.mark(size)
-        self.together[start : start + size] = marks
+        self.planned[start : start + size] = marks
         return start, marks
 
-    def assert_kept(self, filled):
+    def assert_unchanged(self, filled):
         for start, marks in filled:
-            kept = self.together[start : start + marks.size] == marks
-            assert kept.all(), "overwritten, and to be kept"
+            unchanged = self.planned[start : start + marks.size] == marks
+            assert unchanged.all(), "overwritten, though it is needed later"
 
     def fill_from_host(self):
         """Inputs and constants, as a program sends them: what all tasks share first."""
@@ -158,8 +158,8 @@ class Replay:
             )
             assert begin <= start and start + size * tasks <= end
             filled.append(self.fill(start, size * tasks))
-            if self.plan.holds(node):
-                buffer = self.plan.place_of(node).buffer
+            if node in self.plan.views:
+                buffer = self.plan.views[node].buffer
                 for task, marks in enumerate(np.split(filled[-1][1], tasks)):
                     self.own(buffer, task)[:] = marks
         numbers = []
@@ -174,15 +174,15 @@ class Replay:
             self.own(buffer, 0)[:] = marks
         return filled
 
-    def run_tape(self, launch):
+    def run_launch(self, launch):
         steps = list(touched(launch))
         everyone = range(self.tasks)
 
-        def addresses(task, place, elements, threads):
+        def addresses(task, view, elements, threads):
             mine = np.where(threads == ALL, ALL, threads * self.tasks + task)
-            return self.address(place, task) + elements, mine
+            return self.address(view, task) + elements, mine
 
-        assert_threads_keep_apart(
+        assert_threads_do_not_meet(
             (
                 addresses(task, *out, out[1]),
                 [addresses(task, *read) for read in reads],
@@ -192,8 +192,8 @@ class Replay:
         )
         for task in everyone:
             for out, reads in steps:
-                for place, elements, _ in reads:
-                    self.read(place, elements, task)
+                for view, elements, _ in reads:
+                    self.read(view, elements, task)
                 self.write(*out, task)
 
     def fetch_outputs(self):
@@ -201,7 +201,7 @@ class Replay:
         for name, (node, shape, reduction) in self.plan.tape.outputs.items():
             size, each = prod(shape), reduction == "each"
             for task in range(self.tasks):
-                self.read(self.plan.place_of(node), np.arange(size), task)
+                self.read(self.plan.views[node], np.arange(size), task)
             if not each:
                 blocks = min(BLOCKS, self.tasks)
                 self.fill(layout.partial_sums[name].start, blocks * size)
@@ -214,7 +214,7 @@ class Replay:
 def assert_device_plan_is_sound(plan, tasks=2):
     replay = Replay(plan, tasks)
     filled = replay.fill_from_host()
-    for launch in plan.launches:
-        replay.run_tape(launch)
+    for launch in plan.instructions:
+        replay.run_launch(launch)
     filled += replay.fetch_outputs()
-    replay.assert_kept(filled)  # for the next call and for the host
+    replay.assert_unchanged(filled)  # for the next call and for the host

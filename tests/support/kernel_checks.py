@@ -24,7 +24,7 @@ from tinymaml.autodiff.functions import (
     softmax,
     tanh,
 )
-from tinymaml.backends.cuda.device_plan import ELEMENTWISE, DevicePlan
+from tinymaml.backends.cuda.device_plan import ELEMENTWISE, device_plan
 from tinymaml.backends.cuda.training import TRAINING
 
 GRID = {"grid": (2, 3), "threads": 2, "seed": 0}
@@ -86,8 +86,8 @@ def check_elementwise(backend, dtype):
     }
     for name, value in values.items():
         tape.output(name, value)
-    launches = DevicePlan(tape).launches
-    operations = {link.kernel for launch in launches for link in launch.links}
+    launches = device_plan(tape).instructions
+    operations = {call.kernel for launch in launches for call in launch.operations}
     assert operations == {*ELEMENTWISE}
     inputs = random_inputs(tape, seed=0, tasks=5)
     assert_agrees(backend, dtype, tape, inputs)

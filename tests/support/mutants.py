@@ -24,7 +24,8 @@ def mutated(function, old, new):
 
 def put(monkeypatch, owner, name, old, new):
     """Replace a function or method by a mutant under all of its names: in the class
-    that defines it, and in every module that imports it."""
+    that defines it, in every module that imports it, and in tables (named in capitals).
+    """
     function = getattr(owner, name)
     mutant = mutated(function, old, new)
     for holder in [*getattr(owner, "__mro__", [owner]), *sys.modules.values()]:
@@ -33,6 +34,9 @@ def put(monkeypatch, owner, name, old, new):
                 monkeypatch.setattr(holder, alias, mutant)
             elif isinstance(value, staticmethod) and value.__func__ is function:
                 monkeypatch.setattr(holder, alias, staticmethod(mutant))
+            elif alias.isupper() and type(value) is dict:
+                for key in [key for key, entry in value.items() if entry is function]:
+                    monkeypatch.setitem(value, key, mutant)
     assert getattr(owner, name) is mutant
 
 

@@ -1,8 +1,8 @@
 """Small tapes for each thing the planner does to save time or memory.
 
-A recipe takes an empty tape and returns the values to be outputs; beside it stand all
-kernels its plan must call, in alphabetical order. So no recipe can pass because nothing
-was fused.
+A recipe takes an empty tape and returns the values to be outputs. Its decorator lists
+the kernels that the CPU's plan must call, in alphabetical order, so that no recipe can
+pass because nothing was fused. `fusion.py` quotes some of them as counter-examples.
 """
 
 from tests.support import plan_recipes_images  # noqa: F401 (adds recipes)
@@ -52,6 +52,13 @@ def sum_before_relu_that_is_an_output_is_stored(tape):
 def sum_before_relu_that_is_read_again_is_stored(tape):
     x, w, b = inputs(tape, (5, 3), (3, 7), (7,))
     total = x @ w + b
+    return [relu(total) * total]
+
+
+@recipe("add mul relu")
+def sum_before_relu_whose_reshape_is_read_again_is_stored(tape):
+    x, b = inputs(tape, (4, 3), (3,))
+    total = (x + b).reshape(2, 6)
     return [relu(total) * total]
 
 
@@ -126,7 +133,7 @@ def product_is_added_to_a_value_on_its_right(tape):
 
 
 @recipe("exp matmul tanh tanh tanh tanh")
-def operands_of_a_deferred_product_are_kept(tape):
+def operands_of_a_deferred_product_stay_in_memory(tape):
     a, b, x = inputs(tape, (5, 3), (3, 7), (5, 7))
     early = tanh(a) @ exp(b)
     return [tanh(tanh(tanh(x))) + early]
@@ -160,6 +167,18 @@ def value_read_elsewhere_is_not_accumulated_into(tape):
 def column_is_made_of_dots_that_accumulate(tape):
     a, b, x = inputs(tape, (5, 3), (3, 1), (5, 1))
     return [tanh(x) + a @ b]
+
+
+@recipe("dots tanh")
+def row_by_transposed_matrix_is_made_of_dots_that_accumulate(tape):
+    a, b, x = inputs(tape, (1, 3), (7, 3), (1, 7))
+    return [tanh(x) + product(a, b, tb=True)]
+
+
+@recipe("matmul tanh")
+def column_of_a_transposed_matrix_accumulates(tape):
+    a, b, x = inputs(tape, (3, 5), (3, 1), (5, 1))
+    return [tanh(x) + product(a, b, ta=True)]
 
 
 @recipe("dots")
@@ -199,7 +218,7 @@ def transposed_matrix_is_copied_once(tape):
 
 
 @recipe("matmul matmul transpose transpose")
-def transposed_matrix_is_copied_anew_after_again(tape):
+def transposed_matrix_is_copied_anew_after_a_rematerialisation(tape):
     a, b, w = inputs(tape, (5, 3), (2, 3), (7, 3))
     return [product(a, w, tb=True), product(rematerialise(b), w, tb=True)]
 
@@ -285,19 +304,19 @@ def relu_after_a_reshaped_bias_is_one_call(tape):
 
 
 @recipe("exp tanh")
-def pieces_are_computed_where_they_are_joined(tape):
+def parts_are_computed_where_they_are_joined(tape):
     a, b = inputs(tape, (5,), (3,))
     return [concatenate([tanh(a), exp(b)])]
 
 
 @recipe("matmul tanh")
-def reshaped_pieces_are_computed_where_they_are_joined(tape):
+def reshaped_parts_are_computed_where_they_are_joined(tape):
     a, b, c = inputs(tape, (5, 3), (3, 7), (2, 2))
     return [concatenate([(a @ b).reshape(35), tanh(c).reshape(4)])]
 
 
 @recipe("copy tanh")
-def piece_joined_twice_is_copied_once(tape):
+def part_joined_twice_is_copied_once(tape):
     (a,) = inputs(tape, (5,))
     return [concatenate([tanh(a), tanh(a)])]
 
@@ -309,13 +328,13 @@ def inputs_and_constants_are_copied_into_a_concat(tape):
 
 
 @recipe("exp tanh")
-def piece_may_be_an_output_as_well(tape):
+def part_may_be_an_output_as_well(tape):
     a, b = inputs(tape, (5,), (3,))
     return [tanh(a), concatenate([exp(b), tanh(a)]), exp(b)]
 
 
 @recipe("copy copy exp tanh")
-def pieces_of_two_concats_live_in_one(tape):
+def parts_of_two_concats_live_in_one(tape):
     a, b = inputs(tape, (5,), (3,))
     return [
         concatenate([tanh(a), exp(b)]),

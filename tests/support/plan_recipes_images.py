@@ -59,6 +59,6 @@ def largest_elements_of_two_values_of_one_shape_differ(tape):
 
 
 @recipe("largest largest max_gather max_gather")
-def largest_elements_are_found_anew_after_again(tape):
+def largest_elements_are_found_anew_after_a_rematerialisation(tape):
     (x,) = inputs(tape, (1, 4, 4, 2))
     return [max_pool(x), max_pool(rematerialise(x))]

@@ -1,4 +1,4 @@
-"""How small tapes are kept with the kernels that their plans must call."""
+"""The registry of recipes: small tapes with the kernels that their plans must call."""
 
 RECIPES = {}
 

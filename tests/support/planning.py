@@ -2,12 +2,17 @@
 
 The calls are replayed twice on integers that stand for "who wrote this element last":
 on one workspace, as planned, and with a memory of its own for every buffer. Wherever a
-call reads, both must tell the same writer, and there must be one.
+call reads, both must give the same writer, and there must be one.
+
+The tapes that tests of plans share are here as well.
 """
 
 from math import prod
 
 import numpy as np
+
+import tinymaml as tm
+from tests.support.plan_recipes import RECIPES
 
 ONE_ARGUMENT = ("exp", "log", "tanh", "copy", "reciprocal", "rsqrt", "relu")
 TWO_ARGUMENTS = ("add", "sub", "mul", "add_relu", "mul_add")
@@ -68,12 +73,12 @@ def extents(kernel, sizes):
 
 
 def accumulates(call):
-    last_size_tells = ("matmul", "dots", "conv", "conv_input", "conv_weight")
-    told = call.kernel in last_size_tells and call.sizes[-1] == 1
-    return told or call.kernel == "mul_add"
+    flag_is_last = ("matmul", "dots", "conv", "conv_input", "conv_weight")
+    flag = call.kernel in flag_is_last and call.sizes[-1] == 1
+    return flag or call.kernel == "mul_add"
 
 
-def pieces(plan, call):
+def extents_touched(call):
     """(buffer, offset, size) of what a call writes, and of each of its reads."""
     written, reads = extents(call.kernel, call.sizes)
     out = (*call.out, written)
@@ -82,55 +87,75 @@ def pieces(plan, call):
 
 
 def assert_plan_is_sound(plan):
-    together = np.full(plan.size, NOBODY)
-    apart: dict[int, np.ndarray] = {}
+    workspace = np.full(plan.size, NOBODY)
+    own_memory: dict[int, np.ndarray] = {}
 
-    def views(buffer, offset, size):
+    def writers(buffer, offset, size):
+        """The last writers of an extent: as planned, and in memory of its own."""
         start = plan.offsets[buffer] + offset
         assert 0 <= start and start + size <= plan.size
-        own = apart.setdefault(buffer, np.full(plan.size, NOBODY))
-        return together[start : start + size], own[offset : offset + size]
+        own = own_memory.setdefault(buffer, np.full(plan.size, NOBODY))
+        return workspace[start : start + size], own[offset : offset + size]
 
-    def write(piece, writer):
-        for view in views(*piece):
-            view[:] = writer
+    def write(extent, writer):
+        for elements in writers(*extent):
+            elements[:] = writer
 
-    def read(piece):
-        planned, own = views(*piece)
-        assert (planned != NOBODY).all(), f"{piece}: read before anything was written"
-        assert (planned == own).all(), f"{piece}: overwritten while it was needed"
+    def read(extent):
+        planned, own = writers(*extent)
+        assert (planned != NOBODY).all(), f"{extent}: read before anything was written"
+        assert (planned == own).all(), f"{extent}: overwritten while it was needed"
 
     fixed = [
-        (*place_of(plan, i.node), prod(i.shape))
+        (*plan.views[i.node], prod(i.shape))
         for i in plan.tape.inputs.values()
-        if plan.holds(i.node)
+        if i.node in plan.views
     ]
-    fixed += [(buffer, 0, plan._sizes[buffer]) for buffer in plan.constants]
-    for writer, piece in enumerate(fixed):
-        write(piece, -10 - writer)
+    fixed += [(buffer, 0, plan.buffer_sizes[buffer]) for buffer in plan.constants]
+    for number, extent in enumerate(fixed):
+        write(extent, -10 - number)
     for time, call in enumerate(plan.instructions):
-        out, sources = pieces(plan, call)
-        for piece in sources:
-            read(piece)
+        out, sources = extents_touched(call)
+        for extent in sources:
+            read(extent)
         if not accumulates(call):
-            for piece in sources:
-                assert apart_in_memory(plan, out, piece), (
-                    f"{call}: writes what it reads"
-                )
+            for extent in sources:
+                assert are_disjoint(plan, out, extent), f"{call}: writes what it reads"
         write(out, time)
     for output in plan.tape.outputs.values():
-        read((*place_of(plan, output.node), prod(output.shape)))
-    for writer, piece in enumerate(fixed):  # kept for the next task
-        assert (views(*piece)[0] == -10 - writer).all(), f"{piece}: not kept"
+        read((*plan.views[output.node], prod(output.shape)))
+    for number, extent in enumerate(fixed):  # needed by the next task
+        assert (writers(*extent)[0] == -10 - number).all(), f"{extent}: overwritten"
 
 
-def place_of(plan, node):
-    return plan._places[node]
-
-
-def apart_in_memory(plan, one, other):
+def are_disjoint(plan, one, other):
+    """Whether two extents have no element of the workspace in common."""
     first, second = (
         (plan.offsets[buffer] + offset, plan.offsets[buffer] + offset + size)
         for buffer, offset, size in (one, other)
     )
     return first[1] <= second[0] or second[1] <= first[0]
+
+
+# --- tapes ----------------------------------------------------------------------------
+
+
+def tape_of(recipe):
+    """The tape of a recipe: its values are outputs, with both reductions in turn."""
+    function, _ = RECIPES[recipe]
+    tape = tm.Tape()
+    for i, value in enumerate(function(tape)):
+        tape.output(f"value {i}", value, "sum" if i % 2 else "each")
+    return tape
+
+
+def meta_gradient_tape(**options):
+    """The meta-gradient of a small network for one task, with all its parts."""
+    network = tm.MLP([2, 8, 3], activation="tanh")
+
+    def loss(theta, x, y):
+        return tm.cross_entropy(network(theta, x), y)
+
+    theta = np.zeros(network.size)
+    tasks = tm.Tasks(*(np.zeros((1, 4, n)) for n in (2, 3, 2, 3)))
+    return tm.MAML(loss, backend="numpy", **options).tape(theta, tasks, parts=True)

@@ -23,7 +23,7 @@ def compile_tape(tape, backend="numpy", dtype="float64", threads=1):
     program = get_backend(backend, threads).compile(tape, dtype)
     if backend == "numba":
         program.workspaces[...] = np.nan
-        for start, size, number in program.plan.constant_pieces():
+        for start, size, number in program.plan.constant_ranges():
             program.workspaces[:, start : start + size] = number
     return program
 

@@ -11,17 +11,16 @@ import numpy as np
 import pytest
 from numba import config
 
-from tests.backends.numba.test_planner import tape_of
 from tests.support.mutants import put, survives
 from tests.support.plan_recipes import RECIPES
+from tests.support.planning import tape_of
 from tests.support.primitive_cases import CASES
 from tests.support.primitive_checks import derivative_inputs, derivative_tape
 from tests.support.product_checks import check_product, check_products
 from tests.support.random_programs import random_inputs
 from tests.support.running import AGREE, DTYPES, all_values, assert_close, run_tape
 from tinymaml.autodiff.tape import Tape
-from tinymaml.backends.numba import image_kernels, kernels
-from tinymaml.backends.numba.planner import Plan
+from tinymaml.backends.numba import image_kernels, kernels, planner
 
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
 STRIPS = {8: (4, 8), 4: (2, 4), 5: (2, 5, True), 1: (8, 1, True)}  # in kernels.py
@@ -43,18 +42,18 @@ KERNELS = {
 
 def play_uncompiled(tape, inputs, dtype):
     """The outputs for one task; memory that nobody wrote is NaN."""
-    plan = Plan(tape)
+    plan = planner.plan(tape)
     w = np.full(plan.size + SLACK, np.nan, dtype)
-    for start, size, number in plan.constant_pieces():
+    for start, size, number in plan.constant_ranges():
         w[start : start + size] = number
     for name, place in tape.inputs.items():
-        if plan.holds(place.node):
+        if place.node in plan.views:
             start = plan.offset_of(place.node)
             array = np.ravel(inputs[name][0] if place.per_task else inputs[name])
             w[start : start + array.size] = array
     for call in plan.instructions:
-        places = [plan.offset(place) for place in (call.out, *call.reads)]
-        KERNELS[call.kernel](w, np.array([*places, *call.sizes]))
+        offsets = [plan.offset(view) for view in (call.out, *call.reads)]
+        KERNELS[call.kernel](w, np.array([*offsets, *call.sizes]))
     outputs = {}
     for name, output in tape.outputs.items():
         start = plan.offset_of(output.node)
@@ -137,7 +136,7 @@ def test_kernels_survive_extremes():
 def test_these_tapes_call_every_kernel():
     tapes = [tape_of(recipe) for recipe in RECIPES]
     tapes += [derivative_tape(r, *call) for r, c in CASES.items() for call in c.odd]
-    called = {call.kernel for tape in tapes for call in Plan(tape).instructions}
+    called = {call.kernel for tape in tapes for call in planner.plan(tape).instructions}
     assert called == set(KERNELS)
 
 

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.backends.numba.test_planner import tape_of
 from tests.backends.test_random_programs import output_picks, wide, with_outputs
 from tests.support.device_planning import touched
 from tests.support.plan_recipes import RECIPES
+from tests.support.planning import tape_of
 from tests.support.random_programs import random_inputs
 from tests.support.serial_cupy import WHY_NOT, SerialBackend
 from tinymaml.backends.cuda import backend as cuda
@@ -44,7 +44,7 @@ def assert_grids_fit(tape, tasks):
         patch.setattr(cuda, "THREADS", 1)
         program({name: np.array(array) for name, array in inputs.items()})
     expected = []
-    for launch in program.plan.launches:
+    for launch in program.plan.instructions:
         if launch.kernel != "matmul":  # a thread makes a row of a softmax
             (_, elements), _ = list(touched(launch))[-1]
             made = launch.sizes[0] if launch.kernel == "softmax" else elements.size

@@ -1,4 +1,4 @@
-"""The plan for a GPU: sound in any order of threads, sums in two passes, patches."""
+"""The plan for a GPU: sound in any order of threads; sums in passes; patches."""
 
 import re
 from math import prod
@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tinymaml as tm
-from tests.backends.numba.test_planner import tape_of
 from tests.backends.test_random_programs import (
     derivative_tape,
     output_picks,
@@ -20,6 +19,7 @@ from tests.support.device_planning import assert_device_plan_is_sound
 from tests.support.image_problems import image_problem, pooled_network, strided_network
 from tests.support.maml_problems import problem
 from tests.support.plan_recipes import RECIPES
+from tests.support.planning import tape_of
 from tests.support.policy_problems import problem as policy_problem
 from tests.support.policy_problems import record as record_policy
 from tests.support.policy_problems import task_inputs
@@ -31,11 +31,12 @@ from tests.support.primitive_cases import (
 from tests.support.random_programs import programs
 from tests.support.running import assert_close
 from tests.support.serial_cupy import WHY_NOT, run_serially
+from tinymaml.autodiff.derivatives import grad
 from tinymaml.backends.cuda.backend import SOURCE
 from tinymaml.backends.cuda.device_plan import (
     ELEMENTWISE,
     LONG_SUM,
-    DevicePlan,
+    device_plan,
     divisor_of,
 )
 
@@ -74,38 +75,38 @@ TAPES = {
 @many
 @given(program=wide, picks=output_picks, tasks=st.integers(1, 3))
 def test_device_plan_of_random_programs_is_sound(program, picks, tasks):
-    assert_device_plan_is_sound(DevicePlan(with_outputs(program, picks)), tasks)
+    assert_device_plan_is_sound(device_plan(with_outputs(program, picks)), tasks)
 
 
 @many
 @given(program=programs())
 def test_device_plan_of_sweeps_of_random_programs_is_sound(program):
-    assert_device_plan_is_sound(DevicePlan(derivative_tape(program)))
+    assert_device_plan_is_sound(device_plan(derivative_tape(program)))
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_device_plan_is_sound_where(recipe):
-    assert_device_plan_is_sound(DevicePlan(tape_of(recipe)), tasks=3)
+    assert_device_plan_is_sound(device_plan(tape_of(recipe)), tasks=3)
 
 
 @pytest.mark.parametrize("name", TAPES)
-def test_device_plan_of_a_real_tape_is_sound_and_chained(name):
-    plan = DevicePlan(TAPES[name]())
+def test_device_plan_of_a_real_tape_is_sound_and_its_operations_fused(name):
+    plan = device_plan(TAPES[name]())
     assert_device_plan_is_sound(plan)
-    operations = [link for launch in plan.launches for link in launch.links]
-    chains = [launch for launch in plan.launches if launch.links]
-    assert len(chains) < 0.8 * len(operations)
+    groups = [launch for launch in plan.instructions if launch.operations]
+    operations = [call for launch in groups for call in launch.operations]
+    assert len(groups) < 0.8 * len(operations)
 
 
-def test_operations_have_the_numbers_that_kernels_know():
+def test_operations_have_the_numbers_of_the_enum_in_kernels_cu():
     source = SOURCE.read_text(encoding="utf-8")
     (names,) = re.findall(r"enum Operation \{(.*?)\}", source, re.DOTALL)
     assert tuple(names.lower().replace(",", " ").split()) == ELEMENTWISE
 
 
-# --- sums in two passes ---------------------------------------------------------------
+# --- sums in several passes -----------------------------------------------------------
 
-# Up to LONG_SUM, primes, products of two primes, powers, and what has many divisors.
+# Up to LONG_SUM, primes, products of two primes, powers, and numbers of many divisors.
 terms = st.integers(1, 200) | st.sampled_from([509, 1009, 2 * 509, 8 * 127, 61 * 67])
 terms |= st.sampled_from([4096, 5040, 64 * 65, 3**7])
 
@@ -142,7 +143,8 @@ def test_sums_of_many_terms_are_plain_sums(outer, middle, inner, product):
     result = run_serially(tape, dict(zip("xy", arrays, strict=True)))["sum"]
     summed = arrays[0] * arrays[1] if product else arrays[0]
     assert np.array_equal(result[:, :, 0], summed.sum(axis=2))  # whole numbers: exact
-    passes = [launch for launch in DevicePlan(tape).launches if not launch.links]
+    launches = device_plan(tape).instructions
+    passes = [launch for launch in launches if not launch.operations]
     assert [launch.kernel for launch in passes][0] == ("mul_sum" if product else "sum")
     assert prod(launch.sizes[1] for launch in passes) == middle
     assert passes[0].sizes[1] == divisor_of(middle)
@@ -204,10 +206,10 @@ def test_convolutions_are_products_of_patches(case, more):
             assert_close(results[name][task], array, 1e-12, name, floor=size)
 
 
-def test_patches_are_made_once_for_all_products_that_read_them():
+def test_patches_are_copied_once_for_all_products_that_read_them():
     tape = tm.Tape()
     x, w = tape.input("x", (2, 4, 4, 2)), tape.input("w", (3, 3, 2, 3))
     out = tm.conv2d(x, w)
-    tape.output("gradient", tm.sweeps.grad((out * out).sum(), w))
-    kernels = [launch.kernel for launch in DevicePlan(tape).launches]
+    tape.output("gradient", grad((out * out).sum(), w))
+    kernels = [launch.kernel for launch in device_plan(tape).instructions]
     assert kernels.count("im2col") == 1 and kernels.count("matmul") == 2

@@ -23,7 +23,7 @@ from tinymaml.autodiff.functions import (
     rsqrt,
     softmax,
 )
-from tinymaml.backends.cuda.device_plan import DevicePlan
+from tinymaml.backends.cuda.device_plan import device_plan
 from tinymaml.backends.cuda.device_program import (
     BLOCKS,
     KEPT,
@@ -157,7 +157,7 @@ def test_tasks_in_parts_give_the_same_results(dtype, tasks, fit):
     """Sums are those of the parts, added in order."""
     tape, inputs = small_tape(500), small_inputs(tasks, dtype, 500)
     program, cupy = program_with(
-        tape, dtype, int(bytes_of(DevicePlan(tape), fit, dtype) / SPARE) + 9
+        tape, dtype, int(bytes_of(device_plan(tape), fit, dtype) / SPARE) + 9
     )
     together = program.tasks_together(tasks)
     assert together <= fit
@@ -178,7 +178,7 @@ def test_tasks_in_parts_give_the_same_results(dtype, tasks, fit):
 def test_a_task_that_does_not_fit_is_refused_with_what_helps(dtype):
     tape = small_tape(2_000_000)
     itemsize = np.dtype(dtype).itemsize
-    needed = bytes_of(DevicePlan(tape), 1, dtype)
+    needed = bytes_of(device_plan(tape), 1, dtype)
     assert 5 * 2_000_000 * itemsize <= needed < 10 * 2_000_000 * itemsize
     program, cupy = program_with(tape, dtype, needed)  # all of it; a tenth is left free
     inputs = small_inputs(3, dtype, 2_000_000)
@@ -199,7 +199,7 @@ def test_parts_stay_the_same_whatever_is_free_later(monkeypatch):
     """Or sums would have other bits; and what a program holds is enough for it."""
     tape, inputs = small_tape(500), small_inputs(33, "float32", 500)
     for fit in (33, 5):
-        enough = int(bytes_of(DevicePlan(tape), fit, "float32") / SPARE) + 9
+        enough = int(bytes_of(device_plan(tape), fit, "float32") / SPARE) + 9
         program, _ = program_with(tape, "float32", enough)
         results = program(inputs)
         for free in (0, 2**10, 2**40):
@@ -209,7 +209,7 @@ def test_parts_stay_the_same_whatever_is_free_later(monkeypatch):
 
 
 def test_a_program_goes_on_after_memory_was_not_there(monkeypatch):
-    tape, plan = small_tape(500), DevicePlan(small_tape(500))
+    tape, plan = small_tape(500), device_plan(small_tape(500))
     enough = int(bytes_of(plan, 8, "float64") / SPARE) + 2**10
     program, _ = program_with(tape, "float64", enough)
     program(small_inputs(4, n=500))
@@ -230,7 +230,7 @@ def test_a_program_goes_on_after_memory_was_not_there(monkeypatch):
 def test_a_program_serves_any_numbers_of_tasks_in_turn(counts, free):
     """Whatever was run before; in all memory or in just enough for 4 tasks."""
     tape = small_tape(200)
-    enough = int(bytes_of(DevicePlan(tape), 4, "float64") / SPARE) + 9
+    enough = int(bytes_of(device_plan(tape), 4, "float64") / SPARE) + 9
     program, _ = program_with(tape, "float64", 2**30 if free else enough)
     for seed, tasks in enumerate(counts):
         inputs = small_inputs(tasks, n=200, seed=seed)

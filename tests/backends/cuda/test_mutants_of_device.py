@@ -5,10 +5,10 @@ import pytest
 
 from tests.support.device_checks import (
     captures,
-    chains,
     convolutions,
     divisors,
     grids,
+    groups,
     grows,
     handles,
     later,
@@ -23,50 +23,48 @@ from tests.support.device_checks import (
 from tests.support.mutants import put
 from tests.support.serial_cupy import WHY_NOT
 from tinymaml.backends.cuda import cublas, device_plan, device_program
-from tinymaml.backends.cuda.device_plan import DevicePlan
+from tinymaml.backends.numba import selection
 
 pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
 
 PLAN = {
-    "_place_buffers": [
-        (sound, "self.instructions = ", "_ = "),
+    "device_plan": [  # buffers are placed as if operations ran one after another
+        (
+            sound,
+            "return place(selection, launches, inputs_in_workspace=False)",
+            "plan = place(selection, selection.instructions, False)\n"
+            "    plan.instructions = launches\n"
+            "    return plan",
+        ),
     ],
-    "_emit_matmul": [
-        (numbers, "a[0] if ta else a[1]", "a[1]"),
-        (numbers, "ta, tb, accumulate)", "tb, ta, accumulate)"),
-        (numbers, "ta, tb, accumulate)", "ta, tb, 0)"),
-        (numbers, "ta, tb, accumulate)", "ta, tb, 1)"),
+    "select_library_matmul": [
+        (numbers, "shape[0] if ta else shape[1]", "shape[1]"),
+        (numbers, "int(ta), int(tb), accumulate)", "int(tb), int(ta), accumulate)"),
+        (numbers, "int(tb), accumulate)", "int(tb), 0)"),
+        (numbers, "int(tb), accumulate)", "int(tb), 1)"),
     ],
-    "_conv_shapes": [
-        (convolutions, '"conv": (a, node.shape, b)', '"conv": (a, a, b)'),
-        (convolutions, "(node.shape, a, b)", "(a, node.shape, b)"),
-    ],
-    "_emit_conv": [
-        (convolutions, "taps, features, 0, 1, 0)", "taps, features, 0, 0, 0)"),
-        (convolutions, "taps, features, 0, 1, 0)", "taps, features, 0, 1, 1)"),
+    "select_patch_convolution": [
+        (convolutions, "weights, features, 0, 1, 0)", "weights, features, 0, 0, 0)"),
+        (convolutions, "weights, features, 0, 1, 0)", "weights, features, 0, 1, 1)"),
         (convolutions, "(*window, accumulate)", "(*window, 0)"),
         (convolutions, "(*window, accumulate)", "(*window, 1)"),
-        (convolutions, "taps, 0, 0, accumulate)", "taps, 0, 0, 0)"),
-        (convolutions, "places, 1, 0, accumulate)", "places, 1, 0, 0)"),
-        (convolutions, "places, 1, 0, accumulate)", "places, 0, 0, accumulate)"),
-        (convolutions, "*kernel[:2], *where", "*kernel[1::-1], *where"),
+        (convolutions, "weights, 0, 0, accumulate)", "weights, 0, 0, 0)"),
+        (convolutions, "pixels, 1, 0, accumulate)", "pixels, 1, 0, 0)"),
+        (convolutions, "pixels, 1, 0, accumulate)", "pixels, 0, 0, accumulate)"),
+        (convolutions, "*kernel[:2], *steps", "*kernel[1::-1], *steps"),
         (convolutions, "*outputs[1:3]", "*outputs[2:0:-1]"),
-        (convolutions, '*attributes["padding"]', '*attributes["padding"][::-1]'),
-        (convolutions, 'attributes["stride"], *', "1, *"),
-        (convolutions, '_once("im2col", first', '_once("im2col", second'),
+        (convolutions, "weights, first, window)", "weights, second, window)"),
     ],
-    "_select_max_gather": [
+    "select_window_pooling": [
         (pools, "node.arguments[1]].shape", "node.arguments[0]].shape"),
-        (pools, "for i in node.arguments)", "for i in node.arguments[::-1])"),
+        (pools, "s.reads(node)", "s.reads(node)[::-1]"),
     ],
-    "_emit": [
-        (sums, "groups = outer * middle // terms", "groups = outer"),
-        (sums, "(outer, middle // terms, inner)", "(outer, terms, inner)"),
-        (sums, "Instruction(kernel, some", 'Instruction("sum", some'),
-        (sums, 'self._emit("sum"', "self._emit(kernel"),
+    "select_long_sum": [
+        (sums, "(outer * middle, terms", "(outer, terms"),
+        (sums, "middle //= terms", "middle = terms"),
+        (sums, "s.emit_scratch(kernel,", 's.emit_scratch("sum",'),
+        (sums, 'kernel = "sum"', "pass"),
     ],
-}
-FUNCTIONS = {
     "divisor_of": [
         (divisors, "largest >= 8", "largest > 8"),
         (divisors, "largest >= 8", "True"),
@@ -74,29 +72,45 @@ FUNCTIONS = {
         (divisors, "LONG_SUM + 1", "LONG_SUM"),
         (divisors, "terms <= LONG_SUM", "terms <= 2 * LONG_SUM"),
     ],
-    "chained": [
-        (sound, "(*last.reads, last.out, *call.reads)", "(*last.reads, *call.reads)"),
-        (sound, "(*last.reads, last.out, *call.reads)", "(last.out, *call.reads)"),
-        (sound, "(*last.reads, last.out, *call.reads)", "(*last.reads, last.out)"),
-        (numbers, "(*last.links, call)", "(call, *last.links)"),
-        (numbers, "(*last.links, call)", "(call,)"),
-        (chains, "_joins(call, launches[-1])", "_joins(call, launches[0])"),
+    "fused_groups": [
+        (
+            sound,
+            "*earlier.reads, earlier.out, *call.reads",
+            "*earlier.reads, *call.reads",
+        ),
+        (sound, "*earlier.reads, earlier.out, *call.reads", "earlier.out, *call.reads"),
+        (
+            sound,
+            "*earlier.reads, earlier.out, *call.reads",
+            "*earlier.reads, earlier.out",
+        ),
+        (numbers, "(*earlier.operations, call)", "(call, *earlier.operations)"),
+        (numbers, "(*earlier.operations, call)", "(call,)"),
+        (groups, "can_join(call, launches[-1])", "can_join(call, launches[0])"),
     ],
-    "_joins": [
-        (chains, "if not chain.links or", "if"),
-        (chains, "for link in chain.links", "for link in chain.links[1:]"),
-        (chains, "_overlap(a, b) and a != b", "_overlap(a, b)"),
+    "can_join": [
+        (groups, "if not group.operations or", "if"),
+        (groups, "in group.operations:", "in group.operations[1:]:"),
+        (groups, "overlap(a, b) and a != b", "overlap(a, b)"),
     ],
     "extents_read": [
-        (chains, "[n, 1]", "[n, n]"),
-        (chains, "sizes = [call.sizes[0] * call.sizes[2]]", "pass"),
-        (chains, "sizes = [n, call.sizes[0] * call.sizes[2]]", "pass"),
-        (chains, "sizes = [n, n]", "sizes = [n, 1]"),
+        (groups, "[n, 1]", "[n, n]"),
+        (groups, "sizes = [call.sizes[0] * call.sizes[2]]", "pass"),
+        (groups, "sizes = [n, call.sizes[0] * call.sizes[2]]", "pass"),
+        (groups, "sizes = [n, n]", "sizes = [n, 1]"),
     ],
-    "_overlap": [
-        (chains, "a.offset + size_a <= b.offset", "a.offset + size_a < b.offset"),
-        (chains, "b.offset + size_b <= a.offset", "b.offset + size_b < a.offset"),
-        (chains, "a.buffer == b.buffer and", ""),
+    "overlap": [
+        (groups, "a.offset + size_a <= b.offset", "a.offset + size_a < b.offset"),
+        (groups, "b.offset + size_b <= a.offset", "b.offset + size_b < a.offset"),
+        (groups, "a.buffer == b.buffer and", ""),
+    ],
+}
+SHAPES = {
+    "convolution_sizes": [
+        (convolutions, '"conv": (a, node.shape, b)', '"conv": (a, a, b)'),
+        (convolutions, "(node.shape, a, b)", "(a, node.shape, b)"),
+        (convolutions, '*attributes["padding"]', '*attributes["padding"][::-1]'),
+        (convolutions, 'attributes["stride"], *', "1, *"),
     ],
 }
 LAYOUT = {
@@ -108,7 +122,7 @@ LAYOUT = {
         (sound, "min(BLOCKS, tasks)", "1"),
         (sound, "size * tasks if each else size", "size"),
         (sound, "Operand(start, 0)", "Operand(start, 1)"),
-        (sound, "plan.buffer_size(buffer)", "1"),
+        (sound, "plan.buffer_sizes[buffer]", "1"),
     ],
     "_take_inputs": [
         (sound, "size * self.tasks if per_task else size", "size"),
@@ -120,7 +134,7 @@ LAYOUT = {
         (sound, "self._workspace + ", ""),
         (
             sound,
-            "-(-self.plan.buffer_size(buffer) // ALIGNMENT) * ALIGNMENT",
+            "-(-self.plan.buffer_sizes[buffer] // ALIGNMENT) * ALIGNMENT",
             "ALIGNMENT",
         ),
         (
@@ -131,7 +145,7 @@ LAYOUT = {
     ],
     "constants": [
         (sound, "self._apart[buffer].start", "0"),
-        (sound, "self.plan.buffer_size(buffer)", "1"),
+        (sound, "self.plan.buffer_sizes[buffer]", "1"),
     ],
 }
 COMMANDS = {
@@ -236,8 +250,8 @@ CUBLAS = {
     "_call": [(handles, "status != 0", "status < 0")],
 }
 OWNERS = [
-    (DevicePlan, PLAN),
-    (device_plan, FUNCTIONS),
+    (device_plan, PLAN),
+    (selection, SHAPES),
     (device_program, WORK),
     (device_program.Layout, LAYOUT),
     (device_program.Commands, COMMANDS),

@@ -10,7 +10,7 @@ from tests.support.running import assert_close
 from tinymaml.backends.cuda import training as resident
 from tinymaml.backends.cuda.backend import CupyStaging
 from tinymaml.backends.cuda.cublas import WORKSPACE
-from tinymaml.backends.cuda.device_plan import DevicePlan
+from tinymaml.backends.cuda.device_plan import device_plan
 from tinymaml.backends.cuda.device_program import Layout
 from tinymaml.tasks import sinusoid
 from tinymaml.tasks.episodes import Episodes
@@ -209,7 +209,7 @@ def test_what_is_no_batch_is_refused_as_on_the_host(backend):
 def test_tasks_that_do_not_fit_together_are_refused():
     theta = NETWORK.init(np.random.default_rng(0), "float64")
     tape = tm.MAML(loss).tape(theta, sample_waves(np.random.default_rng(1)))
-    free = WORKSPACE + 9 * Layout(DevicePlan(tape), 4).size
+    free = WORKSPACE + 9 * Layout(device_plan(tape), 4).size
     backend = gpu_backend("stand-in", free=free)
     with pytest.raises(MemoryError, match="5 tasks do not fit .* take at most [1-4]"):
         train(backend)

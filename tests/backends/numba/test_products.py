@@ -12,14 +12,14 @@ from tinymaml.backends.numba.tiles import VECTOR_BYTES
 
 
 @njit
-def call(address, w, row):
-    call_kernel(address, w.ctypes.data, row.ctypes.data)
+def call(address, w, arguments):
+    call_kernel(address, w.ctypes.data, arguments.ctypes.data)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_product_is_exact_and_writes_nothing_else(dtype):
     address = kernel_address("matmul", dtype)
-    check_products(lambda w, row: call(address, w, row), dtype)
+    check_products(lambda w, arguments: call(address, w, arguments), dtype)
 
 
 @pytest.mark.parametrize("threads", [1, 3])

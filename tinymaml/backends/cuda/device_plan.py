@@ -1,134 +1,122 @@
-"""From a tape to launches on a GPU: the plan of the CPU backend, for all tasks at once.
+"""From a tape to launches on a GPU: planned like the CPU's, for all tasks at once.
 
-`DevicePlan(tape)` selects and places like `Plan`, with three differences. Products are
-left to a library that transposes as it reads, and convolutions are products of patches
-(`im2col`). A launch costs microseconds, so neighbouring elementwise operations become
-one. And a sum of many terms is made in two passes, because a GPU wants thousands of
-results at a time and one thread makes each.
+    tape
+      | fuse, select   with GPU_RULES
+      | fused_groups   neighbouring elementwise operations become one launch
+      | place          as on the CPU; inputs and constants have memory of their own
+      v
+    Plan: a list of launches, an offset for each buffer, the workspace of one task
 
-Inputs and constants have memory of their own. All else is the workspace of one task, as
-`Plan` lays it out, and every buffer of it an array of all tasks: what begins at offset
-o for one task begins at T o for T of them.
+Three things differ from the CPU. Matrix products are left to cuBLAS, which transposes
+as it reads, and convolutions are products of patches (`im2col`). A launch costs
+microseconds, so neighbouring elementwise operations are fused. And a sum of many terms
+is computed in several passes, because one thread computes each result and a GPU wants
+thousands of them at a time.
+
+An `Instruction` of the plan is one launch of a kernel, or one call of cuBLAS, for all
+tasks; that of a fused group has the kernel "elementwise" and its `operations`. Every
+buffer becomes an array of all tasks: what begins at offset o of the workspace for one
+task begins at T o for T tasks.
 """
 
 from collections.abc import Sequence
 from math import prod
-from typing import NamedTuple
+from typing import Any
 
-from tinymaml.autodiff.tape import Node, Shape
-from tinymaml.backends.numba.fusion import Place
-from tinymaml.backends.numba.planner import Plan
-from tinymaml.backends.numba.selection import Instruction
+from tinymaml.autodiff.tape import Node, Tape
+from tinymaml.backends.numba.fusion import fuse
+from tinymaml.backends.numba.planner import Plan, place
+from tinymaml.backends.numba.selection import (
+    CPU_RULES,
+    Instruction,
+    Rule,
+    Selection,
+    View,
+    convolution_sizes,
+    select,
+    sum_call,
+)
 
 # In the order of kernels.cu.
 ELEMENTWISE = (
     *("add", "sub", "mul", "mul_add", "add_relu", "gate", "scale", "relu", "exp"),
     *("log", "tanh", "reciprocal", "rsqrt", "copy", "broadcast"),
 )
-LONG_SUM = 64  # terms: more are added in two passes
+LONG_SUM = 64  # terms: more are added in several passes
 
 
-class Launch(NamedTuple):
-    """One launch of a kernel, or one call of the library, for all tasks."""
+def device_plan(tape: Tape) -> Plan:
+    """Plan a tape for a GPU.
 
-    kernel: str
-    out: Place
-    reads: tuple[Place, ...]
-    sizes: tuple[int, ...]
-    links: tuple[Instruction, ...] = ()  # of the kernel "elementwise": its operations
-
-
-class DevicePlan(Plan):
-    """Launches for all tasks, and the memory that one task needs.
-
-    >>> from tinymaml.autodiff.tape import Tape
     >>> tape = Tape()
     >>> x = tape.input("x", (4, 3), per_task=True)
     >>> tape.output("y", (x * x * 2.0 + x))
-    >>> [(launch.kernel, len(launch.links)) for launch in DevicePlan(tape).launches]
+    >>> [(call.kernel, len(call.operations)) for call in device_plan(tape).instructions]
     [('elementwise', 3)]
     """
+    # Every kernel for a product, and cuBLAS, can add the product to what is in memory.
+    selection = select(fuse(tape, can_accumulate=lambda product: True), GPU_RULES)
+    # Operations of a group are grouped before they are placed: all their buffers are
+    # needed at the time of the launch, so none lies where another operation reads.
+    launches = fused_groups(selection.instructions)
+    return place(selection, launches, inputs_in_workspace=False)
 
-    launches: list[Launch]
 
-    def _place_buffers(self) -> tuple[list[int], int]:
-        """Placed with the operations of a launch at one time: none may reuse memory
-        that another still reads."""
-        self.launches = chained(self.instructions)
-        self.instructions = [Instruction(*launch[:4]) for launch in self.launches]
-        return super()._place_buffers()
+# --- rules that differ from the CPU's -------------------------------------------------
 
-    def _apart(self) -> set[int]:
-        inputs = {
-            self._places[i.node].buffer
-            for i in self.tape.inputs.values()
-            if i.node in self._places
-        }
-        return inputs | self.constants.keys()
 
-    def buffer_size(self, buffer: int) -> int:
-        """Elements of one task in a buffer."""
-        return self._sizes[buffer]
+def select_library_matmul(
+    s: Selection, index: int, node: Node, *, ta: bool, tb: bool, accumulate: int = 0
+) -> None:
+    """A product by cuBLAS, which reads transposed matrices as they are."""
+    shape = s.tape.nodes[node.arguments[0]].shape
+    sizes = (*node.shape, shape[0] if ta else shape[1], int(ta), int(tb), accumulate)
+    s.emit("matmul", index, s.reads(node), sizes)
 
-    # --- selection, where it differs from the CPU's -----------------------------------
 
-    def _is_narrow(self, product: int) -> bool:
-        return False
+def select_patch_convolution(
+    s: Selection, index: int, node: Node, *, accumulate: int = 0, **_: Any
+) -> None:
+    """Patches (P, Q) times a kernel (Q, F) give the pixels (P, F) of the outputs.
 
-    def _emit_matmul(self, out: int, product: int, accumulate: int) -> None:
-        node = self.tape.nodes[product]
-        attributes = dict(node.attributes)
-        ta, tb = int(attributes["ta"]), int(attributes["tb"])
-        a = self.tape.nodes[node.arguments[0]].shape
-        reads = tuple(self._places[i] for i in node.arguments)
-        sizes = (*node.shape, a[0] if ta else a[1], ta, tb, accumulate)
-        self._emit("matmul", out, reads, sizes)
+    P counts the pixels of all outputs, Q = kh kw C the weights that meet in one of
+    them. The other two convolutions are the transposes of this product: in the patches,
+    which are then summed where they overlap in the images, and in the kernel.
+    """
+    images, outputs, kernel, steps = convolution_sizes(s, node)
+    first, second = s.reads(node)
+    pixels, weights, features = prod(outputs[:3]), prod(kernel[:3]), kernel[3]
+    window = (*images, *outputs[1:3], *kernel[:2], *steps)
+    if node.primitive.name == "conv_input":
+        product = (pixels, weights, features, 0, 1, 0)
+        patches = s.emit_scratch("matmul", pixels * weights, (first, second), product)
+        s.emit("col2im", index, (patches,), (*window, accumulate))
+        return
+    patches = s.emit_once("im2col", pixels * weights, first, window)
+    if node.primitive.name == "conv":
+        product = (pixels, features, weights, 0, 0, accumulate)
+    else:
+        product = (weights, features, pixels, 1, 0, accumulate)
+    s.emit("matmul", index, (patches, second), product)
 
-    def _emit_conv(self, out: int, product: int, accumulate: int) -> None:
-        """Patches (P, Q) times a kernel (Q, F) give the pixels (P, F) of the result."""
-        node = self.tape.nodes[product]
-        kind, attributes = node.primitive.name, dict(node.attributes)
-        images, outputs, kernel = self._conv_shapes(node)
-        first, second = (self._places[i] for i in node.arguments)
-        places, taps, features = prod(outputs[:3]), prod(kernel[:3]), kernel[3]
-        where = attributes["stride"], *attributes["padding"]
-        window = (*images, *outputs[1:3], *kernel[:2], *where)
-        if kind == "conv_input":
-            patches = self._new_buffer(places * taps)
-            sizes = (places, taps, features, 0, 1, 0)
-            self.instructions.append(
-                Instruction("matmul", patches, (first, second), sizes)
-            )
-            self._emit("col2im", out, (patches,), (*window, accumulate))
-            return
-        patches = self._once("im2col", first, places * taps, window)
-        if kind == "conv":
-            sizes = (places, features, taps, 0, 0, accumulate)
-        else:
-            sizes = (taps, features, places, 1, 0, accumulate)
-        self._emit("matmul", out, (patches, second), sizes)
 
-    def _select_max_gather(self, index: int, node: Node, *, size: int) -> None:
-        sizes = (*self.tape.nodes[node.arguments[1]].shape, size)
-        reads = tuple(self._places[i] for i in node.arguments)
-        self._emit(node.primitive.name, index, reads, sizes)
+def select_window_pooling(s: Selection, index: int, node: Node, *, size: int) -> None:
+    """Each thread looks for the largest element of its window itself."""
+    shape = s.tape.nodes[node.arguments[1]].shape
+    s.emit(node.primitive.name, index, s.reads(node), (*shape, size))
 
-    _select_max_scatter = _select_max_gather
 
-    def _emit(
-        self, kernel: str, index: int, reads: tuple[Place, ...], sizes: Shape
-    ) -> None:
-        if kernel in ("sum", "mul_sum"):
-            outer, middle, inner = sizes
-            terms = divisor_of(middle)
-            if terms < middle:
-                groups = outer * middle // terms
-                some = self._new_buffer(groups * inner)
-                first = Instruction(kernel, some, reads, (groups, terms, inner))
-                self.instructions.append(first)
-                self._emit("sum", index, (some,), (outer, middle // terms, inner))
-                return
-        super()._emit(kernel, index, reads, sizes)
+def select_long_sum(
+    s: Selection, index: int, node: Node, *, start: int, stop: int
+) -> None:
+    """A sum over some neighbouring axes, in several passes if it has many terms."""
+    kernel, reads, (outer, middle, inner) = sum_call(s, node, start, stop)
+    while (terms := divisor_of(middle)) < middle:
+        middle //= terms
+        sizes = (outer * middle, terms, inner)
+        reads = (s.emit_scratch(kernel, outer * middle * inner, reads, sizes),)
+        kernel = "sum"  # the first pass alone multiplies
+    s.emit(kernel, index, reads, (outer, middle, inner))
 
 
 def divisor_of(terms: int) -> int:
@@ -143,48 +131,67 @@ def divisor_of(terms: int) -> int:
     return largest if largest >= 8 else terms
 
 
-# --- chains ---------------------------------------------------------------------------
+GPU_RULES: dict[str, Rule] = {
+    **CPU_RULES,
+    "sum": select_long_sum,
+    "matmul": select_library_matmul,
+    **dict.fromkeys(("conv", "conv_input", "conv_weight"), select_patch_convolution),
+    **dict.fromkeys(("max_gather", "max_scatter"), select_window_pooling),
+}
 
 
-def chained(instructions: Sequence[Instruction]) -> list[Launch]:
-    """Launches, in which neighbouring elementwise operations of one size are one."""
-    launches: list[Launch] = []
+# --- fused groups ---------------------------------------------------------------------
+
+
+def fused_groups(instructions: Sequence[Instruction]) -> list[Instruction]:
+    """Launches, in which neighbouring elementwise operations of one size are one.
+
+    In a launch, one thread computes element i of all operations of the group, in their
+    order. Threads do not wait for each other.
+    """
+    launches: list[Instruction] = []
     for call in instructions:
-        if call.kernel not in ELEMENTWISE:
-            launches.append(Launch(*call))
-        elif launches and _joins(call, launches[-1]):
-            last = launches[-1]
-            reads = (*last.reads, last.out, *call.reads)
-            launches[-1] = Launch(
-                "elementwise", call.out, reads, last.sizes, (*last.links, call)
-            )
+        if call.kernel in ELEMENTWISE:
+            size, alone = (prod(call.sizes),), (call,)
+            group = Instruction("elementwise", call.out, call.reads, size, alone)
+            if launches and can_join(call, launches[-1]):
+                earlier = launches.pop()
+                reads = (*earlier.reads, earlier.out, *call.reads)
+                operations = (*earlier.operations, call)
+                group = group._replace(reads=reads, operations=operations)
+            launches.append(group)
         else:
-            size = (prod(call.sizes),)
-            launches.append(Launch("elementwise", call.out, call.reads, size, (call,)))
+            launches.append(call)
     return launches
 
 
-def _joins(call: Instruction, chain: Launch) -> bool:
-    """Whether a thread that makes element i of all operations before can go on.
+def can_join(call: Instruction, group: Instruction) -> bool:
+    """Whether the thread of element i may run the call right after the group's part.
 
-    It can if, of what the others write, it reads element i alone, and if it writes
-    nothing that another thread may still have to read.
+    Other threads may be ahead or behind. So memory that the call shares with an earlier
+    operation must be touched by the same thread in both: if one of the two writes it,
+    the two must use exactly the same elements, one for each thread.
+
+    Counter-examples (tests/backends/cuda/test_fused_groups.py): after `y = tanh(x)`, a
+    call that reads y shifted by one element or broadcasts a row of y reads what another
+    thread may not have written yet; after a call that broadcasts b, a call that writes
+    to b overwrites what another thread may still have to read.
     """
     n = prod(call.sizes)
-    if not chain.links or chain.sizes != (n,):
+    if not group.operations or group.sizes != (n,):
         return False
-    for link in chain.links:
-        written = (link.out, n)
-        meetings = [((call.out, n), written)]
-        meetings += [(read, written) for read in extents_read(call)]
-        meetings += [(read, (call.out, n)) for read in extents_read(link)]
-        if any(_overlap(a, b) and a != b for a, b in meetings):
+    for operation in group.operations:
+        written = (operation.out, n)
+        shared = [((call.out, n), written)]
+        shared += [(read, written) for read in extents_read(call)]
+        shared += [(read, (call.out, n)) for read in extents_read(operation)]
+        if any(overlap(a, b) and a != b for a, b in shared):
             return False
     return True
 
 
-def extents_read(call: Instruction) -> list[tuple[Place, int]]:
-    """Where an elementwise operation reads, and how many elements of each place."""
+def extents_read(call: Instruction) -> list[tuple[View, int]]:
+    """The views that an elementwise operation reads, and how many elements of each."""
     n = prod(call.sizes)
     sizes = [n, n]
     if call.kernel == "scale":
@@ -196,7 +203,8 @@ def extents_read(call: Instruction) -> list[tuple[Place, int]]:
     return list(zip(call.reads, sizes, strict=False))
 
 
-def _overlap(one: tuple[Place, int], other: tuple[Place, int]) -> bool:
+def overlap(one: tuple[View, int], other: tuple[View, int]) -> bool:
+    """Whether two extents have an element in common."""
     (a, size_a), (b, size_b) = one, other
-    apart = a.offset + size_a <= b.offset or b.offset + size_b <= a.offset
-    return a.buffer == b.buffer and not apart
+    disjoint = a.offset + size_a <= b.offset or b.offset + size_b <= a.offset
+    return a.buffer == b.buffer and not disjoint

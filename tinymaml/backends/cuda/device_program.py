@@ -24,10 +24,9 @@ import numpy as np
 from tinymaml.autodiff.tape import Output, Tape
 from tinymaml.backends import bind_by_merging
 from tinymaml.backends.cuda.cublas import Gemm
-from tinymaml.backends.cuda.device_plan import ELEMENTWISE, DevicePlan, Launch
-from tinymaml.backends.numba.fusion import Place
-from tinymaml.backends.numba.planner import ALIGNMENT
-from tinymaml.backends.numba.selection import Instruction
+from tinymaml.backends.cuda.device_plan import ELEMENTWISE, device_plan
+from tinymaml.backends.numba.planner import ALIGNMENT, Plan
+from tinymaml.backends.numba.selection import Instruction, View
 from tinymaml.checks import check_inputs
 
 BLOCKS = 32  # of tasks, in a sum over tasks
@@ -100,14 +99,14 @@ class Layout:
     host; the workspace; sums over blocks of tasks; outputs, which go to the host.
     """
 
-    def __init__(self, plan: DevicePlan, tasks: int) -> None:
+    def __init__(self, plan: Plan, tasks: int) -> None:
         self.plan, self.tasks = plan, tasks
         self._apart: dict[int, Operand] = {}
         self.size = 0
         self.inputs: dict[str, Operand] = {}
         self._take_inputs(per_task=False)
         for buffer in plan.constants:
-            start = self._take(plan.buffer_size(buffer))
+            start = self._take(plan.buffer_sizes[buffer])
             self._apart[buffer] = Operand(start, 0)
         self.per_task = self.size  # where inputs of each task begin
         self._take_inputs(per_task=True)
@@ -140,23 +139,23 @@ class Layout:
                 start = self._take(size * self.tasks if per_task else size)
                 operand = Operand(start, size if per_task else 0)
                 self.inputs[name] = operand
-                if self.plan.holds(place.node):
-                    self._apart[self.plan.place_of(place.node).buffer] = operand
+                if place.node in self.plan.views:
+                    self._apart[self.plan.views[place.node].buffer] = operand
 
-    def operand(self, place: Place) -> Operand:
-        """Where a place of the plan lies."""
-        buffer, offset = place
+    def operand(self, view: View) -> Operand:
+        """Where a view of the plan lies."""
+        buffer, offset = view
         if buffer in self._apart:
             start, step = self._apart[buffer]
             return Operand(start + offset, step)
-        step = -(-self.plan.buffer_size(buffer) // ALIGNMENT) * ALIGNMENT
+        step = -(-self.plan.buffer_sizes[buffer] // ALIGNMENT) * ALIGNMENT
         start = self._workspace + self.tasks * self.plan.offsets[buffer]
         return Operand(start + offset, step)
 
     def constants(self) -> Iterable[tuple[int, int, float]]:
         """(start, size, number) of every constant."""
         for buffer, number in self.plan.constants.items():
-            yield self._apart[buffer].start, self.plan.buffer_size(buffer), number
+            yield self._apart[buffer].start, self.plan.buffer_sizes[buffer], number
 
 
 class Commands:
@@ -168,7 +167,7 @@ class Commands:
         self.layout, self.memory, self.dtype = layout, memory, dtype
         self.device, self.tasks = device, layout.tasks
         self.links: list[Memory] = []  # read by chains, as long as they are repeated
-        self.list = [self._command(launch) for launch in layout.plan.launches]
+        self.list = [self._command(launch) for launch in layout.plan.instructions]
         for name, output in layout.plan.tape.outputs.items():
             self.list += self._output(name, output)
 
@@ -177,22 +176,22 @@ class Commands:
         itemsize = self.dtype.itemsize
         return self.memory.address + operand.start * itemsize, operand.step
 
-    def _at(self, place: Place) -> tuple[int, int]:
-        return self.argument(self.layout.operand(place))
+    def _at(self, view: View) -> tuple[int, int]:
+        return self.argument(self.layout.operand(view))
 
     def launch(self, kernel: str, work: int, tasks: int, *arguments: int) -> Command:
         """A command that launches a kernel for `work` elements of each task."""
         device, dtype = self.device, self.dtype
         return lambda: device.launch(kernel, dtype, work, tasks, arguments)
 
-    def _command(self, launch: Launch) -> Command:
-        kernel, out, reads, sizes, links = launch
+    def _command(self, launch: Instruction) -> Command:
+        kernel, out, reads, sizes, operations = launch
         if kernel == "matmul":
             return self._product(out, reads, sizes)
         if kernel == "elementwise":
-            return self._chain(links, sizes[0])
-        places = [number for place in (out, *reads) for number in self._at(place)]
-        return self.launch(kernel, work_of(launch), self.tasks, *places, *sizes)
+            return self._chain(operations, sizes[0])
+        views = [number for view in (out, *reads) for number in self._at(view)]
+        return self.launch(kernel, work_of(launch), self.tasks, *views, *sizes)
 
     def _chain(self, links: Iterable[Instruction], n: int) -> Command:
         rows = np.array([self._link(link) for link in links], dtype=np.int64)
@@ -217,7 +216,7 @@ class Commands:
         return [operation, *self._at(call.out), *x, *y, span, inner]
 
     def _product(
-        self, out: Place, reads: tuple[Place, ...], sizes: tuple[int, ...]
+        self, out: View, reads: tuple[View, ...], sizes: tuple[int, ...]
     ) -> Command:
         # Our rows are the library's columns: it is asked for C' = op(B)' op(A)', and
         # finds B' where we have B.
@@ -246,7 +245,7 @@ class Commands:
 
     def _output(self, name: str, output: Output) -> list[Command]:
         """Copied to where outputs lie, or summed over tasks, 32 blocks at a time."""
-        source = self.layout.operand(self.layout.plan.place_of(output.node))
+        source = self.layout.operand(self.layout.plan.views[output.node])
         target, size = self.layout.outputs[name], prod(output.shape)
         if output.reduction == "each":
             # A pad with nothing around is a copy.
@@ -261,7 +260,7 @@ class Commands:
         ]
 
 
-def work_of(launch: Launch) -> int:
+def work_of(launch: Instruction) -> int:
     """How many threads of a task have something to do."""
     sizes = launch.sizes
     if launch.kernel in ("sum", "mul_sum"):
@@ -321,7 +320,7 @@ class DeviceProgram:
 
     def __init__(self, tape: Tape, dtype: np.dtype[Any], device: Device) -> None:
         self.tape, self.dtype, self.device = tape, dtype, device
-        self.plan = DevicePlan(tape)
+        self.plan = device_plan(tape)
         self._memory: Memory | None = None
         self._size = 0  # elements of it
         self._loaded: dict[int, Loaded] = {}
@@ -335,7 +334,7 @@ class DeviceProgram:
     def launches(self) -> int:
         """Kernels launched and products called in one replay."""
         sums = [o.reduction == "sum" for o in self.tape.outputs.values()]
-        return len(self.plan.launches) + len(sums) + sum(sums)
+        return len(self.plan.instructions) + len(sums) + sum(sums)
 
     def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run the tape for all tasks; sums run over tasks in task order."""

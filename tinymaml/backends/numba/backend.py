@@ -36,7 +36,7 @@ from numba.extending import intrinsic
 
 from tinymaml.autodiff.tape import Tape
 from tinymaml.backends import check_bound
-from tinymaml.backends.numba import image_kernels, kernels, tiles
+from tinymaml.backends.numba import image_kernels, kernels, planner, tiles
 from tinymaml.backends.numba.planner import ALIGNMENT, Plan
 from tinymaml.checks import check_dtype, check_inputs, check_threads
 
@@ -256,11 +256,11 @@ class NumbaProgram:
 
     def __init__(self, tape: Tape, dtype: np.dtype[Any], threads: int) -> None:
         self.tape, self.dtype, self.threads = tape, dtype, threads
-        self.plan = plan = Plan(tape)
+        self.plan = plan = planner.plan(tape)
         self.code = np.zeros((len(plan.instructions), ROW), dtype=np.int64)
         for row, call in zip(self.code, plan.instructions, strict=True):
-            places = [plan.offset(place) for place in (call.out, *call.reads)]
-            arguments = [*places, *call.sizes]
+            offsets = [plan.offset(view) for view in (call.out, *call.reads)]
+            arguments = [*offsets, *call.sizes]
             row[0] = kernel_address(call.kernel, dtype.name)
             row[1 : 1 + len(arguments)] = arguments
         # one row of aligned memory per thread, and room behind the last: products read
@@ -269,7 +269,7 @@ class NumbaProgram:
         shift = (-memory.ctypes.data // memory.itemsize) % ALIGNMENT
         memory = memory[shift : shift + threads * plan.size]
         self.workspaces = memory.reshape(threads, plan.size)
-        for offset, size, number in plan.constant_pieces():
+        for offset, size, number in plan.constant_ranges():
             self.workspaces[:, offset : offset + size] = number
         self._run = BoundProgram(self, {})
 
@@ -331,7 +331,7 @@ class BoundProgram:
                 prod(place.shape) * unit,
             )
             for name, place in self._program.tape.inputs.items()
-            if place.per_task == per_task and plan.holds(place.node)
+            if place.per_task == per_task and place.node in plan.views
         ]
         return np.array(rows, dtype=np.int64).reshape(-1, 4)
 

@@ -1,113 +1,142 @@
 """From a tape to kernel calls on one flat workspace, planned before anything runs.
 
-`Plan(tape)` does three things, all of them arithmetic on shapes:
+    tape
+      | fuse      fusion.py     which values are never stored, or share memory
+      | select    selection.py  which kernel calls run the rest, on numbered buffers
+      | place     this file     where in the workspace each buffer lies
+      v
+    Plan: a list of kernel calls, an offset for each buffer, the workspace's size
 
-1. **select** kernel calls (`fusion.py`, `selection.py`).
-2. **live ranges**: a buffer is needed from the first call that writes it to the last
-   that reads it. Inputs, constants and outputs are needed throughout.
-3. **place**: buffers get offsets, large ones first, each at the lowest offset where it
-   meets no other buffer alive at the same time.
+`plan(tape)` is these three. All of it is arithmetic on shapes, and the result is data:
+it is what `summary` prints and what the numba backend runs. The GPU's plan
+(`device_plan.py`) is made in the same way with other rules, and joins calls into
+launches before they are placed.
 
-The result is data: a list of calls and the size of the workspace, which is what
-`Tape.summary` prints and the numba backend runs. Offsets and sizes count elements.
+Two buffers may lie in the same memory if they are never needed at the same time. A
+buffer is needed from the first call that writes it to the last that reads it; inputs,
+constants and outputs are needed throughout.
+
+Offsets and sizes count elements.
 """
 
-from collections.abc import Collection
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tinymaml.autodiff.tape import Tape
-from tinymaml.backends.numba.fusion import Place
-from tinymaml.backends.numba.selection import Selection
+from tinymaml.backends.numba.fusion import fuse
+from tinymaml.backends.numba.selection import (
+    CPU_RULES,
+    Instruction,
+    Selection,
+    View,
+    can_accumulate,
+    select,
+)
 
 ALIGNMENT = 16  # elements: 64 bytes of float32, one cache line
+Integers = NDArray[np.int64]
 
 
-class Plan(Selection):
-    """Kernel calls for one task, and the workspace they need.
+@dataclass
+class Plan:
+    """Kernel calls for one task, and the workspace they need."""
 
-    >>> tape = Tape()
-    >>> x = tape.input("x", (4, 3))
-    >>> tape.output("total", (x * x).sum())
-    >>> plan = Plan(tape)
-    >>> [call.kernel for call in plan.instructions]
-    ['mul_sum']
-    >>> plan.bytes("float32")
-    128
-    """
-
-    def __init__(self, tape: Tape) -> None:
-        super().__init__(tape)
-        self.offsets, self.size = self._place_buffers()
+    tape: Tape
+    instructions: list[Instruction]
+    constants: dict[int, float]  # buffer -> the number it is filled with
+    views: dict[int, View]  # of values, by their node; an unused input has none
+    buffer_sizes: list[int]
+    offsets: list[int]  # of buffers, in the workspace
+    size: int  # of the workspace
 
     def bytes(self, dtype: str) -> int:
         """The size of one thread's workspace."""
         return self.size * np.dtype(dtype).itemsize
 
-    def offset(self, place: Place) -> int:
-        """The place as an offset in the workspace."""
-        return self.offsets[place.buffer] + place.offset
-
-    def place_of(self, index: int) -> Place:
-        """The place of the value that node `index` of the tape makes."""
-        return self._places[index]
+    def offset(self, view: View) -> int:
+        """Where a view begins in the workspace."""
+        return self.offsets[view.buffer] + view.offset
 
     def offset_of(self, index: int) -> int:
-        """Its offset in the workspace."""
-        return self.offset(self._places[index])
+        """Where the value of node `index` begins in the workspace."""
+        return self.offset(self.views[index])
 
-    def holds(self, index: int) -> bool:
-        """Whether the value of that node has a place: an unused input has none."""
-        return index in self._places
-
-    def constant_pieces(self) -> list[tuple[int, int, float]]:
-        """(offset, size, number) for every constant, to be written once."""
+    def constant_ranges(self) -> list[tuple[int, int, float]]:
+        """(offset, size, number) for each constant, to be written once."""
         return [
-            (self.offsets[buffer], self._sizes[buffer], number)
+            (self.offsets[buffer], self.buffer_sizes[buffer], number)
             for buffer, number in self.constants.items()
         ]
 
-    def _apart(self) -> Collection[int]:
-        """Buffers that have memory of their own, outside the workspace."""
-        return ()
 
-    def _place_buffers(self) -> tuple[list[int], int]:
-        first = np.full(len(self._sizes), len(self.instructions))
-        last = np.full(len(self._sizes), -1)
-        for time, call in enumerate(self.instructions):
-            for place in (call.out, *call.reads):
-                first[place.buffer] = min(first[place.buffer], time)
-                last[place.buffer] = time
-        pinned = [
-            self._places[i.node].buffer
-            for i in self.tape.inputs.values()
-            if i.node in self._places
-        ]
-        pinned += [self._places[o.node].buffer for o in self.tape.outputs.values()]
-        pinned += self.constants
-        first[pinned] = 0
-        last[pinned] = len(self.instructions)
-        sizes = -(-np.array(self._sizes, dtype=np.int64) // ALIGNMENT) * ALIGNMENT
-        sizes[list(self._apart())] = 0
-        offsets = np.zeros(len(sizes), dtype=np.int64)
-        order = np.argsort(-sizes, kind="stable")
-        for count, buffer in enumerate(order):
-            placed = order[:count]
-            meets = placed[
-                (first[placed] <= last[buffer]) & (first[buffer] <= last[placed])
-            ]
-            meets = meets[np.argsort(offsets[meets], kind="stable")]
-            low = 0
-            for start, stop in zip(
-                offsets[meets].tolist(),
-                (offsets[meets] + sizes[meets]).tolist(),
-                strict=True,
-            ):
-                if start - low >= sizes[buffer]:
-                    break
-                low = max(low, stop)
-            offsets[buffer] = low
-        return offsets.tolist(), int((offsets + sizes).max(initial=0))
+def plan(tape: Tape) -> Plan:
+    """Plan a tape for the numba backend.
+
+    >>> tape = Tape()
+    >>> x = tape.input("x", (4, 3))
+    >>> tape.output("total", (x * x).sum())
+    >>> [call.kernel for call in plan(tape).instructions]
+    ['mul_sum']
+    >>> plan(tape).bytes("float32")
+    128
+    """
+    selection = select(fuse(tape, can_accumulate), CPU_RULES)
+    return place(selection, selection.instructions)
+
+
+def place(
+    selection: Selection,
+    instructions: list[Instruction],
+    inputs_in_workspace: bool = True,
+) -> Plan:
+    """Give each buffer an offset: large ones first, each at the lowest that is free.
+
+    Without inputs_in_workspace, inputs and constants have memory of their own, and the
+    workspace has no room for them. The time is quadratic in the number of buffers.
+    """
+    tape, views, buffer_sizes = selection.tape, selection.views, selection.buffer_sizes
+    constants = {v.buffer: number for (number, _), v in selection.constants.items()}
+    inputs = [views[i.node].buffer for i in tape.inputs.values() if i.node in views]
+    outputs = [views[output.node].buffer for output in tape.outputs.values()]
+    first = np.full(len(buffer_sizes), len(instructions))
+    last = np.full(len(buffer_sizes), -1)
+    for time, call in enumerate(instructions):
+        for view in (call.out, *call.reads):
+            first[view.buffer] = min(first[view.buffer], time)
+            last[view.buffer] = time
+    needed_throughout = [*inputs, *outputs, *constants]
+    first[needed_throughout] = 0
+    last[needed_throughout] = len(instructions)
+    sizes = -(-np.array(buffer_sizes, dtype=np.int64) // ALIGNMENT) * ALIGNMENT
+    if not inputs_in_workspace:
+        sizes[[*inputs, *constants]] = 0
+    offsets = lowest_offsets(sizes, first, last)
+    size = int((offsets + sizes).max(initial=0))
+    return Plan(
+        tape, instructions, constants, views, buffer_sizes, offsets.tolist(), size
+    )
+
+
+def lowest_offsets(sizes: Integers, first: Integers, last: Integers) -> Integers:
+    """Offsets at which no two buffers overlap that are needed at the same time."""
+    offsets = np.zeros(len(sizes), dtype=np.int64)
+    order = np.argsort(-sizes, kind="stable")
+    for count, buffer in enumerate(order):
+        placed = order[:count]
+        same_time = (first[placed] <= last[buffer]) & (first[buffer] <= last[placed])
+        neighbours = placed[same_time]
+        starts = offsets[neighbours]
+        extents = np.stack([starts, starts + sizes[neighbours]], axis=1)
+        # Go up until the gap below the next neighbour is large enough.
+        lowest = 0
+        for start, stop in sorted(extents.tolist()):
+            if start - lowest >= sizes[buffer]:
+                break
+            lowest = max(lowest, stop)
+        offsets[buffer] = lowest
+    return offsets
 
 
 def summary(tape: Tape, dtype: str = "float32") -> str:
@@ -116,7 +145,6 @@ def summary(tape: Tape, dtype: str = "float32") -> str:
     The workspace is what the numba backend allocates for each thread, to the byte;
     nothing is run or compiled to know it.
     """
-    plan = Plan(tape)
     counts: dict[str, int] = {}
     flops: dict[str, int] = {}
     for index in tape.live():
@@ -127,8 +155,9 @@ def summary(tape: Tape, dtype: str = "float32") -> str:
     for name in sorted(flops, key=lambda name: -flops[name]):
         lines.append(f"{name:<16}{counts[name]:>8}{flops[name]:>18,}")
     lines.append(f"{'total':<16}{sum(counts.values()):>8}{tape.flops():>18,}")
+    tape_plan = plan(tape)
     lines.append(
-        f"{len(plan.instructions)} kernel calls and "
-        f"{plan.bytes(dtype):,} bytes of workspace per thread ({dtype})"
+        f"{len(tape_plan.instructions)} kernel calls and "
+        f"{tape_plan.bytes(dtype):,} bytes of workspace per thread ({dtype})"
     )
     return "\n".join(lines)

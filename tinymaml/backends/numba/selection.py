@@ -1,254 +1,376 @@
-"""Which kernel calls run a tape: the second of three steps of planning.
+"""Choose the kernel calls that run a tape: the second of three steps of planning.
 
-Each live node becomes at most one call of a kernel; `fusion.py` has decided which
-become none, because their values are never stored or made inside others. A broadcast
-that only feeds sums and products is read where it is needed; a transposed copy is made
-once and shared. Where the memory lies is not yet known: that is `planner.py`.
+`select(fuse(tape, ...), rules)` goes through the live nodes once. For each of them it
+applies the rule of its primitive, which chooses a kernel. A rule is a function
+
+    rule(s, index, node, **attributes of the node)
+
+which emits, into the `Selection` s, the calls that write the value of `node` into the
+memory of value `index`. The two differ for a product that is added in place: `node` is
+then the product and `index` the sum. `CPU_RULES` is the table for the kernels of this
+folder; the GPU's table (`device_plan.py`) replaces the rules for sums, products,
+convolutions and pooling.
+
+Memory is numbered buffers here. Where they lie is decided later, in `planner.py`.
 """
 
+from collections.abc import Callable, Mapping
 from math import prod
 from typing import Any, NamedTuple
 
 from tinymaml.autodiff.convolution import pooled
-from tinymaml.autodiff.tape import Node, Shape, Tape
-from tinymaml.backends.numba.fusion import NARROW, Fusion, Place
+from tinymaml.autodiff.tape import Node, Shape
+from tinymaml.backends.numba.fusion import Fusion
+
+NARROW = 4  # columns: fewer do not fill half a vector of float32
+Rule = Callable[..., None]
+Views = tuple["View", ...]
+
+
+class View(NamedTuple):
+    """Memory that a value is read from or written to: an offset in a buffer."""
+
+    buffer: int
+    offset: int
+
+    def shifted(self, elements: int) -> "View":
+        """The view that starts so many elements further on."""
+        return View(self.buffer, self.offset + elements)
 
 
 class Instruction(NamedTuple):
-    """One kernel call: it writes one place, reads others, and is told sizes."""
+    """One kernel call: it writes one view, reads others, and is given some integers."""
 
     kernel: str
-    out: Place
-    reads: tuple[Place, ...]
-    sizes: tuple[int, ...]
+    out: View
+    reads: Views
+    sizes: Shape
+    operations: tuple["Instruction", ...] = ()  # of a fused group on a GPU
 
 
-class Selection(Fusion):
-    """The kernel calls of a tape, in running order."""
+class Selection:
+    """The kernel calls of a tape, in running order, and the buffers that they use."""
 
-    def __init__(self, tape: Tape) -> None:
-        super().__init__(tape)
+    def __init__(self, fusion: Fusion, rules: Mapping[str, Rule]) -> None:
+        self.fusion, self.tape, self.rules = fusion, fusion.tape, rules
         self.instructions: list[Instruction] = []
-        self.constants: dict[int, float] = {}  # buffer -> the number it is filled with
-        self._known: dict[tuple[Any, ...], Place] = {}
-        for index in self._live:
-            self._select(index, tape.nodes[index])
+        self.buffer_sizes: list[int] = []  # in elements
+        self.views: dict[int, View] = {}  # of values, by their node
+        self.constants: dict[tuple[float, int], View] = {}  # of (number, size)
+        # {(kernel, the view it reads, sizes): its result, for all that need it}
+        self.shared_results: dict[tuple[str, View, Shape], View] = {}
 
-    def _select(self, index: int, node: Node) -> None:
-        """Emit the kernel call of one node, if it needs one."""
-        if index in self._deferred or self._is_fused(index):
-            return
-        name = node.primitive.name
-        attributes = dict(node.attributes)
-        select = getattr(self, f"_select_{name}", None)
-        if select is not None:
-            select(index, node, **attributes)
-        else:
-            reads = tuple(self._places[i] for i in node.arguments)
-            self._emit(name, index, reads, (prod(node.shape),))
+    def new_buffer(self, size: int) -> View:
+        """A view of memory that nothing else uses yet."""
+        self.buffer_sizes.append(size)
+        return View(len(self.buffer_sizes) - 1, 0)
 
-    def _emit(
-        self, kernel: str, index: int, reads: tuple[Place, ...], sizes: tuple[int, ...]
-    ) -> None:
-        out = self._claim_here(index, self.tape.nodes[index])
+    def memory_of(self, index: int) -> View:
+        """Where a value is written: where it was decided before, or a new buffer."""
+        if index not in self.views:
+            self.views[index] = self.new_buffer(prod(self.tape.nodes[index].shape))
+        return self.views[index]
+
+    def constant(self, number: float, size: int) -> View:
+        """Memory filled with one number."""
+        key = number, size
+        if key not in self.constants:
+            self.constants[key] = self.new_buffer(size)
+        return self.constants[key]
+
+    def reads(self, node: Node) -> Views:
+        """Where the arguments of a node are."""
+        return tuple(self.views[i] for i in node.arguments)
+
+    def apply_rule(self, index: int, node: Node, **options: Any) -> None:
+        """Emit the calls that write the value of `node` into the memory of `index`."""
+        rule = self.rules[node.primitive.name]
+        rule(self, index, node, **dict(node.attributes), **options)
+
+    def emit(self, kernel: str, index: int, reads: Views, sizes: Shape) -> None:
+        """Append the call that writes value `index`."""
+        out = self.memory_of(index)
         self.instructions.append(Instruction(kernel, out, reads, sizes))
 
-    def _constant(self, number: float, size: int) -> Place:
-        key = ("constant", number, size)
-        if key not in self._known:
-            self._known[key] = self._new_buffer(size)
-            self.constants[self._known[key].buffer] = number
-        return self._known[key]
+    def emit_scratch(self, kernel: str, size: int, reads: Views, sizes: Shape) -> View:
+        """Append a call that writes to a new buffer, and return the buffer."""
+        out = self.new_buffer(size)
+        self.instructions.append(Instruction(kernel, out, reads, sizes))
+        return out
 
-    def _select_input(self, index: int, node: Node, **_: Any) -> None:
-        self._places[index] = self._new_buffer(prod(node.shape))
+    def emit_once(self, kernel: str, size: int, read: View, sizes: Shape) -> View:
+        """As `emit_scratch`, but a call that was emitted before is used again."""
+        key = kernel, read, sizes
+        if key not in self.shared_results:
+            self.shared_results[key] = self.emit_scratch(kernel, size, (read,), sizes)
+        return self.shared_results[key]
 
-    def _select_full(self, index: int, node: Node, *, number: float, **_: Any) -> None:
-        self._places[index] = self._constant(number, prod(node.shape))
 
-    def _select_reshape(self, index: int, node: Node, **_: Any) -> None:
-        if self._fused(index) is None:
-            self._places[index] = self._places[node.arguments[0]]
+def select(fusion: Fusion, rules: Mapping[str, Rule]) -> Selection:
+    """The kernel calls for a tape, chosen by one rule for each primitive."""
+    selection = Selection(fusion, rules)
+    # Values computed inside others get their views first, outer ones before inner ones.
+    for outer, parts in fusion.inside.items():
+        for index, start in [(outer, 0), *parts.items()]:
+            selection.views[index] = selection.memory_of(outer).shifted(start)
+    for index in fusion.live:
+        if index not in fusion.inlined and index not in fusion.deferred:
+            selection.apply_rule(index, fusion.tape.nodes[index])
+    return selection
 
-    def _select_rematerialise(self, index: int, node: Node, **_: Any) -> None:
-        # A new start: what was found out before it is not kept alive for it.
-        self._known = {k: v for k, v in self._known.items() if k[0] == "constant"}
-        self._select_reshape(index, node)
 
-    def _select_slice(self, index: int, node: Node, *, start: int, stop: int) -> None:
-        place = self._places[node.arguments[0]]
-        self._places[index] = Place(place.buffer, place.offset + start)
+# --- values that no kernel makes ------------------------------------------------------
 
-    def _select_concat(self, index: int, node: Node) -> None:
-        place = self._claim_here(index, node)
-        for i in node.arguments:
-            size = prod(self.tape.nodes[i].shape)
-            if self._places[i] != place:  # not computed here: copy it
-                call = Instruction("copy", place, (self._places[i],), (size,))
-                self.instructions.append(call)
-            place = Place(place.buffer, place.offset + size)
 
-    def _select_pad(self, index: int, node: Node, *, start: int, size: int) -> None:
-        read = self._places[node.arguments[0]]
-        length = prod(self.tape.nodes[node.arguments[0]].shape)
-        self._emit("pad", index, (read,), (start, length, size))
+def select_input(s: Selection, index: int, node: Node, **_: Any) -> None:
+    """A backend writes an input into memory of its own."""
+    s.memory_of(index)
 
-    def _select_scale(self, index: int, node: Node, *, number: float) -> None:
-        reads = (self._places[node.arguments[0]], self._constant(number, 1))
-        self._emit("scale", index, reads, (prod(node.shape),))
 
-    def _select_sum(self, index: int, node: Node, *, start: int, stop: int) -> None:
-        (summed,) = node.arguments
-        shape = self.tape.nodes[summed].shape
-        sizes = prod(shape[:start]), prod(shape[start:stop]), prod(shape[stop:])
-        factors = self._fused(summed)
-        if factors is None:
-            self._emit("sum", index, (self._places[summed],), sizes)
-        else:
-            reads = tuple(self._places[i] for i in factors)
-            self._emit("mul_sum", index, reads, sizes)
+def select_full(
+    s: Selection, index: int, node: Node, *, number: float, **_: Any
+) -> None:
+    """Constants of one number and size share their memory."""
+    s.views[index] = s.constant(number, prod(node.shape))
 
-    def _select_broadcast(self, index: int, node: Node, **_: Any) -> None:
-        read = self._places[node.arguments[0]]
-        self._emit("broadcast", index, (read,), self._broadcast_sizes(index))
 
-    def _broadcast_sizes(self, index: int) -> tuple[int, int, int]:
-        node = self.tape.nodes[index]
-        attributes = dict(node.attributes)
-        start = attributes["start"]
-        stop = start + len(attributes["sizes"])
-        return (
-            prod(node.shape[:start]),
-            prod(attributes["sizes"]),
-            prod(node.shape[stop:]),
-        )
+def select_reshape(s: Selection, index: int, node: Node, **_: Any) -> None:
+    """Another shape of the same memory; an inlined value has none."""
+    if s.fusion.memory_source(index) not in s.fusion.inlined:
+        (s.views[index],) = s.reads(node)
 
-    def _select_binary(self, index: int, node: Node) -> None:
-        self._emit_binary(node.primitive.name, index, index)
 
-    def _emit_binary(self, kernel: str, out: int, index: int) -> None:
-        """Entry `index`, written to the place of `out`; a broadcast is not stored."""
-        a, b = self.tape.nodes[index].arguments
-        spread = self._broadcast_operand(index)
-        if spread is None:
-            sizes = (1, 1, prod(self.tape.nodes[index].shape))
-            self._emit(kernel, out, (self._places[a], self._places[b]), sizes)
-        else:
-            source = self.tape.nodes[spread].arguments[0]
-            reads = (self._places[a if spread == b else b], self._places[source])
-            self._emit(kernel, out, reads, self._broadcast_sizes(spread))
+def select_rematerialise(s: Selection, index: int, node: Node, **_: Any) -> None:
+    """The same memory, and a new start for shared results.
 
-    _select_sub = _select_mul = _select_binary
+    A transposed copy from before, say, is not read after a rematerialisation: it would
+    have to stay in memory until then, and to save that memory is what it is for.
+    """
+    s.shared_results.clear()
+    select_reshape(s, index, node)
 
-    def _select_add(self, index: int, node: Node) -> None:
-        products = [i for i in node.arguments if i in self._deferred]
-        if not products:
-            self._select_binary(index, node)
-        elif self._name(products[0]) == "mul":
-            self._emit_binary("mul_add", index, products[0])
-        elif self._name(products[0]) == "matmul":
-            self._emit_matmul(index, products[0], accumulate=1)
-        else:
-            self._emit_conv(index, products[0], accumulate=1)
 
-    def _select_relu(self, index: int, node: Node) -> None:
-        (a,) = node.arguments
-        if self._fused(a) is not None:
-            self._emit_binary("add_relu", index, self._base(a))
-        else:
-            self._emit("relu", index, (self._places[a],), (prod(node.shape),))
+def select_slice(
+    s: Selection, index: int, node: Node, *, start: int, stop: int
+) -> None:
+    """A part of the same memory."""
+    (view,) = s.reads(node)
+    s.views[index] = view.shifted(start)
 
-    def _select_logsumexp(self, index: int, node: Node) -> None:
-        shape = self.tape.nodes[node.arguments[0]].shape
-        sizes = prod(shape[:-1]), shape[-1]
-        kernel = node.primitive.name
-        self._emit(kernel, index, (self._places[node.arguments[0]],), sizes)
 
-    _select_softmax = _select_logsumexp
+def select_concat(s: Selection, index: int, node: Node) -> None:
+    """Copies of those arguments that could not be computed inside the result."""
+    out = s.memory_of(index)
+    for i in node.arguments:
+        size = prod(s.tape.nodes[i].shape)
+        if s.views[i] != out:
+            s.instructions.append(Instruction("copy", out, (s.views[i],), (size,)))
+        out = out.shifted(size)
 
-    def _select_matmul(self, index: int, node: Node, **_: Any) -> None:
-        self._emit_matmul(index, index, accumulate=0)
 
-    def _emit_matmul(self, out: int, product: int, accumulate: int) -> None:
-        """The product in one of the forms that kernels have.
+# --- elementwise operations, sums and broadcasts --------------------------------------
 
-        Rows of a times rows of b: a transposed right-hand side is copied once and the
-        copy shared by all products that want it. A narrow result would leave vectors
-        empty: it is made of dot products, or as its transpose.
-        """
-        node = self.tape.nodes[product]
-        attributes = dict(node.attributes)
-        (m, n), (a, b) = node.shape, (self._places[i] for i in node.arguments)
-        ta, tb = attributes["ta"], attributes["tb"]
-        shape = self.tape.nodes[node.arguments[0]].shape
-        k = shape[0] if ta else shape[1]
-        if n < NARROW and not ta and k > 1:
-            if n > 1 and not tb:
-                b = self._transposed(b, k, n)
-            self._emit("dots", out, (a, b), (m, n, k, accumulate))
+
+def select_elementwise(s: Selection, index: int, node: Node) -> None:
+    """A kernel that is named as the primitive; its one size is that of the result."""
+    s.emit(node.primitive.name, index, s.reads(node), (prod(node.shape),))
+
+
+def select_scale(s: Selection, index: int, node: Node, *, number: float) -> None:
+    """The factor is read from memory, so that the code of a program is integers."""
+    reads = (*s.reads(node), s.constant(number, 1))
+    s.emit("scale", index, reads, (prod(node.shape),))
+
+
+def select_pad(s: Selection, index: int, node: Node, *, start: int, size: int) -> None:
+    """Zeros around a vector."""
+    length = prod(s.tape.nodes[node.arguments[0]].shape)
+    s.emit("pad", index, s.reads(node), (start, length, size))
+
+
+def select_broadcast(s: Selection, index: int, node: Node, **_: Any) -> None:
+    """A broadcast that some reader needs in memory."""
+    s.emit("broadcast", index, s.reads(node), broadcast_sizes(node))
+
+
+def broadcast_sizes(node: Node) -> tuple[int, int, int]:
+    """(outer, middle, inner): outer * inner numbers, each of them `middle` times."""
+    attributes = dict(node.attributes)
+    start, sizes = attributes["start"], attributes["sizes"]
+    inner = prod(node.shape[start + len(sizes) :])
+    return prod(node.shape[:start]), prod(sizes), inner
+
+
+def select_pair(s: Selection, index: int, node: Node, *, accumulate: int = 0) -> None:
+    """A sum, difference or product of two arrays; only a product may accumulate."""
+    emit_pair(s, index, node, "mul_add" if accumulate else node.primitive.name)
+
+
+def emit_pair(s: Selection, index: int, node: Node, kernel: str) -> None:
+    """A kernel that broadcasts its second operand: (outer, middle, inner) of it."""
+    a, b = node.arguments
+    broadcast = s.fusion.broadcast_operand(node)
+    if broadcast is None:
+        s.emit(kernel, index, s.reads(node), (1, 1, prod(node.shape)))
+    else:
+        source = s.tape.nodes[broadcast]
+        reads = (s.views[a if broadcast == b else b], *s.reads(source))
+        s.emit(kernel, index, reads, broadcast_sizes(source))
+
+
+def select_add(s: Selection, index: int, node: Node) -> None:
+    """A sum, or the deferred product that is added to the sum's other term in place."""
+    for i in node.arguments:
+        if i in s.fusion.deferred:
+            s.apply_rule(index, s.tape.nodes[i], accumulate=1)
             return
-        if m == 1 and tb and k > 1:
-            self._emit("dots", out, (b, a), (n, 1, k, accumulate))
-            return
-        if n == 1:  # the transpose: a row of m
-            sizes = (1, m, k, k, 1, accumulate)
-            self._emit("matmul", out, (b, a), sizes)
-            return
-        if self._is_narrow(product) and not tb:
-            turned = self._new_buffer(m * n)
-            sizes = (n, m, k, 1, n, 0)
-            self.instructions.append(Instruction("matmul", turned, (b, a), sizes))
-            self._emit("transpose", out, (turned,), (n, m))
-            return
+    select_pair(s, index, node)
+
+
+def select_relu(s: Selection, index: int, node: Node) -> None:
+    """A relu, together with the sum before it if the sum is inlined."""
+    source = s.fusion.memory_source(node.arguments[0])
+    if source in s.fusion.inlined:
+        emit_pair(s, index, s.tape.nodes[source], "add_relu")
+    else:
+        select_elementwise(s, index, node)
+
+
+def select_sum(s: Selection, index: int, node: Node, *, start: int, stop: int) -> None:
+    """A sum over axes start to stop."""
+    kernel, reads, sizes = sum_call(s, node, start, stop)
+    s.emit(kernel, index, reads, sizes)
+
+
+def sum_call(
+    s: Selection, node: Node, start: int, stop: int
+) -> tuple[str, Views, Shape]:
+    """(kernel, reads, sizes): the terms may be products of two arrays, not stored."""
+    shape = s.tape.nodes[node.arguments[0]].shape
+    sizes = prod(shape[:start]), prod(shape[start:stop]), prod(shape[stop:])
+    source = s.fusion.memory_source(node.arguments[0])
+    if source in s.fusion.inlined:
+        return "mul_sum", s.reads(s.tape.nodes[source]), sizes
+    return "sum", s.reads(node), sizes
+
+
+def select_softmax(s: Selection, index: int, node: Node) -> None:
+    """A function of the rows of an array, which are its last axis."""
+    shape = s.tape.nodes[node.arguments[0]].shape
+    sizes = prod(shape[:-1]), shape[-1]
+    s.emit(node.primitive.name, index, s.reads(node), sizes)
+
+
+# --- matrix products ------------------------------------------------------------------
+
+
+def can_accumulate(product: Node) -> bool:
+    """Whether the kernel for a product can add it to what is in memory."""
+    return product.primitive.name != "matmul" or not is_computed_transposed(product)
+
+
+def is_computed_transposed(product: Node) -> bool:
+    """Whether a narrow matrix product is computed as its transpose, then transposed."""
+    attributes = dict(product.attributes)
+    return attributes["ta"] and not attributes["tb"] and 1 < product.shape[1] < NARROW
+
+
+def select_matmul(
+    s: Selection, index: int, node: Node, *, ta: bool, tb: bool, accumulate: int = 0
+) -> None:
+    """A matrix product, by the kernel and in the orientation that fill vectors best.
+
+    The kernel `matmul` fills vectors with columns of the result and wants the rows of
+    the right-hand matrix: a transposed one is copied once, for all products that read
+    it. The kernel `dots` sums along rows of both matrices, for a result too narrow to
+    fill a vector.
+    """
+    (m, n), (a, b) = node.shape, s.reads(node)
+    shape = s.tape.nodes[node.arguments[0]].shape
+    k = shape[0] if ta else shape[1]
+    if n < NARROW and not ta and k > 1:
+        if n > 1 and not tb:
+            b = copy_transposed(s, b, k, n)
+        s.emit("dots", index, (a, b), (m, n, k, accumulate))
+    elif m == 1 and tb and k > 1:
+        s.emit("dots", index, (b, a), (n, 1, k, accumulate))
+    elif n == 1:  # a column has the memory of a row: compute the row
+        s.emit("matmul", index, (b, a), (1, m, k, k, 1, accumulate))
+    elif is_computed_transposed(node):
+        transpose = s.emit_scratch("matmul", m * n, (b, a), (n, m, k, 1, n, 0))
+        s.emit("transpose", index, (transpose,), (n, m))
+    else:
         if tb and k > 1:
-            b = self._transposed(b, n, k)
+            b = copy_transposed(s, b, n, k)
         strides = (1, m) if ta else (k, 1)
-        self._emit("matmul", out, (a, b), (m, n, k, *strides, accumulate))
+        s.emit("matmul", index, (a, b), (m, n, k, *strides, accumulate))
 
-    def _transposed(self, place: Place, rows: int, columns: int) -> Place:
-        return self._once("transpose", place, rows * columns, (rows, columns))
 
-    def _once(self, kernel: str, read: Place, size: int, sizes: Shape) -> Place:
-        """What a kernel makes of a place, made once for all that ask for it."""
-        key = (kernel, read, *sizes)
-        if key not in self._known:
-            self._known[key] = self._new_buffer(size)
-            call = Instruction(kernel, self._known[key], (read,), sizes)
-            self.instructions.append(call)
-        return self._known[key]
+def copy_transposed(s: Selection, view: View, rows: int, columns: int) -> View:
+    """The transpose of a matrix, copied once for all products that read it."""
+    return s.emit_once("transpose", rows * columns, view, (rows, columns))
 
-    def _select_conv(self, index: int, node: Node, **_: Any) -> None:
-        self._emit_conv(index, index, accumulate=0)
 
-    _select_conv_input = _select_conv_weight = _select_conv
+# --- convolutions and max-pooling -----------------------------------------------------
 
-    def _emit_conv(self, out: int, product: int, accumulate: int) -> None:
-        """The sizes of all three rows: images, outputs, kernel, stride, padding."""
-        node = self.tape.nodes[product]
-        kind, attributes = node.primitive.name, dict(node.attributes)
-        images, outputs, kernel = self._conv_shapes(node)
-        reads = [self._places[i] for i in node.arguments]
-        if kind == "conv_input":
-            reads[1] = self._transposed(reads[1], prod(kernel[:3]), kernel[3])
-        where = (attributes["stride"], *attributes["padding"])
-        sizes = (*images, *outputs[1:], *kernel[:2], *where, accumulate)
-        self._emit(kind, out, tuple(reads), sizes)
 
-    def _conv_shapes(self, node: Node) -> tuple[Shape, Shape, Shape]:
-        """The shapes of images, outputs and kernel, of any of the three rows."""
-        a, b = (self.tape.nodes[i].shape for i in node.arguments)
-        return {
-            "conv": (a, node.shape, b),
-            "conv_input": (node.shape, a, b),
-            "conv_weight": (a, b, node.shape),
-        }[node.primitive.name]
+def select_convolution(
+    s: Selection, index: int, node: Node, *, accumulate: int = 0, **_: Any
+) -> None:
+    """A convolution, or its transpose in the images or in the kernel.
 
-    def _select_max_gather(self, index: int, node: Node, *, size: int) -> None:
-        """Which elements of a value are largest is found once, for all that ask."""
-        z, x = node.arguments
-        sizes = (*self.tape.nodes[x].shape, size)
-        windows = prod(pooled(self.tape.nodes[x].shape, size))
-        chosen = self._once("largest", self._places[x], 2 * windows, sizes)
-        self._emit(node.primitive.name, index, (self._places[z], chosen), sizes)
+    All three take the same numbers: images, outputs, kernel, stride, padding.
+    """
+    images, outputs, kernel, steps = convolution_sizes(s, node)
+    first, second = s.reads(node)
+    if node.primitive.name == "conv_input":
+        second = copy_transposed(s, second, prod(kernel[:3]), kernel[3])
+    sizes = (*images, *outputs[1:], *kernel[:2], *steps, accumulate)
+    s.emit(node.primitive.name, index, (first, second), sizes)
 
-    _select_max_scatter = _select_max_gather
+
+def convolution_sizes(s: Selection, node: Node) -> tuple[Shape, Shape, Shape, Shape]:
+    """The shapes of images, outputs and kernel, whichever of them the node computes.
+
+    The last tuple is the stride and the padding above and left of the images.
+    """
+    a, b = (s.tape.nodes[i].shape for i in node.arguments)
+    attributes = dict(node.attributes)
+    images, outputs, kernel = {
+        "conv": (a, node.shape, b),
+        "conv_input": (node.shape, a, b),
+        "conv_weight": (a, b, node.shape),
+    }[node.primitive.name]
+    return images, outputs, kernel, (attributes["stride"], *attributes["padding"])
+
+
+def select_pooling(s: Selection, index: int, node: Node, *, size: int) -> None:
+    """Where x is largest is found once, for all values that are gathered there."""
+    (z, x), shape = s.reads(node), s.tape.nodes[node.arguments[1]].shape
+    sizes = (*shape, size)
+    largest = s.emit_once("largest", 2 * prod(pooled(shape, size)), x, sizes)
+    s.emit(node.primitive.name, index, (z, largest), sizes)
+
+
+CPU_RULES: dict[str, Rule] = {
+    "input": select_input,
+    "full": select_full,
+    "reshape": select_reshape,
+    "rematerialise": select_rematerialise,
+    "slice": select_slice,
+    "concat": select_concat,
+    **dict.fromkeys(("gate", "exp", "log", "tanh"), select_elementwise),
+    **dict.fromkeys(("reciprocal", "rsqrt"), select_elementwise),
+    "scale": select_scale,
+    "pad": select_pad,
+    "broadcast": select_broadcast,
+    "add": select_add,
+    "sub": select_pair,
+    "mul": select_pair,
+    "relu": select_relu,
+    "sum": select_sum,
+    **dict.fromkeys(("softmax", "logsumexp"), select_softmax),
+    "matmul": select_matmul,
+    **dict.fromkeys(("conv", "conv_input", "conv_weight"), select_convolution),
+    **dict.fromkeys(("max_gather", "max_scatter"), select_pooling),
+}

@@ -1,7 +1,7 @@
-"""Chains: which elementwise operations become one launch, and in what order it may run.
+"""Fused groups: which elementwise operations become one launch.
 
-A thread does a whole chain for its element, so two operations may be one launch exactly
-if no thread reads or writes what another thread writes.
+A thread computes its element of all operations of a group, so two operations may be one
+launch exactly if no thread reads or writes an element that another thread writes.
 """
 
 from itertools import pairwise
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import tinymaml as tm
 from tests.backends.test_random_programs import output_picks, wide, with_outputs
-from tests.support.device_planning import assert_threads_keep_apart, touched
+from tests.support.device_planning import assert_threads_do_not_meet, touched
 from tests.support.maml_problems import problem
 from tests.support.mutants import put, survives
 from tests.support.planning import ONE_ARGUMENT
@@ -23,22 +23,21 @@ from tests.support.random_programs import random_inputs
 from tests.support.serial_cupy import WHY_NOT, run_serially
 from tinymaml.autodiff.functions import tanh
 from tinymaml.backends.cuda import device_plan
-from tinymaml.backends.cuda.device_plan import DevicePlan, Launch, chained
-from tinymaml.backends.numba.fusion import Place
-from tinymaml.backends.numba.selection import Instruction
+from tinymaml.backends.cuda.device_plan import fused_groups
+from tinymaml.backends.numba.selection import Instruction, View
 
 needs_compiler = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
 many = settings(max_examples=20 * settings().max_examples)
 
 
 def order_matters(launch):
-    """Whether the threads of a chain meet."""
+    """Whether the threads of a fused group meet."""
 
-    def addresses(place, elements, threads):
-        return 1000 * place.buffer + place.offset + elements, threads
+    def addresses(view, elements, threads):
+        return 1000 * view.buffer + view.offset + elements, threads
 
     try:
-        assert_threads_keep_apart(
+        assert_threads_do_not_meet(
             (addresses(*out, out[1]), [addresses(*read) for read in reads])
             for out, reads in touched(launch)
         )
@@ -48,14 +47,14 @@ def order_matters(launch):
 
 
 def together(*calls):
-    """The calls as one chain, whether that is right or not."""
+    """The calls as one fused group, whether that is right or not."""
     size = (prod(calls[0].sizes),)
-    return Launch("elementwise", calls[-1].out, (), size, calls)
+    return Instruction("elementwise", calls[-1].out, (), size, calls)
 
 
 def call(kernel, out, *reads, sizes=(4,)):
-    """Of places (buffer, offset)."""
-    return Instruction(kernel, Place(*out), tuple(Place(*p) for p in reads), sizes)
+    """A call on views (buffer, offset)."""
+    return Instruction(kernel, View(*out), tuple(View(*read) for read in reads), sizes)
 
 
 # --- each rule ------------------------------------------------------------------------
@@ -64,7 +63,7 @@ whole, row = (1, 1, 4), (1, 2, 2)  # y is read element by element; y of 2, twice
 
 
 class Pair(NamedTuple):
-    """Two operations, and the rule without which `_joins` would take them for one."""
+    """Two operations, and the rule without which `can_join` would fuse them."""
 
     first: Instruction
     second: Instruction
@@ -73,46 +72,46 @@ class Pair(NamedTuple):
 
 
 BREAK = {
-    "reads its neighbour's element": Pair(
+    "reads the first result at the next element": Pair(
         call("tanh", (0, 0), (1, 0)),
         call("exp", (2, 0), (0, 1)),
         "for read in extents_read(call)]",
         "for read in []]",
     ),
-    "reads as a broadcast what was made": Pair(
+    "broadcasts the first result": Pair(
         call("tanh", (0, 0), (1, 0)),
         call("add", (2, 0), (3, 0), (0, 0), sizes=row),
         "for read in extents_read(call)]",
         "for read in []]",
     ),
-    "copies a part of what was made": Pair(
+    "stores a broadcast of the first result": Pair(
         call("tanh", (0, 0), (1, 0)),
         call("broadcast", (2, 0), (0, 0), sizes=row),
         "for read in extents_read(call)]",
         "for read in []]",
     ),
-    "reads one number of what was made": Pair(
+    "reads one number of the first result": Pair(
         call("tanh", (0, 0), (1, 0)),
         call("scale", (2, 0), (3, 0), (0, 0)),
         "for read in extents_read(call)]",
         "for read in []]",
     ),
-    "writes what others still read": Pair(
+    "writes elements that others may still read": Pair(
         call("add", (0, 0), (1, 0), (2, 0), sizes=row),
         call("tanh", (2, 0), (3, 0)),
-        "for read in extents_read(link)]",
+        "for read in extents_read(operation)]",
         "for read in []]",
     ),
-    "writes beside what was written": Pair(
+    "writes the first result at the next element": Pair(
         call("tanh", (0, 0), (1, 0)),
         call("exp", (0, 1), (1, 0)),
-        "meetings = [((call.out, n), written)]",
-        "meetings = []",
+        "shared = [((call.out, n), written)]",
+        "shared = []",
     ),
-    "overlaps at its end": Pair(
+    "reads the last element of the first result": Pair(
         call("tanh", (0, 3), (1, 0)),
         call("exp", (2, 0), (0, 0)),
-        "_overlap(a, b) and a != b",
+        "overlap(a, b) and a != b",
         "a[0] == b[0] and a != b",
     ),
 }
@@ -122,10 +121,10 @@ BREAK = {
 def test_operations_stay_apart_if_the_second(monkeypatch, name):
     first, second, old, new = BREAK[name]
     assert order_matters(together(first, second))
-    assert len(chained([first, second])) == 2
-    assert len(chained([first, call("tanh", (9, 0), (1, 0)), second])) == 2
-    put(monkeypatch, device_plan, "_joins", old, new)  # and without the rule:
-    assert len(chained([first, second])) == 1
+    assert len(fused_groups([first, second])) == 2
+    assert len(fused_groups([first, call("tanh", (9, 0), (1, 0)), second])) == 2
+    put(monkeypatch, device_plan, "can_join", old, new)  # and without the rule:
+    assert len(fused_groups([first, second])) == 1
 
 
 def test_operations_of_two_sizes_stay_apart(monkeypatch):
@@ -133,29 +132,33 @@ def test_operations_of_two_sizes_stay_apart(monkeypatch):
         call("tanh", (0, 0), (1, 0)),
         call("exp", (2, 0), (1, 0), sizes=(3,)),
     )
-    assert len(chained([first, second])) == len(chained([second, first])) == 2
-    put(monkeypatch, device_plan, "_joins", "or chain.sizes != (n,)", "")
-    assert len(chained([first, second])) == 1
+    assert len(fused_groups([first, second])) == len(fused_groups([second, first])) == 2
+    put(monkeypatch, device_plan, "can_join", "or group.sizes != (n,)", "")
+    assert len(fused_groups([first, second])) == 1
 
 
 def test_operations_join_no_other_kernel(monkeypatch):
     first = call("pad", (0, 0), (1, 0), sizes=(4,))
     second = call("exp", (2, 0), (3, 0))
-    assert len(chained([first, second])) == len(chained([second, first])) == 2
-    put(monkeypatch, device_plan, "_joins", "not chain.links or", "")
-    assert len(chained([first, second])) == 1
+    assert len(fused_groups([first, second])) == len(fused_groups([second, first])) == 2
+    put(monkeypatch, device_plan, "can_join", "not group.operations or", "")
+    assert len(fused_groups([first, second])) == 1
 
 
 JOIN = {
-    "reads what was made": call("exp", (2, 0), (0, 0)),
-    "reads it as both operands": call("mul", (2, 0), (0, 0), (0, 0), sizes=whole),
-    "reads it as the second operand": call("gate", (2, 0), (3, 0), (0, 0)),
-    "reads what was read": call("add", (2, 0), (3, 0), (1, 0), sizes=row),
-    "overwrites what was read": call("exp", (1, 0), (3, 0)),
-    "overwrites what was made": call("exp", (0, 0), (3, 0)),
-    "adds to what was made": call("mul_add", (0, 0), (1, 0), (3, 0), sizes=whole),
-    "reads beside what was made": call("exp", (2, 0), (0, 4)),
-    "writes beside what was made": call("exp", (0, 4), (3, 0)),
+    "reads the first result": call("exp", (2, 0), (0, 0)),
+    "reads the first result as both operands": call(
+        "mul", (2, 0), (0, 0), (0, 0), sizes=whole
+    ),
+    "reads the first result as its second operand": call(
+        "gate", (2, 0), (3, 0), (0, 0)
+    ),
+    "reads the operand of the first": call("add", (2, 0), (3, 0), (1, 0), sizes=row),
+    "overwrites the operand of the first": call("exp", (1, 0), (3, 0)),
+    "overwrites the first result": call("exp", (0, 0), (3, 0)),
+    "adds to the first result": call("mul_add", (0, 0), (1, 0), (3, 0), sizes=whole),
+    "reads beside the first result": call("exp", (2, 0), (0, 4)),
+    "writes beside the first result": call("exp", (0, 4), (3, 0)),
 }
 
 
@@ -163,8 +166,8 @@ JOIN = {
 def test_operations_become_one_launch_if_the_second(name):
     first, second = call("tanh", (0, 0), (1, 0)), JOIN[name]
     assert not order_matters(together(first, second))
-    (launch,) = chained([first, second])
-    assert launch.links == (first, second) and launch.sizes == (4,)
+    (launch,) = fused_groups([first, second])
+    assert launch.operations == (first, second) and launch.sizes == (4,)
     assert launch.out == second.out
     assert launch.reads == (*first.reads, first.out, *second.reads)
 
@@ -174,8 +177,8 @@ def test_operations_become_one_launch_if_the_second(name):
 
 @st.composite
 def operations(draw):
-    """Elementwise operations of 4 or 6 elements on places that often meet."""
-    place = st.builds(Place, st.integers(0, 2), st.sampled_from([0, 1, 4, 6]))
+    """Elementwise operations of 4 or 6 elements on views that often overlap."""
+    view = st.builds(View, st.integers(0, 2), st.sampled_from([0, 1, 4, 6]))
     kernel = draw(st.sampled_from([*ONE_ARGUMENT, "gate", "scale", "mul_add", "add"]))
     n = draw(st.sampled_from([4, 4, 6]))
     if kernel == "add" or kernel == "mul_add":
@@ -186,7 +189,7 @@ def operations(draw):
         sizes = (n,)
     reads = 1 if kernel in ONE_ARGUMENT else 2
     return Instruction(
-        kernel, draw(place), tuple(draw(place) for _ in range(reads)), sizes
+        kernel, draw(view), tuple(draw(view) for _ in range(reads)), sizes
     )
 
 
@@ -200,25 +203,25 @@ drawn = st.lists(operations().filter(may_run_in_any_order), max_size=6)
 
 @many
 @given(calls=drawn)
-def test_chains_are_all_operations_in_order_and_as_long_as_they_may_be(calls):
-    launches = chained(calls)
-    assert [link for launch in launches for link in launch.links] == calls
+def test_groups_are_all_operations_in_order_and_as_large_as_they_may_be(calls):
+    launches = fused_groups(calls)
+    assert [one for launch in launches for one in launch.operations] == calls
     for launch in launches:
         assert not order_matters(launch)
-        assert {prod(link.sizes) for link in launch.links} == {launch.sizes[0]}
+        assert {prod(one.sizes) for one in launch.operations} == {launch.sizes[0]}
     for one, other in pairwise(launches):
         if one.sizes == other.sizes:
-            assert order_matters(together(*one.links, other.links[0]))
+            assert order_matters(together(*one.operations, other.operations[0]))
 
 
-def test_memory_is_not_reused_within_a_chain():
-    """What the CPU's plan puts in the place of an operand, broadcast and read last."""
+def test_memory_is_not_reused_within_a_group():
+    """The CPU's plan reuses the memory of b here, whose last reader broadcasts it."""
     tape = tm.Tape()
     b = tanh(tape.input("b", (1, 16), per_task=True))
     x = tape.input("x", (16, 16), per_task=True)
     tape.output("y", tanh(x + b) * (x * b))
-    (first, second) = DevicePlan(tape).launches
-    assert len(first.links) == 1 and len(second.links) == 4
+    (first, second) = device_plan.device_plan(tape).instructions
+    assert len(first.operations) == 1 and len(second.operations) == 4
 
 
 GRIDS = [((1, 1), 1), ((3, 2), 4), ((1, 5), 7), ((40, 1), 1)]
@@ -250,17 +253,17 @@ def test_any_grid_and_order_give_the_same_bits_of_a_meta_gradient():
     ("old", "new"),
     [
         ("for read in extents_read(call)]", "for read in []]"),
-        ("_overlap(a, b) and a != b", "False"),
+        ("overlap(a, b) and a != b", "False"),
         ("sizes = [n, call.sizes[0] * call.sizes[2]]", "pass"),
     ],
 )
-def test_order_of_threads_matters_where_a_chain_goes_too_far(monkeypatch, old, new):
+def test_order_of_threads_matters_where_a_group_is_too_large(monkeypatch, old, new):
     """So the tests above can fail."""
     tape = tm.Tape()
     x, z = (tape.input(name, (4, 4), per_task=True) for name in "xz")
     row = tanh(x).reshape(16)[:4].reshape(1, 4)
     tape.output("y", z + row)
-    name = "extents_read" if "sizes" in old else "_joins"
+    name = "extents_read" if "sizes" in old else "can_join"
     assert_order_does_not_matter(tape)
     put(monkeypatch, device_plan, name, old, new)
     assert not survives(lambda: assert_order_does_not_matter(tape))
