@@ -24,7 +24,6 @@ from tinymaml.training.checkpoint import (
 from tinymaml.training.optim import Adam
 from tinymaml.training.stages import Stages
 
-
 NAMES = ("first", "second")
 
 
