@@ -8,6 +8,7 @@ import pytest
 from tests.support.training import (
     START,
     at_call,
+    closeness,
     files_below,
     never,
     noise,
@@ -259,3 +260,31 @@ def test_the_checkpoint_of_one_training_is_refused(tmp_path):
     file = tmp_path / "first/checkpoint.npz"
     with pytest.raises(CheckpointError, match="or the folder of an earlier run, but"):
         stages(tmp_path, resume=file)
+
+
+def run_validated(stages, name, iterations, sample=noise):
+    options = {"validate": closeness, "validate_every": 3}
+    return run(stages, name, iterations, sample, **options)
+
+
+def test_stages_keep_scores_and_best_of_each_training(tmp_path):
+    whole, part = stages(tmp_path / "whole"), stages(tmp_path / "part")
+    for name in ("first", "second"):
+        run_validated(whole, name, 20)
+        run_validated(part, name, 8)
+    continued = stages(tmp_path / "part", resume=tmp_path / "part")
+    for name in ("first", "second"):
+        resumed, expected = run_validated(continued, name, 20), whole.results[name]
+        assert [iteration for iteration, _ in resumed.scores] == [3, 6, 9, 12, 15, 18]
+        assert resumed.scores == expected.scores
+        assert resumed.best.tobytes() == expected.best.tobytes()
+    first, second = (continued.results[name] for name in ("first", "second"))
+    assert first.scores != second.scores
+
+
+def test_a_finished_stage_still_tells_its_scores_and_best(tmp_path):
+    once = run_validated(stages(tmp_path), "first", 10)
+    continued = stages(tmp_path, resume=tmp_path)
+    resumed = run_validated(continued, "first", 10, sample=never)
+    assert resumed.scores == once.scores
+    assert resumed.best.tobytes() == once.best.tobytes()
