@@ -1,7 +1,7 @@
-"""What the classification examples share: train a recipe, test it, show it.
+"""What the classification examples share: train a recipe, test it, draw the results.
 
-`omniglot.py` and `miniimagenet.py` say where their images come from; everything that
-happens to these images is here.
+`omniglot.py` and `miniimagenet.py` say where their images come from; all the rest is
+here.
 """
 
 import argparse
@@ -111,7 +111,7 @@ def train(
     options: argparse.Namespace,
     backend: Backend,
 ) -> tm.TrainResult:
-    """Meta-train; the best theta is that with the highest validation accuracy."""
+    """Meta-train; the result's best theta has the highest validation accuracy."""
     network = recipe.network()
     maml = recipe.maml(network, options.order, backend=backend)
     sample = sampler(
@@ -191,7 +191,7 @@ def run(
         "best_iteration": best[0],
         "test_tasks": options.test_tasks,
     }
-    reported = rows[recipe.test_steps]  # transductive
+    reported = rows[recipe.test_steps]  # transductive, as in the paper
     save_initialisation(
         options.out / "initialisation.npz",
         theta,
@@ -211,7 +211,7 @@ def run(
 
 
 def class_counts(sets: Mapping[str, ImageSet]) -> str:
-    """How many classes each part has."""
+    """How many classes there are to train, to validate and to test on."""
     return ", ".join(f"{len(sets[part].classes)} {part}" for part in PARTS)
 
 

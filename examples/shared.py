@@ -60,7 +60,7 @@ def experiment_parser(doc: str, out: str, iterations: int, fast: int) -> Parser:
         "--backend",
         choices=BACKENDS,
         default="auto",
-        help="what runs the tapes (default: auto, i.e. numba where it is installed)",
+        help="what runs the tapes (default: auto, a GPU if there is one, else numba)",
     )
     add(
         "--threads",

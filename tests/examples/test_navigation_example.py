@@ -251,7 +251,7 @@ def test_the_oracle_is_told_the_goal_and_takes_no_steps(small):
 def test_baselines_have_a_goal_for_each_trajectory(small):
     options, backend = small.read_options(small.make_parser(), ["--backend", "numpy"])
     learner = small.learners(options, backend)["pretrained"]
-    draw = small.pooled(learner, np.random.default_rng(0))
+    draw = small.draw_pooled(learner, np.random.default_rng(0))
     assert draw.tasks.shape == (1, 6, 2) and draw.noise.shape == (1, 1, 6, 12, 2)
     assert learner.steps == 0
     assert len(np.unique(draw.tasks)) == 12

@@ -2,9 +2,9 @@
 
 With this file one runs the `while not done` of algorithms 1 and 2 of the paper, for
 MAML and for the baselines alike: `train` draws a batch of tasks and takes an outer
-step, equation (1), again and again. After each step it sees to what has become due: a
-checkpoint from which a run continues bit for bit, a row of a CSV log, a validation. It
-stops at a loss that is not finite, and Ctrl-C saves before it stops.
+step, equation (1), again and again. Every so many steps it writes a checkpoint, from
+which a run continues bit for bit, writes a row of a CSV log, and validates. It stops at
+a loss that is not finite, and Ctrl-C saves before it stops.
 
 Left out: schedules of the learning rate, which neither paper nor authors' code use.
 """
@@ -172,7 +172,7 @@ def train(
         rng.bit_generator.state = rng_state
 
     def after_step() -> None:
-        """Fetch losses, validate, write a row of the log, save: each when it is due."""
+        """Validate, write a row of the log, save: each in the iterations asked for."""
         validates = validate is not None and run.iteration % validate_every == 0
         logs = run.iteration % log_every == 0
         saves = run.iteration % checkpoint_every == 0
@@ -195,15 +195,15 @@ def train(
             # [alg2-line3]
             batch = steps.draw(rng)
             # [/alg2-line3]
-            steps.step(batch)
+            steps.step(batch)  # line 10, in steps.py
             run.iteration += 1
             after_step()
         # [/alg2-line2]
         run.fetch(steps, bar)
         run.seconds = time.perf_counter() - started
         run.save(out)
-        # A resumed run continues the mean of these losses, so the checkpoint holds them
-        # and not the row made of them: the row is written after saving.
+        # The last row may be the mean of fewer steps. It is made after saving, since a
+        # resumed run continues that mean and needs the sums.
         if run.loss_count > 0:
             csv_log.write(run.close_row())
     return TrainResult(
