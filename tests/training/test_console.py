@@ -72,10 +72,10 @@ def test_the_log_holds_the_means_of_further_columns(tmp_path):
 
 def test_each_row_of_the_log_is_on_disk_at_once(tmp_path):
     log = tmp_path / "log.csv"
-    seen = []
-    look = at_call(5, lambda: seen.extend(read_csv(log)))
+    rows = []
+    look = at_call(5, lambda: rows.extend(read_csv(log)))
     run(6, sample=look, log=log, log_every=2)
-    assert [row[0] for row in seen] == ["iteration", "2", "4"]
+    assert [row[0] for row in rows] == ["iteration", "2", "4"]
 
 
 # --- Ctrl-C ---------------------------------------------------------------------------

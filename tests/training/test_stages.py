@@ -221,6 +221,12 @@ def test_a_checkpoint_of_another_architecture_is_refused(tmp_path):
         run(resumed, "first", theta=START[:2], sample=never)
 
 
+def test_a_training_that_was_not_named_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"^name: expected one of .*, got 'third'"):
+        run(stages(tmp_path), "third", sample=never)
+    assert not [*tmp_path.iterdir()]
+
+
 def damage(config, state):
     yield {}, {}
     yield {"trainings": None}, state

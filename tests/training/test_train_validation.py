@@ -44,15 +44,15 @@ def counting(iterations, scores, **options):
 
 
 def test_scores_come_at_every_multiple_with_theta_as_it_is_then():
-    seen = []
+    thetas = []
 
     def validate(theta):
-        seen.append(theta.copy())
-        return len(seen)
+        thetas.append(theta.copy())
+        return len(thetas)
 
     result = run(11, validate=validate, validate_every=4)
     assert result.scores == [(4, 1.0), (8, 2.0)]
-    for iteration, theta in zip((4, 8), seen, strict=True):
+    for iteration, theta in zip((4, 8), thetas, strict=True):
         assert theta.dtype == START.dtype
         assert theta.tobytes() == run(iteration).theta.tobytes()
     assert all(type(score) is float for _, score in result.scores)
@@ -96,10 +96,10 @@ def test_best_across_a_resume_is_that_of_all_scores(tmp_path, scores, cut):
 
 
 def test_best_and_theta_are_arrays_of_their_own():
-    kept = []
+    arguments = []
 
     def validate(theta):
-        kept.append(theta)
+        arguments.append(theta)
         score = closeness(theta)
         theta[:] = np.nan  # whatever it does to its argument
         return score
@@ -108,7 +108,7 @@ def test_best_and_theta_are_arrays_of_their_own():
     plain = run(6, validate=closeness, validate_every=2)
     assert spoilt.theta.tobytes() == plain.theta.tobytes()
     assert spoilt.best.tobytes() == plain.best.tobytes()
-    for array in (spoilt.theta, *kept):
+    for array in (spoilt.theta, *arguments):
         assert not np.shares_memory(spoilt.best, array)
 
 

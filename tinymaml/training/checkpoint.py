@@ -59,7 +59,7 @@ def save_checkpoint(
         path: file to write; its folder must exist.
         arrays: bool, integer, float or complex arrays of any shape, by name (letters,
             digits and ``_ . / -``; "format", "config", "state" and "sha256" are taken).
-        config: what the run was asked to do; JSON values (tuples come back as lists).
+        config: settings of the run; JSON values (tuples come back as lists).
         state: how far it has come; JSON values, integers of any size.
 
     Raises:

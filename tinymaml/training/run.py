@@ -21,7 +21,7 @@ from tinymaml.training.checkpoint import (
 )
 from tinymaml.training.console import LogRow, ProgressBar
 from tinymaml.training.optim import Optimiser
-from tinymaml.training.steps import StepResult, Steps
+from tinymaml.training.steps import Steps
 
 FilePath = str | os.PathLike[str]
 
@@ -62,27 +62,22 @@ class TrainingRun:
     best: np.ndarray | None = None  # theta at the first highest score
 
     def fetch(self, steps: Steps, bar: ProgressBar) -> None:
-        """Take in the results of all steps up to `iteration`, and show them.
+        """Add the results of all steps up to `iteration` to the sums, and show them.
 
         Raises NonFiniteLossError for the first step that failed.
         """
         results = steps.fetch()
-        first = self.iteration - len(results) + 1
-        for iteration, result in enumerate(results, start=first):
-            if result.failure:
-                raise self._error(iteration, result.failure)
-            self.add(result)
-            bar.step(iteration, result.loss)
-
-    def add(self, result: StepResult) -> None:
-        """Add a step to the sums that the next row of the log is made of."""
-        self.loss_sum += result.loss
-        self.loss_count += 1
-        if result.columns:
-            sums = self.column_sums or [0.0] * len(result.columns)
-            self.column_sums = [
-                a + b for a, b in zip(sums, result.columns, strict=True)
-            ]
+        iteration = self.iteration - len(results)
+        for loss, columns, failure in results:
+            iteration += 1
+            if failure:
+                raise self._error(iteration, failure)
+            self.loss_sum += loss
+            self.loss_count += 1
+            if columns:
+                sums = self.column_sums or [0.0] * len(columns)
+                self.column_sums = [a + b for a, b in zip(sums, columns, strict=True)]
+            bar.step(iteration, loss)
 
     def close_row(self) -> LogRow:
         """Make a row of the log from the steps since the last one."""

@@ -33,10 +33,11 @@ class Stages:
     """The trainings of one run. Training NAME writes into `folder`/NAME.
 
     Args:
-        folder: made with its parents at the first training.
+        folder: the first training creates it, with its parents.
         names: of the trainings.
         config: JSON values in which a resumed run must agree with its checkpoints.
-        iterations: what no training exceeds; no checkpoint may have done so.
+        iterations: the most that any training will take. A checkpoint that has more is
+            refused.
         resume: `folder` of an earlier run, some of whose trainings are continued here.
             Its checkpoints are read and checked at once. The older format, one
             checkpoint file for all trainings, is accepted too.
@@ -98,6 +99,8 @@ class Stages:
 
         Raises KeyboardInterrupt after Ctrl-C, once all is saved; otherwise as `train`.
         """
+        if name not in self.names:
+            raise ValueError(f"name: expected one of {self.names}, got {name!r}")
         folder = self.folder / name
         folder.mkdir(parents=True, exist_ok=True)
         self._save_resumed()
@@ -131,12 +134,7 @@ class Stages:
             name, checkpoint = self._loaded.popitem()
             folder = self.folder / name
             folder.mkdir(exist_ok=True)
-            arrays, config, state = (
-                checkpoint.arrays,
-                checkpoint.config,
-                checkpoint.state,
-            )
-            save_checkpoint(folder / CHECKPOINT, arrays, config, state)
+            save_checkpoint(folder / CHECKPOINT, **vars(checkpoint))
             self._resumed.add(name)
 
 

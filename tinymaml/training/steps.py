@@ -35,7 +35,7 @@ class StepResult(NamedTuple):
 
     loss: float
     columns: tuple[float, ...] = ()  # further numbers for the log
-    failure: str = ""  # why the step was not taken, if it was not
+    failure: str = ""  # why the step has changed nothing; "" if it succeeded
 
 
 class Steps(Protocol):

@@ -172,7 +172,7 @@ def train(
         rng.bit_generator.state = rng_state
 
     def after_step() -> None:
-        """Validate, write a row of the log, save: each in the iterations asked for."""
+        """Validate, write a row of the log and save, each at its multiples."""
         validates = validate is not None and run.iteration % validate_every == 0
         logs = run.iteration % log_every == 0
         saves = run.iteration % checkpoint_every == 0
