@@ -221,9 +221,9 @@ def test_paths_in_the_figure_go_from_the_start_to_where_the_last_move_ended(exam
 def test_the_figure_has_a_band_for_the_oracle_and_whole_numbers_of_outer_steps(
     monkeypatch, tmp_path
 ):
-    figures_drawn = []
+    drawn = []
     monkeypatch.setattr(
-        figures, "save_figure", lambda figure, out: figures_drawn.append(figure)
+        figures, "save_figure", lambda figure, out: drawn.append(figure)
     )
     steps, one = np.arange(5), np.array([-2.0])
     curves = [
@@ -234,7 +234,7 @@ def test_the_figure_has_a_band_for_the_oracle_and_whole_numbers_of_outer_steps(
     path = np.array([[0.0, 0.0], [0.1, 0.05], [0.075, -0.05]])
     paths = [figures.Paths("MAML", "C0", [[path], [path]])]
     figures.draw_figure_4(curves, training, paths, np.array([[0.1, 0.2]]), tmp_path)
-    above, below, panel, _ = figures_drawn[0].axes
+    above, below, panel, _ = drawn[0].axes
     (band,) = above.patches
     assert (band.get_y(), band.get_height()) == (-2.5, 1.0)
     assert all(tick == round(tick) for tick in below.get_xticks())
