@@ -253,10 +253,13 @@ def test_a_checkpoint_with_parts_missing_is_refused(tmp_path):
     assert load_checkpoint(file).state == whole.state
 
 
-def test_a_folder_without_trainings_of_this_run_is_refused(tmp_path):
-    run(stages(tmp_path), "first")
-    with pytest.raises(CheckpointError, match="no checkpoint.npz in a folder a or b$"):
-        stages(tmp_path, resume=tmp_path, names=("a", "b"))
+def test_an_earlier_run_without_trainings_of_this_run_is_refused(tmp_path):
+    both, file = stages(tmp_path / "both"), tmp_path / "old.npz"
+    run(both, "first"), run(both, "second")
+    save_in_one_file(both.folder, file)
+    for resume in (both.folder, file):
+        with pytest.raises(CheckpointError, match=f"training a or b, but {resume} has"):
+            stages(tmp_path, resume=resume, names=("a", "b"))
     with pytest.raises(FileNotFoundError, match="nowhere"):
         stages(tmp_path, resume=tmp_path / "nowhere")
 

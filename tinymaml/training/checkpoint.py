@@ -132,35 +132,6 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     return Checkpoint(members, config, state)
 
 
-class CheckpointFile(os.PathLike[str]):
-    """A file that checkpoints are saved to and loaded from.
-
-    The training loop turns each path into one; a subclass may keep something else in
-    the same file (`stages.py`).
-    """
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = path
-
-    def __fspath__(self) -> str:
-        return os.fspath(self.path)
-
-    __str__ = __fspath__
-
-    def save(
-        self,
-        arrays: Mapping[str, np.ndarray],
-        config: Mapping[str, Any],
-        state: Mapping[str, Any],
-    ) -> None:
-        """`save_checkpoint` to this file."""
-        save_checkpoint(self.path, arrays, config, state)
-
-    def load(self) -> Checkpoint:
-        """`load_checkpoint` from this file."""
-        return load_checkpoint(self.path)
-
-
 def _check_storable(name: str, array: Any) -> np.ndarray:
     if not re.fullmatch(r"[A-Za-z0-9_./-]+", name) or name in RESERVED:
         raise ValueError(

@@ -146,10 +146,8 @@ class TrainingRun:
             self.theta, self.optimiser.config(), _rng_state(self.rng), self.config
         )
         saved = _identity(theta, optimiser, rng_state, checkpoint.config)
-        here["width of the log"], saved["width of the log"] = (
-            3 + len(self.columns),
-            log.shape[-1],
-        )
+        here["width of the log"] = 3 + len(self.columns)
+        saved["width of the log"] = log.shape[-1]
         for key in {**here, **saved}:
             check_setting(
                 key, here.get(key, "nothing"), saved.get(key, "nothing"), path

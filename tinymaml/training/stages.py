@@ -143,18 +143,19 @@ def _load_trainings(
 ) -> list[tuple[str, Path, Checkpoint]]:
     """Name, file and contents of the checkpoints of an earlier run."""
     paths = [(name, resume / name / CHECKPOINT) for name in names]
-    if resume.is_dir():
-        found = [(name, path) for name, path in paths if path.exists()]
-        if found:
-            return [(name, path, load_checkpoint(path)) for name, path in found]
-        resume = resume / CHECKPOINT
-        if not resume.exists():
-            raise CheckpointError(
-                f"resume: expected the folder of an earlier run, but {resume.parent} "
-                f"has no {CHECKPOINT} in a folder {' or '.join(names)}"
-            )
-    trainings = _split(load_checkpoint(resume), resume)
-    return [(n, resume, trainings[n]) for n in names if n in trainings]
+    found = [
+        (name, path, load_checkpoint(path)) for name, path in paths if path.exists()
+    ]
+    old = resume / CHECKPOINT if resume.is_dir() else resume
+    if not found and (old.exists() or not resume.is_dir()):
+        trainings = _split(load_checkpoint(old), old)
+        found = [(name, old, trainings[name]) for name in names if name in trainings]
+    if not found:
+        raise CheckpointError(
+            f"resume: expected an earlier run with a training {' or '.join(names)}, "
+            f"but {resume} has none"
+        )
+    return found
 
 
 def _split(whole: Checkpoint, path: Path) -> dict[str, Checkpoint]:
