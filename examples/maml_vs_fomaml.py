@@ -19,7 +19,8 @@ On the sinusoids of section 5.1 this example measures
   K = 100 support points, where activations outweigh parameters. `recompute` keeps
   theta_k and makes the activations again.
 
-Written into the folder of --out: maml_vs_fomaml.png, results.json and log.csv.
+Written into the folder of --out: maml_vs_fomaml.png, results.json, and a folder with
+log.csv for each training.
 """
 
 import argparse
@@ -47,11 +48,11 @@ from tinymaml.backends import Backend
 from tinymaml.backends.numba.planner import plan
 from tinymaml.networks.layers import truncated_normal
 from tinymaml.tasks import sinusoid
-from tinymaml.training.console import Table
 
 Array = np.ndarray[Any, Any]
 Row = dict[str, Any]
-FILES = ("maml_vs_fomaml.png", "results.json", "log.csv")
+LOGS = {2: "exact/log.csv", 1: "first-order/log.csv"}
+FILES = ("maml_vs_fomaml.png", "results.json", *LOGS.values())
 ALPHA = 0.01
 LABELS = {2: "exact", 1: "first order"}
 COLOURS = {2: "#0072B2", 1: "#E69F00"}
@@ -104,7 +105,6 @@ def train_and_probe(options: argparse.Namespace, backend: Backend) -> list[Row]:
     tasks = sinusoid.sample_tasks(np.random.default_rng(1000), tasks=500)
     exact = tm.MAML(loss, ALPHA, backend=backend)
     rows: list[Row] = []
-    logged: list[Any] = []
     for order in (2, 1):
         maml = tm.MAML(loss, ALPHA, order=order, backend=backend)
         done = 0
@@ -129,13 +129,12 @@ def train_and_probe(options: argparse.Namespace, backend: Backend) -> list[Row]:
             iterations=options.iterations,
             optimiser=tm.Adam(0.001),
             rng=np.random.default_rng([2, options.seed]),
-            log=Table(options.out / "log.csv", LABELS[order], logged),
+            log=options.out / LOGS[order],
             description=LABELS[order],
         )
         if result.interrupted:
             raise KeyboardInterrupt
         look(result.theta, options.iterations)
-        logged += [(LABELS[order], entry) for entry in result.losses]
     return rows
 
 

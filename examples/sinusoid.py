@@ -23,8 +23,9 @@ trained for one step of 0.01 may diverge on some tasks when it takes ten of them
 points (try --alpha 0.01). --multitask has deviations of its own: see multitask.py.
 
 Written into the folder of --out: figure2.png (fits, all points in one half of the
-range), figure3.png (error against gradient steps), results.json, log.csv and
-checkpoint.npz. Ctrl-C saves and stops; --resume continues to the same bits.
+range), figure3.png (error against gradient steps), results.json, and a folder with
+log.csv and checkpoint.npz for each training. Ctrl-C saves and stops; --resume continues
+to the same bits.
 """
 
 import argparse
@@ -37,11 +38,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import tinymaml as tm
-from multitask import train_multitask
+from multitask import REGRESSORS, train_multitask
 from shared import (
     Parser,
+    add_resume,
     command_line,
     experiment_parser,
+    how_to_continue,
     mean_and_interval,
     open_stages,
     positive_number,
@@ -59,7 +62,7 @@ from tinymaml.training.stages import Stages
 Array = np.ndarray[Any, Any]
 Row = dict[str, Any]  # of results.json
 Sizes = Mapping[tuple[str, int], float]  # of gradient steps, by method and K
-FILES = ("figure2.png", "figure3.png", "results.json", "log.csv", "checkpoint.npz")
+FILES = ("figure2.png", "figure3.png", "results.json")
 
 # %% What is compared
 # Names as in the log and the checkpoint, as in results.json, and as a reader sees them.
@@ -157,6 +160,15 @@ def sample_told(rng: np.random.Generator) -> tm.Tasks:
     """What the oracle learns from."""
     waves = sinusoid.sample_waves(rng, 25)
     return tell(no_query(sinusoid.sample_points(rng, waves, 10, 10)), waves)
+
+
+def training_names(options: argparse.Namespace) -> list[str]:
+    """The trainings that the options ask for."""
+    orders = {"1": ["first-order"], "2": ["exact"], "both": ["exact", "first-order"]}
+    names = [*orders[options.order], "pretrained", "oracle"]
+    if options.multitask:
+        names += [name for name, *_ in REGRESSORS.variants]
+    return names
 
 
 def train_methods(
@@ -359,12 +371,7 @@ def make_parser() -> Parser:
         action="store_true",
         help="also train the three multi-task baselines of table 2",
     )
-    parser.add_argument(
-        "--resume",
-        metavar="FILE",
-        help="checkpoint.npz to continue from, with the same --seed, --alpha and "
-        "--initial; --iterations may be more",
-    )
+    add_resume(parser, "--seed, --alpha and --initial")
     return parser
 
 
@@ -417,12 +424,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "alpha": options.alpha,
         "initial": options.initial,
     }
-    stages = open_stages(parser, options, config, FILES)
+    stages = open_stages(parser, options, training_names(options), config, FILES)
     command = command_line("examples/sinusoid.py", arguments)
     return run_to_the_end(
         parser,
         lambda: run(stages, options, backend, command),
-        stopped=f"Continue with\n  {command} --resume {stages.checkpoint}",
+        stopped=how_to_continue(command, stages),
     )
 
 
