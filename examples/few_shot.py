@@ -21,6 +21,7 @@ from shared import (
     command_line,
     experiment_parser,
     open_stages,
+    random_stream,
     read_options,
     reason,
     run_to_the_end,
@@ -111,11 +112,6 @@ def make_parser(doc: str, name: str, recipes: Sequence[str]) -> Parser:
 # %% Meta-training
 
 
-def random(purpose: int, number: int) -> np.random.Generator:
-    """The random numbers for one purpose."""
-    return np.random.default_rng([purpose, number])
-
-
 def train(
     stages: Stages,
     experiment: Experiment,
@@ -146,11 +142,11 @@ def train(
     return stages.train(
         "exact" if options.order == 2 else "first-order",
         maml,
-        network.init(random(INITIAL, options.seed)),
+        network.init(random_stream(INITIAL, options.seed)),
         sample,
         iterations=options.iterations,
         optimiser=tm.Adam(recipe.learning_rate),
-        rng=random(TRAINING, options.seed),
+        rng=random_stream(TRAINING, options.seed),
         validate=validate,
         validate_every=options.validate_every,
         checkpoint_every=options.validate_every,

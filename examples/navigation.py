@@ -49,6 +49,7 @@ from shared import (
     experiment_parser,
     open_stages,
     positive_number,
+    random_stream,
     read_options,
     run_to_the_end,
     write_results,
@@ -78,11 +79,6 @@ COLUMNS = ("before", "after", "kl", "improvement", "backtracks", "accepted")
 
 # Each use of random numbers has a stream of its own, so none disturbs another.
 INITIAL, TRAINING, TEST, VALIDATION = 1, 2, 3, 4
-
-
-def random(purpose: int, number: int) -> np.random.Generator:
-    """The random numbers for one purpose."""
-    return np.random.default_rng([purpose, number])
 
 
 # %% The policies
@@ -166,11 +162,11 @@ def train_one(
     result = stages.train(
         name,
         outer_step,
-        learner.policy.init(random(INITIAL, options.seed)),
+        learner.policy.init(random_stream(INITIAL, options.seed)),
         sample,
         iterations=options.iterations,
         optimiser=tm.SGD(1.0),  # the step has its length from the trust region
-        rng=random(TRAINING, options.seed),
+        rng=random_stream(TRAINING, options.seed),
         columns=COLUMNS,
         log_every=1,
         checkpoint_every=VALIDATE_EVERY,
@@ -201,7 +197,7 @@ def adapt(
         trajectories=TEST_TRAJECTORIES,
         transitions=TEST_TRANSITIONS,
     )
-    rng = random(purpose, 0)
+    rng = random_stream(purpose, 0)
     goals = learner.environment.draw(rng, (TEST_TASKS,))
     alphas = [options.alpha] + [options.alpha / 2] * steps
     draw = Draw(goals, learner.noise(rng, TEST_TASKS, steps))
@@ -301,7 +297,9 @@ def run(
 ) -> None:
     """Train, test, print, draw."""
     thetas = train_methods(stages, options, backend)
-    start = make_learner(options, backend).policy.init(random(INITIAL, options.seed))
+    start = make_learner(options, backend).policy.init(
+        random_stream(INITIAL, options.seed)
+    )
     thetas["random"] = start
     seconds = {name: result.seconds for name, result in stages.results.items()}
 
@@ -322,7 +320,7 @@ def run(
     seconds["test"] = time.perf_counter() - started
 
     started = time.perf_counter()
-    goals = Navigation().draw(random(TEST, 0), (TEST_TASKS,))
+    goals = Navigation().draw(random_stream(TEST, 0), (TEST_TASKS,))
     draw_figure(stages, rows, adapted, goals, options.out / "figure4.png")
     seconds["figures"] = time.perf_counter() - started
     seconds["total"] = sum(seconds.values())

@@ -211,6 +211,15 @@ def command_line(program: str, arguments: Sequence[str]) -> str:
 # --- numbers --------------------------------------------------------------------------
 
 
+def random_stream(purpose: int, number: int) -> np.random.Generator:
+    """Random numbers for one purpose of an experiment, such as its test tasks.
+
+    Streams of different purposes are independent: how many numbers one of them uses
+    changes nothing in the others. `number` is the seed, or counts within the purpose.
+    """
+    return np.random.default_rng([purpose, number])
+
+
 def mean_and_interval(values: np.ndarray) -> tuple[float, float]:
     """Mean and half-width of the 95 % interval of numbers (N,), in float64.
 
