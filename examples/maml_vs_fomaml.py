@@ -19,7 +19,8 @@ On the sinusoids of section 5.1 this example measures
   K = 100 support points, where activations need more memory than parameters. With
   `recompute` only the thetas are stored and the activations are computed again.
 
-Written into the folder of --out: maml_vs_fomaml.png, results.json and log.csv.
+Written into the folder of --out: maml_vs_fomaml.png, results.json, and a folder with
+log.csv for each training.
 """
 
 import argparse
@@ -49,11 +50,11 @@ from tinymaml.backends import Backend
 from tinymaml.backends.numba.planner import Plan
 from tinymaml.networks.layers import truncated_normal
 from tinymaml.tasks import sinusoid
-from tinymaml.training.console import Table
 
 Array = np.ndarray[Any, Any]
 Row = dict[str, Any]
-FILES = ("maml_vs_fomaml.png", "results.json", "log.csv")
+LOGS = {2: "exact/log.csv", 1: "first-order/log.csv"}
+FILES = ("maml_vs_fomaml.png", "results.json", *LOGS.values())
 ALPHA = 0.01
 LABELS = {2: "exact", 1: "first order"}
 COLOURS = {2: "#0072B2", 1: "#E69F00"}
@@ -104,12 +105,9 @@ def measure_parts(maml: tm.MAML, theta: Array, tasks: tm.Tasks) -> dict[str, flo
 
 
 def train_and_measure(
-    order: int, options: argparse.Namespace, backend: Backend, logged: list[Any]
+    order: int, options: argparse.Namespace, backend: Backend
 ) -> list[Row]:
-    """Train with one meta-gradient; measure the exact one's parts on the way.
-
-    logged: the log rows of the trainings before, to which those of this one are added.
-    """
+    """Train with one meta-gradient; measure the exact one's parts on the way."""
     maml = tm.MAML(loss, ALPHA, order=order, backend=backend)
     exact = tm.MAML(loss, ALPHA, backend=backend)
     tasks = sinusoid.sample_tasks(np.random.default_rng(1000), tasks=500)
@@ -133,13 +131,12 @@ def train_and_measure(
         iterations=options.iterations,
         optimiser=tm.Adam(0.001),
         rng=random_stream(TRAINING, options.seed),
-        log=Table(options.out / "log.csv", LABELS[order], logged),
+        log=options.out / LOGS[order],
         description=LABELS[order],
     )
     if result.interrupted:
         raise KeyboardInterrupt
     measure(result.theta, options.iterations)
-    logged += [(LABELS[order], entry) for entry in result.losses]
     return rows
 
 
@@ -310,9 +307,8 @@ def run(options: argparse.Namespace, backend: Backend, command: str) -> None:
     """Train, measure, draw, print."""
     started = time.perf_counter()
     rows: list[Row] = []
-    logged: list[Any] = []
     for order in LABELS:
-        rows += train_and_measure(order, options, backend, logged)
+        rows += train_and_measure(order, options, backend)
     seconds = {"training": time.perf_counter() - started}
 
     started = time.perf_counter()

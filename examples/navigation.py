@@ -45,8 +45,10 @@ from navigation_figures import Curve, Paths, draw_figure_4
 from navigation_results import METHODS, Row, rows_of, table
 from shared import (
     Parser,
+    add_resume,
     command_line,
     experiment_parser,
+    how_to_continue,
     open_stages,
     positive_number,
     random_stream,
@@ -63,7 +65,7 @@ from tinymaml.tasks.navigation import LARGEST_MOVE, REWARDS, Navigation
 from tinymaml.training.stages import Stages
 
 Array = np.ndarray[Any, Any]
-FILES = ("figure4.png", "results.json", "log.csv", "checkpoint.npz")
+FILES = ("figure4.png", "results.json")
 
 # %% The recipe
 
@@ -283,12 +285,7 @@ def make_parser() -> Parser:
         help="minus the distance to the goal, as in the authors' code (default), or "
         "minus its square, as in the paper",
     )
-    parser.add_argument(
-        "--resume",
-        metavar="FILE",
-        help="checkpoint.npz to continue from, with the same --seed, --alpha and "
-        "--reward; --iterations may be more",
-    )
+    add_resume(parser, "--seed, --alpha and --reward")
     return parser
 
 
@@ -361,12 +358,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "alpha": options.alpha,
         "reward": options.reward,
     }
-    stages = open_stages(parser, options, config, FILES)
+    names = learners(options, backend)
+    stages = open_stages(parser, options, names, config, FILES)
     command = command_line("examples/navigation.py", arguments)
     return run_to_the_end(
         parser,
         lambda: run(stages, options, backend, command),
-        stopped=f"Continue with\n  {command} --resume {stages.checkpoint}",
+        stopped=how_to_continue(command, stages),
     )
 
 

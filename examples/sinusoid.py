@@ -27,8 +27,9 @@ trained for one step of 0.01 may diverge on some tasks when it takes ten of them
 points (try --alpha 0.01). --multitask has deviations of its own: see multitask.py.
 
 Written into the folder of --out: figure2.png (fits, all points in one half of the
-range), figure3.png (error against gradient steps), results.json, log.csv and
-checkpoint.npz. Ctrl-C saves and stops; --resume continues to the same bits.
+range), figure3.png (error against gradient steps), results.json, and a folder with
+log.csv and checkpoint.npz for each training. Ctrl-C saves and stops; --resume continues
+to the same bits.
 """
 
 import argparse
@@ -41,11 +42,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import tinymaml as tm
-from multitask import train_multitask
+from multitask import REGRESSORS, train_multitask
 from shared import (
     Parser,
+    add_resume,
     command_line,
     experiment_parser,
+    how_to_continue,
     mean_and_interval,
     open_stages,
     positive_number,
@@ -61,7 +64,7 @@ from tinymaml.tasks import sinusoid
 from tinymaml.training.stages import Stages
 
 Array = np.ndarray[Any, Any]
-FILES = ("figure2.png", "figure3.png", "results.json", "log.csv", "checkpoint.npz")
+FILES = ("figure2.png", "figure3.png", "results.json")
 
 # %% The network and the loss
 # Both are written once, on symbolic values. The gradients, the inner loop and the
@@ -155,11 +158,11 @@ def trainings(options: argparse.Namespace, backend: Backend) -> dict[str, Traini
 
 
 def train_all(
-    stages: Stages, options: argparse.Namespace, backend: Backend
+    stages: Stages, chosen: Mapping[str, Training], options: argparse.Namespace
 ) -> dict[str, Array]:
     """Run the trainings one after the other; return theta (P,) by name."""
     thetas = {}
-    for name, (maml, network, sample) in trainings(options, backend).items():
+    for name, (maml, network, sample) in chosen.items():
         # The loop of algorithm 2, with a progress bar, a log and checkpoints. Without
         # them it is written out in first_steps.py: in each iteration the optimiser
         # takes one step along the gradient of maml(theta, sample(rng)).
@@ -314,12 +317,7 @@ def make_parser() -> Parser:
         action="store_true",
         help="also train the three multi-task baselines of table 2",
     )
-    parser.add_argument(
-        "--resume",
-        metavar="FILE",
-        help="checkpoint.npz to continue from, with the same --seed, --alpha, --fast "
-        "and --initial; --iterations may be more",
-    )
+    add_resume(parser, "--seed, --alpha, --initial and --fast")
     return parser
 
 
@@ -333,11 +331,14 @@ def describe_fast(options: argparse.Namespace) -> str:
 
 
 def run(
-    stages: Stages, options: argparse.Namespace, backend: Backend, command: str
+    stages: Stages,
+    chosen: Mapping[str, Training],
+    options: argparse.Namespace,
+    backend: Backend,
+    command: str,
 ) -> None:
     """Train, evaluate, draw, print."""
-    thetas = train_all(stages, options, backend)
-    in_figures = list(thetas)
+    thetas = train_all(stages, chosen, options)
     if options.multitask:
         thetas |= train_multitask(
             stages,
@@ -355,7 +356,7 @@ def run(
     seconds["evaluation"] = time.perf_counter() - started
 
     started = time.perf_counter()
-    draw_figure_3(rows, in_figures, TASKS, options.out / "figure3.png")
+    draw_figure_3(rows, list(chosen), TASKS, options.out / "figure3.png")
     draw_figure_2(thetas, rates, backend, options.out / "figure2.png")
     seconds["figures"] = time.perf_counter() - started
     seconds["total"] = sum(seconds.values())
@@ -388,12 +389,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "alpha": options.alpha,
         "initial": options.initial,
     }
-    stages = open_stages(parser, options, config, FILES)
+    chosen = trainings(options, backend)
+    names = [*chosen]
+    if options.multitask:
+        names += [variant.name for variant in REGRESSORS.variants]
+    stages = open_stages(parser, options, names, config, FILES)
     command = command_line("examples/sinusoid.py", arguments)
     return run_to_the_end(
         parser,
-        lambda: run(stages, options, backend, command),
-        stopped=f"Continue with\n  {command} --resume {stages.checkpoint}",
+        lambda: run(stages, chosen, options, backend, command),
+        stopped=how_to_continue(command, stages),
     )
 
 

@@ -31,7 +31,8 @@ from tinymaml.checks import (
 )
 from tinymaml.maml import Examples, Loss, inner_loop, meta_gradient
 from tinymaml.tasks.batch import Tasks, as_tasks
-from tinymaml.training.optim import SGD, Adam, Optimiser
+from tinymaml.training.optim import Optimiser
+from tinymaml.training.steps import Sample, Steps, Trainable
 from tinymaml.variants.multi_step_loss import multi_step_meta_gradient
 
 Array = np.ndarray[Any, Any]
@@ -72,7 +73,7 @@ class MetaGradient(NamedTuple):
         )
 
 
-class MAML:
+class MAML(Trainable):
     """Model-agnostic meta-learning of a loss.
 
     loss: a function (theta, x, y) -> one number, written on Values.
@@ -230,28 +231,35 @@ class MAML:
         check_tasks(theta, tasks := as_tasks(tasks))
         return self._record(kind, theta, tasks, self.steps, parts)
 
-    def resident(
+    def training_steps(
         self,
         theta: Array,
         optimiser: Optimiser,
-        sample: Callable[[np.random.Generator], Any],
-    ) -> Any:
-        """Training from here on that stays on the backend, if it has memory of its own.
+        sample: Sample,
+        columns: Sequence[str] = (),
+    ) -> Steps:
+        """The outer steps of `train`: on the backend's device if it has one, else here.
 
-        `train` asks for this when it is given this object. See `backends.resident`;
-        None where a backend or an optimiser has no such thing.
+        Further `columns` of the log are computed here only, so with them all is done
+        here. Arguments as in `training.HostSteps`.
         """
-        make = getattr(self.backend, "resident", None)
-        if make is None or type(optimiser) not in (SGD, Adam):
-            return None
 
-        def prepare(tasks: Tasks) -> Program:
+        def compile(tasks: Tasks) -> Program:
             check_tasks(theta, tasks)
             return self._program("meta-gradient", theta, tasks, self.steps)
 
-        shared = {"alpha": self.alpha.astype(theta.dtype)}
-        mean = self.reduction == "mean"
-        return make(prepare, theta, shared, optimiser, mean, self.clip, sample)
+        on_device = None
+        if not columns:
+            on_device = self.backend.training_steps(
+                optimiser,
+                compile=compile,
+                theta=theta,
+                shared={"alpha": self.alpha.astype(theta.dtype)},
+                mean=self.reduction == "mean",
+                clip=self.clip,
+                sample=sample,
+            )
+        return on_device or super().training_steps(theta, optimiser, sample, columns)
 
     # --- recording, compiling, running ------------------------------------------------
 

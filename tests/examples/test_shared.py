@@ -43,17 +43,17 @@ def test_results_that_cannot_be_written_leave_the_old_ones(tmp_path):
 
 
 def test_folder_is_made_with_its_parents(tmp_path):
-    experiment.prepare_folder(tmp_path / "a/b", ["results.json"])
-    assert (tmp_path / "a/b").is_dir()
-    assert not any((tmp_path / "a/b").iterdir())
+    experiment.prepare_folder(tmp_path / "a/b", ["results.json", "exact/log.csv"])
+    assert [path.name for path in (tmp_path / "a/b").iterdir()] == ["exact"]
+    assert not any((tmp_path / "a/b/exact").iterdir())
 
 
 def test_folder_that_cannot_be_used_is_left_as_it_was(tmp_path):
     (tmp_path / "results.json").mkdir()
     with pytest.raises(OSError, match="cannot write"):
         experiment.prepare_folder(tmp_path, ["log.csv", "results.json"])
-    with pytest.raises(OSError, match="folder does not exist"):
-        experiment.prepare_folder(tmp_path / "a/b", ["no/such/folder"])
+    with pytest.raises(OSError, match="cannot write"):
+        experiment.prepare_folder(tmp_path / "a/b", ["c/d/results.json", "e/f", "c/d"])
     assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
 
 

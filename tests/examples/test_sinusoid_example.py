@@ -16,7 +16,9 @@ from tests.support.running_examples import (
 from tinymaml.tasks import sinusoid
 from tinymaml.training.checkpoint import load_checkpoint, save_checkpoint
 
-FILES = ["checkpoint.npz", "figure2.png", "figure3.png", "log.csv", "results.json"]
+NAMES = ["exact", "first-order", "oracle", "pretrained"]
+MULTITASK = ["multitask", "multitask-l2", "multitask-mean"]
+FILES = sorted([*NAMES, *MULTITASK, "figure2.png", "figure3.png", "results.json"])
 TABLE_2 = {
     "maml": [0.67, 0.38, 0.35],
     "pretrained": [2.41, 2.23, 2.19],
@@ -65,12 +67,15 @@ def rows_of(results, method, order=None, shots=5):
     ]
 
 
-def trained(path):
-    """Return theta of each training in a checkpoint, and how far it came."""
-    checkpoint = load_checkpoint(path)
+def trained(folder):
+    """Return theta of each training of a run, and how far it came."""
+    checkpoints = {
+        path.parent.name: load_checkpoint(path)
+        for path in folder.glob("*/checkpoint.npz")
+    }
     return {
-        name: (checkpoint.arrays[f"{name}/theta"].tobytes(), state["iteration"])
-        for name, state in checkpoint.state["trainings"].items()
+        name: (checkpoint.arrays["theta"].tobytes(), checkpoint.state["iteration"])
+        for name, checkpoint in checkpoints.items()
     }
 
 
@@ -116,17 +121,15 @@ def test_full_run_writes_all_its_files_into_its_folder_and_nothing_elsewhere(
     assert "tuned learning rate, pretrained: " in out
 
 
-def test_log_names_the_training_in_each_row(small, folder):
+def test_each_training_has_a_log_of_its_own(small, folder):
     run(small, "--iterations", 200, "--order", 1)
-    with open(folder / "out/log.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    named = [(row["training"], row["iteration"]) for row in rows]
-    assert named == [
-        (name, n)
-        for name in ("first-order", "pretrained", "oracle")
-        for n in ("100", "200")
-    ]
-    assert all(0 < float(row["loss"]) < 20 for row in rows)
+    names = ("first-order", "pretrained", "oracle")
+    assert {path.parent.name for path in folder.glob("out/*/log.csv")} == {*names}
+    for name in names:
+        with open(folder / "out" / name / "log.csv", newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert [row["iteration"] for row in rows] == ["100", "200"]
+        assert all(0 < float(row["loss"]) < 20 for row in rows)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +154,9 @@ def test_fast_changes_length_weights_and_rate_unless_they_are_given(
     small, monkeypatch, arguments, iterations, initial, outer_learning_rate
 ):
     runs = []
-    monkeypatch.setattr(small, "run", lambda stages, options, *_: runs.append(options))
+    monkeypatch.setattr(
+        small, "run", lambda stages, chosen, options, *_: runs.append(options)
+    )
     assert small.main([*arguments, "--out", "out"]) == 0
     (options,) = runs
     assert options.iterations == iterations
@@ -274,14 +279,15 @@ def test_a_run_resumed_to_twice_its_iterations_equals_an_uninterrupted_one(
 ):
     whole = run(small, "--iterations", 8, "--multitask", out="whole")
     run(small, "--iterations", 4, out="half")
-    half = folder / "half/checkpoint.npz"
-    before = half.read_bytes()
+    half = folder / "half"
+    before = {path: path.read_bytes() for path in half.rglob("*") if path.is_file()}
     arguments = ("--iterations", 8, "--multitask", "--resume", half)
     resumed = run(small, *arguments, out="resumed")
     assert resumed["rows"] == whole["rows"]
-    checkpoints = [folder / out / "checkpoint.npz" for out in ("whole", "resumed")]
-    assert trained(checkpoints[0]) == trained(checkpoints[1])
-    assert half.read_bytes() == before
+    assert trained(folder / "whole") == trained(folder / "resumed")
+    assert set(trained(folder / "whole")) == {*NAMES, *MULTITASK}
+    now = {path: path.read_bytes() for path in half.rglob("*") if path.is_file()}
+    assert now == before
 
 
 @pytest.mark.parametrize("call", [2, 8, 20])
@@ -297,9 +303,9 @@ def test_ctrl_c_saves_and_the_resumed_run_equals_an_uninterrupted_one(
         assert small.main(arguments) == 130
     out, err = capsys.readouterr()
     assert "Traceback" not in err
-    assert "--out stopped --resume stopped/checkpoint.npz" in out
+    assert out.endswith("--out stopped --resume stopped\n")
     assert not (folder / "stopped/results.json").exists()
-    resumed = run(small, "--resume", "stopped/checkpoint.npz", out="stopped")
+    resumed = run(small, "--resume", "stopped", out="stopped")
     assert resumed["rows"] == whole["rows"]
 
 
@@ -362,7 +368,10 @@ def test_bad_input_is_one_line_and_exit_2_before_anything_is_written(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--seed", "1"], "with seed = 1, but out/checkpoint.npz was written with 0"),
+        (
+            ["--seed", "1"],
+            "with seed = 1, but out/exact/checkpoint.npz was written with 0",
+        ),
         (["--alpha", "0.1"], "with alpha = 0.1, but"),
         (["--iterations", "5"], "at least 6 iterations, as"),
     ],
@@ -372,7 +381,7 @@ def test_a_checkpoint_of_another_run_is_refused(
 ):
     run(small)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    given = ["--resume", "out/checkpoint.npz", "--iterations", "6", *arguments]
+    given = ["--resume", "out", "--iterations", "6", *arguments]
     assert message in refusal(small, given, capsys)
     now = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert now == before
@@ -382,5 +391,5 @@ def test_a_checkpoint_of_another_architecture_is_refused(small, capsys):
     run(small)
     other = load_example("sinusoid")
     other.SIZES = [1, 20, 1]
-    message = refusal(other, ["--resume", "out/checkpoint.npz"], capsys)
+    message = refusal(other, ["--resume", "out"], capsys)
     assert "with network = [1, 20, 1], but" in message

@@ -20,9 +20,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from tinymaml.backends.cuda.backend import REAL, SOURCE, CupyDevice
+from tinymaml.backends.cuda.backend import REAL, SOURCE, CupyBackend, CupyDevice
 from tinymaml.backends.cuda.device_program import DeviceProgram
-from tinymaml.backends.cuda.training import Resident
 from tinymaml.checks import check_dtype
 
 AROUND = 4096  # elements before and behind what is taken
@@ -263,8 +262,7 @@ class SerialBackend:
     def compile(self, tape, dtype):
         return DeviceProgram(tape, check_dtype(dtype), self.device)
 
-    def resident(self, *arguments):
-        return Resident(*arguments)
+    training_steps = CupyBackend.training_steps
 
 
 @cache

@@ -194,7 +194,7 @@ def test_checkpoints_are_written_at_every_multiple_and_at_the_end(
     def note(path, arrays, config, state):
         saved.append(state["iteration"])
 
-    monkeypatch.setattr("tinymaml.training.checkpoint.save_checkpoint", note)
+    monkeypatch.setattr("tinymaml.training.run.save_checkpoint", note)
     run(10, out=tmp_path / "c.npz", checkpoint_every=4)
     assert saved == [4, 8, 10]
     saved.clear()

@@ -237,8 +237,8 @@ def test_optimiser_arrays_and_scores_of_a_checkpoint_are_told_apart(tmp_path):
 
 
 def stages(folder, resume=None):
-    folder.mkdir(exist_ok=True)
-    return Stages(folder, {"seed": 0}, 100, resume, progress=False)
+    names = ("first", "second")
+    return Stages(folder, names, {"seed": 0}, 100, resume, progress=False)
 
 
 def train_stage(stages, name, iterations, sample=noise):
@@ -260,20 +260,20 @@ def test_stages_keep_scores_and_best_of_each_training(tmp_path):
     for name in ("first", "second"):
         train_stage(whole, name, 20)
         train_stage(part, name, 8)
-    rematerialise = stages(tmp_path / "part", tmp_path / "part/checkpoint.npz")
+    continued = stages(tmp_path / "part", tmp_path / "part")
     for name in ("first", "second"):
-        resumed, expected = train_stage(rematerialise, name, 20), whole.results[name]
+        resumed, expected = train_stage(continued, name, 20), whole.results[name]
         assert [iteration for iteration, _ in resumed.scores] == [3, 6, 9, 12, 15, 18]
         assert resumed.scores == expected.scores
         assert resumed.best.tobytes() == expected.best.tobytes()
-    first, second = (rematerialise.results[name] for name in ("first", "second"))
+    first, second = (continued.results[name] for name in ("first", "second"))
     assert first.scores != second.scores
 
 
 def test_a_finished_stage_still_tells_its_scores_and_best(tmp_path):
     once = train_stage(stages(tmp_path), "first", 10)
-    rematerialise = stages(tmp_path, tmp_path / "checkpoint.npz")
-    resumed = train_stage(rematerialise, "first", 10, sample=never)
+    continued = stages(tmp_path, tmp_path)
+    resumed = train_stage(continued, "first", 10, sample=never)
     assert resumed.scores == once.scores
     assert resumed.best.tobytes() == once.best.tobytes()
 

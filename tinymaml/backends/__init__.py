@@ -18,6 +18,8 @@ import numpy as np
 
 from tinymaml.autodiff.tape import Input, Tape
 from tinymaml.checks import check_inputs
+from tinymaml.training.optim import Optimiser
+from tinymaml.training.steps import Steps
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 Run = Callable[[Arrays], dict[str, np.ndarray[Any, Any]]]
@@ -42,6 +44,10 @@ class Backend(Protocol):
 
     def compile(self, tape: Tape, dtype: str) -> Program:
         """A program that runs the tape."""
+
+    def training_steps(self, optimiser: Optimiser, **settings: Any) -> Steps | None:
+        """Outer steps on a device with memory of its own; None to take them here."""
+        return None
 
 
 _told: set[str] = set()

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 
 from tinymaml.autodiff.tape import Tape
-from tinymaml.backends import bind_by_merging
+from tinymaml.backends import Backend, bind_by_merging
 from tinymaml.checks import check_dtype, check_inputs, check_threads
 
 BLOCK = 32  # tasks run together
 Array = np.ndarray[Any, Any]
 
 
-class NumpyBackend:
+class NumpyBackend(Backend):
     """Runs tapes with NumPy. Threads are accepted for symmetry and not used.
 
     >>> tape = Tape()

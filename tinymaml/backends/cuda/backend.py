@@ -24,9 +24,12 @@ from typing import Any
 import numpy as np
 
 from tinymaml.autodiff.tape import Tape
+from tinymaml.backends import Backend
 from tinymaml.backends.cuda.cublas import WORKSPACE, Cublas, Gemm
 from tinymaml.backends.cuda.device_program import MOST_TASKS, Command, DeviceProgram
+from tinymaml.backends.cuda.training import MOMENTS, DeviceTraining
 from tinymaml.checks import check_dtype, check_threads
+from tinymaml.training.optim import Optimiser
 
 OLDEST_CUPY = 13  # the first that works with NumPy 2
 THREADS = 128  # in a block
@@ -207,7 +210,7 @@ def _found(tf32: bool) -> tuple[CupyDevice | None, str]:
     return device, ""
 
 
-class CupyBackend:
+class CupyBackend(Backend):
     """Runs tapes on a GPU, for all tasks at once. Threads are accepted and not used.
 
     All backends share one stream, so only one thread of Python may use them at a time.
@@ -228,8 +231,10 @@ class CupyBackend:
         """A callable that runs the tape: {name: array} in, {name: array} out."""
         return DeviceProgram(tape, check_dtype(dtype), self.device)
 
-    def resident(self, *arguments: Any) -> Any:
-        """Training that stays on the GPU: see `resident.Resident`."""
-        from tinymaml.backends.cuda.training import Resident
-
-        return Resident(*arguments)
+    def training_steps(
+        self, optimiser: Optimiser, **settings: Any
+    ) -> DeviceTraining | None:
+        """Outer steps on the GPU; None for an optimiser that it has no kernel for."""
+        if type(optimiser) not in MOMENTS:
+            return None
+        return DeviceTraining(optimiser=optimiser, **settings)

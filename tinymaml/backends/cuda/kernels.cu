@@ -307,7 +307,7 @@ KERNEL one_hot(whole tasks, TO(out), const whole *labels, whole examples, whole 
         out[task * out_step + i] = labels[task * examples + i / ways] == i % ways;
 }
 
-// What an optimiser goes by, and how far it has come; `resident.Resident` writes it.
+// What an optimiser goes by, and how far it has come; `training.DeviceTraining` writes it.
 struct Training {
     double scale, clip, learning_rate, beta1, beta2, epsilon;
     double step, rate, failed;

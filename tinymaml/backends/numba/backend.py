@@ -35,7 +35,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from tinymaml.autodiff.tape import Tape
-from tinymaml.backends import check_bound
+from tinymaml.backends import Backend, check_bound
 from tinymaml.backends.numba import image_kernels, kernels, tiles
 from tinymaml.backends.numba.planner import ALIGNMENT, Plan
 from tinymaml.checks import check_dtype, check_inputs, check_threads
@@ -203,7 +203,7 @@ def sum_blocks(blocks, total):
             total[i] += blocks[block, i]
 
 
-class NumbaBackend:
+class NumbaBackend(Backend):
     """Runs tapes with compiled kernels, one task per thread at a time.
 
     `threads` defaults to Numba's number of threads, one per core; more threads than
