@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import tinymaml as tm
-from tests.project.test_line_budget import code_lines
+from tests.support.source_tree import code_lines
 from tests.support.running_examples import FOLDER, load_example
 from tinymaml.tasks import sinusoid
 
@@ -21,8 +21,7 @@ def example(monkeypatch):
 
 
 def test_it_fits_one_screen():
-    source = (FOLDER / "first_steps.py").read_text(encoding="utf-8")
-    assert code_lines(source) <= 40
+    assert code_lines(FOLDER / "first_steps.py") <= 40
 
 
 def test_errors_on_new_waves_fall_with_each_step_and_the_fits_are_drawn(
