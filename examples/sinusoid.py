@@ -111,7 +111,7 @@ def append_amplitude_and_phase(tasks: tm.Tasks, waves: sinusoid.Waves) -> tm.Tas
 
 
 def sample_pooled_tasks(rng: np.random.Generator) -> tm.Tasks:
-    """25 tasks for the pretrained network, which sees all their points at once."""
+    """25 tasks for the pretrained network, which learns from all points at once."""
     return support_as_query(sinusoid.sample_tasks(rng))
 
 
@@ -123,7 +123,8 @@ def sample_oracle_tasks(rng: np.random.Generator) -> tm.Tasks:
 
 
 # %% Meta-training, and training the baselines
-# All methods start from the same weights and see the same tasks in the same order.
+# All methods see the same tasks in the same order. MAML and the pretrained network also
+# start from the same weights.
 
 # Purposes of random numbers: each has a stream of its own, so that the number of draws
 # for one purpose never changes another. 1000 was chosen for the evaluation because
