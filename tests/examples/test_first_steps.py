@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import tinymaml as tm
-from tests.support.source_tree import code_lines
 from tests.support.running_examples import FOLDER, load_example
+from tests.support.source_tree import code_lines
 from tinymaml.tasks import sinusoid
 
 
