@@ -87,7 +87,7 @@ def test_run_writes_its_files_into_its_folder_and_nothing_elsewhere(
     assert "angle_degrees" in out and "% time saved" in out
 
 
-def test_exact_is_first_order_minus_correction_at_every_probe(example):
+def test_exact_is_first_order_minus_correction_whenever_measured(example):
     rows = run(example)
     for order in (1, 2):
         of = {"order": order}
@@ -107,7 +107,7 @@ def test_exact_is_first_order_minus_correction_at_every_probe(example):
         assert (correction > 0).all()
 
 
-def test_probing_does_not_change_the_training(example, folder):
+def test_measuring_does_not_change_the_training(example, folder):
     run(example)
     losses = []
     for name in ("exact", "first-order"):
