@@ -25,7 +25,7 @@ def sizes(dtype):
 
 
 def check_products(matmul, dtype):
-    """matmul(w, row of the code) for all sizes, A transposed or not, added or not."""
+    """matmul(w, arguments) for all sizes, A transposed or not, added or not."""
     for number, (m, n, k) in enumerate(sizes(dtype)):
         for transposed, more in product((False, True), (0, 1)):
             check_product(matmul, dtype, (m, n, k), transposed, more, seed=number)
