@@ -1,6 +1,6 @@
 """Checks of `matmul` on whole numbers, which add up exactly: no tolerance is needed.
 
-Compiled in test_products.py and as plain Python in uncompiled_kernels.py. C lies before
+Compiled in test_kernels.py and as plain Python in uncompiled_kernels.py. C lies before
 A and B in the workspace, and behind B there is nothing but one vector of NaN.
 """
 

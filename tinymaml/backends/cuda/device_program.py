@@ -200,8 +200,7 @@ class Commands:
 
     def launch(self, kernel: str, work: int, tasks: int, *arguments: int) -> Command:
         """A command that launches a kernel for `work` elements of each task."""
-        device, dtype = self.device, self.dtype
-        return lambda: device.launch(kernel, dtype, work, tasks, arguments)
+        return lambda: self.device.launch(kernel, self.dtype, work, tasks, arguments)
 
     def _command(self, launch: Launch) -> Command:
         kernel, out, reads, sizes, operations = launch
@@ -262,8 +261,7 @@ class Commands:
             c=self._matrix(out, n),
             tasks=self.tasks,
         )
-        device, dtype = self.device, self.dtype
-        return lambda: device.gemm(dtype, arguments)
+        return lambda: self.device.gemm(self.dtype, arguments)
 
     def _matrix(self, view: Place, columns: int) -> Matrix:
         address, step = self._view(view)
@@ -275,18 +273,15 @@ class Commands:
         A sum goes over blocks of tasks first, then over the blocks, so that there is
         work for more than one thread.
         """
-        source = self.layout.operand(self.layout.plan.place_of(output.node))
-        target, size = self.layout.outputs[name], prod(output.shape)
-        if output.reduction == "each":
-            # A pad with no zeros around is a copy.
-            arguments = (*self.argument(target), *self.argument(source), 0, size)
-            return [self.launch("pad", size, self.tasks, *arguments, size)]
-        partial, blocks = self.layout.partial_sums[name], min(BLOCKS, self.tasks)
-        into, total = self.argument(partial), self.argument(target)
-        read = self.argument(source)
+        source = self._view(self.layout.plan.place_of(output.node))
+        target = self.argument(self.layout.outputs[name])
+        size, tasks, blocks = prod(output.shape), self.tasks, min(BLOCKS, self.tasks)
+        if output.reduction == "each":  # a pad with no zeros around is a copy
+            return [self.launch("pad", size, tasks, *target, *source, 0, size, size)]
+        partial = self.argument(self.layout.partial_sums[name])
         return [
-            self.launch("sum_tasks", size, blocks, *into, *read, self.tasks, size),
-            self.launch("sum_tasks", size, 1, *total, *into, blocks, size),
+            self.launch("sum_tasks", size, blocks, *partial, *source, tasks, size),
+            self.launch("sum_tasks", size, 1, *target, *partial, blocks, size),
         ]
 
 
@@ -380,12 +375,11 @@ class DeviceProgram:
         for start in range(0, tasks, count):
             stop = min(start + count, tasks)
             captured = self._capture(stop - start)
-            captured.write(
-                {
-                    name: inputs[name][start:stop] if per_task else inputs[name]
-                    for name, (_, _, per_task) in self.tape.inputs.items()
-                }
-            )
+            part = {
+                name: inputs[name][start:stop] if placeholder.per_task else inputs[name]
+                for name, placeholder in self.tape.inputs.items()
+            }
+            captured.write(part)
             captured.replay()
             parts.append(captured.read())
         self._tasks_per_run[tasks] = count

@@ -56,15 +56,17 @@ NEAR_TERMS = 64  # rows of a strip of B that stay in the first-level cache; meas
 
 
 def _tile_kernel(rows: int, vectors: int, masked: bool) -> Callable[..., None]:
-    """A kernel for one tile of C, `rows` times `vectors`, summed up in registers.
+    """A kernel for one tile of C, from row `i` on, summed up in registers.
 
-    If it is `masked`, it can store fewer columns than the tile has.
+    The tile is `rows` times `vectors`. If it is `masked`, it can store fewer columns
+    than the tile has.
     """
 
     @njit(fastmath=FAST_MATH, forceinline=True)
-    def tile_product(w, c, a, b, steps, terms, accumulate, columns):
+    def tile_product(w, c, a, b, i, steps, terms, accumulate, columns):
         c_step, a_step, k_step, b_step = steps
         runs, length, a_jump, b_jump = terms
+        c, a = c + i * c_step, a + i * a_step
         tile = tile_zero(w, rows, vectors)
         if accumulate:
             tile = tile_load(tile, w, c, c_step)
@@ -89,19 +91,15 @@ def _strip_kernel(rows: int, vectors: int, masked: bool = False) -> Callable[...
 
     @njit(fastmath=FAST_MATH, forceinline=True)
     def strip_product(w, c, a, b, steps, m, terms, accumulate, columns):
-        c_step, a_step, _, _ = steps
         i = 0
         while i + rows <= m:
-            row, left = c + i * c_step, a + i * a_step
-            tall(w, row, left, b, steps, terms, accumulate, columns)
+            tall(w, c, a, b, i, steps, terms, accumulate, columns)
             i += rows
         while rows > 2 and i + 2 <= m:
-            row, left = c + i * c_step, a + i * a_step
-            pair(w, row, left, b, steps, terms, accumulate, columns)
+            pair(w, c, a, b, i, steps, terms, accumulate, columns)
             i += 2
         if i < m:
-            row, left = c + i * c_step, a + i * a_step
-            single(w, row, left, b, steps, terms, accumulate, columns)
+            single(w, c, a, b, i, steps, terms, accumulate, columns)
 
     return strip_product
 
