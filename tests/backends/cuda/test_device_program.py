@@ -29,8 +29,8 @@ from tinymaml.backends.cuda.device_plan import DevicePlan
 from tinymaml.backends.cuda.device_program import (
     BLOCKS,
     CACHED_GRAPHS,
-    MOST_ELEMENTS,
     MEMORY_FRACTION,
+    MOST_ELEMENTS,
     Layout,
 )
 

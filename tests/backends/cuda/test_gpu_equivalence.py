@@ -224,7 +224,7 @@ def test_programs_may_take_turns(backend):
     for _ in range(2):
         for maml, gradient in zip(mamls, alone, strict=True):
             second = maml.meta_gradient(p.theta, p.tasks).gradient
-            assert rematerialise.tobytes() == gradient.tobytes()
+            assert second.tobytes() == gradient.tobytes()
 
 
 def test_tf32_rounds_factors_and_float32_does_not():

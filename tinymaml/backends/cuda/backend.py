@@ -123,13 +123,10 @@ class CupyDevice:
     ) -> None:
         """Launch a kernel of kernels.cu, with one thread for each element of each task
         as far as the largest grid goes."""
-        blocks = -(-work // THREADS), tasks
-        across, down = (
-            min(n, most) for n, most in zip(blocks, MOST_BLOCKS, strict=True)
-        )
+        grid = min(-(-work // THREADS), MOST_BLOCKS[0]), min(tasks, MOST_BLOCKS[1])
         function = self._kernel(kernel, np.dtype(dtype).name)
         with self.stream:
-            function((across, down), (THREADS,), (tasks, *arguments))
+            function(grid, (THREADS,), (tasks, *arguments))
 
     def _kernel(self, name: str, dtype: str) -> Any:
         if (name, dtype) not in self._kernels:

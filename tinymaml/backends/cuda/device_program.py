@@ -200,7 +200,11 @@ class Commands:
 
     def launch(self, kernel: str, work: int, tasks: int, *arguments: int) -> Command:
         """A command that launches a kernel for `work` elements of each task."""
-        return lambda: self.device.launch(kernel, self.dtype, work, tasks, arguments)
+        # The command must not refer to `self`: this object refers to the command, and
+        # such a cycle would keep its memory on the device until Python looks for
+        # cycles.
+        device, dtype = self.device, self.dtype
+        return lambda: device.launch(kernel, dtype, work, tasks, arguments)
 
     def _command(self, launch: Launch) -> Command:
         kernel, out, reads, sizes, operations = launch
@@ -261,7 +265,8 @@ class Commands:
             c=self._matrix(out, n),
             tasks=self.tasks,
         )
-        return lambda: self.device.gemm(self.dtype, arguments)
+        device, dtype = self.device, self.dtype  # as in `launch`
+        return lambda: device.gemm(dtype, arguments)
 
     def _matrix(self, view: Place, columns: int) -> Matrix:
         address, step = self._view(view)
