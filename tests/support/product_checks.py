@@ -25,7 +25,7 @@ def sizes(dtype):
 
 
 def check_products(matmul, dtype):
-    """matmul(w, arguments) for all sizes, A transposed or not, added or not."""
+    """Check matmul(w, args) for all sizes, A transposed or not, added or not."""
     for number, (m, n, k) in enumerate(sizes(dtype)):
         for transposed, more in product((False, True), (0, 1)):
             check_product(matmul, dtype, (m, n, k), transposed, more, seed=number)
@@ -41,9 +41,9 @@ def check_product(matmul, dtype, size, transposed, more, seed=0, slack=None):
         before[3:] = c.ravel()
     operands = [(a.T if transposed else a).ravel(), b.ravel(), np.full(room, np.nan)]
     w = np.concatenate([before, *operands]).astype(dtype)
-    places = 3, before.size, before.size + a.size
+    offsets = 3, before.size, before.size + a.size
     strides = (1, m) if transposed else (k, 1)
-    matmul(w, np.array([*places, m, n, k, *strides, more]))
+    matmul(w, np.array([*offsets, m, n, k, *strides, more]))
     assert np.array_equal(w[3 : before.size].reshape(m, n), a @ b + more * c)
     assert np.isnan(w[:3]).all()
     assert np.array_equal(w[before.size :], np.concatenate(operands), equal_nan=True)

@@ -175,7 +175,7 @@ class SerialCupy:
         self.queue, self.source, self.free = Queue(), source, free
         self.grid, self.threads = grid, threads
         self.rng = None if seed is None else np.random.default_rng(seed)
-        self.launches = []  # (kernel, grid and block asked for)
+        self.launches = []  # (kernel, grid, block) of each launch
         self.cuda = SimpleNamespace(
             Stream=lambda non_blocking: Stream(self.queue),
             Event=lambda disable_timing: Event(self.queue),

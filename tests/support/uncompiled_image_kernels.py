@@ -92,7 +92,11 @@ CONVOLUTION = {
         "range(first, end)",
         "range(first, size.rows)",
     ),
-    "pixels are not apart": ("add_by_taps", "size.stride * channels", "channels"),
+    "outputs meet neighbouring pixels": (
+        "add_by_taps",
+        "size.stride * channels",
+        "channels",
+    ),
     "taps back are one above the other": (
         "add_by_taps",
         "(u * size.kw + v) * channels",
@@ -136,7 +140,7 @@ CONVOLUTION = {
         "size.columns - j if v == 0",
     ),
     "windows have all rows": ("convolve_by_windows", "(u_end - u, ", "(size.kh, "),
-    "rows of pixels lie apart": (
+    "rows of a window skip a row": (
         "convolve_by_windows",
         "size.width * channels - length",
         "size.width * channels",

@@ -40,14 +40,14 @@ def run_uncompiled(tape, inputs, dtype):
     w = np.full(plan.size + SLACK, np.nan, dtype)
     for start, size, number in plan.constant_pieces():
         w[start : start + size] = number
-    for name, place in tape.inputs.items():
-        if plan.holds(place.node):
-            start = plan.offset_of(place.node)
-            array = np.ravel(inputs[name][0] if place.per_task else inputs[name])
+    for name, placeholder in tape.inputs.items():
+        if plan.holds(placeholder.node):
+            start = plan.offset_of(placeholder.node)
+            array = np.ravel(inputs[name][0] if placeholder.per_task else inputs[name])
             w[start : start + array.size] = array
     for call in plan.instructions:
-        places = [plan.offset(place) for place in (call.out, *call.reads)]
-        KERNELS[call.kernel](w, np.array([*places, *call.sizes]))
+        offsets = [plan.offset(view) for view in (call.out, *call.reads)]
+        KERNELS[call.kernel](w, np.array([*offsets, *call.sizes]))
     outputs = {}
     for name, output in tape.outputs.items():
         start = plan.offset_of(output.node)

@@ -1,4 +1,4 @@
-"""The GPU backend: whether it can be used, the notices if not, and what CuPy is asked.
+"""The GPU backend: whether it can be used, the notices if not, and its calls of CuPy.
 
 Broken installations of CuPy are imitated by packages in a folder on Python's path.
 """

@@ -174,6 +174,6 @@ def test_device_gives_its_stream_and_memory_of_its_own():
     assert found.stream == device.stream.ptr
     assert found.workspace == device._workspace.data.ptr
     assert device._workspace.array.nbytes == found.workspace_size
-    assert found.mode == 0  # float32 means float32 unless asked
+    assert found.mode == 0  # float32 means float32 by default
     CupyDevice(cupy, cupy, library, tf32=True)
     assert settings_of(library.library).mode == 3

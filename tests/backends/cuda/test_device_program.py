@@ -268,7 +268,7 @@ def test_numbers_of_tasks_in_use_are_captured_once():
         for tasks in in_use:
             program(small_inputs(tasks))
     assert len(captured) == CACHED_GRAPHS
-    program(small_inputs(1))  # in the place of the smallest
+    program(small_inputs(1))  # replaces the smallest
     program(small_inputs(3 + CACHED_GRAPHS))
     assert len(captured) == CACHED_GRAPHS + 1
     program(small_inputs(4))

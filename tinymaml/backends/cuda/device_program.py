@@ -314,8 +314,8 @@ class CapturedProgram:
     ) -> None:
         self.layout, self.memory, self.device = layout, memory, device
         self.staging = device.staging(memory, 0, layout.from_host)
-        # Constants lie between the inputs, and are sent again with them: one copy of
-        # everything is faster than a copy for each input.
+        # Constants lie between the inputs and are sent again in each call, because one
+        # copy of everything takes less time than two copies around them.
         for start, size, number in layout.constants():
             self.staging.array[start : start + size] = number
         self.commands = Commands(layout, memory, dtype, device)

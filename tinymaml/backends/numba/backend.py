@@ -86,7 +86,7 @@ def kernel_address(name: str, dtype: str) -> int:
 
 
 def _is_stale(folder: str, name: str) -> bool:
-    """Whether Numba's cache of a kernel is older than the source that it was made from.
+    """Whether Numba's cache of a kernel is older than the source of the kernels.
 
     Numba compares it with the kernel's own file only; a kernel calls functions of
     others.
@@ -309,7 +309,7 @@ class NumbaProgram:
         code_shape = len(plan.instructions), INSTRUCTION_SIZE
         self.code = np.zeros(code_shape, dtype=np.int64)
         for row, call in zip(self.code, plan.instructions, strict=True):
-            offsets = [plan.offset(place) for place in (call.out, *call.reads)]
+            offsets = [plan.offset(view) for view in (call.out, *call.reads)]
             arguments = [*offsets, *call.sizes]
             row[0] = kernel_address(call.kernel, dtype.name)
             row[1 : 1 + len(arguments)] = arguments
@@ -362,7 +362,7 @@ class BoundProgram:
         self._allocate(self._bound_tasks or 1)
 
     def _allocate(self, tasks: int) -> None:
-        """Arrays for the unbound inputs and the sums of so many tasks.
+        """Arrays for the unbound inputs and the sums of a number of tasks.
 
         They serve all calls until one comes with another number of tasks.
         """

@@ -157,9 +157,8 @@ def convolve_by_windows(w, x, y, k, size):
             while j < size.columns:
                 column = size.stride * j - size.left
                 v, v_end = max(0, -column), min(size.kw, size.width - column)
-                count = (
-                    max(whole_end - j, 1) if v == 0 else 1
-                )  # outputs in this product
+                # How many outputs this product computes.
+                count = max(whole_end - j, 1) if v == 0 else 1
                 length = (v_end - v) * channels
                 x_jump = size.width * channels - length
                 k_jump = (size.kw * channels - length) * features

@@ -257,7 +257,7 @@ def pad(w, args):
 # --- broadcasts and sums --------------------------------------------------------------
 
 # A broadcast or sum over neighbouring axes is one over the middle of three axes (outer,
-# middle, inner), once the axes before and behind are taken together. The innermost loop
+# middle, inner), once the axes before and those behind are merged. The innermost loop
 # runs along `inner`, or along `middle` where `inner` is 1: vectors need long loops.
 
 
