@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import tinymaml as tm
-from tests.support.gpu_backends import GPU_MACHINES, gpu_backend
+from tests.support.gpu_backends import GPU_BACKENDS, gpu_backend
 from tests.support.image_problems import image_problem, strided_network
 from tests.support.running import assert_close
 from tinymaml.backends.cuda import training
@@ -16,7 +16,7 @@ from tinymaml.tasks import sinusoid
 from tinymaml.tasks.episodes import Episodes
 from tinymaml.training.steps import HostSteps
 
-every_backend = pytest.mark.parametrize("backend", GPU_MACHINES)
+every_backend = pytest.mark.parametrize("backend", GPU_BACKENDS)
 NETWORK = tm.MLP([1, 8, 1])
 OPTIMISERS = {"adam": tm.Adam(0.01), "sgd": tm.SGD(0.001)}
 HISTORY = 8  # losses that the device keeps; few, so that old ones are overwritten

@@ -165,7 +165,7 @@ class DeviceTraining:
         self._training = device.zeros(len(TRAINING), np.float64)
         if self._episodes is not None:
             self._images = self._put_images(self._episodes.images)
-        together = program.tasks_together(count)
+        together = program.tasks_per_run(count)
         if together < count:
             raise MemoryError(
                 f"backend: {count} tasks do not fit the GPU's memory together; take "
