@@ -66,16 +66,25 @@ def check_threads(threads: int | None, default: int) -> int:
     return default if threads is None else whole_number("threads", threads)
 
 
-def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
-    """Check that the value is one of the choices.
+def check_choice(name: str, value: Any, choices: Iterable[Any]) -> Any:
+    """The value, which must be one of the choices.
 
     >>> check_choice("mode", "bach", ("batch", "support"))
     Traceback (most recent call last):
     ValueError: mode: expected one of batch, support, got 'bach'
     """
     choices = list(choices)
-    if value not in choices:
-        raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
+    if value not in choices or isinstance(value, bool):
+        names = ", ".join(map(str, choices))
+        raise ValueError(f"{name}: expected one of {names}, got {value!r}")
+    return value
+
+
+def check_function(name: str, function: Any) -> Any:
+    """The function, or any other object that can be called."""
+    if not callable(function):
+        raise TypeError(f"{name}: expected a function, got {function!r}")
+    return function
 
 
 # --- arrays ---------------------------------------------------------------------------

@@ -26,7 +26,7 @@ import numpy as np
 from tinymaml.autodiff.derivatives import grad, hvp
 from tinymaml.autodiff.tape import Tape, Value
 from tinymaml.backends import Backend, get_backend
-from tinymaml.checks import check_dtype
+from tinymaml.checks import check_choice, check_dtype
 
 Array = np.ndarray[Any, Any]
 
@@ -71,8 +71,7 @@ def gradcheck(
     >>> errors.order1 < 1e-10 and errors.order2 < 1e-10
     True
     """
-    if order not in (1, 2):
-        raise ValueError(f"order: expected 1 or 2, got {order!r}")
+    check_choice("order", order, (1, 2))
     h, default = STEPS[check_dtype(theta.dtype).name]
     tolerance = default if tolerance is None else tolerance
     fixed = {f"x{i}": array for i, array in enumerate(arguments)}
