@@ -89,8 +89,7 @@ class MAML(Trainable):
     """Model-agnostic meta-learning of a loss.
 
     loss: a function (theta, x, y) -> one number, written on Values.
-    alpha: inner learning rate (step size), a number or one number for each parameter;
-        the attribute is an array () or (P,).
+    alpha: inner learning rate (step size), a number or one number for each parameter.
     steps: J, the number of inner steps in meta-training.
     order: 2 for the exact meta-gradient, 1 for first-order MAML (section 5.2).
     reduction: "mean" over tasks, as the authors' code, or "sum", as paper eq. (1).
