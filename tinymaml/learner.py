@@ -55,7 +55,7 @@ class Parts(NamedTuple):
         steps, size = self.corrections.shape
         return (
             f"Parts(cosine={self.cosine:.4g}, norm_ratio={self.norm_ratio:.4g}, "
-            f"corrections of {steps} inner steps, {size} parameters)"
+            f"query_gradient ({size},), corrections ({steps}, {size}))"
         )
 
 
@@ -68,11 +68,10 @@ class MetaGradient(NamedTuple):
     parts: Parts | None = None
 
     def __repr__(self) -> str:
-        parts = "" if self.parts is None else f", parts={self.parts}"
+        parts = "" if self.parts is None else f",\n  parts={self.parts}"
         return (
-            f"MetaGradient(loss={self.loss:.4g}, gradient {self.gradient.shape} of "
-            f"norm {np.linalg.norm(self.gradient):.4g}, {len(self.losses)} "
-            f"tasks{parts})"
+            f"MetaGradient(loss={self.loss:.4g}, losses {self.losses.shape}, gradient "
+            f"{self.gradient.shape} of norm {np.linalg.norm(self.gradient):.4g}{parts})"
         )
 
 
@@ -99,7 +98,7 @@ class MAML(Trainable):
     clip: largest size of an entry of the meta-gradient, or None; parts are not clipped.
     backend, threads: see `get_backend`.
 
-    Attributes may be set later and are heeded by the next call. The loss is recorded
+    Attributes may be set later; the next call uses them. The loss is recorded
     once for each shape of its inputs: a number that it takes from elsewhere, such as an
     annealed weight, stays what it was then. A copy or a pickle compiles anew.
 
@@ -183,10 +182,10 @@ class MAML(Trainable):
         scale = 1.0 / count if self.reduction == "mean" else 1.0
         losses = results["losses"]
         gradient = results["gradient"] * losses.dtype.type(scale)
-        made_of = _parts_of(gradient, results, scale, self.steps) if parts else None
+        terms = _parts_of(gradient, results, scale, self.steps) if parts else None
         if self.clip is not None:
             gradient = gradient.clip(-self.clip, self.clip)
-        return MetaGradient(gradient, float(losses.sum() * scale), losses, made_of)
+        return MetaGradient(gradient, float(losses.sum() * scale), losses, terms)
 
     __call__ = meta_gradient
 
