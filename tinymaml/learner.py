@@ -35,7 +35,7 @@ from tinymaml.checks import (
 from tinymaml.maml import Examples, Loss, inner_loop, meta_gradient
 from tinymaml.tasks.batch import Tasks, as_tasks
 from tinymaml.training.optim import Optimiser
-from tinymaml.training.steps import HostSteps, Sample, Steps
+from tinymaml.training.steps import Sample, Steps, Trainable
 from tinymaml.variants.multi_step_loss import multi_step_meta_gradient
 
 Array = np.ndarray[Any, Any]
@@ -84,7 +84,7 @@ class Call(NamedTuple):
     function: Prediction | None = None  # of a prediction
 
 
-class MAML:
+class MAML(Trainable):
     """Model-agnostic meta-learning of a loss.
 
     loss: a function (theta, x, y) -> one number, written on Values.
@@ -263,7 +263,7 @@ class MAML:
                 clip=self.clip,
                 sample=sample,
             )
-        return on_device or HostSteps(self, theta, optimiser, sample, columns)
+        return on_device or super().training_steps(theta, optimiser, sample, columns)
 
     # --- recording, compiling, running ------------------------------------------------
 

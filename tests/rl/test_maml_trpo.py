@@ -177,7 +177,7 @@ MUTANTS = {
         (Objective, "__init__", "fisher(adapted", "hessian(adapted")
     ),
     "Fisher matrix in place of the Hessian of the inner loss": (
-        (PolicyLosses, "hessian", "record_hvp", "record_fisher")
+        (PolicyLosses, "hessian", '"hessian", thetas', '"fisher", thetas')
     ),
 }
 

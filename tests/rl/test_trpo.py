@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tinymaml.rl.advantages import advantages
 from tinymaml.rl.maml_trpo import MAMLTRPO
-from tinymaml.rl.trpo import SHORTEN, TRIES, conjugate_gradient, trust_region_step
+from tinymaml.rl.trpo import conjugate_gradient, trust_region_step
 
 
 def positive_definite(rng, size, spread=10.0):
@@ -111,6 +111,8 @@ CONSTANTS = {
     "max_kl": 0.01,
     "iterations": 10,
     "damping": 1e-5,
+    "shorten": 0.8,
+    "tries": 15,
 }
 
 
@@ -119,7 +121,7 @@ CONSTANTS = {
     [
         (MAMLTRPO, "discount decay max_kl iterations damping"),
         (advantages, "discount decay"),
-        (trust_region_step, "max_kl iterations damping"),
+        (trust_region_step, "max_kl iterations damping shorten tries"),
         (conjugate_gradient, "iterations"),
     ],
 )
@@ -127,7 +129,6 @@ def test_defaults_are_the_constants_of_the_authors_code(function, names):
     parameters = inspect.signature(function).parameters
     for name in names.split():
         assert parameters[name].default == CONSTANTS[name], name
-    assert (SHORTEN, TRIES) == (0.8, 15)
 
 
 class Quadratic:
@@ -160,7 +161,7 @@ class Quadratic:
 
 def test_the_first_length_reaches_the_bound_along_the_natural_gradient():
     problem = Quadratic()
-    step = problem.step(max_kl=0.01)
+    step = problem.step(max_kl=0.01, shorten=0.8)
     natural = np.linalg.solve(problem.f, problem.g)
     cosine = step.theta @ natural / np.linalg.norm(step.theta) / np.linalg.norm(natural)
     assert cosine == pytest.approx(-1)
@@ -290,6 +291,8 @@ def test_damping_is_added_to_the_product():
         ({"max_kl": 0}, "max_kl: expected a positive number, got 0"),
         ({"max_kl": np.nan}, "max_kl: expected a positive number, got nan"),
         ({"damping": -1}, "damping: expected a number of at least 0, got -1"),
+        ({"shorten": 1.0}, "shorten: expected a number in .0, 1., got 1.0"),
+        ({"tries": 0}, "tries: expected at least 1, got 0"),
         ({"iterations": 0}, "iterations: expected at least 1, got 0"),
     ],
 )
@@ -298,7 +301,7 @@ def test_bad_settings_are_refused_by_name(options, complaint):
         Quadratic().step(**options)
 
 
-@pytest.mark.parametrize("name", ["max_kl", "damping"])
+@pytest.mark.parametrize("name", ["max_kl", "damping", "shorten"])
 @pytest.mark.parametrize("bad", ["a", None, True])
 def test_settings_that_are_no_numbers_are_refused_by_name(name, bad):
     with pytest.raises(TypeError, match=f"^{name}: expected a number, got {bad!r}"):

@@ -26,8 +26,6 @@ from tinymaml.checks import check_numbers, check_sizes, check_theta
 Array = np.ndarray[Any, Any]
 Product = Callable[[Array], Array]  # v (P,) -> a matrix times v (P,)
 TOLERANCE = 1e-10  # conjugate gradients stop at this squared length of the residual
-SHORTEN = 0.8  # factor by which the line search shortens the step
-TRIES = 15  # the number of lengths that it tries
 
 
 class TrustRegionStep(NamedTuple):
@@ -97,6 +95,8 @@ def trust_region_step(
     max_kl: float = 0.01,
     iterations: int = 10,
     damping: float = 1e-5,
+    shorten: float = 0.8,
+    tries: int = 15,
 ) -> TrustRegionStep:
     """One TRPO step from theta (P,), float32 or float64.
 
@@ -106,12 +106,12 @@ def trust_region_step(
     max_kl: bound on the mean KL divergence.
     iterations: of conjugate gradients.
     damping: this multiple of the identity is added to F.
+    shorten, tries: the line search multiplies the step by `shorten`, at most
+    tries - 1 times.
 
-    The line search multiplies the step by `SHORTEN` until it is accepted, and tries at
-    most `TRIES` lengths. A step is accepted if its loss is below that of theta and its
-    divergence is at most max_kl, and not negative beyond rounding.
-
-    Raises ValueError or TypeError naming the argument that does not fit.
+    A step is accepted if its loss is below that of theta and its divergence is at most
+    max_kl, and not negative beyond rounding. Raises ValueError or TypeError naming the
+    argument that does not fit.
     """
     check_theta(theta, np.size(theta))
     gradient = np.asarray(gradient, np.float64)
@@ -120,7 +120,10 @@ def trust_region_step(
             f"gradient: expected theta's shape, {theta.shape}, got {gradient.shape}"
         )
     check_settings(max_kl, iterations, damping)
-    check_numbers(loss=loss)
+    check_numbers(loss=loss, shorten=shorten)
+    if not 0 < shorten < 1:
+        raise ValueError(f"shorten: expected a number in (0, 1), got {shorten}")
+    check_sizes(tries=tries)
 
     def damped(v: Array) -> Array:
         return product(v.astype(theta.dtype)) + damping * v
@@ -142,9 +145,9 @@ def trust_region_step(
     # A small divergence is a difference of larger numbers, so rounding can make it
     # slightly negative.
     least_kl = -sqrt(np.finfo(theta.dtype).eps)
-    for backtracks in range(TRIES):
-        candidate = (theta - SHORTEN**backtracks * step).astype(theta.dtype)
+    for backtracks in range(tries):
+        candidate = (theta - shorten**backtracks * step).astype(theta.dtype)
         new_loss, kl = loss_and_kl(candidate)
         if isfinite(new_loss) and new_loss < loss and least_kl <= kl <= max_kl:
             return TrustRegionStep(candidate, True, loss - new_loss, kl, backtracks, "")
-    return rejected(f"none of {TRIES} lengths kept loss and divergence down", TRIES)
+    return rejected(f"none of {tries} lengths kept loss and divergence down", tries)

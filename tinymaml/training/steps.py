@@ -3,8 +3,7 @@
 With this file the training loop (`train.py`) is the same for every learner: it asks for
 `Steps`, draws a batch, takes a step, and fetches what has happened. `HostSteps` calls a
 gradient function and an optimiser in this process. A learner that can train elsewhere
-has a method `training_steps`, as `MAML` has; `backends/cuda/training.py` is such a
-place.
+is a `Trainable`, as `MAML` is; `backends/cuda/training.py` is such a place.
 
 Left out: what surrounds a step (validation, log, checkpoints), which is in `train.py`.
 """
@@ -93,6 +92,27 @@ class HostSteps:
         """The results since the last fetch."""
         results, self._results = self._results, []
         return results
+
+
+class Trainable:
+    """A gradient function that decides where it is trained; `MAML` is one.
+
+    A subclass that does not override `training_steps` is trained in this process.
+    """
+
+    def __call__(self, theta: Array, batch: Any, /) -> Any:
+        """An object with a number `loss` and a `gradient` (P,), at theta (P,)."""
+        raise NotImplementedError
+
+    def training_steps(
+        self,
+        theta: Array,
+        optimiser: Optimiser,
+        sample: Sample,
+        columns: Sequence[str] = (),
+    ) -> Steps:
+        """The steps that `train` takes from theta on; arguments as in `HostSteps`."""
+        return HostSteps(self, theta, optimiser, sample, columns)
 
 
 def _failure(loss: float, gradient: Array) -> str:

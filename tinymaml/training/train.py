@@ -13,9 +13,9 @@ import copy
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from tinymaml.training.checkpoint import to_json
 from tinymaml.training.console import CsvLog, Interrupt, LogRow, ProgressBar
 from tinymaml.training.optim import Optimiser
 from tinymaml.training.run import FilePath, TrainingRun
-from tinymaml.training.steps import Gradient, HostSteps, Sample, Steps
+from tinymaml.training.steps import Gradient, HostSteps, Sample, Steps, Trainable
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class TrainResult:
 
 
 def train(
-    gradient: Gradient,
+    gradient: Gradient | Trainable,
     theta: np.ndarray,
     sample: Sample,
     *,
@@ -83,8 +83,7 @@ def train(
     Args:
         gradient: from theta, shape (P,), and a batch to an object with `.loss` (a
             number) and `.gradient`, shape (P,). A `MAML` object is such a function.
-            If it has a method `training_steps`, as `MAML` has, that decides where the
-            training is computed.
+            As a `Trainable` it decides where the training is computed.
         theta: start, shape (P,), float32 or float64; copied. With `resume` only its
             shape and dtype count.
         sample: from `rng` to a batch. For an exact resume all its randomness must come
@@ -162,12 +161,19 @@ def train(
     run = TrainingRun(
         theta.copy(), copy.deepcopy(optimiser), rng, plain_config, tuple(columns)
     )
-    rng_state = None if resume is None else run.restore(resume)
+    with _naming("resume"):
+        rng_state = None if resume is None else run.restore(resume)
     if out is not None:
-        check_writable(out)
-    make_steps = getattr(gradient, "training_steps", partial(HostSteps, gradient))
-    steps: Steps = make_steps(run.theta, run.optimiser, sample, run.columns)
-    csv_log = CsvLog(log, columns, run.rows)
+        with _naming("out"):
+            check_writable(out)
+    start = run.theta, run.optimiser, sample, run.columns
+    steps: Steps
+    if isinstance(gradient, Trainable):
+        steps = gradient.training_steps(*start)
+    else:
+        steps = HostSteps(gradient, *start)
+    with _naming("log"):
+        csv_log = CsvLog(log, columns, run.rows)
     if rng_state is not None:
         rng.bit_generator.state = rng_state
 
@@ -216,3 +222,13 @@ def train(
         scores=run.scores,
         best=run.best,
     )
+
+
+@contextmanager
+def _naming(argument: str) -> Iterator[None]:
+    """Name the argument in an OSError raised within."""
+    try:
+        yield
+    except OSError as error:
+        reason = f"{argument}: {error.strerror}"
+        raise OSError(error.errno, reason, error.filename) from error
