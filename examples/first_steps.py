@@ -49,14 +49,13 @@ def main() -> None:
         print(f"{name:17}", maml.evaluate(theta, new, steps=3).mean(axis=0).round(2))
         panels[row, 0].set_ylabel(f"{name}\ny")
         adapted = maml.adapt(theta, new.x_support, new.y_support, steps=3)
-        for wave, panel in enumerate(panels[row]):
-            panel.plot(grid, waves(grid[None])[wave], "k", lw=1, label="true wave")
+        for i, axes in enumerate(panels[row]):  # axes i show wave i
+            axes.plot(grid, waves(grid[None])[i], "k", lw=1, label="true wave")
             for steps, style in ((0, ":C7"), (1, "--C0"), (3, "C0")):
                 label = f"gradient steps: {steps}" if steps else "before any step"
-                fit = network.predict(adapted[wave, steps], grid)
-                panel.plot(grid, fit, style, label=label)
-            x, y = new.x_support[wave], new.y_support[wave]
-            panel.plot(x, y, "^C1", label="support points")
+                fit = network.predict(adapted[i, steps], grid)
+                axes.plot(grid, fit, style, label=label)
+            axes.plot(new.x_support[i], new.y_support[i], "^C1", label="support points")
     plt.setp(panels[-1], xlabel="x")
     plt.figlegend(*panels[0, 0].get_legend_handles_labels(), loc="outside right upper")
     plt.savefig("first_steps.png")
