@@ -43,8 +43,8 @@ class Regressors(NamedTuple):
 
     groups: int = 20
     size: int = 25  # regressors in a group
-    points: int = 40
-    steps: int = 6_000
+    points: int = 40  # new points of a regressor's wave in each step
+    steps: int = 6_000  # gradient steps of a regressor
     learning_rate: float = 0.01
     variants: tuple[Variant, ...] = (
         Variant("multitask", 0.0, to_mean=False),

@@ -292,8 +292,8 @@ def make_parser() -> Parser:
         "--reward",
         choices=REWARDS,
         default=REWARDS[0],
-        help="minus the distance to the goal, as in the authors' code (default), or "
-        "minus its square, as in the paper",
+        help="the reward is minus the distance to the goal, as in the authors' code "
+        "(default), or minus its square, as in the paper",
     )
     add_resume(parser, "--seed, --alpha and --reward")
     return parser

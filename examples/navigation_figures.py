@@ -65,7 +65,7 @@ def draw_figure_4(
     handles, labels = above.get_legend_handles_labels()
     left.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
 
-    right.suptitle("One trajectory for each goal, cut off where it leaves the square")
+    right.suptitle("One trajectory for each goal, drawn inside the square [-1, 1]^2")
     panels = right.subplots(
         len(goals), len(paths[0].positions), sharex=True, sharey=True, squeeze=False
     )

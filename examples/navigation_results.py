@@ -24,7 +24,7 @@ class Method(NamedTuple):
     marker: str
 
 
-# The returns are those in the authors' files behind figure 4. Keys name the trainings.
+# The returns are in the authors' files behind figure 4. Keys are names of trainings.
 MAML = (-40.41, -11.68, -3.33, -3.23, -3.35)
 PRETRAINED = (-40.81, -19.73, -11.72, -8.47, -7.49)
 RANDOM = (-82.66, -57.96, -53.84, -46.81)

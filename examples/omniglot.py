@@ -53,8 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--split",
         choices=("authors", "background"),
         default="authors",
-        help="train on 1100 characters of all alphabets (default), or on the data "
-        "set's own background alphabets, to test on its evaluation alphabets",
+        help="training characters: 1100 of all alphabets, as in the authors' code "
+        "(default), or the data set's background alphabets, with the evaluation "
+        "alphabets for the test",
     )
     parser.add_argument(
         "--download",

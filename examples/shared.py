@@ -66,7 +66,8 @@ def experiment_parser(
         "--backend",
         choices=BACKENDS,
         default="auto",
-        help="what runs the tapes (default: auto, a GPU if there is one, else numba)",
+        help="what runs the computations (default: auto, a GPU if there is one, else "
+        "numba)",
     )
     add(
         "--threads",
@@ -101,7 +102,7 @@ def add_resume(parser: Parser, settings: str) -> None:
         type=Path,
         metavar="DIR",
         help="folder of an earlier run (its --out) to continue from, with the same "
-        f"{settings}; --iterations may be more",
+        f"{settings}; --iterations may be larger",
     )
 
 

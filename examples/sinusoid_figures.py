@@ -38,7 +38,7 @@ class Method(NamedTuple):
         return errors.get(steps) if shots == TABLE_2_SHOTS else None
 
 
-# The key of a method is the name of its training in the log and the checkpoint.
+# A key is the name of the method's training, and of the folder with its checkpoint.
 METHODS = {
     "exact": Method("maml", 2, "MAML", (0.67, 0.38, 0.35), "#0072B2", "o"),
     "first-order": Method("maml", 1, "MAML, first order", (), "#E69F00", "s"),
