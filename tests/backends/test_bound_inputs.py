@@ -150,7 +150,7 @@ MUTANTS = {
     "other numbers of tasks get no memory": (
         "BoundProgram",
         "__call__",
-        "tasks != self._tasks",
+        "tasks != self._memory.tasks",
         "False",
     ),
     "bound tasks are not counted": (
@@ -162,8 +162,8 @@ MUTANTS = {
     "the first input is not copied": (
         "BoundProgram",
         "__call__",
-        "self._arrays.items()",
-        "list(self._arrays.items())[1:]",
+        "arrays.items()",
+        "list(arrays.items())[1:]",
     ),
     "all tasks have the first task's inputs": (
         "BoundProgram",
@@ -175,7 +175,7 @@ MUTANTS = {
         "BoundProgram",
         "_addresses",
         "self._bound | ",
-        "self._arrays | ",
+        "unbound | ",
     ),
 }
 

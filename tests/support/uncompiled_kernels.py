@@ -12,7 +12,7 @@ import pytest
 from numba import config
 
 from tests.backends.numba.test_planner import tape_of
-from tests.support.mutants import put, survives
+from tests.support.mutants import mutated, put, survives
 from tests.support.plan_recipes import RECIPES
 from tests.support.primitive_cases import CASES
 from tests.support.primitive_checks import derivative_inputs, derivative_tape
@@ -140,8 +140,12 @@ def test_these_tapes_call_every_kernel():
 
 PRODUCTS = {
     "C is never added to": ("_tile_kernel", "if accumulate:", "if False:"),
-    "the last term is missing": ("_tile_kernel", "range(length)", "range(length - 1)"),
-    "A is read by rows": ("_tile_kernel", "a += k_step", "a += a_step"),
+    "the last term is missing": (
+        "_tile_kernel",
+        "range(counts[2])",
+        "range(counts[2] - 1)",
+    ),
+    "A is read by rows": ("_tile_kernel", "p += a_steps[2]", "p += a_step"),
     "no store is masked": ("_tile_kernel", "masked and columns", "False and columns"),
     "the mask lacks a column": ("_tile_kernel", "columns < vec", "columns + 1 < vec"),
     "a masked store is short": (
@@ -217,19 +221,6 @@ MUTANTS = {
     "add_relu has another kink": ("add_relu", "total <= zero", "total <= 1"),
     "scale lacks an element": ("scale", "for i in range(n)", "for i in range(1, n)"),
     "pad lacks a zero": ("pad", "for i in range(n)", "for i in range(n - 1)"),
-    "sum adds the first twice": ("sum", "range(1, middle)", "range(middle)"),
-    "mul_sum adds the first twice": ("mul_sum", "first + inner, first", "first, first"),
-    "mul_sum of numbers lacks y": (
-        "mul_sum",
-        "total += w[x + m] * w[y + m]",
-        "total += w[x + m]",
-    ),
-    "mul_sum of rows squares x": (
-        "mul_sum",
-        "w[r + i] += w[x + m + i] * w[y",
-        "w[r + i] += w[x + m + i] * w[x",
-    ),
-    "mul_sum has another outer step": ("mul_sum", "o * middle * inner", "o * inner"),
     "softmax overflows": ("softmax", "w[x + r * n + i] - largest", "w[x + r * n + i]"),
     "logsumexp lacks the largest": (
         "logsumexp",
@@ -245,6 +236,42 @@ MUTANTS = {
 }
 
 
+SUMS = {
+    "sum adds the first twice": ("sum", "term if m == first", "2 * term if m == first"),
+    "sum has another outer step": ("sum", "o * middle * inner", "o * inner"),
+    "mul_sum adds the first twice": (
+        "mul_sum",
+        "term if m == first",
+        "2 * term if m == first",
+    ),
+    "mul_sum of numbers lacks y": (
+        "mul_sum",
+        "total += w[x + m] * w[y + m]",
+        "total += w[x + m]",
+    ),
+    "mul_sum of rows squares x": (
+        "mul_sum",
+        "term = w[x + m + i] * w[y",
+        "term = w[x + m + i] * w[x",
+    ),
+    "mul_sum has another outer step": ("mul_sum", "o * middle * inner", "o * inner"),
+}
+
+
+@pytest.mark.parametrize(("kernel", "old", "new"), SUMS.values(), ids=SUMS)
+def test_broken_sum_is_caught(monkeypatch, kernel, old, new):
+    """The two kernels of sums come from one function; one of them is broken."""
+    broken = mutated(kernels._sum_kernel, old, new)
+    monkeypatch.setitem(KERNELS, kernel, broken(multiply=kernel == "mul_sum"))
+    row = {"sum": "sum", "mul_sum": "mul"}[kernel]
+
+    def recipes():
+        for recipe in RECIPES:
+            check_recipe(recipe)
+
+    assert not survives(lambda: check_primitive(row), recipes)
+
+
 @pytest.mark.parametrize(("kernel", "old", "new"), MUTANTS.values(), ids=MUTANTS)
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_broken_kernel_is_caught(monkeypatch, kernel, old, new):
@@ -252,7 +279,7 @@ def test_broken_kernel_is_caught(monkeypatch, kernel, old, new):
     if kernel in KERNELS:
         monkeypatch.setitem(KERNELS, kernel, getattr(kernels, kernel))
     calls = {"dots": "matmul", "transpose": "matmul"}
-    primitive = {**calls, "add_relu": "add", "mul_sum": "mul"}.get(kernel, kernel)
+    primitive = {**calls, "add_relu": "add"}.get(kernel, kernel)
 
     def recipes():
         for recipe in RECIPES:

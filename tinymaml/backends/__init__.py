@@ -17,25 +17,26 @@ use. One program may have several such callables at the same time.
 
 import sys
 from collections.abc import Callable, Mapping
+from functools import cache
 from importlib.util import find_spec
 from typing import Any, Protocol
 
 import numpy as np
 
 from tinymaml.autodiff.tape import Input, Tape
-from tinymaml.checks import check_inputs
+from tinymaml.checks import Array, check_choice, check_inputs
 from tinymaml.training.optim import Optimiser
 from tinymaml.training.steps import Steps
 
-Arrays = Mapping[str, np.ndarray[Any, Any]]
-Run = Callable[[Arrays], dict[str, np.ndarray[Any, Any]]]
+Arrays = Mapping[str, Array]
+Run = Callable[[Arrays], dict[str, Array]]
 BACKENDS = ("auto", "cupy", "cupy-tf32", "numba", "numpy")
 
 
 class Program(Protocol):
     """A tape, compiled for one backend and one dtype."""
 
-    def __call__(self, inputs: Arrays, /) -> dict[str, np.ndarray[Any, Any]]:
+    def __call__(self, inputs: Arrays, /) -> dict[str, Array]:
         """Run the tape for all tasks.
 
         inputs: every input of the tape by name, in the program's dtype; of shape (T,
@@ -65,9 +66,6 @@ class Backend(Protocol):
         return None
 
 
-_printed: set[str] = set()
-
-
 def get_backend(name: "str | Backend" = "auto", threads: int | None = None) -> Backend:
     """The backend of a name; a backend is returned as it is.
 
@@ -85,11 +83,7 @@ def get_backend(name: "str | Backend" = "auto", threads: int | None = None) -> B
     """
     if not isinstance(name, str) and hasattr(name, "compile"):
         return name
-    if name not in BACKENDS:
-        raise ValueError(
-            f"backend: expected one of {', '.join(BACKENDS)}, got {name!r}"
-        )
-    if name == "auto":
+    if check_choice("backend", name, BACKENDS) == "auto":
         name = _automatic()
     if name == "numpy":
         from tinymaml.backends.numpy import NumpyBackend
@@ -121,24 +115,16 @@ def _automatic() -> str:
     return "numpy"
 
 
+@cache
 def _print_once(notice: str) -> None:
-    """Print a notice on stderr, unless it was printed before."""
-    if notice not in _printed:
-        print(f"tinymaml: {notice}.", file=sys.stderr)
-    _printed.add(notice)
+    """Print a notice on stderr; a second call with the same one does nothing."""
+    print(f"tinymaml: {notice}.", file=sys.stderr)
 
 
 # --- binding inputs -------------------------------------------------------------------
 
 
-class _CompiledTape(Protocol):
-    tape: Tape
-    dtype: np.dtype[Any]
-
-    def __call__(self, inputs: Arrays, /) -> dict[str, np.ndarray[Any, Any]]: ...
-
-
-def bind_by_merging(program: _CompiledTape, bound: Arrays) -> Run:
+def bind_by_merging(program: Any, bound: Arrays) -> Run:
     """The method `bind` of a program that needs all of its inputs in every call.
 
     The bound inputs are merged with the others in each call, so nothing is saved but
@@ -147,7 +133,7 @@ def bind_by_merging(program: _CompiledTape, bound: Arrays) -> Run:
     """
     unbound, tasks = check_bound(program.tape, program.dtype, bound)
 
-    def run(inputs: Arrays) -> dict[str, np.ndarray[Any, Any]]:
+    def run(inputs: Arrays) -> dict[str, Array]:
         check_inputs(unbound, program.dtype, inputs, tasks)
         return program({**bound, **inputs})
 
@@ -163,6 +149,6 @@ def check_bound(
     ones have, or None if none of them is per task: then each call may have its own T).
     Raises TypeError or ValueError for an unknown or unfit array.
     """
-    placeholders = {name: i for name, i in tape.inputs.items() if name in bound}
-    tasks = check_inputs(placeholders, dtype, bound)
-    return {n: i for n, i in tape.inputs.items() if n not in bound}, tasks
+    unbound = dict(tape.inputs)
+    placeholders = {name: unbound.pop(name) for name in tape.inputs if name in bound}
+    return unbound, check_inputs(placeholders, dtype, bound)

@@ -22,10 +22,9 @@ import numpy as np
 
 from tinymaml.autodiff.tape import Tape
 from tinymaml.backends import Backend, bind_by_merging
-from tinymaml.checks import check_dtype, check_inputs, check_threads
+from tinymaml.checks import Array, check_dtype, check_inputs, check_threads
 
 BLOCK = 32  # tasks run together; memory grows with it and not with T
-Array = np.ndarray[Any, Any]
 
 
 class NumpyBackend(Backend):

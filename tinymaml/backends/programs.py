@@ -14,9 +14,8 @@ from collections.abc import Callable, Hashable
 from threading import RLock
 from typing import Any
 
-CAPACITY = (
-    16  # a training needs two or three; a new function in every call needs a bound
-)
+# A training needs two or three programs; a new function in every call needs a bound.
+CAPACITY = 16
 
 
 class ProgramCache:
@@ -41,24 +40,16 @@ class ProgramCache:
         An error while it is compiled leaves the cache as it was.
         """
         with self._lock:
-            program = self._programs.get(key)
-            if program is None:
-                program = compile_program()
-                self._programs[key] = program
+            if key not in self._programs:
+                self._programs[key] = compile_program()
                 while len(self._programs) > self.capacity:
                     self._programs.popitem(last=False)
-            else:
-                self._programs.move_to_end(key)
-            return program
+            self._programs.move_to_end(key)
+            return self._programs[key]
 
     def __len__(self) -> int:
         return len(self._programs)
 
-    def __copy__(self) -> "ProgramCache":
-        return ProgramCache(self.capacity)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "ProgramCache":
-        return ProgramCache(self.capacity)
-
     def __reduce__(self) -> tuple[type["ProgramCache"], tuple[int]]:
+        """How copies, deep copies and pickles are made: a new cache, empty."""
         return ProgramCache, (self.capacity,)

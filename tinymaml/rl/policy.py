@@ -21,6 +21,7 @@ import numpy as np
 from tinymaml.autodiff import functions
 from tinymaml.autodiff.tape import Tape, Value
 from tinymaml.backends import Backend, Program, get_backend
+from tinymaml.backends.programs import ProgramCache
 from tinymaml.checks import check_dtype, check_sizes
 from tinymaml.networks.layers import Network
 
@@ -62,7 +63,7 @@ class GaussianPolicy:
         self.actions = actions
         self.size = network.size + actions
         self.backend = get_backend(backend, threads)
-        self._programs: dict[Any, Program] = {}
+        self._programs = ProgramCache()
 
     def __repr__(self) -> str:
         return (
@@ -99,17 +100,18 @@ class GaussianPolicy:
         thetas: (T, P); x: (T, B, O); noise: (T, B, A), standard normal. All have the
         same dtype. The first call with a new B or dtype compiles a tape.
         """
-        key = (x.shape[1:], thetas.dtype)
-        if key not in self._programs:
+
+        def compile_actions() -> Program:
             tape = Tape()
             theta = tape.input("theta", (self.size,), per_task=True)
             observations = tape.input("x", x.shape[1:], per_task=True)
             z = tape.input("noise", (x.shape[1], self.actions), per_task=True)
             mean, log_std = self(theta, observations)
             tape.output("actions", mean + z * functions.exp(log_std))
-            self._programs[key] = self.backend.compile(tape, thetas.dtype)
-        inputs = {"theta": thetas, "x": x, "noise": noise}
-        return self._programs[key](inputs)["actions"]
+            return self.backend.compile(tape, thetas.dtype)
+
+        program = self._programs.get((x.shape[1:], thetas.dtype), compile_actions)
+        return program({"theta": thetas, "x": x, "noise": noise})["actions"]
 
 
 def log_probability(gaussian: Gaussian, actions: Value) -> Value:

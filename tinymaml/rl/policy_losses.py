@@ -29,6 +29,7 @@ from tinymaml.autodiff.functions import exp, rematerialise
 from tinymaml.autodiff.partial_evaluation import partially_evaluate
 from tinymaml.autodiff.tape import Tape, Value
 from tinymaml.backends import Backend, Program, get_backend
+from tinymaml.backends.programs import ProgramCache
 from tinymaml.losses import policy_gradient_loss, surrogate_loss
 from tinymaml.rl.policy import Gaussian, GaussianPolicy, kl_divergence, log_probability
 from tinymaml.rl.rollouts import Trajectories
@@ -195,7 +196,7 @@ class PolicyLosses:
     ) -> None:
         self.policy = policy
         self.backend = get_backend(backend, threads)
-        self._programs: dict[Any, list[tuple[Tape, Program]]] = {}
+        self._programs = ProgramCache()
 
     def gradient(self, thetas: Array, samples: Samples) -> Array:
         """The gradient of the inner loss, equation (4): (T, P)."""
@@ -267,12 +268,14 @@ class PolicyLosses:
         does.
         """
         dtype = inputs["theta"].dtype
-        key = (name, dtype, inputs["x"].shape[1:])
-        if key not in self._programs:
+
+        def compile_quantity() -> list[tuple[Tape, Program]]:
             tape = _record(self.policy, name, inputs | {"v": inputs["theta"]})
             tapes = partially_evaluate(tape, "v") if "v" in tape.inputs else (tape,)
-            self._programs[key] = [(t, self.backend.compile(t, dtype)) for t in tapes]
-        return self._programs[key]
+            return [(t, self.backend.compile(t, dtype)) for t in tapes]
+
+        key = (name, dtype, inputs["x"].shape[1:])
+        return self._programs.get(key, compile_quantity)
 
 
 def _record(policy: GaussianPolicy, name: str, arrays: Arrays) -> Tape:

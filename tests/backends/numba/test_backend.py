@@ -84,8 +84,7 @@ def test_outputs_are_packed_end_to_end():
     tape = Tape()
     tape.output("one", tape.input("x", (2, 3)))
     tape.output("two", tape.input("y", ()))
-    plan = NumbaBackend(1).compile(tape, "float64").plan
-    packed = PackedOutputs(plan, tape.outputs, np.dtype("float64"))
+    packed = PackedOutputs(NumbaBackend(1).compile(tape, "float64"), "each")
     rows = packed.empty(4)
     assert rows.shape == (4, 7)
     rows[:] = np.arange(28).reshape(4, 7)

@@ -21,7 +21,8 @@ from collections.abc import Mapping
 from functools import cache
 from math import prod
 from pathlib import Path
-from typing import Any
+from threading import Lock
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -37,15 +38,20 @@ from numba import config, njit, prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from tinymaml.autodiff.tape import Output, Tape
+from tinymaml.autodiff.tape import Tape
 from tinymaml.backends import Backend, check_bound
 from tinymaml.backends.numba import image_kernels, kernels, planner, tiles
-from tinymaml.backends.numba.planner import ALIGNMENT, Plan
-from tinymaml.checks import check_dtype, check_inputs, check_threads
+from tinymaml.backends.numba.planner import ALIGNMENT
+from tinymaml.checks import Array, check_dtype, check_inputs, check_threads
 
 BLOCKS = 32
+# Numba's layer `workqueue` ends the process when two threads of Python run parallel
+# regions at once. They would share the cores anyway.
+PARALLEL_REGION = Lock()
+# GNU's OpenMP ends a process that was forked after a parallel region. So programs run
+# on one thread in a forked process, where no result depends on it.
+PROCESS = os.getpid()
 INSTRUCTION_SIZE = 17  # whole numbers: an address and up to 16 arguments
-Array = np.ndarray[Any, Any]
 KERNELS = {
     name: getattr(module, name)
     for module, names in (
@@ -128,28 +134,19 @@ def call_kernel(typing_context, address, w, args):
     return types.void(types.int64, types.int64, types.int64), generate
 
 
-# The loops of the next two run over slices, not over `row[to + i]`: only then does the
-# compiler know that no index is negative, and vectorise (measured: 6 times faster).
-
-
 @njit(cache=True)
-def copy_outputs(w, row, copies):
-    """Copy outputs from w to a row: `copies` has (offset in w, in the row, size)."""
+def write_outputs(w, row, copies, accumulate):
+    """Copy outputs from w to a row, or add them to what it holds.
+
+    copies: (offset in w, offset in the row, size) of each output. The loop runs over
+    slices, not over `row[to + i]`: only then does the compiler know that no index is
+    negative, and vectorise (measured: 6 times faster).
+    """
     for k in range(len(copies)):
         start, to, size = copies[k, 0], copies[k, 1], copies[k, 2]
         x, out = w[start : start + size], row[to : to + size]
         for i in range(size):
-            out[i] = x[i]
-
-
-@njit(cache=True)
-def add_outputs(w, row, copies):
-    """The same, but added to what the row holds."""
-    for k in range(len(copies)):
-        start, to, size = copies[k, 0], copies[k, 1], copies[k, 2]
-        x, out = w[start : start + size], row[to : to + size]
-        for i in range(size):
-            out[i] += x[i]
+            out[i] = out[i] + x[i] if accumulate else x[i]
 
 
 @intrinsic
@@ -215,8 +212,8 @@ def run_blocks(counter, code, w, inputs, outputs, copies):
             for i in range(len(code)):
                 call_kernel(code[i, 0], w.ctypes.data, args)
                 args += 8 * INSTRUCTION_SIZE
-            copy_outputs(w, each[task], each_copies)
-            add_outputs(w, sums[block], sum_copies)
+            write_outputs(w, each[task], each_copies, False)
+            write_outputs(w, sums[block], sum_copies, True)
         # [/alg2-line4]
         block = next_number(counter)
 
@@ -267,22 +264,22 @@ class NumbaBackend(Backend):
 
 
 class PackedOutputs:
-    """Named outputs packed end to end into the rows of a matrix, one row a task.
+    """The outputs of one reduction, packed end to end into the rows of a matrix.
 
     copies: (offset in the workspace, offset in a row, size) of each output.
     """
 
-    def __init__(self, plan: Plan, outputs: Mapping[str, Output], dtype: Any) -> None:
-        self.dtype = dtype
+    def __init__(self, program: "NumbaProgram", reduction: str) -> None:
+        self.dtype = program.dtype
         self.slices: dict[str, tuple[slice, tuple[int, ...]]] = {}
         copies = []
-        start = 0
-        for name, output in outputs.items():
-            size = prod(output.shape)
-            self.slices[name] = (slice(start, start + size), output.shape)
-            copies.append((plan.offset_of(output.node), start, size))
-            start += size
-        self.size = start
+        self.size = 0
+        for name, (node, shape, kind) in program.tape.outputs.items():
+            if kind == reduction:
+                start, size = self.size, prod(shape)
+                self.size += size
+                self.slices[name] = (slice(start, self.size), shape)
+                copies.append((program.plan.offset_of(node), start, size))
         self.copies = np.array(copies, dtype=np.int64).reshape(-1, 3)
 
     def empty(self, count: int) -> Array:
@@ -297,14 +294,23 @@ class PackedOutputs:
         }
 
 
+def _refuse_to_travel(program: object) -> NoReturn:
+    """The method `__reduce__` of what holds addresses, which copies would share."""
+    raise TypeError("a compiled program cannot be copied or pickled: compile its tape")
+
+
 class NumbaProgram:
     """One tape, planned and compiled for one dtype.
 
-    It owns its workspaces, so only one thread of Python may call it at a time.
+    It owns its workspaces. So it has a lock, which each call holds: several threads of
+    Python may call one program, and wait for each other. It cannot be copied.
     """
+
+    __reduce__ = _refuse_to_travel
 
     def __init__(self, tape: Tape, dtype: np.dtype[Any], threads: int) -> None:
         self.tape, self.dtype, self.threads = tape, dtype, threads
+        self.lock = Lock()
         self.plan = plan = planner.plan(tape)
         code_shape = len(plan.instructions), INSTRUCTION_SIZE
         self.code = np.zeros(code_shape, dtype=np.int64)
@@ -332,6 +338,15 @@ class NumbaProgram:
         return self._run(inputs)
 
 
+class Memory(NamedTuple):
+    """What the calls of a bound program use for one number of tasks."""
+
+    tasks: int
+    arrays: dict[str, Array]  # of the unbound inputs, by name
+    addresses: tuple[Array, Array]  # of shared inputs and those per task
+    block_sums: Array
+
+
 class BoundProgram:
     """A program with some inputs bound: a callable of the others.
 
@@ -339,6 +354,8 @@ class BoundProgram:
     first: asking NumPy for the address of an array takes longer than copying the inputs
     of a small network.
     """
+
+    __reduce__ = _refuse_to_travel
 
     def __init__(self, program: NumbaProgram, bound: Mapping[str, Array]) -> None:
         self._program, tape = program, program.tape
@@ -349,35 +366,28 @@ class BoundProgram:
             for name, array in bound.items()
             for of_one_task in (array[:1] if tape.inputs[name].per_task else array,)
         }
-        self._each, self._sums = (
-            PackedOutputs(
-                program.plan,
-                {n: o for n, o in tape.outputs.items() if o.reduction == reduction},
-                program.dtype,
-            )
-            for reduction in ("each", "sum")
-        )
-        self._copies = self._each.copies, self._sums.copies
-        self._counter = np.zeros(1, dtype=np.int64)
-        self._allocate(self._bound_tasks or 1)
+        self._each = PackedOutputs(program, "each")
+        self._sums = PackedOutputs(program, "sum")
+        self._memory = self._allocate(self._bound_tasks or 1)
 
-    def _allocate(self, tasks: int) -> None:
-        """Arrays for the unbound inputs and the sums of a number of tasks.
+    def _allocate(self, tasks: int) -> Memory:
+        """Memory for a number of tasks. It serves all calls until one has another.
 
-        They serve all calls until one comes with another number of tasks.
+        It changes nothing: an allocation that fails or is interrupted leaves the
+        program with what it had.
         """
-        self._tasks = tasks
-        self._arrays = {
+        arrays = {
             name: np.empty((tasks, *shape) if per_task else shape, self._program.dtype)
             for name, (_, shape, per_task) in self._unbound.items()
         }
-        self._inputs = self._addresses(per_task=False), self._addresses(per_task=True)
-        self._block_sums = self._sums.empty(min(tasks, BLOCKS))
+        shared, per_task = (self._addresses(arrays, kind) for kind in (False, True))
+        block_sums = self._sums.empty(min(tasks, BLOCKS))
+        return Memory(tasks, arrays, (shared, per_task), block_sums)
 
-    def _addresses(self, per_task: bool) -> Array:
+    def _addresses(self, unbound: dict[str, Array], per_task: bool) -> Array:
         """What `read_inputs` must know, of shared inputs or of those per task."""
         plan, itemsize = self._program.plan, self._program.dtype.itemsize
-        arrays = self._bound | self._arrays
+        arrays = self._bound | unbound
         rows = [
             (
                 arrays[name].ctypes.data,
@@ -395,17 +405,21 @@ class BoundProgram:
         program = self._program
         bound_tasks = self._bound_tasks
         tasks = check_inputs(self._unbound, program.dtype, inputs, bound_tasks) or 1
-        if tasks != self._tasks:
-            self._allocate(tasks)
-        for name, array in self._arrays.items():
-            array[...] = inputs[name]
         each, total = self._each.empty(tasks), self._sums.empty(1)
-        work = self._inputs, (each, self._block_sums), self._copies
-        self._counter[0] = 0
-        if program.threads == 1:
-            run_blocks(self._counter, program.code, program.workspaces[0], *work)
-        else:
-            run_in_parallel(self._counter, program.code, program.workspaces, *work)
-        sum_blocks(self._block_sums, total[0])
+        with program.lock:
+            if tasks != self._memory.tasks:
+                self._memory = self._allocate(tasks)
+            _, arrays, addresses, block_sums = self._memory
+            for name, array in arrays.items():
+                array[...] = inputs[name]
+            copies = self._each.copies, self._sums.copies
+            work = addresses, (each, block_sums), copies
+            counter, workspaces = np.zeros(1, dtype=np.int64), program.workspaces
+            if program.threads == 1 or os.getpid() != PROCESS:
+                run_blocks(counter, program.code, workspaces[0], *work)
+            else:
+                with PARALLEL_REGION:
+                    run_in_parallel(counter, program.code, workspaces, *work)
+            sum_blocks(block_sums, total[0])
         sums = self._sums.unpack(total)
         return self._each.unpack(each) | {name: sums[name][0] for name in sums}

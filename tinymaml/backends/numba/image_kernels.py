@@ -23,22 +23,12 @@ Copying the patches alone would take 0.1 ms.
 Left out: dilation, groups, overlapping pooling windows.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 from numba import njit
 
 from tinymaml.backends.numba.kernels import FAST_MATH, product
-from tinymaml.backends.numba.tiles import (
-    WIDE,
-    lanes,
-    number_like,
-    tile_load,
-    tile_store,
-    tile_update,
-    tile_zero,
-    unpack,
-)
+from tinymaml.backends.numba.tiles import number_like, unpack
 
 NEAR = 8192  # elements that stay in a core's own cache: 32 KiB of float32
 
@@ -129,12 +119,13 @@ def add_by_taps(w, x, y, k, size, to_images):
                 for i in range(first, end):
                     p, q = pixel(x, size, n, i, j, u, v), output(y, size, n, i, j)
                     if to_images:
-                        b, terms = k + (u * size.kw + v) * channels, (1, features, 0, 0)
-                        steps = (x_step, features, 1, size.kh * size.kw * channels)
+                        b, steps = k + (u * size.kw + v) * channels, (x_step, features)
+                        b_step = size.kh * size.kw * channels
+                        terms = ((1, 1, features), (0, 0, 1), (0, 0, b_step))
                         product(w, p, q, b, steps, j_end - j, channels, terms, 1)
                     else:
-                        b, terms = tap(k, size, u, v), (1, channels, 0, 0)
-                        steps = (features, x_step, 1, features)
+                        b, steps = tap(k, size, u, v), (features, x_step)
+                        terms = ((1, 1, channels), (0, 0, 1), (0, 0, features))
                         product(w, q, p, b, steps, j_end - j, features, terms, 1)
 
 
@@ -149,7 +140,9 @@ def convolve_by_windows(w, x, y, k, size):
     """
     channels, features = size.channels, size.features
     _, whole_end = columns_inside(size, size.kw - 1)  # windows with all taps end here
-    steps = (features, size.stride * channels, 1, features)
+    steps = (features, size.stride * channels)
+    x_steps = (0, size.width * channels, 1)
+    k_steps = (0, size.kw * channels * features, features)
     for n in range(size.images):
         for i in range(size.rows):
             row, j = size.stride * i - size.top, 0
@@ -159,10 +152,8 @@ def convolve_by_windows(w, x, y, k, size):
                 v, v_end = max(0, -column), min(size.kw, size.width - column)
                 # How many outputs this product computes.
                 count = max(whole_end - j, 1) if v == 0 else 1
-                length = (v_end - v) * channels
-                x_jump = size.width * channels - length
-                k_jump = (size.kw * channels - length) * features
-                terms = (u_end - u, length, x_jump, k_jump)
+                counts = (1, u_end - u, (v_end - v) * channels)
+                terms = (counts, x_steps, k_steps)
                 c, a = output(y, size, n, i, j), pixel(x, size, n, i, j, u, v)
                 b = tap(k, size, u, v)
                 product(w, c, a, b, steps, count, features, terms, size.accumulate)
@@ -192,71 +183,6 @@ def conv_input(w, args):
     add_by_taps(w, x, g, k, size, True)
 
 
-def _tile_kernel(channels: int, vectors: int) -> Callable[..., None]:
-    """A kernel for one tile of k[u, v]: a sum over images, rows and outputs of a row.
-
-    The last vector is stored with a mask: `columns` features of it.
-    """
-
-    @njit(fastmath=FAST_MATH, forceinline=True)
-    def add_tile(w, k, features, x, x_steps, g, g_steps, counts, columns):
-        tile = tile_load(tile_zero(w, channels, vectors), w, k, features)
-        for n in range(counts[0]):
-            for i in range(counts[1]):
-                p = x + n * x_steps[0] + i * x_steps[1]
-                q = g + n * g_steps[0] + i * g_steps[1]
-                for _ in range(counts[2]):
-                    tile = tile_update(tile, w, p, 1, q)
-                    p += x_steps[2]
-                    q += features
-        tile_store(tile, w, k, features, columns)
-
-    return add_tile
-
-
-def _rows_kernel(channels: int) -> Callable[..., None]:
-    """A kernel for some rows of k[u, v], one for each of `channels`: tiles of eight
-    vectors where registers are wide, then of four, then of one."""
-    eight, four, one = (_tile_kernel(channels, vectors) for vectors in (8, 4, 1))
-
-    @njit(fastmath=FAST_MATH, forceinline=True)
-    def add_rows(w, k, features, x, x_steps, g, g_steps, counts):
-        width = lanes(w)
-        f = 0
-        while WIDE and f + 8 * width <= features:
-            n = 8 * width
-            eight(w, k + f, features, x, x_steps, g + f, g_steps, counts, n)
-            f += n
-        while f + 4 * width <= features:
-            n = 4 * width
-            four(w, k + f, features, x, x_steps, g + f, g_steps, counts, n)
-            f += n
-        while f < features:
-            n = min(features - f, width)
-            one(w, k + f, features, x, x_steps, g + f, g_steps, counts, n)
-            f += n
-
-    return add_rows
-
-
-add_two_rows, add_one_row = _rows_kernel(2), _rows_kernel(1)
-
-
-@njit(fastmath=FAST_MATH)
-def add_outer_products(w, k, channels, features, x, x_steps, g, g_steps, counts):
-    """k[u, v] (C, F) += the sum of the outer products of x and g at all outputs.
-
-    counts: images, rows and columns of outputs. x_steps, g_steps: the distances from
-    one to the next, in elements.
-    """
-    for c in range(0, channels - 1, 2):
-        to = k + c * features
-        add_two_rows(w, to, features, x + c, x_steps, g, g_steps, counts)
-    if channels % 2:
-        to = k + (channels - 1) * features
-        add_one_row(w, to, features, x + channels - 1, x_steps, g, g_steps, counts)
-
-
 def conv_weight(w, args):
     """k (kh, kw, C, F) (+)= the gradient that g (N, rows, columns, F) sends back to it.
 
@@ -268,9 +194,10 @@ def conv_weight(w, args):
         clear(w, k, size.kh * size.kw * size.channels * size.features)
     block_images = max(1, NEAR // (size.rows * size.columns * size.features))
     block_rows = max(1, NEAR // (size.columns * size.features))
-    x_row = size.width * size.channels
+    x_row, g_row = size.width * size.channels, size.columns * size.features
     x_steps = (size.height * x_row, size.stride * x_row, size.stride * size.channels)
-    g_steps = (size.rows * size.columns * size.features, size.columns * size.features)
+    g_steps = (size.rows * g_row, g_row, size.features)
+    steps = (size.features, 1)
     for n in range(0, size.images, block_images):
         images = min(block_images, size.images - n)
         for low in range(0, size.rows, block_rows):
@@ -280,18 +207,9 @@ def conv_weight(w, args):
                 for v in range(size.kw):
                     j, j_end = columns_inside(size, v)
                     p, q = pixel(x, size, n, i, j, u, v), output(g, size, n, i, j)
-                    to, counts = tap(k, size, u, v), (images, i_end - i, j_end - j)
-                    add_outer_products(
-                        w,
-                        to,
-                        size.channels,
-                        size.features,
-                        p,
-                        x_steps,
-                        q,
-                        g_steps,
-                        counts,
-                    )
+                    terms = ((images, i_end - i, j_end - j), x_steps, g_steps)
+                    c = tap(k, size, u, v)
+                    product(w, c, p, q, steps, size.channels, size.features, terms, 1)
 
 
 # --- max-pooling ----------------------------------------------------------------------

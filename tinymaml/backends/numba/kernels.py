@@ -47,12 +47,12 @@ NEAR_TERMS = 64  # rows of a strip of B that stay in the first-level cache; meas
 # `accumulate`. `c`, `a` and `b` are offsets in the workspace. Two tuples say how the
 # matrices lie there, in elements:
 #
-# steps: (from row to row of C, from row to row of A, from element to element in a row
-#     of A, from row to row of B). A transposed A, or one with overlapping rows, needs
-#     no kernel of its own.
-# terms: (runs, length, jump in A, jump in B). A sum has `runs` times `length` terms;
-#     behind each run both operands jump over elements that are no terms. A plain
-#     product has one run, a window of an image has one for each of its rows.
+# steps: (from row to row of C, from row to row of A). A transposed A, or one with
+#     overlapping rows, needs no kernel of its own.
+# terms: (counts, steps in A, steps in B). A sum runs over its k terms in three nested
+#     loops; each tuple has a number for each loop. A plain product needs the innermost
+#     loop only, a window of an image one more for its rows, and the gradient of a
+#     convolution's weights all three: images, rows and columns of outputs.
 
 
 def _tile_kernel(rows: int, vectors: int, masked: bool) -> Callable[..., None]:
@@ -64,19 +64,24 @@ def _tile_kernel(rows: int, vectors: int, masked: bool) -> Callable[..., None]:
 
     @njit(fastmath=FAST_MATH, forceinline=True)
     def tile_product(w, c, a, b, i, steps, terms, accumulate, columns):
-        c_step, a_step, k_step, b_step = steps
-        runs, length, a_jump, b_jump = terms
+        c_step, a_step = steps
+        counts, a_steps, b_steps = terms
         c, a = c + i * c_step, a + i * a_step
         tile = tile_zero(w, rows, vectors)
         if accumulate:
             tile = tile_load(tile, w, c, c_step)
-        for _ in range(runs):
-            for _ in range(length):
-                tile = tile_update(tile, w, a, a_step, b)
-                a += k_step
-                b += b_step
-            a += a_jump
-            b += b_jump
+        for _ in range(counts[0]):
+            a_run, b_run = a, b
+            for _ in range(counts[1]):
+                p, q = a_run, b_run
+                for _ in range(counts[2]):
+                    tile = tile_update(tile, w, p, a_step, q)
+                    p += a_steps[2]
+                    q += b_steps[2]
+                a_run += a_steps[1]
+                b_run += b_steps[1]
+            a += a_steps[0]
+            b += b_steps[0]
         if masked and columns < vectors * lanes(w):
             tile_store(tile, w, c, c_step, columns)
         else:  # the width is a constant here, so these stores have no mask
@@ -148,9 +153,10 @@ def matmul(w, args):
     transposed. Long sums are cut, so that the rows of B in use stay in the cache."""
     c, a, b, m, n, k, a_step, k_step, accumulate = unpack(args, 9)
     for p in range(0, k, NEAR_TERMS):
-        terms = (1, min(k - p, NEAR_TERMS), 0, 0)
-        left, right, steps = a + p * k_step, b + p * n, (n, a_step, k_step, n)
-        product(w, c, left, right, steps, m, n, terms, accumulate or p)
+        counts = (1, 1, min(k - p, NEAR_TERMS))
+        terms = (counts, (0, 0, k_step), (0, 0, n))
+        left, right = a + p * k_step, b + p * n
+        product(w, c, left, right, (n, a_step), m, n, terms, accumulate or p)
 
 
 def dots(w, args):
@@ -316,44 +322,37 @@ def broadcast(w, args):
                 w[row + i] = w[x + o * inner + i]
 
 
-def sum(w, args):
-    """out (outer, inner) = the sum of x (outer, middle, inner) over the middle."""
-    out, x, outer, middle, inner = unpack(args, 5)
-    for o in range(outer):
-        first = x + o * middle * inner
-        if inner == 1:
-            total = number_like(w, 0)
-            for m in range(middle):
-                total += w[first + m]
-            w[out + o] = total
-        else:
-            for i in range(inner):
-                w[out + o * inner + i] = w[first + i]
-            for m in range(1, middle):
-                for i in range(inner):
-                    w[out + o * inner + i] += w[first + m * inner + i]
+def _sum_kernel(multiply: bool) -> Callable[..., None]:
+    """A kernel of a sum: out (outer, inner) = the sum of x over the middle axis.
 
-
-def mul_sum(w, args):
-    """out (outer, inner) = the sum of x * y over the middle of (outer, middle, inner).
-
-    The products are not stored.
+    x is (outer, middle, inner). To `multiply`, the terms are x * y, which is not
+    stored; y has the shape of x.
     """
-    out, x, y, outer, middle, inner = unpack(args, 6)
-    for o in range(outer):
-        first = o * middle * inner
-        if inner == 1:
-            total = number_like(w, 0)
-            for m in range(first, first + middle):
-                total += w[x + m] * w[y + m]
-            w[out + o] = total
+
+    def kernel(w, args):
+        if multiply:
+            out, x, y, outer, middle, inner = unpack(args, 6)
         else:
-            r = out + o * inner
-            for i in range(inner):
-                w[r + i] = w[x + first + i] * w[y + first + i]
-            for m in range(first + inner, first + middle * inner, inner):
-                for i in range(inner):
-                    w[r + i] += w[x + m + i] * w[y + m + i]
+            out, x, outer, middle, inner = unpack(args, 5)
+            y = x
+        for o in range(outer):
+            first = o * middle * inner
+            if inner == 1:
+                total = number_like(w, 0)
+                for m in range(first, first + middle):
+                    total += w[x + m] * w[y + m] if multiply else w[x + m]
+                w[out + o] = total
+            else:
+                r = out + o * inner
+                for m in range(first, first + middle * inner, inner):
+                    for i in range(inner):
+                        term = w[x + m + i] * w[y + m + i] if multiply else w[x + m + i]
+                        w[r + i] = term if m == first else w[r + i] + term
+
+    return kernel
+
+
+sum, mul_sum = _sum_kernel(multiply=False), _sum_kernel(multiply=True)
 
 
 # --- rows of logits -------------------------------------------------------------------
