@@ -40,12 +40,13 @@ class ProgramCache:
         An error while it is compiled leaves the cache as it was.
         """
         with self._lock:
-            if key not in self._programs:
-                self._programs[key] = compile_program()
+            program = self._programs.get(key)
+            if program is None:
+                program = self._programs[key] = compile_program()
                 while len(self._programs) > self.capacity:
                     self._programs.popitem(last=False)
             self._programs.move_to_end(key)
-            return self._programs[key]
+            return program
 
     def __len__(self) -> int:
         return len(self._programs)
