@@ -237,12 +237,16 @@ MUTANTS = {
 
 
 SUMS = {
-    "sum adds the first twice": ("sum", "term if m == first", "2 * term if m == first"),
+    "sum adds the first twice": (
+        "sum",
+        "first + inner, first + middle",
+        "first, first + middle",
+    ),
     "sum has another outer step": ("sum", "o * middle * inner", "o * inner"),
     "mul_sum adds the first twice": (
         "mul_sum",
-        "term if m == first",
-        "2 * term if m == first",
+        "first + inner, first + middle",
+        "first, first + middle",
     ),
     "mul_sum of numbers lacks y": (
         "mul_sum",

@@ -49,8 +49,10 @@ BLOCKS = 32
 # regions at once. They would share the cores anyway.
 PARALLEL_REGION = Lock()
 # GNU's OpenMP ends a process that was forked after a parallel region. So programs run
-# on one thread in a forked process, where no result depends on it.
-PROCESS = os.getpid()
+# on one thread in a forked process; no result depends on it.
+FORKED: list[bool] = []
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: FORKED.append(True))
 INSTRUCTION_SIZE = 17  # whole numbers: an address and up to 16 arguments
 KERNELS = {
     name: getattr(module, name)
@@ -134,7 +136,7 @@ def call_kernel(typing_context, address, w, args):
     return types.void(types.int64, types.int64, types.int64), generate
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def write_outputs(w, row, copies, accumulate):
     """Copy outputs from w to a row, or add them to what it holds.
 
@@ -415,7 +417,7 @@ class BoundProgram:
             copies = self._each.copies, self._sums.copies
             work = addresses, (each, block_sums), copies
             counter, workspaces = np.zeros(1, dtype=np.int64), program.workspaces
-            if program.threads == 1 or os.getpid() != PROCESS:
+            if program.threads == 1 or FORKED:
                 run_blocks(counter, program.code, workspaces[0], *work)
             else:
                 with PARALLEL_REGION:

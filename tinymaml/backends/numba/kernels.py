@@ -209,14 +209,7 @@ def _unary(function: Callable[..., float]) -> Callable[..., None]:
 
 
 exp, log, tanh, copy = (_unary(f) for f in (np.exp, np.log, np.tanh, operator.pos))
-
-
-def reciprocal(w, args):
-    """out = 1 / x."""
-    out, x, n = unpack(args, 3)
-    one = number_like(w, 1)
-    for i in range(n):
-        w[out + i] = one / w[x + i]
+reciprocal = _unary(np.reciprocal)
 
 
 def rsqrt(w, args):
@@ -344,10 +337,12 @@ def _sum_kernel(multiply: bool) -> Callable[..., None]:
                 w[out + o] = total
             else:
                 r = out + o * inner
-                for m in range(first, first + middle * inner, inner):
+                for i in range(first, first + inner):
+                    w[r + i - first] = w[x + i] * w[y + i] if multiply else w[x + i]
+                for m in range(first + inner, first + middle * inner, inner):
                     for i in range(inner):
                         term = w[x + m + i] * w[y + m + i] if multiply else w[x + m + i]
-                        w[r + i] = term if m == first else w[r + i] + term
+                        w[r + i] += term
 
     return kernel
 
