@@ -80,8 +80,8 @@ class Call(NamedTuple):
 
     kind: str  # "meta-gradient", "adapt", "evaluate" or "predict"
     steps: int
-    parts: bool = False  # of a meta-gradient
-    function: Prediction | None = None  # of a prediction
+    parts: bool = False  # whether a meta-gradient also returns its parts
+    function: Prediction | None = None  # what a prediction computes
 
 
 class MAML(Trainable):

@@ -23,7 +23,7 @@ class LogRow(NamedTuple):
     iteration: int
     loss: float
     seconds: float  # since the start of the training
-    more: tuple[float, ...] = ()  # of further columns
+    more: tuple[float, ...] = ()  # values of further columns
 
 
 class CsvLog(AbstractContextManager["CsvLog"]):

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-# The smallest normal float32: settings below it would turn into 0 there.
+# The smallest normal float32: smaller settings are imprecise there, or count as 0.
 TINY = float(np.finfo(np.float32).tiny)
 
 
