@@ -19,6 +19,7 @@ import numpy as np
 
 Array = np.ndarray[Any, Any]
 DTYPES = (np.dtype("float32"), np.dtype("float64"))
+MASKED = np.ma.MaskedArray
 
 
 # --- numbers and names ----------------------------------------------------------------
@@ -40,6 +41,20 @@ def whole_number(name: str, value: Any, least: int = 1) -> int:
     return int(value)
 
 
+def whole_numbers(name: str, values: Any, least: int = 1) -> tuple[int, ...]:
+    """The values as whole numbers of at least `least`, such as the sizes of a shape.
+
+    >>> whole_numbers("shape", (2, 0))
+    Traceback (most recent call last):
+    ValueError: shape: expected at least 1, got 0
+    """
+    try:
+        values = tuple(values)
+    except TypeError:
+        raise TypeError(f"{name}: expected whole numbers, got {values!r}") from None
+    return tuple(whole_number(name, value, least) for value in values)
+
+
 def check_sizes(**sizes: int) -> None:
     """Check that every argument is a whole number of at least 1."""
     for name, value in sizes.items():
@@ -51,6 +66,15 @@ def check_numbers(**numbers: float) -> None:
     for name, value in numbers.items():
         if isinstance(value, bool) or not isinstance(value, Real):
             raise TypeError(f"{name}: expected a number, got {value!r}")
+
+
+def real_number(name: str, value: Any) -> float:
+    """The value as a float64 number; a bool is none, NaN and infinity are."""
+    check_numbers(**{name: value})
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name}: expected a number below 1.8e308") from None
 
 
 def check_fractions(**numbers: float) -> None:
@@ -74,7 +98,7 @@ def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
     ValueError: mode: expected one of batch, support, got 'bach'
     """
     choices = list(choices)
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
 
 
@@ -92,11 +116,22 @@ def check_dtype(dtype: Any) -> np.dtype[Any]:
     return numpy_dtype
 
 
+def is_array(value: Any) -> bool:
+    """Whether it is a NumPy array; a masked one is not, for its mask would be lost."""
+    return isinstance(value, np.ndarray) and not isinstance(value, MASKED)
+
+
 def check_arrays(**arrays: Array) -> None:
-    """Check that every argument is a NumPy array; a list is not one."""
+    """Check that every argument is a NumPy array; a list or a masked array is none."""
     for name, array in arrays.items():
-        if not isinstance(array, np.ndarray):
+        if not is_array(array):
             raise TypeError(f"{name}: expected an array, got {type(array).__name__}")
+
+
+def check_generator(rng: Any) -> None:
+    """Check that the argument `rng` is a random generator of NumPy."""
+    if not isinstance(rng, np.random.Generator):
+        raise TypeError(f"rng: expected a numpy.random.Generator, got {rng!r}")
 
 
 def check_finite(**arrays: Array) -> None:
@@ -108,7 +143,8 @@ def check_finite(**arrays: Array) -> None:
 
 def _dtype_or_type(value: Any) -> Any:
     """What a message says about an array, or about something that is no array."""
-    return getattr(value, "dtype", type(value).__name__)
+    kind = type(value).__name__
+    return kind if isinstance(value, MASKED) else getattr(value, "dtype", kind)
 
 
 def check_theta(theta: Array, size: int | None = None, finite: bool = True) -> Array:
@@ -117,7 +153,7 @@ def check_theta(theta: Array, size: int | None = None, finite: bool = True) -> A
     size: P, or None for any P of at least 1. finite: False leaves out the search for
     NaN and infinity, which reads all of theta and is too slow for every training step.
     """
-    if not isinstance(theta, np.ndarray) or theta.dtype not in DTYPES:
+    if not is_array(theta) or theta.dtype not in DTYPES:
         raise TypeError(
             f"theta: expected a float32 or float64 array, got {_dtype_or_type(theta)}"
         )
@@ -188,7 +224,7 @@ def check_inputs(
         raise ValueError(f"inputs: expected {[*placeholders]}, got {[*inputs]}")
     for name, placeholder in placeholders.items():
         array, shape = inputs[name], placeholder.shape
-        if not isinstance(array, np.ndarray) or array.dtype != dtype:
+        if not is_array(array) or array.dtype != dtype:
             raise TypeError(
                 f"{name}: expected an array of {dtype}, got {_dtype_or_type(array)}"
             )
@@ -217,7 +253,7 @@ def check_tasks(theta: Array, tasks: Any) -> int:
     check_theta(theta, finite=False)
     names = ("x_support", "y_support", "x_query", "y_query")
     for name, array in zip(names, tasks, strict=True):
-        if not isinstance(array, np.ndarray) or array.dtype != theta.dtype:
+        if not is_array(array) or array.dtype != theta.dtype:
             raise TypeError(
                 f"{name}: expected an array of theta's dtype, {theta.dtype}, got "
                 f"{_dtype_or_type(array)}"

@@ -9,17 +9,33 @@ as well. Convolution and pooling are in `convolution.py`, losses in `tinymaml.lo
 """
 
 from collections.abc import Sequence
+from typing import Any
 
-from tinymaml.autodiff.tape import Value
+from tinymaml.autodiff.tape import Value, check_values
+
+
+def _record(name: str, x: Value, **attributes: Any) -> Value:
+    """The value of a primitive of one argument."""
+    check_values(x=x)
+    return x.tape.record(name, x, **attributes)
 
 
 def broadcast_to(a: Value, shape: Sequence[int]) -> Value:
     """`a` repeated to the shape, by NumPy's rules: see `Value.broadcast_to`."""
+    check_values(a=a)
     return a.broadcast_to(shape)
 
 
 def concatenate(vectors: Sequence[Value]) -> Value:
     """Vectors end to end: (P1,), (P2,), ... -> (P1 + P2 + ...,)."""
+    if not isinstance(vectors, Sequence):
+        raise TypeError(f"vectors: expected a list, got {type(vectors).__name__}")
+    if not vectors:
+        raise ValueError("vectors: expected at least one, got none")
+    check_values(**{f"vectors[{i}]": vector for i, vector in enumerate(vectors)})
+    for i, vector in enumerate(vectors):
+        if len(vector.shape) != 1:
+            raise ValueError(f"vectors[{i}]: expected a vector, got {vector.shape}")
     if len(vectors) == 1:
         return vectors[0]
     return vectors[0].tape.record("concat", *vectors)
@@ -27,42 +43,42 @@ def concatenate(vectors: Sequence[Value]) -> Value:
 
 def relu(x: Value) -> Value:
     """max(x, 0), with slope 0 at 0."""
-    return x.tape.record("relu", x)
+    return _record("relu", x)
 
 
 def exp(x: Value) -> Value:
     """The exponential."""
-    return x.tape.record("exp", x)
+    return _record("exp", x)
 
 
 def log(x: Value) -> Value:
     """The natural logarithm."""
-    return x.tape.record("log", x)
+    return _record("log", x)
 
 
 def tanh(x: Value) -> Value:
     """The hyperbolic tangent."""
-    return x.tape.record("tanh", x)
+    return _record("tanh", x)
 
 
 def reciprocal(x: Value) -> Value:
     """1 / x."""
-    return x.tape.record("reciprocal", x)
+    return _record("reciprocal", x)
 
 
 def rsqrt(x: Value) -> Value:
     """1 / sqrt(x)."""
-    return x.tape.record("rsqrt", x)
+    return _record("rsqrt", x)
 
 
 def logsumexp(x: Value) -> Value:
     """log(sum(exp(x))) over the last axis: (..., C) -> (..., 1)."""
-    return x.tape.record("logsumexp", x)
+    return _record("logsumexp", x)
 
 
 def softmax(x: Value) -> Value:
     """exp(x) / sum(exp(x)) over the last axis: probabilities from logits."""
-    return x.tape.record("softmax", x)
+    return _record("softmax", x)
 
 
 def rematerialise(x: Value) -> Value:
@@ -73,4 +89,5 @@ def rematerialise(x: Value) -> Value:
     rematerialised theta are new nodes, computed a second time where they are needed
     (gradient checkpointing; `maml.py` does it with `recompute=True`).
     """
-    return x.tape.record("rematerialise", x, number=len(x.tape.nodes))
+    check_values(x=x)
+    return _record("rematerialise", x, number=len(x.tape.nodes))

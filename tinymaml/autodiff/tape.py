@@ -29,15 +29,19 @@ Left out: control flow that depends on numbers. A tape is one straight line.
 """
 
 from collections.abc import Callable, Collection, Sequence
+from copy import copy
 from math import prod
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tinymaml.checks import check_choice, real_number, whole_numbers
+
 Shape = tuple[int, ...]
 Array = NDArray[Any]
 NUMBERS = (int, float, np.integer, np.floating)
+MOST_ELEMENTS = 2**40  # of one value, so that offsets and sizes are far from overflow
 PRIMITIVES: dict[str, type["Primitive"]] = {}
 
 
@@ -161,7 +165,7 @@ class Tape:
         self.nodes: list[Node] = []
         self.inputs: dict[str, Input] = {}
         self.outputs: dict[str, Output] = {}
-        self._index_of: dict[Node, int] = {}
+        self._index_of: dict[str, int] = {}
 
     def __repr__(self) -> str:
         inputs, outputs = (
@@ -177,17 +181,19 @@ class Tape:
         that is `per_task`, such as the examples, comes as an array (T, *shape). Raises
         ValueError when the name is taken or the shape has an empty axis.
         """
+        _check_name(name)
         if name in self.inputs:
             raise ValueError(f"input {name!r}: the tape already has an input so named")
-        if any(int(n) != n or n < 1 for n in shape):
-            raise ValueError(f"input {name!r}: sizes must be at least 1, got {shape}")
-        value = self.record("input", name=name, shape=tuple(int(n) for n in shape))
+        shape = whole_numbers(f"shape of input {name!r}", shape)
+        attributes = {"name": name, "shape": shape}
+        value = self._append(PRIMITIVES["input"], (), attributes, shape)
         self.inputs[name] = Input(value.index, value.shape, per_task)
         return value
 
     def constant(self, number: float, shape: Sequence[int] = ()) -> "Value":
         """An array of the given shape, filled with one number."""
-        return self.record("full", shape=tuple(shape), number=float(number))
+        number = real_number("number", number)
+        return self.record("full", shape=whole_numbers("shape", shape), number=number)
 
     def output(self, name: str, value: "Value", reduction: str = "each") -> None:
         """Name a value as a result of the tape.
@@ -197,8 +203,8 @@ class Tape:
         meta-gradient of a batch. Raises ValueError when the name is taken or the
         reduction is another word.
         """
-        if reduction not in ("each", "sum"):
-            raise ValueError(f"reduction: expected 'each' or 'sum', got {reduction!r}")
+        check_choice("reduction", reduction, ("each", "sum"))
+        _check_name(name)
         if name in self.outputs:
             raise ValueError(
                 f"output {name!r}: the tape already has an output so named"
@@ -209,26 +215,57 @@ class Tape:
         """The value of a primitive, appended to the tape unless it is there already.
 
         The primitive may offer something cheaper with the same value, up to rounding;
-        then this is recorded instead. Raises ValueError for shapes that do not fit.
+        then this is recorded instead. Raises TypeError or ValueError for shapes and
+        attributes that do not fit: nothing is recorded that a kernel could not do.
 
         >>> x = Tape().input("x", (3,))
         >>> x.tape.record("tanh", x).index, x.tape.record("tanh", x).index
         (1, 1)
         """
+        check_choice("primitive", name, PRIMITIVES)
+        if name == "input":
+            raise ValueError("primitive: an input is recorded by `tape.input`")
         primitive = PRIMITIVES[name]
         for argument in arguments:
             self.check(argument)
+        attributes = {key: _plain(value) for key, value in attributes.items()}
         shape = primitive.shape(*(a.shape for a in arguments), **attributes)
+        shape = whole_numbers(name, shape)
+        if prod(shape) > MOST_ELEMENTS:
+            raise ValueError(f"{name}: expected at most 2**40 elements, got {shape}")
         cheaper = primitive.simplify(*arguments, **attributes)
         if cheaper is not None:
             return cheaper
         indices = tuple(a.index for a in arguments)
+        return self._append(primitive, indices, attributes, shape)
+
+    def _append(
+        self,
+        primitive: type[Primitive],
+        indices: tuple[int, ...],
+        attributes: dict[str, Any],
+        shape: Shape,
+    ) -> "Value":
+        """The value of a node, which is appended unless it is on the tape already."""
         node = Node(primitive, indices, tuple(sorted(attributes.items())), shape)
         # A node equal to an earlier one has the same value: the earlier one is used.
-        index = self._index_of.setdefault(node, len(self.nodes))
+        # Nodes are compared as text, because 0.0 == -0.0, and yet 1 / (x * 0.0) and
+        # 1 / (x * -0.0) are infinities of different signs; and because NaN != NaN.
+        key = repr((primitive.name, indices, node.attributes))
+        index = self._index_of.setdefault(key, len(self.nodes))
         if index == len(self.nodes):
             self.nodes.append(node)
         return Value(self, index, shape)
+
+    def snapshot(self) -> "Tape":
+        """A copy that stays as it is, whatever is recorded on this tape later.
+
+        A backend compiles a snapshot. So an output that is named later is not one of
+        the program, whose memory for that value may hold another one by then.
+        """
+        tape = Tape()
+        vars(tape).update({name: copy(part) for name, part in vars(self).items()})
+        return tape
 
     def value(self, index: int) -> "Value":
         """The value that node number `index` computes."""
@@ -236,8 +273,7 @@ class Tape:
 
     def check(self, value: "Value") -> "Value":
         """The value itself, if it lives on this tape; else TypeError or ValueError."""
-        if not isinstance(value, Value):
-            raise TypeError(f"expected a Value of a tape, got {type(value).__name__}")
+        check_values(value=value)
         if value.tape is not self:
             raise ValueError("value: it was recorded on another tape")
         return value
@@ -283,6 +319,35 @@ class Tape:
         return node.primitive.flops(node.shape, *shapes, **dict(node.attributes))
 
 
+def check_values(**values: Any) -> None:
+    """Check that every argument is a Value, and that all are of one tape.
+
+    >>> check_values(x=3)
+    Traceback (most recent call last):
+    TypeError: x: expected a Value of a tape, got int
+    """
+    first, *_ = values.values()
+    for name, value in values.items():
+        if not isinstance(value, Value):
+            came = "an array" if isinstance(value, np.ndarray) else type(value).__name__
+            raise TypeError(f"{name}: expected a Value of a tape, got {came}")
+        if value.tape is not first.tape:
+            raise ValueError(f"{name}: it was recorded on another tape than the rest")
+
+
+def _check_name(name: Any) -> None:
+    """Check the name of an input or an output."""
+    if not isinstance(name, str):
+        raise TypeError(f"name: expected text, got {name!r}")
+
+
+def _plain(value: Any) -> Any:
+    """An attribute in Python's own types, so that equal ones are written alike."""
+    if isinstance(value, tuple | list):
+        return tuple(_plain(part) for part in value)
+    return value.item() if isinstance(value, np.generic) else value
+
+
 class Value:
     """A symbolic array on a tape: a shape, and the index of the node that computes it.
 
@@ -293,6 +358,10 @@ class Value:
     Broadcasting is written out: `matrix + vector` records a reshape and a `broadcast`
     before the `add`. So the derivative of `add` need not know about it: the transpose
     of a broadcast is a sum, and that is what `grad` records where it meets one.
+
+    A value cannot be compared or tested, since it has no numbers while a loss is
+    recorded: `if y == 0:` would take one branch for good, whatever the data. Multiply
+    by a mask of zeros and ones that comes with the data instead.
 
     >>> tape = Tape()
     >>> x, bias = tape.input("x", (5, 3)), tape.input("bias", (3,))
@@ -312,6 +381,19 @@ class Value:
 
     def __repr__(self) -> str:
         return f"Value({self.primitive.name}, shape={self.shape})"
+
+    def _refuse(self, *_: Any) -> NoReturn:
+        raise TypeError(
+            f"{self!r}: a Value has no numbers while a tape is recorded, so it cannot "
+            "be compared, tested, counted, iterated or converted. Write `a is b` for "
+            "the same value, `x.shape[0]` for len(x), tinymaml's functions for NumPy's,"
+            " and multiply by a mask of 0 and 1, given with the data, for a condition"
+        )
+
+    __hash__ = object.__hash__
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __bool__ = _refuse
+    __len__ = __iter__ = __contains__ = _refuse
+    __float__ = __int__ = __complex__ = __index__ = __array__ = _refuse
 
     # --- what the tape knows of a value -----------------------------------------------
 
@@ -364,9 +446,10 @@ class Value:
     def __mul__(self, other: "Value | float") -> "Value":
         """Product, element by element; with a number it is recorded as `scale`."""
         if isinstance(other, NUMBERS):
-            if other == 1:
+            number = _factor("factor", other)
+            if number == 1:
                 return self
-            return self.tape.record("scale", self, number=float(other))
+            return self.tape.record("scale", self, number=number)
         a, b = self._broadcast_with(other)
         # A product with a constant array is a product with its number, which reads one
         # array instead of two, and none if the number is 1.
@@ -378,7 +461,14 @@ class Value:
     __rmul__ = __mul__
 
     def __truediv__(self, other: "Value | float") -> "Value":
-        return self * (1 / other)
+        if not isinstance(other, NUMBERS):
+            self._check_operand(other)
+            return self * (1.0 / other)
+        # The number is inverted in float64, whatever its own precision is.
+        divisor = _factor("divisor", other)
+        if divisor == 0:
+            raise ValueError("divisor: expected another number than 0")
+        return self * (1.0 / divisor)
 
     def __rtruediv__(self, other: float) -> "Value":
         return self.tape.record("reciprocal", self) * other
@@ -387,33 +477,52 @@ class Value:
         return self * -1.0
 
     def __matmul__(self, other: "Value") -> "Value":
+        self._check_operand(other, "a Value")
         return self.tape.record("matmul", self, other, ta=False, tb=False)
+
+    def __rmatmul__(self, other: Any) -> "Value":
+        return self @ other  # which refuses what is no Value
 
     # --- shapes -----------------------------------------------------------------------
 
     def __getitem__(self, window: slice) -> "Value":
         """The elements start:stop of a vector; there is no other indexing."""
-        whole_steps = isinstance(window, slice) and window.step in (None, 1)
-        if not whole_steps or len(self.shape) != 1:
-            raise TypeError("a Value is indexed as vector[start:stop] only")
+        fits = (
+            isinstance(window, slice)
+            and len(self.shape) == 1
+            and all(
+                part is None or isinstance(part, int | np.integer)
+                for part in (window.start, window.stop, window.step)
+            )
+        )
+        if not fits or window.step not in (None, 1):
+            raise TypeError("index: a Value is indexed as vector[start:stop] only")
         start, stop, _ = window.indices(self.size)
         if (start, stop) == (0, self.size):
             return self
         return self.tape.record("slice", self, start=start, stop=stop)
 
-    def reshape(self, *shape: int) -> "Value":
+    def reshape(self, *shape: int | Sequence[int]) -> "Value":
         """The same elements in the same order; one size may be -1, to be inferred.
+
+        The sizes come one by one or as one tuple.
 
         >>> Tape().input("x", (2, 6)).reshape(3, -1)
         Value(reshape, shape=(3, 4))
         """
-        inferred = self.size // max(-prod(shape), 1)
-        shape = tuple(inferred if n == -1 else n for n in shape)
+        one = len(shape) == 1 and not isinstance(shape[0], int | np.integer)
+        sizes = whole_numbers("shape", shape[0] if one else shape, least=-1)
+        inferred = self.size // max(-prod(sizes), 1)
+        sizes = tuple(inferred if n == -1 else n for n in sizes)
+        if prod(sizes) != self.size:
+            raise ValueError(
+                f"shape: expected {self.size} elements as in {self.shape}, got {sizes}"
+            )
         # The reshape of a reshape reads the original.
         original = self.arguments[0] if self.primitive.name == "reshape" else self
-        if original.shape == shape:
+        if original.shape == sizes:
             return original
-        return self.tape.record("reshape", original, shape=shape)
+        return self.tape.record("reshape", original, shape=sizes)
 
     def broadcast_to(self, shape: Sequence[int]) -> "Value":
         """The value repeated to a shape, by NumPy's rules.
@@ -424,11 +533,11 @@ class Value:
         >>> Tape().input("x", (4, 1)).broadcast_to((2, 4, 3))
         Value(broadcast, shape=(2, 4, 3))
         """
-        shape = tuple(shape)
+        shape = whole_numbers("shape", shape)
         padded = (1,) * (len(shape) - len(self.shape)) + self.shape
         fits = len(padded) == len(shape)
         if not fits or any(n not in (1, m) for n, m in zip(padded, shape, strict=True)):
-            raise ValueError(f"shape {self.shape} does not broadcast to {shape}")
+            raise ValueError(f"shape: {self.shape} does not broadcast to {shape}")
         value = self.reshape(*padded)
         for start, stop in _ranges([i for i, n in enumerate(padded) if n != shape[i]]):
             sizes = shape[start:stop]
@@ -438,13 +547,21 @@ class Value:
     def _broadcast_with(self, other: "Value | float") -> tuple["Value", "Value"]:
         """Both operands in their common shape; a number becomes a constant."""
         if isinstance(other, NUMBERS):
-            return self, self.tape.constant(other, self.shape)
-        if not isinstance(other, Value):
-            raise TypeError(f"expected a Value or a number, got {type(other).__name__}")
+            return self, self.tape.constant(_factor("operand", other), self.shape)
+        self._check_operand(other)
         rank = max(len(self.shape), len(other.shape))
         padded = [(1,) * (rank - len(v.shape)) + v.shape for v in (self, other)]
         shape = tuple(m if n == 1 else n for n, m in zip(*padded, strict=True))
         return self.broadcast_to(shape), other.broadcast_to(shape)
+
+    def _check_operand(self, other: Any, expected: str = "a Value or a number") -> None:
+        """Check the other side of an operator."""
+        if not isinstance(other, Value):
+            raise TypeError(
+                f"operand: expected {expected}, got {type(other).__name__}; an array "
+                "comes to a loss as an argument"
+            )
+        self.tape.check(other)
 
     def sum(self, axis: int | Sequence[int] | None = None) -> "Value":
         """The sum over the given axes, which disappear; over all axes by default.
@@ -455,12 +572,15 @@ class Value:
         (3,)
         """
         rank = len(self.shape)
-        axes = (
-            range(rank) if axis is None else [axis] if isinstance(axis, int) else axis
-        )
+        if axis is None:
+            axis = range(rank)
+        one = isinstance(axis, int | np.integer)
+        axes = whole_numbers("axis", [axis] if one else axis, least=-rank)
         summed = {i + rank if i < 0 else i for i in axes}
-        if not summed <= set(range(rank)):
-            raise ValueError(f"axis: expected axes of shape {self.shape}, got {axis}")
+        if not summed <= set(range(rank)) or len(summed) < len(axes):
+            raise ValueError(
+                f"axis: expected different axes of shape {self.shape}, got {axis}"
+            )
         total = self
         for start, stop in _ranges(summed):
             total = self.tape.record("sum", total, start=start, stop=stop)
@@ -470,6 +590,11 @@ class Value:
         """The mean over the given axes, which disappear; over all axes by default."""
         total = self.sum(axis)
         return total * (total.size / self.size)
+
+
+def _factor(name: str, number: Any) -> float:
+    """A number beside an operator as float64; True counts as 1."""
+    return float(number) if isinstance(number, bool) else real_number(name, number)
 
 
 def _ranges(axes: Collection[int]) -> list[tuple[int, int]]:

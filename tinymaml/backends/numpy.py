@@ -36,7 +36,7 @@ class NumpyBackend:
 
     def compile(self, tape: Tape, dtype: str) -> "NumpyProgram":
         """A callable that runs the tape: {name: array} in, {name: array} out."""
-        return NumpyProgram(tape, check_dtype(dtype))
+        return NumpyProgram(tape.snapshot(), check_dtype(dtype))
 
 
 class NumpyProgram:
@@ -75,7 +75,7 @@ class NumpyProgram:
         """One block of tasks, start .. stop - 1."""
         arrays: dict[int, Array] = {}
         for name, (index, _, per_task) in self.tape.inputs.items():
-            array = inputs[name]
+            array = np.asarray(inputs[name])  # a matrix would multiply otherwise
             arrays[index] = array[start:stop] if per_task else array[None]
         with np.errstate(all="ignore"):  # NaN and infinity are results, not accidents
             for index in self._live:

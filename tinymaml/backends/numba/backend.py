@@ -217,7 +217,7 @@ class NumbaBackend:
 
     def compile(self, tape: Tape, dtype: str) -> "NumbaProgram":
         """A callable that runs the tape: {name: array} in, {name: array} out."""
-        return NumbaProgram(tape, check_dtype(dtype), self.threads)
+        return NumbaProgram(tape.snapshot(), check_dtype(dtype), self.threads)
 
 
 class Rows:

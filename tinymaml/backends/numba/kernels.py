@@ -343,6 +343,8 @@ def logsumexp(w, a):
         top = w[x + r * n]
         for i in range(1, n):
             top = max(top, w[x + r * n + i])
+        if np.isinf(top):  # no inf - inf
+            top = number_like(w, 0)
         total = number_like(w, 0)
         for i in range(n):
             total += np.exp(w[x + r * n + i] - top)
