@@ -108,7 +108,7 @@ BAD_TASKS = {
     "y with another number of outputs": (
         changed(y_support=Y[:, :, :1]),
         ValueError,
-        r"y: expected the prediction's shape .*\(4, 3\), got \(4, 1\)",
+        r"y: expected the shape of (?:prediction|logits), \(4, 3\), got \(4, 1\)",
     ),
     "no tasks": (
         tm.Tasks(*(array[:0] for array in P.tasks)),

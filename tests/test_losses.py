@@ -120,7 +120,7 @@ def test_per_shot_divides_the_sum_by_the_shots():
             r"y: expected .*\(4, 1\), got \(4, 2\)",
         ),
         (tm.squared_error, [(4, 1), (4,)], {}, r"y: expected .*\(4, 1\), got \(4,\)"),
-        (tm.squared_error, [(4,), (4,)], {}, r"y: expected .*\(N, outputs\)"),
+        (tm.squared_error, [(4,), (4,)], {}, r"prediction: expected .*\(N, outputs\)"),
         (
             tm.cross_entropy,
             [(4, 3), (4, 1)],
@@ -131,19 +131,19 @@ def test_per_shot_divides_the_sum_by_the_shots():
             tm.cross_entropy,
             [(4, 3), (4, 3)],
             {"scaling": "max"},
-            "scaling: expected 'mean', 'sum' or 'per_shot', got 'max'",
+            "scaling: expected one of mean, sum, per_shot, got 'max'",
         ),
         (
             tm.cross_entropy,
             [(4, 3), (4, 3)],
             {"scaling": "per_shot"},
-            "shots: 'per_shot' needs K of at least 1, got None",
+            "shots: 'per_shot' needs the number K, got None",
         ),
         (
             tm.cross_entropy,
             [(4, 3), (4, 3)],
             {"scaling": "per_shot", "shots": 0},
-            "shots: 'per_shot' needs K of at least 1, got 0",
+            "shots: expected at least 1, got 0",
         ),
     ],
 )

@@ -141,7 +141,7 @@ def check_finite(**arrays: Array) -> None:
             raise ValueError(f"{name}: expected finite numbers, got NaN or inf")
 
 
-def _dtype_or_type(value: Any) -> Any:
+def dtype_or_type(value: Any) -> Any:
     """What a message says about an array, or about something that is no array."""
     kind = type(value).__name__
     return kind if isinstance(value, MASKED) else getattr(value, "dtype", kind)
@@ -155,7 +155,7 @@ def check_theta(theta: Array, size: int | None = None, finite: bool = True) -> A
     """
     if not is_array(theta) or theta.dtype not in DTYPES:
         raise TypeError(
-            f"theta: expected a float32 or float64 array, got {_dtype_or_type(theta)}"
+            f"theta: expected a float32 or float64 array, got {dtype_or_type(theta)}"
         )
     if theta.ndim != 1 or theta.size == 0 or size not in (None, theta.size):
         expected = "(P,), P > 0" if size is None else f"({size},)"
@@ -226,7 +226,7 @@ def check_inputs(
         array, shape = inputs[name], placeholder.shape
         if not is_array(array) or array.dtype != dtype:
             raise TypeError(
-                f"{name}: expected an array of {dtype}, got {_dtype_or_type(array)}"
+                f"{name}: expected an array of {dtype}, got {dtype_or_type(array)}"
             )
         if placeholder.per_task and array.ndim and tasks is None:
             tasks = len(array)
@@ -256,7 +256,7 @@ def check_tasks(theta: Array, tasks: Any) -> int:
         if not is_array(array) or array.dtype != theta.dtype:
             raise TypeError(
                 f"{name}: expected an array of theta's dtype, {theta.dtype}, got "
-                f"{_dtype_or_type(array)}"
+                f"{dtype_or_type(array)}"
             )
         if array.ndim < 2 or len(array) != len(tasks[0]) or array.size == 0:
             raise ValueError(

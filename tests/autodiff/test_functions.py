@@ -85,10 +85,10 @@ def test_broadcast_to_repeats_as_numpy_does(backend):
 
 def test_broadcast_to_refuses_a_shape_that_does_not_fit():
     theta = Tape().input("theta", (3,))
-    with pytest.raises(ValueError, match=r"shape \(3,\) does not broadcast to \(4,\)"):
+    with pytest.raises(ValueError, match=r"shape: \(3,\) does not broadcast to \(4,\)"):
         functions.broadcast_to(theta, (4,))
     with pytest.raises(
-        ValueError, match=r"shape \(3,\) does not broadcast to \(3, 1\)"
+        ValueError, match=r"shape: \(3,\) does not broadcast to \(3, 1\)"
     ):
         functions.broadcast_to(theta, (3, 1))
 

@@ -219,8 +219,8 @@ def record(network, *shapes):
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: tm.MLP([3]), ValueError, r"sizes: expected inputs and outputs.*\[3\]"),
-        (lambda: tm.MLP([3, 0]), ValueError, "outputs: expected at least 1, got 0"),
+        (lambda: tm.MLP([3]), ValueError, r"sizes: expected inputs and outputs.*\(3,\)"),
+        (lambda: tm.MLP([3, 0]), ValueError, "sizes: expected at least 1, got 0"),
         (lambda: tm.Linear(-1, 2), ValueError, "inputs: expected at least 1, got -1"),
         (
             lambda: tm.MLP([1, 1, 1], "elu"),
