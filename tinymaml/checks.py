@@ -25,6 +25,12 @@ MASKED = np.ma.MaskedArray
 # --- numbers and names ----------------------------------------------------------------
 
 
+def shown(value: Any) -> str:
+    """What came, in one line of a message."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
 def whole_number(name: str, value: Any, least: int = 1) -> int:
     """The value as an int of at least `least`; NumPy's integers count, bools do not.
 
@@ -35,7 +41,7 @@ def whole_number(name: str, value: Any, least: int = 1) -> int:
     ValueError: shots: expected at least 1, got 0
     """
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
-        raise TypeError(f"{name}: expected a whole number, got {value!r}")
+        raise TypeError(f"{name}: expected a whole number, got {shown(value)}")
     if value < least:
         raise ValueError(f"{name}: expected at least {least}, got {value}")
     return int(value)
@@ -49,10 +55,11 @@ def whole_numbers(name: str, values: Any, least: int = 1) -> tuple[int, ...]:
     ValueError: shape: expected at least 1, got 0
     """
     try:
-        values = tuple(values)
+        numbers = tuple(values)
     except TypeError:
-        raise TypeError(f"{name}: expected whole numbers, got {values!r}") from None
-    return tuple(whole_number(name, value, least) for value in values)
+        message = f"{name}: expected whole numbers, got {shown(values)}"
+        raise TypeError(message) from None
+    return tuple(whole_number(name, number, least) for number in numbers)
 
 
 def check_sizes(**sizes: int) -> None:
@@ -65,7 +72,7 @@ def check_numbers(**numbers: float) -> None:
     """Check that every argument is a real number; a bool is not one, NaN is."""
     for name, value in numbers.items():
         if isinstance(value, bool) or not isinstance(value, Real):
-            raise TypeError(f"{name}: expected a number, got {value!r}")
+            raise TypeError(f"{name}: expected a number, got {shown(value)}")
 
 
 def real_number(name: str, value: Any) -> float:
@@ -85,6 +92,13 @@ def check_fractions(**numbers: float) -> None:
             raise ValueError(f"{name}: expected a number in [0, 1], got {number}")
 
 
+def check_flags(**flags: bool) -> None:
+    """Check that every argument is True or False."""
+    for name, value in flags.items():
+        if not isinstance(value, bool | np.bool_):
+            raise TypeError(f"{name}: expected True or False, got {shown(value)}")
+
+
 def check_threads(threads: int | None, default: int) -> int:
     """The number of threads: at least 1, or the default for None."""
     return default if threads is None else whole_number("threads", threads)
@@ -99,7 +113,9 @@ def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
     """
     choices = list(choices)
     if not isinstance(value, str) or value not in choices:
-        raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
+        raise ValueError(
+            f"{name}: expected one of {', '.join(choices)}, got {shown(value)}"
+        )
 
 
 # --- arrays ---------------------------------------------------------------------------
@@ -110,7 +126,9 @@ def check_dtype(dtype: Any) -> np.dtype[Any]:
     try:
         numpy_dtype = np.dtype(dtype)
     except TypeError:
-        raise TypeError(f"dtype: expected float32 or float64, got {dtype!r}") from None
+        raise TypeError(
+            f"dtype: expected float32 or float64, got {shown(dtype)}"
+        ) from None
     if numpy_dtype not in DTYPES:
         raise TypeError(f"dtype: expected float32 or float64, got {numpy_dtype}")
     return numpy_dtype
@@ -131,7 +149,7 @@ def check_arrays(**arrays: Array) -> None:
 def check_generator(rng: Any) -> None:
     """Check that the argument `rng` is a random generator of NumPy."""
     if not isinstance(rng, np.random.Generator):
-        raise TypeError(f"rng: expected a numpy.random.Generator, got {rng!r}")
+        raise TypeError(f"rng: expected a numpy.random.Generator, got {shown(rng)}")
 
 
 def check_finite(**arrays: Array) -> None:
@@ -173,7 +191,7 @@ def check_alpha(alpha: float | Array) -> Array:
         array = np.asarray(None)
     if array.dtype.kind not in "fiu" or array.ndim > 1:
         raise TypeError(
-            f"alpha: expected a number or a vector of numbers, got {alpha!r}"
+            f"alpha: expected a number or a vector of numbers, got {shown(alpha)}"
         )
     check_finite(alpha=array)
     return array
@@ -187,7 +205,7 @@ def check_step_weights(weights: Sequence[float], steps: int) -> tuple[float, ...
         array = np.array(float("nan"))
     if array.shape != (steps,) or not np.isfinite(array).all():
         raise ValueError(
-            f"step_weights: expected {steps} finite weights, got {weights!r}"
+            f"step_weights: expected {steps} finite weights, got {shown(weights)}"
         )
     return tuple(array.tolist())
 

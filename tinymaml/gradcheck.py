@@ -33,7 +33,7 @@ import numpy as np
 from tinymaml.autodiff.derivatives import cotangents, grad, hvp
 from tinymaml.autodiff.tape import Tape, Value
 from tinymaml.backends import Backend, get_backend
-from tinymaml.checks import check_arrays, check_dtype, real_number, whole_number
+from tinymaml.checks import check_arrays, check_dtype, real_number, shown, whole_number
 
 Array = np.ndarray[Any, Any]
 
@@ -81,7 +81,7 @@ def gradcheck(
     True
     """
     if not isinstance(order, int) or order not in (1, 2):
-        raise ValueError(f"order: expected 1 or 2, got {order!r}")
+        raise ValueError(f"order: expected 1 or 2, got {shown(order)}")
     if not callable(loss):
         raise TypeError(f"loss: expected a function, got {type(loss).__name__}")
     check_arrays(theta=theta, **{f"x{i}": array for i, array in enumerate(arguments)})

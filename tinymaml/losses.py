@@ -15,12 +15,9 @@ from tinymaml.autodiff import functions
 from tinymaml.autodiff.tape import Value, check_values
 from tinymaml.checks import check_choice, whole_number
 
-SCALINGS = ("mean", "sum", "per_shot")
-
 
 def _scaled(total: Value, examples: int, scaling: str, shots: int | None) -> Value:
     """The sum over examples as it is ("sum"), or divided ("mean", "per_shot")."""
-    check_choice("scaling", scaling, SCALINGS)
     if scaling == "sum":
         return total
     if scaling == "mean":
@@ -55,6 +52,7 @@ def squared_error(prediction: Value, y: Value, scaling: str = "mean") -> Value:
     Raises ValueError when shapes differ or the scaling is not one of these.
     """
     _check_shapes(2, prediction=prediction, y=y)
+    check_choice("scaling", scaling, ("mean", "sum"))
     difference = prediction - y
     return _scaled((difference * difference).sum(), y.size, scaling, None)
 
@@ -76,6 +74,7 @@ def cross_entropy(
     Raises ValueError when shapes differ, or scaling or shots is not one of these.
     """
     _check_shapes(2, logits=logits, y=y)
+    check_choice("scaling", scaling, ("mean", "sum", "per_shot"))
     total = (functions.logsumexp(logits) * y.sum(axis=1).reshape(-1, 1)).sum()
     total = total - (logits * y).sum()
     return _scaled(total, y.shape[0], scaling, shots)

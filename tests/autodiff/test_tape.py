@@ -235,7 +235,11 @@ REFUSALS = {
         ValueError,
         r"axis: expected different axes of shape \(3,\), got 1",
     ),
-    "other size": (lambda: vector().reshape(2, -1), ValueError, "shape: expected 3 elements"),
+    "other size": (
+        lambda: vector().reshape(2, -1),
+        ValueError,
+        "shape: expected 3 elements",
+    ),
 }
 
 

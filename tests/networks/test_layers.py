@@ -219,7 +219,7 @@ def record(network, *shapes):
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: tm.MLP([3]), ValueError, r"sizes: expected inputs and outputs.*\(3,\)"),
+        (lambda: tm.MLP([3]), ValueError, "sizes: expected inputs and outputs"),
         (lambda: tm.MLP([3, 0]), ValueError, "sizes: expected at least 1, got 0"),
         (lambda: tm.Linear(-1, 2), ValueError, "inputs: expected at least 1, got -1"),
         (

@@ -9,6 +9,7 @@ The long form: python -m tests.support.fuzz_records 20000
 
 import sys
 from collections import Counter
+from functools import partial
 
 import numpy as np
 
@@ -20,106 +21,120 @@ from tinymaml.backends import get_backend
 GUARD = 1 << 16  # elements before and behind the workspace
 ODD = (-1, -7, 0, 1, 2, 3, 9, 99, 2.5, 1.0, float("nan"), float("inf"), True, None, "a")
 ODD = (*ODD, (), (1,), (2, 3), (-1, 2), (0, 0), (2.0, 2), [1, 1], np.int64(2), 10**30)
-ATTRIBUTES = {
-    "full": ("shape", "number"),
-    "scale": ("number",),
-    "matmul": ("ta", "tb"),
-    "sum": ("start", "stop"),
-    "broadcast": ("start", "sizes"),
-    "reshape": ("shape",),
-    "rematerialise": ("number",),
-    "slice": ("start", "stop"),
-    "pad": ("start", "size"),
-    **dict.fromkeys(
-        ("conv", "conv_input", "conv_weight"), ("stride", "padding", "size")
-    ),
-    **dict.fromkeys(("max_gather", "max_scatter"), ("size",)),
-}
-ARGUMENTS = dict.fromkeys(PRIMITIVES, 1) | {"full": 0, "input": 0, "concat": 3}
-ARGUMENTS |= dict.fromkeys(("add", "sub", "mul", "gate", "matmul", "conv"), 2)
-ARGUMENTS |= dict.fromkeys(
-    ("conv_input", "conv_weight", "max_gather", "max_scatter"), 2
-)
 
 
-def random_call(rng):
-    """(primitive, shapes, attributes): right in most parts, so that much is recorded."""
-    name = str(rng.choice([*PRIMITIVES]))
-    count = ARGUMENTS[name] if rng.random() < 0.95 else int(rng.integers(0, 4))
-    small = lambda n: tuple(int(k) for k in rng.integers(1, 6, n))
-    rank = int(rng.integers(0, 5))
-    shapes = (
-        [small(rank)] * count
-        if rng.random() < 0.8
-        else [small(int(rng.integers(0, 5))) for _ in range(count)]
+def some(rng, low, high, count=1):
+    """Whole numbers in low .. high - 1."""
+    return tuple(rng.integers(low, high, count).tolist())
+
+
+def elementwise(rng, arguments=1):
+    return [some(rng, 1, 6, rng.integers(0, 5))] * arguments, {}
+
+
+def scaled(rng):
+    return elementwise(rng)[0], {"number": float(rng.choice([0.5, -2.0, -0.0, np.nan]))}
+
+
+def constant(rng):
+    ((shape,), number) = scaled(rng)
+    return [], {"shape": shape, **number}
+
+
+def product(rng):
+    m, k, n = some(rng, 1, 9, 3)
+    ta, tb = (bool(flag) for flag in some(rng, 0, 2, 2))
+    shapes = [(k, m) if ta else (m, k), (n, k) if tb else (k, n)]
+    return shapes, {"ta": ta, "tb": tb}
+
+
+def total(rng):
+    start, stop = some(rng, -1, 5, 2)
+    return elementwise(rng)[0], {"start": start, "stop": stop}
+
+
+def broadcast(rng):
+    (shape,), start = elementwise(rng)[0], *some(rng, -1, 4)
+    sizes = some(rng, 0, 5, rng.integers(0, 3))
+    shape = tuple(
+        1 if start <= i < start + len(sizes) else n for i, n in enumerate(shape)
     )
-    if name in ("slice", "pad", "concat"):
-        shapes = [small(1) for _ in range(count)]
-    if name == "matmul" and count == 2:
-        shapes = [small(2), small(2)]
-    whole = lambda: int(rng.integers(-2, 8))
-    attributes = {
-        "shape": lambda: tuple(
-            rng.permutation(shapes[0]).tolist() if count else small(rank)
-        ),
-        "number": lambda: float(rng.choice([0.5, -2.0, 0.0, -0.0, np.nan])),
-        "ta": lambda: bool(rng.integers(2)),
-        "tb": lambda: bool(rng.integers(2)),
-        "start": whole,
-        "stop": whole,
-        "size": whole,
-        "sizes": lambda: small(int(rng.integers(0, 3))),
-        "stride": lambda: int(rng.integers(-1, 4)),
-        "padding": lambda: tuple(int(k) for k in rng.integers(-1, 4, 2)),
-    }
-    values = {key: attributes[key]() for key in ATTRIBUTES.get(name, ())}
-    if name.startswith("conv") and name != "concat" and count == 2:
-        shapes, values = random_convolution(rng, name)
-    if name == "broadcast" and count and rng.random() < 0.7:
-        start = int(rng.integers(0, rank + 1))
-        sizes = small(int(rng.integers(0, 3)))
-        shape = list(shapes[0])
-        shape[start : start + len(sizes)] = [1] * len(shape[start : start + len(sizes)])
-        shapes, values = [tuple(shape)], {"start": start, "sizes": sizes}
-    if name.startswith("max") and count == 2 and rng.random() < 0.7:
-        x, size = small(4), int(rng.integers(1, 3))
-        pooled = (x[0], x[1] // size, x[2] // size, x[3])
-        shapes = [x if name == "max_gather" else pooled, x]
-        values = {"size": size}
-    for key in values:
-        if rng.random() < 0.1:
-            values[key] = ODD[rng.integers(len(ODD))]
-    if rng.random() < 0.02:
-        values[str(rng.choice(["start", "axis", "number"]))] = 1
-    if values and rng.random() < 0.02:
-        values.pop(str(rng.choice([*values])))
-    return name, shapes, values
+    return [shape], {"start": start, "sizes": sizes}
 
 
-def random_convolution(rng, name):
-    """Shapes and attributes near those of a convolution; one number may be off."""
-    n, height, width, c, f, kh, kw = (int(k) for k in rng.integers(1, 7, 7))
-    stride = int(rng.integers(1, 4))
+def reshaped(rng):
+    ((shape,), _) = elementwise(rng)
+    return [shape], {"shape": tuple(rng.permutation(shape).tolist())}
+
+
+def window(rng, other):
+    """A slice, or a pad, whose other number is the size."""
+    first, second = some(rng, -1, 9, 2)
+    return [some(rng, 1, 9)], {"start": first, other: second}
+
+
+def vectors(rng):
+    return [some(rng, 1, 9) for _ in range(rng.integers(0, 4))], {}
+
+
+def convolution(rng, name):
+    """Shapes and attributes of a convolution; half of them are not of SAME padding."""
+    n, height, width, c, f, kh, kw = some(rng, 1, 8, 7)
+    (stride,) = some(rng, 1, 4)
     (rows, top), (columns, left) = (
         same_padding(size, k, stride) for size, k in ((height, kh), (width, kw))
     )
-    if rng.random() < 0.5:  # other windows than those of SAME padding
-        rows, columns = (
-            rows + int(rng.integers(-2, 3)),
-            columns + int(rng.integers(-2, 3)),
-        )
-        top, left = top + int(rng.integers(-1, 3)), left + int(rng.integers(-1, 3))
-    x, w, g = (
-        (n, height, width, c),
-        (kh, kw, c, f),
-        (n, max(rows, 1), max(columns, 1), f),
-    )
+    if rng.random() < 0.5:
+        more = some(rng, -1, 3, 4)
+        rows, columns = max(rows + more[0], 1), max(columns + more[1], 1)
+        top, left = top + more[2], left + more[3]
+    x, w, g = (n, height, width, c), (kh, kw, c, f), (n, rows, columns, f)
     shapes, size = {
         "conv": ([x, w], (rows, columns)),
         "conv_input": ([g, w], (height, width)),
         "conv_weight": ([x, g], (kh, kw)),
     }[name]
     return shapes, {"stride": stride, "padding": (top, left), "size": size}
+
+
+def pooling(rng, name):
+    x, (size,) = some(rng, 1, 7, 4), some(rng, 1, 4)
+    small = (x[0], max(x[1] // size, 1), max(x[2] // size, 1), x[3])
+    return [x if name == "max_gather" else small, x], {"size": size}
+
+
+CALLS = {
+    **dict.fromkeys(PRIMITIVES, elementwise),
+    **dict.fromkeys(("add", "sub", "mul", "gate"), partial(elementwise, arguments=2)),
+    **dict.fromkeys(("scale", "rematerialise"), scaled),
+    **dict.fromkeys(("full", "input"), constant),
+    "matmul": product,
+    "sum": total,
+    "broadcast": broadcast,
+    "reshape": reshaped,
+    "slice": partial(window, other="stop"),
+    "pad": partial(window, other="size"),
+    "concat": vectors,
+    **{n: partial(convolution, name=n) for n in ("conv", "conv_input", "conv_weight")},
+    **{n: partial(pooling, name=n) for n in ("max_gather", "max_scatter")},
+}
+
+
+def random_call(rng):
+    """(primitive, shapes, attributes): often right, or with one thing that is not."""
+    name = str(rng.choice([*PRIMITIVES]))
+    shapes, attributes = CALLS[name](rng)
+    for key in attributes:
+        if rng.random() < 0.1:
+            attributes[key] = ODD[rng.integers(len(ODD))]
+    if rng.random() < 0.1:  # a shape too many, too few, or of another call
+        other = [some(rng, 1, 6, rng.integers(0, 5))]
+        shapes = [shapes[:-1], shapes + other, other + shapes[1:]][rng.integers(3)]
+    if rng.random() < 0.03:
+        attributes[str(rng.choice(["start", "axis", "number"]))] = 1
+    elif attributes and rng.random() < 0.03:
+        attributes.pop(str(rng.choice([*attributes])))
+    return name, shapes, attributes
 
 
 def run_guarded(tape, inputs, dtype):

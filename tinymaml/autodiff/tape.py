@@ -36,7 +36,7 @@ from typing import Any, ClassVar, NamedTuple, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from tinymaml.checks import check_choice, real_number, whole_numbers
+from tinymaml.checks import check_choice, check_flags, real_number, shown, whole_numbers
 
 Shape = tuple[int, ...]
 Array = NDArray[Any]
@@ -182,6 +182,7 @@ class Tape:
         ValueError when the name is taken or the shape has an empty axis.
         """
         _check_name(name)
+        check_flags(per_task=per_task)
         if name in self.inputs:
             raise ValueError(f"input {name!r}: the tape already has an input so named")
         shape = whole_numbers(f"shape of input {name!r}", shape)
@@ -229,7 +230,10 @@ class Tape:
         for argument in arguments:
             self.check(argument)
         attributes = {key: _plain(value) for key, value in attributes.items()}
-        shape = primitive.shape(*(a.shape for a in arguments), **attributes)
+        try:
+            shape = primitive.shape(*(a.shape for a in arguments), **attributes)
+        except TypeError as error:  # too many arguments, or an attribute is missing
+            raise TypeError(f"{name}: {error}") from error
         shape = whole_numbers(name, shape)
         if prod(shape) > MOST_ELEMENTS:
             raise ValueError(f"{name}: expected at most 2**40 elements, got {shape}")
@@ -338,7 +342,7 @@ def check_values(**values: Any) -> None:
 def _check_name(name: Any) -> None:
     """Check the name of an input or an output."""
     if not isinstance(name, str):
-        raise TypeError(f"name: expected text, got {name!r}")
+        raise TypeError(f"name: expected text, got {shown(name)}")
 
 
 def _plain(value: Any) -> Any:

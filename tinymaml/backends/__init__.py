@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from tinymaml.autodiff.tape import Input, Tape
-from tinymaml.checks import check_inputs
+from tinymaml.checks import check_choice, check_inputs
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 Run = Callable[[Arrays], dict[str, np.ndarray[Any, Any]]]
@@ -61,10 +61,7 @@ def get_backend(name: "str | Backend" = "auto", threads: int | None = None) -> B
     """
     if not isinstance(name, str) and hasattr(name, "compile"):
         return name
-    if name not in BACKENDS:
-        raise ValueError(
-            f"backend: expected one of {', '.join(BACKENDS)}, got {name!r}"
-        )
+    check_choice("backend", name, BACKENDS)
     if name == "auto":
         name = _automatic()
     if name == "numpy":

@@ -18,7 +18,7 @@ import numpy as np
 
 from tinymaml.autodiff import convolution, functions
 from tinymaml.autodiff.tape import Value, check_values
-from tinymaml.checks import check_choice, check_sizes, real_number
+from tinymaml.checks import check_choice, check_flags, check_sizes, real_number
 from tinymaml.networks.layers import (
     Activation,
     Array,
@@ -59,6 +59,7 @@ class Conv2d(Layer):
         initialiser: Initialiser | None = None,
     ) -> None:
         check_sizes(channels=channels, features=features, kernel=kernel, stride=stride)
+        check_flags(bias=bias)
         self.shapes = {"weight": (kernel, kernel, channels, features)}
         if bias:
             self.shapes["bias"] = (features,)
@@ -98,6 +99,7 @@ class BatchNorm(Layer):
     ) -> None:
         check_choice("mode", mode, MODES)
         check_sizes(channels=channels)
+        check_flags(gamma=gamma)
         if not real_number("epsilon", epsilon) > 0:
             raise ValueError(f"epsilon: expected more than 0, got {epsilon}")
         self.shapes = {"beta": (channels,)}

@@ -32,6 +32,7 @@ from tinymaml.checks import (
     check_sizes,
     check_theta,
     real_number,
+    shown,
     whole_numbers,
 )
 
@@ -212,8 +213,9 @@ class Network(ReadOnly):
     """
 
     def __init__(self, layers: Sequence[Layer]) -> None:
-        if not all(isinstance(layer, Layer) for layer in tuple(layers)):
-            raise TypeError(f"layers: expected a list of layers, got {layers!r}")
+        right = isinstance(layers, Sequence)
+        if not right or not all(isinstance(layer, Layer) for layer in layers):
+            raise TypeError(f"layers: expected a list of layers, got {shown(layers)}")
         self.layers = tuple(layers)
         self.layout: dict[str, tuple[slice, tuple[int, ...]]] = {}
         size = 0
@@ -260,6 +262,7 @@ class Network(ReadOnly):
 
     def unpack(self, theta: Value) -> Iterator[tuple[Layer, list[Value]]]:
         """Each layer with its own parameters, which are slices of theta."""
+        check_values(theta=theta)
         if theta.shape != (self.size,):
             raise ValueError(f"theta: expected shape ({self.size},), got {theta.shape}")
         layout = iter(self.layout.values())
