@@ -36,14 +36,14 @@ class NumpyBackend:
 
     def compile(self, tape: Tape, dtype: str) -> "NumpyProgram":
         """A callable that runs the tape: {name: array} in, {name: array} out."""
-        return NumpyProgram(tape.snapshot(), check_dtype(dtype))
+        return NumpyProgram(tape, check_dtype(dtype))
 
 
 class NumpyProgram:
     """One tape, ready to be run in one dtype."""
 
     def __init__(self, tape: Tape, dtype: np.dtype[Any]) -> None:
-        self.tape = tape
+        self.tape = tape = tape.snapshot()
         self.dtype = dtype
         self._live = tape.live()
         outputs = {output.node for output in tape.outputs.values()}

@@ -226,7 +226,7 @@ class CupyBackend:
 
     def compile(self, tape: Tape, dtype: str) -> DeviceProgram:
         """A callable that runs the tape: {name: array} in, {name: array} out."""
-        return DeviceProgram(tape.snapshot(), check_dtype(dtype), self.device)
+        return DeviceProgram(tape, check_dtype(dtype), self.device)
 
     def resident(self, *arguments: Any) -> Any:
         """Training that stays on the GPU: see `resident.Resident`."""

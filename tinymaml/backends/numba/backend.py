@@ -217,7 +217,7 @@ class NumbaBackend:
 
     def compile(self, tape: Tape, dtype: str) -> "NumbaProgram":
         """A callable that runs the tape: {name: array} in, {name: array} out."""
-        return NumbaProgram(tape.snapshot(), check_dtype(dtype), self.threads)
+        return NumbaProgram(tape, check_dtype(dtype), self.threads)
 
 
 class Rows:
@@ -255,6 +255,7 @@ class NumbaProgram:
     """
 
     def __init__(self, tape: Tape, dtype: np.dtype[Any], threads: int) -> None:
+        tape = tape.snapshot()
         self.tape, self.dtype, self.threads = tape, dtype, threads
         self.plan = plan = planner.plan(tape)
         self.code = np.zeros((len(plan.instructions), ROW), dtype=np.int64)
