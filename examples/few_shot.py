@@ -1,7 +1,7 @@
-"""What the classification examples share: train a recipe, test it, show it.
+"""What the classification examples share: train a recipe, test it, draw the results.
 
-`omniglot.py` and `miniimagenet.py` say where their images come from; everything that
-happens to these images is here.
+`omniglot.py` and `miniimagenet.py` say where their images come from; all the rest is
+here.
 """
 
 import argparse
@@ -18,9 +18,12 @@ from few_shot_evaluation import episode, fixed_tasks, logits, sampler, table, te
 from few_shot_figures import draw_curve, draw_episode
 from shared import (
     Parser,
+    add_resume,
     command_line,
     experiment_parser,
+    how_to_continue,
     open_stages,
+    random_stream,
     read_options,
     reason,
     run_to_the_end,
@@ -33,25 +36,19 @@ from tinymaml.tasks.images import STANDIN, DataError, ImageSet
 from tinymaml.training.stages import Stages
 
 Array = np.ndarray[Any, Any]
-FILES = (
-    "curve.png",
-    "episode.png",
-    "results.json",
-    "initialisation.npz",
-    "log.csv",
-    "checkpoint.npz",
-)
+FILES = ("curve.png", "episode.png", "results.json", "initialisation.npz")
+TRAININGS = {1: "first-order", 2: "exact"}  # by order
 PARTS = ("train", "validation", "test")
 TEST_TASKS, TEST_TASKS_FAST = 600, 60
 VALIDATION_TASKS, VALIDATION_TASKS_FAST = 200, 20
 VALIDATE_EVERY, VALIDATE_EVERY_FAST = 500, 20
 
-# Each use of random numbers has a stream of its own, so none disturbs another.
+# Purposes of random numbers; each has a stream of its own (`random_stream`).
 INITIAL, TRAINING, VALIDATION, TEST = 1, 2, 3, 4
 
 
 class Experiment(NamedTuple):
-    """What differs between data sets: names, images, whether they are turned."""
+    """What differs between data sets: names, images, whether tasks rotate them."""
 
     name: str
     program: str
@@ -63,7 +60,7 @@ class Experiment(NamedTuple):
 
 
 def make_parser(doc: str, name: str, recipes: Sequence[str]) -> Parser:
-    """The options of a classification example; `recipes` are the cells of table 1."""
+    """The options of a classification example; `recipes` are cells of table 1."""
     parser = experiment_parser(
         doc, f"results/{name}", RECIPES[recipes[0]].iterations, fast=60
     )
@@ -86,7 +83,7 @@ def make_parser(doc: str, name: str, recipes: Sequence[str]) -> Parser:
         choices=SCALINGS,
         default=SCALINGS[0],
         help="of the cross-entropy: its sum / K as in the authors' code (default), or "
-        "its mean; the inner step is N times larger in the former",
+        "its mean; an inner step is N times larger with the sum",
     )
     add(
         "--data",
@@ -99,21 +96,11 @@ def make_parser(doc: str, name: str, recipes: Sequence[str]) -> Parser:
         action="store_true",
         help="use drawn stand-in images instead of the data: to try the program out",
     )
-    add(
-        "--resume",
-        metavar="FILE",
-        help="checkpoint.npz to continue from, with the same recipe, --order, "
-        "--scaling and --seed; --iterations may be more",
-    )
+    add_resume(parser, "--recipe, --order, --scaling and --seed")
     return parser
 
 
 # %% Meta-training
-
-
-def random(purpose: int, number: int) -> np.random.Generator:
-    """The random numbers for one purpose."""
-    return np.random.default_rng([purpose, number])
 
 
 def train(
@@ -124,13 +111,13 @@ def train(
     options: argparse.Namespace,
     backend: Backend,
 ) -> tm.TrainResult:
-    """Meta-train; the best theta is that with the highest validation accuracy."""
+    """Meta-train; the result's best theta has the highest validation accuracy."""
     network = recipe.network()
     maml = recipe.maml(network, options.order, backend=backend)
     sample = sampler(
         sets["train"], recipe, experiment.rotations, recipe.queries, recipe.tasks
     )
-    kept = fixed_tasks(
+    validation_tasks = fixed_tasks(
         sets["validation"],
         recipe,
         experiment.rotations,
@@ -140,17 +127,17 @@ def train(
     steps = recipe.test_steps
 
     def validate(theta: Array) -> float:
-        after = logits(maml, [network], theta, kept, steps)[0, :, steps]
-        return float(accuracy(after, kept.y_query).mean())
+        after = logits(maml, [network], theta, validation_tasks, steps)[0, :, steps]
+        return float(accuracy(after, validation_tasks.y_query).mean())
 
     return stages.train(
-        "exact" if options.order == 2 else "first-order",
+        TRAININGS[options.order],
         maml,
-        network.init(random(INITIAL, options.seed)),
+        network.init(random_stream(INITIAL, options.seed)),
         sample,
         iterations=options.iterations,
         optimiser=tm.Adam(recipe.learning_rate),
-        rng=random(TRAINING, options.seed),
+        rng=random_stream(TRAINING, options.seed),
         validate=validate,
         validate_every=options.validate_every,
         checkpoint_every=options.validate_every,
@@ -204,7 +191,7 @@ def run(
         "best_iteration": best[0],
         "test_tasks": options.test_tasks,
     }
-    reported = rows[recipe.test_steps]  # transductive
+    reported = rows[recipe.test_steps]  # transductive, as in the paper
     save_initialisation(
         options.out / "initialisation.npz",
         theta,
@@ -224,7 +211,7 @@ def run(
 
 
 def class_counts(sets: Mapping[str, ImageSet]) -> str:
-    """How many classes each part has."""
+    """How many classes there are to train, to validate and to test on."""
     return ", ".join(f"{len(sets[part].classes)} {part}" for part in PARTS)
 
 
@@ -257,10 +244,11 @@ def run_example(
         "seed": options.seed,
         "validate_every": options.validate_every,
     }
-    stages = open_stages(parser, options, config, FILES)
+    names = [TRAININGS[options.order]]
+    stages = open_stages(parser, options, names, config, FILES)
     command = command_line(experiment.program, arguments)
     return run_to_the_end(
         parser,
         lambda: run(stages, experiment, sets, options, backend, command),
-        stopped=f"Continue with\n  {command} --resume {stages.checkpoint}",
+        stopped=how_to_continue(command, stages),
     )

@@ -18,7 +18,7 @@ from tinymaml.tasks.images import ImageSet
 Array = np.ndarray[Any, Any]
 Row = dict[str, Any]  # of results.json
 TEST_STEPS = 10
-BLOCK = 60  # tasks whose predictions are made at once
+BLOCK = 60  # tasks in one call of `predict`, which bounds the memory of its results
 
 
 def sampler(
@@ -52,24 +52,26 @@ def logits(
 ) -> Array:
     """The logits after 0 .. steps inner steps: (networks, T, steps + 1, N K, N).
 
-    The networks differ in how they normalise query examples, so all of them can be
-    asked after one adaptation.
+    The networks differ only in how they normalise query examples, so one adaptation
+    serves all of them.
     """
 
-    def each(theta: tm.Value, x: tm.Value, x_support: tm.Value) -> tm.Value:
+    def all_logits(theta: tm.Value, x: tm.Value, x_support: tm.Value) -> tm.Value:
         return concatenate([n(theta, x, x_support).reshape(-1) for n in networks])
 
-    pieces = [
-        maml.predict(each, theta, tm.Tasks(*(a[i : i + BLOCK] for a in tasks)), steps)
-        for i in range(0, len(tasks.x_query), BLOCK)
+    count = len(tasks.x_query)
+    blocks = [
+        tm.Tasks(*(array[start : start + BLOCK] for array in tasks))
+        for start in range(0, count, BLOCK)
     ]
-    shape = (len(tasks.x_query), steps + 1, len(networks), *tasks.y_query.shape[1:])
-    return np.moveaxis(np.concatenate(pieces).reshape(shape), 2, 0)
+    results = [maml.predict(all_logits, theta, block, steps) for block in blocks]
+    shape = (count, steps + 1, len(networks), *tasks.y_query.shape[1:])
+    return np.moveaxis(np.concatenate(results).reshape(shape), 2, 0)
 
 
 # %% The test: 600 tasks, 0 to 10 gradient steps
-# With the query examples normalised by their own statistics (transductive, as in the
-# paper), and by those of the support examples.
+# Query examples are normalised by their own statistics (transductive, as in the paper)
+# and, for comparison, by those of the support examples.
 
 
 def test(
@@ -82,17 +84,18 @@ def test(
 ) -> list[Row]:
     """The rows of `results.json`: mean and interval by statistics and step.
 
-    The paper's number stands beside results on `real` data only.
+    Only results on `real` data are compared with the paper's number.
     """
     rows = []
     paper = recipe.paper_of(order) if real else None
     modes = ("batch", "support")
     networks = [recipe.network(mode) for mode in modes]
     maml = recipe.maml(networks[0], order, backend=backend)
-    both = logits(maml, networks, theta, tasks, TEST_STEPS)
-    for mode, right in zip(modes, accuracy(both, tasks.y_query[:, None]), strict=True):
+    by_mode = logits(maml, networks, theta, tasks, TEST_STEPS)
+    accuracies = accuracy(by_mode, tasks.y_query[:, None])  # (modes, T, steps + 1)
+    for mode, values in zip(modes, accuracies, strict=True):
         for steps in range(TEST_STEPS + 1):
-            mean, interval = mean_and_interval(100 * right[:, steps])
+            mean, interval = mean_and_interval(100 * values[:, steps])
             reported = mode == "batch" and steps == recipe.test_steps
             rows.append(
                 {
@@ -114,12 +117,12 @@ def table(rows: Sequence[Row], recipe: Recipe) -> str:
     """Accuracy in per cent after each number of steps; the paper's step is marked."""
     lines = []
     for steps in range(TEST_STEPS + 1):
-        both = [r for r in rows if r["steps"] == steps]
+        by_mode = [r for r in rows if r["steps"] == steps]
         marked = steps == recipe.test_steps
         line = [f"{steps}{' *' if marked else ''}"]
-        line += [f"{r['accuracy']:.2f} ± {r['ci95']:.2f}" for r in both]
-        paper = recipe.paper_of(both[0]["order"])
-        shown = paper is not None and both[0]["paper"] is not None
+        line += [f"{r['accuracy']:.2f} ± {r['ci95']:.2f}" for r in by_mode]
+        paper = recipe.paper_of(by_mode[0]["order"])
+        shown = paper is not None and by_mode[0]["paper"] is not None
         line += [f"{paper[0]:.2f} ± {paper[1]:.2f}" if paper and shown else ""]
         lines.append(line)
     header = ["steps", "transductive", "support statistics", "paper"]

@@ -10,7 +10,7 @@ import tinymaml as tm
 from shared import save_figure
 
 Array = np.ndarray[Any, Any]
-SHOWN = 25  # images of a set, at most
+MOST_IMAGES = 25  # drawn of a set
 
 
 class Episode(NamedTuple):
@@ -39,7 +39,7 @@ def draw_curve(result: tm.TrainResult, title: str, path: Path) -> None:
         at, scores = np.array(result.scores).T
         best = int(np.argmax(scores))
         bottom.plot(at, 100 * scores, ".-", **line)
-        label = f"{100 * scores[best]:.2f} % at {at[best]:,.0f}: kept"
+        label = f"{100 * scores[best]:.2f} % at {at[best]:,.0f}: tested"
         bottom.plot(at[best], 100 * scores[best], "o", color="#CC3311", label=label)
         bottom.legend(loc="lower right")
     bottom.set_ylabel("validation accuracy, %")
@@ -58,7 +58,7 @@ def draw_episode(episode: Episode, title: str, path: Path) -> None:
         ("before", episode.x_query, episode.predicted[0], episode.query),
         (after, episode.x_query, episode.predicted[1], episode.query),
     ]
-    columns = min(SHOWN, len(episode.support))
+    columns = min(MOST_IMAGES, len(episode.support))
     figure, axes = plt.subplots(
         3,
         columns,
@@ -66,16 +66,16 @@ def draw_episode(episode: Episode, title: str, path: Path) -> None:
         squeeze=False,
         layout="constrained",
     )
-    for line, (label, images, told, true) in zip(axes, rows, strict=True):
+    for line, (label, images, predicted, true) in zip(axes, rows, strict=True):
         order = np.argsort(true, kind="stable")[:columns]
         for axis, i in zip(line, order, strict=True):
             axis.imshow(images[i].squeeze(), cmap="gray_r", vmin=0, vmax=1)
             axis.set_xticks([])
             axis.set_yticks([])
-            wrong = told[i] != true[i]
+            wrong = predicted[i] != true[i]
             colour = "#CC3311" if wrong else "#009E73"
             axis.set_title(
-                f"{told[i]}",
+                f"{predicted[i]}",
                 color="black" if label == "support" else colour,
                 fontsize=11,
             )

@@ -1,4 +1,4 @@
-"""What the Hessian term does: exact and first-order MAML compared, after section 5.2.
+"""What the Hessian term does: exact and first-order MAML (FOMAML), after section 5.2.
 
     python examples/maml_vs_fomaml.py          # 2 minutes on two cores
     python examples/maml_vs_fomaml.py --fast   # 15 seconds, compilation included
@@ -8,18 +8,19 @@ First-order MAML leaves the Hessian out of the meta-gradient. With one inner ste
     exact = first-order - correction,   correction = H_S(theta) (alpha grad Q(theta')).
 
 On the sinusoids of section 5.1 this example measures
-- the norms of the three vectors, and the angle between the first two, through training
-  with the exact and through training with the first-order meta-gradient, on 500 tasks
-  that are the same throughout;
-- the cost: the time of a meta-gradient for 25 tasks and its floating-point operations,
-  for 1 to 10 inner steps. The paper speaks of a "speed-up in network computation" of
-  roughly 33 %, for convolutions on MiniImagenet; here it is the part of the exact
-  meta-gradient's time that the first-order one saves, everything included but sampling;
+- the norms of these three vectors and the angle between the first two, in the course of
+  two trainings, one with the exact and one with the first-order meta-gradient; always
+  on the same 500 tasks, which no training uses;
+- the cost: the time and the floating-point operations of a meta-gradient of 25 tasks,
+  for 1 to 10 inner steps. The paper reports a "speed-up in network computation" of
+  roughly 33 %, for convolutions on MiniImagenet. Here the saving is the share of the
+  exact meta-gradient's time, with everything but the sampling of tasks included;
 - the memory: bytes of workspace per thread against the number of inner steps, with
-  K = 100 support points, where activations outweigh parameters. `recompute` keeps
-  theta_k and makes the activations again.
+  K = 100 support points, where activations need more memory than parameters. With
+  `recompute` only the thetas are stored and the activations are computed again.
 
-Written into the folder of --out: maml_vs_fomaml.png, results.json and log.csv.
+Written into the folder of --out: maml_vs_fomaml.png, results.json, and a folder with
+log.csv for each training.
 """
 
 import argparse
@@ -27,6 +28,7 @@ import math
 import sys
 import time
 from collections.abc import Sequence
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -37,6 +39,7 @@ from shared import (
     command_line,
     experiment_parser,
     open_folder,
+    random_stream,
     read_options,
     run_to_the_end,
     save_figure,
@@ -47,16 +50,19 @@ from tinymaml.backends import Backend
 from tinymaml.backends.numba.planner import plan
 from tinymaml.networks.layers import truncated_normal
 from tinymaml.tasks import sinusoid
-from tinymaml.training.console import Table
 
 Array = np.ndarray[Any, Any]
 Row = dict[str, Any]
-FILES = ("maml_vs_fomaml.png", "results.json", "log.csv")
+LOGS = {2: "exact/log.csv", 1: "first-order/log.csv"}
+FILES = ("maml_vs_fomaml.png", "results.json", *LOGS.values())
 ALPHA = 0.01
 LABELS = {2: "exact", 1: "first order"}
 COLOURS = {2: "#0072B2", 1: "#E69F00"}
 STEPS = (1, 2, 3, 5, 7, 10)
 ROUNDS = 300
+
+# Purposes of random numbers, as in sinusoid.py.
+INITIAL, TRAINING = 1, 2
 
 # %% The network and the loss of section 5.1
 
@@ -64,32 +70,32 @@ NETWORK = tm.MLP([1, 40, 40, 1], initialiser=truncated_normal(0.01))
 
 
 def loss(theta: tm.Value, x: tm.Value, y: tm.Value) -> tm.Value:
-    """Paper eq. (2), as a mean."""
+    """Mean squared error; paper eq. (2) has the sum."""
     return tm.squared_error(NETWORK(theta, x), y)
 
 
 def row(quantity: str, value: float, **about: Any) -> Row:
-    """One number of `results.json`; what does not apply to it is null."""
+    """One number of `results.json`; fields that do not apply to it are null."""
     fields = ("order", "iteration", "steps", "recompute", "paper")
     return {"quantity": quantity, "value": value, **dict.fromkeys(fields), **about}
 
 
-def select(rows: Sequence[Row], quantity: str, **about: Any) -> list[Row]:
-    """The rows of one quantity."""
-    wanted = {"quantity": quantity, **about}
-    return [r for r in rows if all(r[key] == wanted[key] for key in wanted)]
+def rows_of(rows: Sequence[Row], quantity: str, **about: Any) -> list[Row]:
+    """The rows of one quantity whose fields have the values in `about`."""
+    fields = {"quantity": quantity, **about}
+    return [r for r in rows if all(r[key] == fields[key] for key in fields)]
 
 
-# %% Norms and angle, through training
-# `parts=True` takes the exact meta-gradient apart. It is asked for every now and then,
-# of tasks that are never trained on, and changes nothing.
+# %% Norms and angle, in the course of training
+# `parts=True` gives the terms of the exact meta-gradient. They are measured before
+# about 40 of the iterations; measuring them does not change the training.
 
 
-def probe(maml: tm.MAML, theta: Array, tasks: tm.Tasks) -> dict[str, float]:
-    """Norms of the exact meta-gradient's parts; the angle to the first-order one."""
+def measure_parts(maml: tm.MAML, theta: Array, tasks: tm.Tasks) -> dict[str, float]:
+    """The norms of both meta-gradients and their difference, and the angle between."""
     result = maml.meta_gradient(theta, tasks, parts=True)
     assert result.parts is not None
-    cosine = min(1.0, result.parts.cosine)  # may round to just above 1
+    cosine = min(1.0, result.parts.cosine)  # rounding may take it above 1
     return {
         "first_order_norm": float(np.linalg.norm(result.parts.query_gradient)),
         "correction_norm": float(np.linalg.norm(result.parts.corrections.sum(0))),
@@ -98,54 +104,49 @@ def probe(maml: tm.MAML, theta: Array, tasks: tm.Tasks) -> dict[str, float]:
     }
 
 
-def train_and_probe(options: argparse.Namespace, backend: Backend) -> list[Row]:
-    """Train with either meta-gradient, taking the exact one apart on the way."""
-    probes = {0, *np.geomspace(1, max(1, options.iterations), 40).astype(int).tolist()}
-    tasks = sinusoid.sample_tasks(np.random.default_rng(1000), tasks=500)
+def train_and_measure(
+    order: int, options: argparse.Namespace, backend: Backend
+) -> list[Row]:
+    """Train with one meta-gradient; measure the exact one's parts on the way."""
+    maml = tm.MAML(loss, ALPHA, order=order, backend=backend)
     exact = tm.MAML(loss, ALPHA, backend=backend)
+    tasks = sinusoid.sample_tasks(np.random.default_rng(1000), tasks=500)
+    measured = {0, *np.geomspace(1, max(1, options.iterations), 40).astype(int)}
+    iterations = count()
     rows: list[Row] = []
-    logged: list[Any] = []
-    for order in (2, 1):
-        maml = tm.MAML(loss, ALPHA, order=order, backend=backend)
-        done = 0
 
-        def look(theta: Array, iteration: int, order: int = order) -> None:
-            if iteration in probes:
-                for quantity, value in probe(exact, theta, tasks).items():
-                    rows.append(row(quantity, value, order=order, iteration=iteration))
+    def measure(theta: Array, iteration: int) -> None:
+        if iteration in measured:
+            for quantity, value in measure_parts(exact, theta, tasks).items():
+                rows.append(row(quantity, value, order=order, iteration=iteration))
 
-        def gradient(
-            theta: Array, batch: tm.Tasks, maml: tm.MAML = maml
-        ) -> tm.MetaGradient:
-            nonlocal done
-            look(theta, done)
-            done += 1
-            return maml.meta_gradient(theta, batch)
+    def gradient(theta: Array, batch: tm.Tasks) -> tm.MetaGradient:
+        measure(theta, next(iterations))
+        return maml.meta_gradient(theta, batch)
 
-        result = tm.train(
-            gradient,
-            NETWORK.init(np.random.default_rng([1, options.seed])),
-            sinusoid.sample_tasks,
-            iterations=options.iterations,
-            optimiser=tm.Adam(0.001),
-            rng=np.random.default_rng([2, options.seed]),
-            log=Table(options.out / "log.csv", LABELS[order], logged),
-            description=LABELS[order],
-        )
-        if result.interrupted:
-            raise KeyboardInterrupt
-        look(result.theta, options.iterations)
-        logged += [(LABELS[order], entry) for entry in result.losses]
+    result = tm.train(
+        gradient,
+        NETWORK.init(random_stream(INITIAL, options.seed)),
+        sinusoid.sample_tasks,
+        iterations=options.iterations,
+        optimiser=tm.Adam(0.001),
+        rng=random_stream(TRAINING, options.seed),
+        log=options.out / LOGS[order],
+        description=LABELS[order],
+    )
+    if result.interrupted:
+        raise KeyboardInterrupt
+    measure(result.theta, options.iterations)
     return rows
 
 
 # %% Cost
-# The two are timed in turns and the shortest time counts: all others tell of what else
-# the computer did.
+# Exact and first-order meta-gradients take turns, so that whatever else the computer
+# does disturbs both alike. The shortest time counts, as the least disturbed one.
 
 
 def measure_cost(backend: Backend) -> list[Row]:
-    """Shortest time, FLOPs, and what first order saves of them, by inner steps."""
+    """Shortest time and FLOPs by inner steps, and how much of both FOMAML saves."""
     theta = NETWORK.init(np.random.default_rng(0))
     tasks = sinusoid.sample_tasks(np.random.default_rng(0), tasks=25)
     rows = []
@@ -160,8 +161,8 @@ def measure_cost(backend: Backend) -> list[Row]:
                 started = time.perf_counter()
                 maml.meta_gradient(theta, tasks)
                 if turn > 0:  # the first call records and compiles
-                    taken = time.perf_counter() - started
-                    seconds[order] = min(seconds[order], taken)
+                    elapsed = time.perf_counter() - started
+                    seconds[order] = min(seconds[order], elapsed)
         flops = {
             order: 25 * maml.tape(theta, tasks).flops() for order, maml in mamls.items()
         }
@@ -177,11 +178,11 @@ def measure_cost(backend: Backend) -> list[Row]:
 
 
 # %% Memory
-# Known from the tape, to the byte, before anything runs.
+# The planner knows it from the tape, to the byte, before anything runs.
 
 
 def count_memory(backend: Backend) -> list[Row]:
-    """Bytes of workspace per thread, by steps, with and without recomputation."""
+    """Bytes of workspace per thread by inner steps, with and without `recompute`."""
     theta = NETWORK.init(np.random.default_rng(0))
     tasks = sinusoid.sample_tasks(np.random.default_rng(0), tasks=1, shots=100)
     rows = []
@@ -215,12 +216,12 @@ def draw(rows: Sequence[Row], out: Any) -> None:
         ("first_order_norm", "first-order meta-gradient", COLOURS[1]),
         ("correction_norm", "correction (Hessian term)", "#CC3311"),
     ):
-        chosen = select(rows, quantity, order=2)
+        chosen = rows_of(rows, quantity, order=2)
         plot(norms, chosen, "iteration", label=label, color=colour)
     norms.set(title="Norms, trained with exact MAML", ylabel="norm", yscale="log")
 
     for order, label in LABELS.items():
-        chosen = select(rows, "angle_degrees", order=order)
+        chosen = rows_of(rows, "angle_degrees", order=order)
         label = f"trained with {label}"
         plot(angle, chosen, "iteration", label=label, color=COLOURS[order])
     angle.set(
@@ -235,7 +236,7 @@ def draw(rows: Sequence[Row], out: Any) -> None:
         ("percent_seconds_saved", "time", "o-"),
         ("percent_flops_saved", "floating-point operations", "s--"),
     ):
-        percent = [r["value"] for r in select(rows, quantity)]
+        percent = [r["value"] for r in rows_of(rows, quantity)]
         cost.plot(STEPS, percent, line, color=COLOURS[1], label=label)
     cost.axhline(33, color="0.5", linestyle=":", label="paper (MiniImagenet)")
     cost.set(title="What first order saves", ylabel="% of exact MAML", ylim=(0, 80))
@@ -245,11 +246,11 @@ def draw(rows: Sequence[Row], out: Any) -> None:
         (2, True, "exact, recomputing activations", "o--"),
         (1, False, "first order", "s-"),
     ):
-        chosen = select(rows, "workspace_bytes", order=order, recompute=recompute)
+        chosen = rows_of(rows, "workspace_bytes", order=order, recompute=recompute)
         kibibytes = [r["value"] / 1024 for r in chosen]
         memory.plot(STEPS, kibibytes, line, color=COLOURS[order], label=label)
     parameters = [4 * NETWORK.size * (steps + 1) / 1024 for steps in STEPS]
-    memory.plot(STEPS, parameters, ":", color="0.5", label="theta_0 ... theta_K alone")
+    memory.plot(STEPS, parameters, ":", color="0.5", label="theta_0 ... theta_J alone")
     memory.set(title="Workspace per thread", ylabel="KiB", ylim=(0, None))
     for panel in (cost, memory):
         panel.set_xlabel("inner steps")
@@ -260,36 +261,36 @@ def draw(rows: Sequence[Row], out: Any) -> None:
 
 
 def summary(rows: Sequence[Row]) -> str:
-    """The numbers in short."""
+    """The last measurement of each training, and the costs, as two tables."""
 
     def final(quantity: str, order: int) -> str:
-        return f"{select(rows, quantity, order=order)[-1]['value']:.3g}"
+        return f"{rows_of(rows, quantity, order=order)[-1]['value']:.3g}"
 
     quantities = ("first_order_norm", "correction_norm", "exact_norm", "angle_degrees")
     lines = [
         [LABELS[order], *(final(quantity, order) for quantity in quantities)]
         for order in LABELS
     ]
-    parts = text_table(["at the end, trained with", *quantities], lines)
+    last = text_table(["at the end, trained with", *quantities], lines)
     lines = []
     for steps in STEPS:
         exact, first = (
-            1e3 * select(rows, "seconds", steps=steps, order=order)[0]["value"]
+            1e3 * rows_of(rows, "seconds", steps=steps, order=order)[0]["value"]
             for order in LABELS
         )
         sizes = [
             f"{r['value'] / 1024:.0f}"
-            for r in select(rows, "workspace_bytes", steps=steps)
+            for r in rows_of(rows, "workspace_bytes", steps=steps)
         ]
         saved = [
-            f"{select(rows, quantity, steps=steps)[0]['value']:.0f}"
+            f"{rows_of(rows, quantity, steps=steps)[0]['value']:.0f}"
             for quantity in ("percent_seconds_saved", "percent_flops_saved")
         ]
         times = [f"{exact:.3f}", f"{first:.3f}", f"{exact / first:.2f}"]
         lines.append([str(steps), *times, *saved, *sizes])
     header = ["inner steps", "exact ms", "first ms", "ratio", "% time saved"]
     header += ["% FLOPs", "exact KiB", "recompute KiB", "first KiB"]
-    return parts + "\n\n" + text_table(header, lines)
+    return last + "\n\n" + text_table(header, lines)
 
 
 # %% Everything
@@ -305,7 +306,9 @@ def make_parser() -> Parser:
 def run(options: argparse.Namespace, backend: Backend, command: str) -> None:
     """Train, measure, draw, print."""
     started = time.perf_counter()
-    rows = train_and_probe(options, backend)
+    rows: list[Row] = []
+    for order in LABELS:
+        rows += train_and_measure(order, options, backend)
     seconds = {"training": time.perf_counter() - started}
 
     started = time.perf_counter()

@@ -3,15 +3,15 @@
     python examples/miniimagenet.py --recipe mini-5w1s --data DIR   # half a day
     python examples/miniimagenet.py --fast --standin                # a few minutes
 
-DIR holds the images, which cannot be given away with the code, and the lists of Ravi
+DIR holds the images, which may not be distributed with the code, and the lists of Ravi
 and Larochelle (train.csv, val.csv, test.csv): 64 classes to train, 16 to validate, 20
 to test, 600 images each. See `tinymaml.tasks.miniimagenet` for the layouts it reads.
 
 The recipe is that of the authors' code: 84x84 pixels, four convolutions to 32 features
 with batch normalisation and max-pooling, 5 inner steps of 0.01 on the sum of the
 cross-entropy / K, 15 query images a class in training and K at test, entries of the
-meta-gradient clipped to 10; Adam with step size 0.001, 60,000 iterations. Validation
-and test are as in omniglot.py, and so are the files written.
+meta-gradient clipped to 10; Adam with learning rate 0.001, 60,000 iterations.
+Validation, test and the files written are as in omniglot.py.
 
 Deviations: as in omniglot.py; 5-shot takes 2 tasks a step, as the paper has it (the
 usage lines of the authors' code have 4).
@@ -29,7 +29,7 @@ RECIPES = ("mini-5w1s", "mini-5w5s")
 
 
 def load(options: argparse.Namespace) -> Mapping[str, ImageSet]:
-    """The three parts of the data."""
+    """Images to train, to validate and to test on."""
     if options.standin:
         return miniimagenet.standin()
     return miniimagenet.load(options.data)

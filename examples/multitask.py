@@ -2,17 +2,18 @@
 
     python examples/sinusoid.py --multitask
 
-Each regressor learns one sine wave, from random weights and new points in every step;
-the mean of all their parameter vectors is where a new task starts. As in the paper the
-regressors have no penalty, an l2 penalty, or a penalty on the distance to the mean
-vector thus far, as strong as their own error allows: about 0.02 at most.
+Each regressor learns one sine wave, from random weights and with new points in every
+step. The mean of all their parameter vectors is the initialisation for a new task. The
+three variants are the paper's: no penalty, an l2 penalty, and a penalty on the distance
+to the mean of the regressors trained so far.
 
-Deviations: the paper trains one regressor after the other, we train 20 groups of 25 at
-once; "the mean thus far" is that of the groups before, and zero for the first. How
-long, on how many points and how strongly regularised the paper does not say. Our
-choices are in REGRESSORS: the strengths are the largest of 0.001, 0.003, 0.01, 0.03 for
-which the median group errs by less than 0.02. A few regressors get stuck on a plateau
-and stay worse; the log has the mean of each group.
+Deviations: the paper trains one regressor after the other; here 20 groups of 25 train,
+each group at once, and "the mean so far" is the mean of the groups before, which is
+zero for the first group. The paper does not say how long the regressors train, on how
+many points, and how strong the penalties are. Our choices are in `REGRESSORS`. Each
+strength is the largest of 0.001, 0.003, 0.01, 0.03 with which the error of the median
+group stays below 0.02. Some regressors get stuck on a plateau and keep a larger error;
+the log has the mean error of each group.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,40 +23,48 @@ import numpy as np
 
 import tinymaml as tm
 from tinymaml.backends import Backend
-from tinymaml.learner import Loss
+from tinymaml.maml import Loss
 from tinymaml.tasks import sinusoid
 from tinymaml.training.stages import Stages
 
 Array = np.ndarray[Any, Any]
 
 
+class Variant(NamedTuple):
+    """One of the three baselines, by the penalty on its regressors."""
+
+    name: str
+    strength: float
+    to_mean: bool  # the penalty is on the distance to the mean, not on the norm
+
+
 class Regressors(NamedTuple):
-    """How regressors are trained; a variant is a name, a strength, and to the mean?"""
+    """How the regressors are trained."""
 
     groups: int = 20
-    size: int = 25
+    size: int = 25  # regressors in a group
     points: int = 40
     steps: int = 6_000
-    step_size: float = 0.01
-    variants: tuple[tuple[str, float, bool], ...] = (
-        ("multitask", 0.0, False),
-        ("multitask-l2", 0.003, False),
-        ("multitask-mean", 0.01, True),
+    learning_rate: float = 0.01
+    variants: tuple[Variant, ...] = (
+        Variant("multitask", 0.0, to_mean=False),
+        Variant("multitask-l2", 0.003, to_mean=False),
+        Variant("multitask-mean", 0.01, to_mean=True),
     )
 
 
 REGRESSORS = Regressors()
 
 # %% One group
-# All regressors of a group train at once, one per task of a tape: their parameters are
-# inputs of the tasks, their gradients outputs.
+# A backend runs a tape for a batch of tasks at once. Here a task is a regressor, so its
+# parameters are an input that differs between tasks, and its gradient is an output.
 
 
 class GroupResult(NamedTuple):
-    """What `train` asks for: the group's own error, and mean - (mean of the group)."""
+    """What `train` needs to know of a group."""
 
-    loss: float
-    gradient: Array
+    loss: float  # the mean error of the group
+    gradient: Array  # (P,) the mean of the groups before minus the mean of this group
 
 
 class Group:
@@ -83,12 +92,13 @@ class Group:
         self.network, self.steps, self.to_mean = network, steps, to_mean
 
     def __call__(self, mean: Array, rng: np.random.Generator) -> GroupResult:
-        """Train a group from random weights; return what takes the mean to theirs."""
+        """Train one group; `mean` (P,) is the mean of the groups before."""
         size, points = REGRESSORS.size, REGRESSORS.points
-        thetas = np.stack([self.network.init(rng) for _ in range(size)])
+        thetas = np.stack([self.network.init(rng) for _ in range(size)])  # (size, P)
         waves = sinusoid.sample_waves(rng, size)
-        # Adam works entry by entry: one vector of all parameters is many optimisers.
-        adam = tm.Adam(REGRESSORS.step_size)
+        # Adam works element by element, so that one Adam for all parameters of the
+        # group equals one Adam for each regressor.
+        adam = tm.Adam(REGRESSORS.learning_rate)
         centre = mean if self.to_mean else np.zeros_like(mean)
         for _ in range(self.steps):
             x = rng.uniform(*sinusoid.INPUTS, (size, points, 1)).astype(np.float32)
@@ -99,31 +109,32 @@ class Group:
 
 
 # %% All groups
-# With the running mean as theta, a whole group as one "iteration" and this optimiser,
-# `train` does the rest: checkpoints, log, Ctrl-C.
+# `train` sees this as one more training: its theta is the mean so far, one iteration is
+# one group, and the optimiser below moves the mean. So the baselines have checkpoints,
+# a log and Ctrl-C as all other trainings do.
 
 
 class RunningMean:
-    """An optimiser whose n-th step goes 1/n of the way: theta is the targets' mean."""
+    """An optimiser for gradients theta - target: theta becomes the targets' mean."""
 
     def __init__(self) -> None:
         self.count = 0
 
     def update(self, theta: Array, gradient: Array) -> None:
-        """Step number `count` + 1."""
+        """Move theta in place, in the n-th call by 1/n of the way to the target."""
         self.count += 1
         theta -= gradient / self.count
 
     def state(self) -> dict[str, Array]:
-        """The number of steps."""
+        """The number of steps so far, for a checkpoint."""
         return {"count": np.array(self.count)}
 
     def load_state(self, state: Mapping[str, Array]) -> None:
-        """Go on from there."""
+        """Continue from a checkpoint."""
         self.count = int(state["count"])
 
     def config(self) -> dict[str, Any]:
-        """Its name."""
+        """The name of the optimiser, in which a checkpoint must agree."""
         return {"name": type(self).__name__}
 
 
@@ -132,10 +143,14 @@ def train_multitask(
     network: tm.Network,
     loss: Loss,
     iterations: int,
-    random: Callable[[], np.random.Generator],
+    new_rng: Callable[[], np.random.Generator],
     backend: Backend,
 ) -> dict[str, Array]:
-    """The mean parameters, for each variant; few `iterations` make it a trial run."""
+    """The mean parameters (P,) of each variant, by name.
+
+    iterations: those of the other trainings; few make this a trial run with fewer and
+    shorter groups. new_rng: gives each variant the same stream of random numbers.
+    """
     steps = min(REGRESSORS.steps, iterations)
     groups = min(REGRESSORS.groups, -(-iterations // 500))
     return {
@@ -146,7 +161,7 @@ def train_multitask(
             lambda rng: np.random.default_rng(rng.integers(2**63, size=2)),
             iterations=groups,
             optimiser=RunningMean(),
-            rng=random(),
+            rng=new_rng(),
             config={"regressor_steps": steps, "strength": strength},
             checkpoint_every=1,
             log_every=1,

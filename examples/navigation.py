@@ -4,19 +4,20 @@
     python examples/navigation.py --order 2       # without first-order MAML
     python examples/navigation.py --fast          # a trial
 
-A task is a goal that the agent is not told; it sees its own position and, after some
-trajectories, what they were paid. Policies meta-learned by MAML (exact and first-order)
-are compared with one pretrained on all goals at once, with random weights, and with an
-oracle that is told the goal.
+A task is to move to a goal that the agent does not see; it observes its own position
+and learns from the rewards of some trajectories. Policies meta-learned by MAML (exact
+and first-order) are compared with one pretrained on all goals at once, with random
+weights, and with an oracle, which observes the goal as well.
 
 The recipe is that of the authors' code: policy 2-100-100-2 with relu, actions normal
 with standard deviations that are parameters too; one inner policy-gradient step of
 alpha = 0.5 on 20 trajectories of at most 100 steps; discount 0.99, linear baseline,
-standardised advantages; outer steps by TRPO with a mean KL divergence of 0.01, 40 goals
-each, 100 of them. Test: 40 goals, the same for all methods and seeds, 4,000 steps (40
+standardised advantages; 100 outer steps by TRPO with a mean KL divergence of 0.01, on
+40 goals each. Test: 40 goals, the same for all methods and seeds, 4,000 steps (40
 trajectories or more) for each gradient step, the first of size alpha and the others of
-half of it; 95 % intervals of 1.96 deviations / sqrt(40). Parameters tested are those
-that did best on 40 other goals, in the mean over 1 to 3 steps, every 5 outer steps.
+half of it; 95 % intervals of 1.96 standard deviations / sqrt(40). Every 5 outer steps
+the mean return after 1 to 3 gradient steps on 40 validation goals is measured, and the
+parameters with the highest are tested.
 
 Deviations: alpha = 0.5 is what the file behind the authors' figure is named after; the
 paper's text has 0.1 (try --alpha 0.1). The reward is minus the distance, as in the
@@ -24,10 +25,10 @@ code, and not minus its square, as in the text (try --reward squared). More are 
 in docs/paper/section-5-3.md.
 
 Written into the folder of --out: figure4.png (return against gradient steps, training,
-and trajectories), results.json, log.csv and checkpoint.npz. A row of the log has the
-mean return before and after adaptation, and whether the outer step was accepted: one
-that was not has left the parameters as they were. Ctrl-C saves and stops; --resume
-continues to the same bits.
+and trajectories), results.json, and for each training a folder with log.csv and
+checkpoint.npz. A row of the log has the mean return before and after adaptation, and
+whether the outer step was accepted; if not, it has changed no parameter. Ctrl-C saves
+and stops; a run continued with --resume gives the same bits as one that never stopped.
 """
 
 import argparse
@@ -45,10 +46,13 @@ from navigation_figures import Curve, Paths, draw_figure_4
 from navigation_results import METHODS, Row, rows_of, table
 from shared import (
     Parser,
+    add_resume,
     command_line,
     experiment_parser,
+    how_to_continue,
     open_stages,
     positive_number,
+    random_stream,
     read_options,
     run_to_the_end,
     write_results,
@@ -62,13 +66,13 @@ from tinymaml.tasks.navigation import LARGEST_MOVE, REWARDS, Navigation
 from tinymaml.training.stages import Stages
 
 Array = np.ndarray[Any, Any]
-FILES = ("figure4.png", "results.json", "log.csv", "checkpoint.npz")
+FILES = ("figure4.png", "results.json")
 
 # %% The recipe
 
 HIDDEN = (100, 100)  # sizes of the policy's hidden layers
 TASKS = 40  # goals in an outer step
-TRAJECTORIES = 20  # of each, before and after the inner step
+TRAJECTORIES = 20  # for each goal, before and after the inner step
 POOLED = 100  # trajectories in an outer step of a baseline, each with its own goal
 TEST_TASKS, TEST_STEPS = 40, 4
 TEST_TRANSITIONS = 4000  # steps for each gradient step, 40 trajectories if all are long
@@ -76,53 +80,52 @@ TEST_TRAJECTORIES = 160  # at most, where they are short
 VALIDATION_STEPS, VALIDATE_EVERY = 3, 5
 COLUMNS = ("before", "after", "kl", "improvement", "backtracks", "accepted")
 
-# Each use of random numbers has a stream of its own, so none disturbs another.
+# Purposes of random numbers; each has a stream of its own (`random_stream`).
 INITIAL, TRAINING, TEST, VALIDATION = 1, 2, 3, 4
 
 
-def random(purpose: int, number: int) -> np.random.Generator:
-    """The random numbers for one purpose."""
-    return np.random.default_rng([purpose, number])
-
-
 # %% The policies
-# Written once; what is sampled, the inner step and the outer step are derived from it.
+# A policy is written once. Sampling, the inner step and the outer step all use it.
 
 
 def make_learner(
-    options: argparse.Namespace, backend: Backend, told: bool = False, **settings: Any
+    options: argparse.Namespace,
+    backend: Backend,
+    goal_visible: bool = False,
+    **settings: Any,
 ) -> MAMLTRPO:
-    """A policy in its environment; `told` makes it the oracle's."""
-    rules = Navigation(options.reward, goal_visible=told)
-    sizes = [rules.observations, *HIDDEN, rules.actions]
+    """A learner with a new policy; the oracle's policy observes the goal."""
+    environment = Navigation(options.reward, goal_visible=goal_visible)
+    sizes = [environment.observations, *HIDDEN, environment.actions]
     network = tm.MLP(sizes, initialiser=xavier_uniform())
-    policy = GaussianPolicy(network, rules.actions, backend=backend)
+    policy = GaussianPolicy(network, environment.actions, backend=backend)
     settings = {"alpha": options.alpha, "trajectories": TRAJECTORIES, **settings}
-    return MAMLTRPO(policy, rules, backend=backend, **settings)
+    return MAMLTRPO(policy, environment, backend=backend, **settings)
 
 
 # %% Meta-training, and the baselines
-# The baselines are the same outer step without an inner one. All goals are then one
-# task: each trajectory has a goal of its own, and one baseline is fitted to them all.
+# The baselines take the same outer step, without an inner step before it. All goals are
+# one task for them: each trajectory has its own goal, and one value function is fitted
+# to all trajectories.
 
 
-def pooled(learner: MAMLTRPO, rng: np.random.Generator) -> MetaBatch:
+def draw_pooled(learner: MAMLTRPO, rng: np.random.Generator) -> MetaBatch:
     """Trajectories with a goal each, as one task."""
     goals = learner.environment.draw(rng, (1, learner.trajectories))
     return MetaBatch(goals, learner.noise(rng, tasks=1, steps=0))
 
 
 def learners(options: argparse.Namespace, backend: Backend) -> dict[str, MAMLTRPO]:
-    """What is trained, by name."""
-    made = {
+    """The learners to train, by name."""
+    trained = {
         name: make_learner(options, backend, order=order)
         for name, order in (("exact", 2), ("first-order", 1))
         if options.order in (str(order), "both")
     }
     plain: dict[str, Any] = {"steps": 0, "trajectories": POOLED}
-    made["pretrained"] = make_learner(options, backend, **plain)
-    made["oracle"] = make_learner(options, backend, told=True, **plain)
-    return made
+    trained["pretrained"] = make_learner(options, backend, **plain)
+    trained["oracle"] = make_learner(options, backend, goal_visible=True, **plain)
+    return trained
 
 
 def train_methods(
@@ -142,15 +145,16 @@ def train_one(
     options: argparse.Namespace,
     backend: Backend,
 ) -> Array:
-    """Train one method; its theta with the best return on validation goals.
+    """Train one method; return theta with the best return on validation goals.
 
-    Judged as it is tested: by the mean of what it gets after 1, 2 and 3 steps, the
-    oracle by what it gets at once.
+    That return is the mean of those after 1, 2 and 3 gradient steps; the oracle, which
+    does not adapt, has only the one before any step.
     """
-    meta = learner.steps > 0
 
     def sample(rng: np.random.Generator) -> MetaBatch:
-        return learner.draw(rng, TASKS) if meta else pooled(learner, rng)
+        if learner.steps == 0:
+            return draw_pooled(learner, rng)
+        return learner.draw(rng, TASKS)
 
     def outer_step(theta: Array, draw: MetaBatch) -> MetaStep:
         step = learner.step(theta, draw)
@@ -168,11 +172,11 @@ def train_one(
     result = stages.train(
         name,
         outer_step,
-        learner.policy.init(random(INITIAL, options.seed)),
+        learner.policy.init(random_stream(INITIAL, options.seed)),
         sample,
         iterations=options.iterations,
-        optimiser=tm.SGD(1.0),  # the step has its length from the trust region
-        rng=random(TRAINING, options.seed),
+        optimiser=tm.SGD(1.0),  # the trust region decides the length of the step
+        rng=random_stream(TRAINING, options.seed),
         columns=COLUMNS,
         log_every=1,
         checkpoint_every=VALIDATE_EVERY,
@@ -195,15 +199,15 @@ def adapt(
     options: argparse.Namespace,
     backend: Backend,
 ) -> Adaptation:
-    """What a method does on 40 goals, in so many gradient steps."""
+    """A method's trajectories for 40 goals, before and after each gradient step."""
     learner = make_learner(
         options,
         backend,
-        told=name == "oracle",
+        goal_visible=name == "oracle",
         trajectories=TEST_TRAJECTORIES,
         transitions=TEST_TRANSITIONS,
     )
-    rng = random(purpose, 0)
+    rng = random_stream(purpose, 0)
     goals = learner.environment.draw(rng, (TEST_TASKS,))
     alphas = [options.alpha] + [options.alpha / 2] * steps
     draw = MetaBatch(goals, learner.noise(rng, TEST_TASKS, steps))
@@ -214,14 +218,14 @@ def adapt(
 
 
 def path_of(sampled: Trajectories, task: int) -> Array:
-    """Where the first trajectory of a task was: (moves + 1, 2).
+    """The positions of a task's first trajectory: (moves + 1, 2).
 
-    What is observed is where a move begins; where the last one ended is added.
+    An observation is where a move begins, so the end of the last move is added.
     """
-    taken = sampled.mask[task, 0]
-    positions = sampled.observations[task, 0][taken]
-    last = LARGEST_MOVE * np.clip(sampled.actions[task, 0][taken][-1:], -1, 1)
-    return np.concatenate([positions, positions[-1:] + last])
+    alive = sampled.mask[task, 0]
+    positions = sampled.observations[task, 0][alive]
+    last_move = LARGEST_MOVE * np.clip(sampled.actions[task, 0][alive][-1:], -1, 1)
+    return np.concatenate([positions, positions[-1:] + last_move])
 
 
 def draw_figure(
@@ -231,7 +235,7 @@ def draw_figure(
     goals: Array,
     out: Path,
 ) -> None:
-    """Curves of all methods; what MAML and the pretrained policy do for three goals."""
+    """Curves of all methods; paths of MAML and the pretrained policy to three goals."""
     curves, training = [], []
     for name, points in rows.items():
         method = METHODS[name]
@@ -241,10 +245,10 @@ def draw_figure(
         )
         curves.append(Curve(*style, np.arange(len(values)), values, interval))
         if name in stages.results:
-            logged = stages.results[name].losses
-            returns = np.array([-row.loss for row in logged])
-            at = np.array([row.iteration for row in logged])
-            training.append(Curve(*style, at, returns, None))
+            log = stages.results[name].losses
+            returns = np.array([-row.loss for row in log])
+            iterations = np.array([row.iteration for row in log])
+            training.append(Curve(*style, iterations, returns, None))
     first = "exact" if "exact" in adapted else "first-order"
     chosen = np.argsort(goals @ [1.0, 1.0])[[0, len(goals) // 2, -1]]
     paths = [
@@ -280,7 +284,7 @@ def make_parser() -> Parser:
         type=positive_number,
         default=0.5,
         metavar="SIZE",
-        help="inner step size, in training and at test (default: %(default)s)",
+        help="inner learning rate, in training and at test (default: %(default)s)",
     )
     parser.add_argument(
         "--reward",
@@ -289,12 +293,7 @@ def make_parser() -> Parser:
         help="minus the distance to the goal, as in the authors' code (default), or "
         "minus its square, as in the paper",
     )
-    parser.add_argument(
-        "--resume",
-        metavar="FILE",
-        help="checkpoint.npz to continue from, with the same --seed, --alpha and "
-        "--reward; --iterations may be more",
-    )
+    add_resume(parser, "--seed, --alpha and --reward")
     return parser
 
 
@@ -303,7 +302,9 @@ def run(
 ) -> None:
     """Train, test, print, draw."""
     thetas = train_methods(stages, options, backend)
-    start = make_learner(options, backend).policy.init(random(INITIAL, options.seed))
+    start = make_learner(options, backend).policy.init(
+        random_stream(INITIAL, options.seed)
+    )
     thetas["random"] = start
     seconds = {name: result.seconds for name, result in stages.results.items()}
 
@@ -324,7 +325,7 @@ def run(
     seconds["test"] = time.perf_counter() - started
 
     started = time.perf_counter()
-    goals = Navigation().draw(random(TEST, 0), (TEST_TASKS,))
+    goals = Navigation().draw(random_stream(TEST, 0), (TEST_TASKS,))
     draw_figure(stages, rows, adapted, goals, options.out / "figure4.png")
     seconds["figures"] = time.perf_counter() - started
     seconds["total"] = sum(seconds.values())
@@ -365,12 +366,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "alpha": options.alpha,
         "reward": options.reward,
     }
-    stages = open_stages(parser, options, config, FILES)
+    names = learners(options, backend)
+    stages = open_stages(parser, options, names, config, FILES)
     command = command_line("examples/navigation.py", arguments)
     return run_to_the_end(
         parser,
         lambda: run(stages, options, backend, command),
-        stopped=f"Continue with\n  {command} --resume {stages.checkpoint}",
+        stopped=how_to_continue(command, stages),
     )
 
 

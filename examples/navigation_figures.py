@@ -23,13 +23,13 @@ class Curve(NamedTuple):
     label: str
     colour: str
     marker: str
-    at: Array
+    steps: Array
     values: Array
     interval: Array | None
 
 
 class Paths(NamedTuple):
-    """What a method does: for each number of gradient steps a path for each goal."""
+    """Paths of one method, for each number of gradient steps and each goal."""
 
     label: str
     colour: str
@@ -54,9 +54,9 @@ def draw_figure_4(
         _draw_adaptation(above, curve)
     above.set(xlabel="gradient steps", ylabel="mean return")
     above.set_title("Test goals, with 95 % intervals")
-    above.set_xticks(range(max(len(curve.at) for curve in curves)))
+    above.set_xticks(range(max(len(curve.steps) for curve in curves)))
     for curve in training:
-        below.plot(curve.at, curve.values, color=curve.colour, linewidth=1.2)
+        below.plot(curve.steps, curve.values, color=curve.colour, linewidth=1.2)
     below.set(xlabel="outer steps", ylabel="mean return")
     below.set_title("Training goals; MAML's after adaptation")
     below.locator_params(axis="x", integer=True)
@@ -92,13 +92,13 @@ def _draw_adaptation(panel: "Axes", curve: Curve) -> None:
     """Values with their band; a method that takes no steps is a level line."""
     low, high = curve.values - curve.interval, curve.values + curve.interval
     band: dict[str, Any] = {"color": curve.colour, "alpha": 0.2, "linewidth": 0}
-    if len(curve.at) == 1:
+    if len(curve.steps) == 1:
         panel.axhspan(low[0], high[0], **band)
         panel.axhline(curve.values[0], color=curve.colour, ls="--", label=curve.label)
         return
-    panel.fill_between(curve.at, low, high, **band)
+    panel.fill_between(curve.steps, low, high, **band)
     panel.plot(
-        curve.at,
+        curve.steps,
         curve.values,
         label=curve.label,
         color=curve.colour,

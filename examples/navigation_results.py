@@ -12,21 +12,19 @@ from tinymaml.rl.maml_trpo import Adaptation
 Row = dict[str, Any]  # of results.json
 SHOTS = 40  # K of the paper: trajectories for each gradient step, if none ends early
 
-# Names as in the log and the checkpoint, as in results.json, and as a reader sees them;
-# returns after 0, 1, 2 ... gradient steps in the authors' files behind figure 4.
-
 
 class Method(NamedTuple):
-    """One row of the comparison; `paper` is by number of gradient steps."""
+    """One of the methods compared."""
 
-    name: str
+    name: str  # in results.json
     order: int | None
-    label: str
-    paper: tuple[float, ...]
+    label: str  # in the table and the figure
+    paper: tuple[float, ...]  # returns after 0, 1, 2 ... gradient steps
     colour: str
     marker: str
 
 
+# The returns are those in the authors' files behind figure 4. Keys name the trainings.
 MAML = (-40.41, -11.68, -3.33, -3.23, -3.35)
 PRETRAINED = (-40.81, -19.73, -11.72, -8.47, -7.49)
 RANDOM = (-82.66, -57.96, -53.84, -46.81)
@@ -42,8 +40,8 @@ METHODS = {
 def rows_of(name: str, adaptation: Adaptation, reward: str) -> list[Row]:
     """The rows of `results.json`: mean and interval for each number of steps.
 
-    "shots" is nominal and the same in all rows. "trajectories" is how many there really
-    were of each task, in the mean: where they are short, more are taken.
+    "shots" is nominal, the same in all rows. "trajectories" is the mean number that a
+    task really had: if trajectories are short, more are sampled.
     """
     method = METHODS[name]
     rows = []
@@ -67,7 +65,7 @@ def rows_of(name: str, adaptation: Adaptation, reward: str) -> list[Row]:
 
 
 def table(rows: Mapping[str, Sequence[Row]]) -> str:
-    """Returns after 0 to 3 steps, the authors' numbers behind ours."""
+    """Returns after 0 to 3 steps, each followed by the authors' number."""
     lines = []
     for name, points in rows.items():
         line = [METHODS[name].label]

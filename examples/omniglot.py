@@ -3,26 +3,27 @@
     python examples/omniglot.py --recipe 5w1s --data DIR   # hours: see docs/results
     python examples/omniglot.py --fast --standin           # a minute, without the data
 
-A task is N characters never seen together, of which the network sees K drawings each
-and then classifies others. --recipe names the cell of table 1: 5w1s is 5-way 1-shot,
-20w5s 20-way 5-shot, and fc- the network without convolutions.
+A task is to tell N new characters apart, given K drawings of each. --recipe names the
+cell of table 1: 5w1s is 5-way 1-shot, 20w5s 20-way 5-shot, and fc- the network without
+convolutions.
 
 The recipe is that of the authors' code: characters of all alphabets, 28x28 pixels,
 strokes 1 and paper 0; 1100 characters to train, 100 to validate, 423 to test, each
-class of a task turned by 0, 90, 180 or 270 degrees; batch normalisation by the
+class of a task rotated by 0, 90, 180 or 270 degrees; batch normalisation by the
 statistics of the batch, at test too (transductive), its beta meta-learned and not
-adapted; Adam with step size 0.001, 60,000 iterations. Every 500 iterations 200
-validation tasks are tried and the best parameters kept. Test: 600 tasks, the same for
-all runs, K query drawings a class, 0 to 10 gradient steps, 95 % intervals of
-1.96 deviations / sqrt(600).
+adapted; Adam with learning rate 0.001, 60,000 iterations. Accuracy on 200 validation
+tasks is measured every 500 iterations, and the parameters with the highest are tested.
+Test: 600 tasks, the same for all runs, K query drawings a class, 0 to 10 gradient
+steps, 95 % intervals of 1.96 standard deviations / sqrt(600).
 
 Deviations: the convolutions have no bias (before batch normalisation it would have no
 effect and no gradient); the split of characters is a list of our own, because the
 authors' depends on the order in which a file system lists folders.
 
 Written into the folder of --out: curve.png (loss and validation accuracy), episode.png
-(a test task before and after adaptation), results.json, log.csv and checkpoint.npz.
-Ctrl-C saves and stops; --resume continues to the same bits.
+(a test task before and after adaptation), initialisation.npz (the parameters tested),
+results.json, and in the folder of the training log.csv and checkpoint.npz. Ctrl-C saves
+and stops; a run continued with --resume gives the same bits as one that never stopped.
 """
 
 import argparse
@@ -37,7 +38,7 @@ RECIPES = ("5w1s", "5w5s", "20w1s", "20w5s", "fc-5w1s", "fc-5w5s")
 
 
 def load(options: argparse.Namespace) -> Mapping[str, ImageSet]:
-    """The three parts of the data that the options ask for."""
+    """Images to train, to validate and to test on."""
     if options.standin:
         return omniglot.split(omniglot.standin(), options.split)
     return omniglot.split(omniglot.load(options.data, options.download), options.split)

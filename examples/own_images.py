@@ -3,10 +3,10 @@
     python examples/own_images.py     # seconds; half a minute when it first compiles
 
 Here the images are noisy stripes, each class with a direction and a width of its own.
-Put any arrays in the place of `draw_stripes`, which is not counted: images (M, H, W) or
-(M, H, W, C), and M labels. After one
-gradient step on one image of each of five new classes about 80 % of new images are
-recognised; chance is 20 %.
+Replace `draw_stripes`, which the thirty lines do not include, by your own arrays:
+images (M, H, W) or (M, H, W, C), and M labels. After one gradient step on one image of
+each of five new classes about 80 % of further images are classified correctly; chance
+is 20 %.
 """
 
 import numpy as np
@@ -20,7 +20,7 @@ network = ImageNetwork([tm.Flatten(), *tm.MLP([SIZE * SIZE, 64, 64, 5]).layers])
 
 
 def draw_stripes(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Images (M, 12, 12) uint8, and the class of each (M,): 20 of each of 60."""
+    """Images (M, 12, 12) uint8 and their classes (M,): 20 images of each of 60."""
     labels = np.repeat(np.arange(60), 20)
     u, v = rng.uniform(-1.5, 1.5, (2, 60))[:, labels, None, None]
     row, column = np.mgrid[:SIZE, :SIZE]
@@ -31,7 +31,7 @@ def draw_stripes(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 
 def loss(theta: tm.Value, x: tm.Value, y: tm.Value) -> tm.Value:
-    """How far the predictions for images x (N, 12, 12, 1) are from the classes y."""
+    """Cross-entropy of the predictions for images x (N, 12, 12, 1) of classes y."""
     return tm.cross_entropy(network(theta, x), y)
 
 
@@ -39,9 +39,10 @@ def main(iterations: int = 1000) -> np.ndarray:
     """Meta-train on 40 classes; return the accuracy on 600 tasks of 20 others."""
     rng = np.random.default_rng(0)
     images, labels = draw_stripes(rng)
-    old, new = labels < 40, labels >= 40
-    sample = Episodes(images[old], labels[old], ways=5, shots=1, queries=3, tasks=8)
-    tests = Episodes(images[new], labels[new], ways=5, shots=1, queries=3).fixed(seed=1)
+    train, test = labels < 40, labels >= 40
+    sample = Episodes(images[train], labels[train], ways=5, shots=1, queries=3, tasks=8)
+    tests = Episodes(images[test], labels[test], ways=5, shots=1, queries=3)
+    test_tasks = tests.fixed(seed=1)
     maml, adam, theta = tm.MAML(loss, alpha=0.3), tm.Adam(0.001), network.init(rng)
     result = tm.train(
         maml,
@@ -51,8 +52,9 @@ def main(iterations: int = 1000) -> np.ndarray:
         optimiser=adam,
         rng=rng,
     )
-    logits = maml.predict(network, result.theta, tests)  # (600, 2, 15, 5): 0, 1 steps
-    accuracy = tm.accuracy(logits, tests.y_query[:, None]).mean(0)
+    # For each task the logits before and after a step: (600, 2, 15, 5).
+    logits = maml.predict(network, result.theta, test_tasks)
+    accuracy = tm.accuracy(logits, test_tasks.y_query[:, None]).mean(0)
     print(f"accuracy before and after one gradient step: {accuracy.round(3)}")
     return accuracy
 

@@ -2,9 +2,10 @@
 
     python examples/seeds.py results/seed*/results.json
 
-Reads the `results.json` of any experiment here; writes nothing. For each method, order,
-number of shots and number of steps it prints the mean over seeds, the half-width of its
-95 % interval (Student's t, seeds as samples) and the value of every seed, in Markdown.
+Reads the `results.json` of any experiment here and writes nothing. For each method,
+order and number of gradient steps it prints, in Markdown, the mean over seeds, the
+half-width of its 95 % interval (Student's t, one sample for each seed) and the value of
+each seed. Needs SciPy, for the quantiles of Student's t.
 """
 
 import argparse
@@ -14,15 +15,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
-from scipy.stats import t as student
-
 METRICS = ("mse", "accuracy", "return")
 
 
 def interval(values: Sequence[float]) -> float:
-    """Half-width of the 95 % interval of a mean of at least two values."""
-    width = student.ppf(0.975, len(values) - 1) * stdev(values) / len(values) ** 0.5
-    return float(width)
+    """Half-width of the 95 % interval of the mean of at least two values."""
+    try:
+        from scipy.stats import t as student
+    except ImportError:
+        message = (
+            "seeds.py: error: SciPy is missing, install it with: pip install scipy"
+        )
+        raise SystemExit(message) from None
+    quantile = float(student.ppf(0.975, len(values) - 1))
+    return quantile * stdev(values) / len(values) ** 0.5
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -30,10 +36,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("files", nargs="+", type=Path, help="results.json, one a seed")
+    parser.add_argument(
+        "files", nargs="+", type=Path, help="results.json, one for each seed"
+    )
     parser.add_argument("--shots", type=int, default=5, help="K (default: 5)")
     parser.add_argument(
-        "--steps", type=int, nargs="+", default=[1, 5, 10], help="(default: 1 5 10)"
+        "--steps",
+        type=int,
+        nargs="+",
+        default=[1, 5, 10],
+        help="numbers of gradient steps (default: 1 5 10)",
     )
     options = parser.parse_args(arguments)
     values: dict[tuple[str, int | None, int], list[float | None]] = defaultdict(list)
@@ -46,17 +58,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 papers[key] = row["paper"]
     print("| method | order | steps | paper | mean | 95 % | each seed |")
     print("|---|---:|---:|---:|---:|---:|---|")
-    for (method, order, steps), found in values.items():
-        finite = [value for value in found if value is not None]
-        whole = len(finite) == len(found)
+    for (method, order, steps), seeds in values.items():
+        finite = [value for value in seeds if value is not None]  # null: inf or NaN
+        all_finite = len(finite) == len(seeds)
         cells = (
             method,
             order or "",
             steps,
             papers[method, order, steps] or "",
-            f"{mean(finite):.3g}" if whole else "not finite",
-            f"{interval(finite):.2g}" if whole and len(finite) > 1 else "",
-            ", ".join("inf" if v is None else f"{v:.3g}" for v in found),
+            f"{mean(finite):.3g}" if all_finite else "not finite",
+            f"{interval(finite):.2g}" if all_finite and len(finite) > 1 else "",
+            ", ".join("inf" if v is None else f"{v:.3g}" for v in seeds),
         )
         print("| " + " | ".join(str(cell) for cell in cells) + " |")
 

@@ -1,8 +1,8 @@
 """What the examples share: options, a folder to write to, intervals, tables, figures.
 
 With this file an example keeps to its subject. It reads its options with one-line
-errors, finds out before training whether it will be able to write, and leaves results
-and figures that are whole or not there.
+errors, finds out before training whether it can write its files, continues an earlier
+run, and leaves results and figures that are whole or not there.
 
 Left out: settings files, sweeps, and trackers of experiments.
 """
@@ -60,7 +60,7 @@ def experiment_parser(doc: str, out: str, iterations: int, fast: int) -> Parser:
         "--backend",
         choices=BACKENDS,
         default="auto",
-        help="what runs the tapes (default: auto, i.e. numba where it is installed)",
+        help="what runs the tapes (default: auto, a GPU if there is one, else numba)",
     )
     add(
         "--threads",
@@ -85,6 +85,17 @@ def experiment_parser(doc: str, out: str, iterations: int, fast: int) -> Parser:
     )
     parser.set_defaults(default_iterations=iterations, fast_iterations=fast)
     return parser
+
+
+def add_resume(parser: Parser, settings: str) -> None:
+    """Add --resume; `settings` are the options in which both runs must agree."""
+    parser.add_argument(
+        "--resume",
+        type=Path,
+        metavar="DIR",
+        help="folder of an earlier run (its --out) to continue from, with the same "
+        f"{settings}; --iterations may be more",
+    )
 
 
 def whole_number(least: int) -> Callable[[str], int]:
@@ -131,45 +142,52 @@ def read_options(
 
 
 def prepare_folder(folder: Path, files: Iterable[str]) -> None:
-    """Make the folder if need be, and check that these files can be written into it.
+    """Make the folder if it is missing, and check that these files can be written.
 
-    Raises OSError; a folder made here is then removed again.
+    files: paths relative to the folder; their folders are made as well. Raises OSError
+    after removing all folders that were made here.
     """
-    missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    paths = [folder / name for name in files]
+    parents = {folder, *(path.parent for path in paths)}
+    parents |= {ancestor for parent in parents for ancestor in parent.parents}
+    missing = [parent for parent in parents if not parent.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name in files:
-            check_writable(folder / name)
+        for path in paths:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            check_writable(path)
     except OSError:
-        for made in missing:
-            if made.is_dir():
-                made.rmdir()
+        for parent in sorted(missing, reverse=True):  # the innermost first
+            if parent.is_dir():
+                parent.rmdir()
         raise
 
 
 def open_stages(
     parser: Parser,
     options: argparse.Namespace,
+    names: Iterable[str],
     config: Mapping[str, Any],
     files: Iterable[str],
 ) -> Stages:
-    """The trainings of this run, resumed if asked; one line and exit if they cannot be.
+    """The trainings of this run, resumed if --resume is given.
 
-    Before anything is trained or written, `options.resume` has been read and checked,
-    and `files` can be written into `options.out`.
+    Before anything is trained, `options.resume` is read and checked, and so is that the
+    trainings' files and `files` can be written into `options.out`. Otherwise the
+    program ends with one line.
     """
     try:
-        stages = Stages(options.out, config, options.iterations, options.resume)
+        stages = Stages(options.out, names, config, options.iterations, options.resume)
     except (OSError, ValueError) as error:
         parser.error(f"argument --resume: {reason(error)}")
-    open_folder(parser, options, files)
+    open_folder(parser, options, [*stages.files, *files])
     return stages
 
 
 def open_folder(
     parser: Parser, options: argparse.Namespace, files: Iterable[str]
 ) -> None:
-    """`compile_folder` for `options.out`; one line and exit if it cannot be written."""
+    """`prepare_folder` for `options.out`; the program ends if it cannot be written."""
     try:
         prepare_folder(options.out, files)
     except OSError as error:
@@ -186,7 +204,7 @@ def reason(error: Exception) -> str:
 def run_to_the_end(parser: Parser, run: Callable[[], None], stopped: str) -> int:
     """Run; return the exit status: 0, 130 after Ctrl-C, 1 after a fault in the run.
 
-    `stopped` is what to tell who pressed Ctrl-C.
+    `stopped` is printed after Ctrl-C.
     """
     try:
         run()
@@ -208,7 +226,21 @@ def command_line(program: str, arguments: Sequence[str]) -> str:
     return shlex.join(["python", program, *arguments])
 
 
+def how_to_continue(command: str, stages: Stages) -> str:
+    """What to print after Ctrl-C: the command that resumes this run."""
+    return f"Continue with\n  {command} --resume {shlex.quote(str(stages.folder))}"
+
+
 # --- numbers --------------------------------------------------------------------------
+
+
+def random_stream(purpose: int, number: int) -> np.random.Generator:
+    """Random numbers for one purpose of an experiment, such as its test tasks.
+
+    Streams of different purposes are independent: how many numbers one of them uses
+    changes nothing in the others. `number` is the seed, or counts within the purpose.
+    """
+    return np.random.default_rng([purpose, number])
 
 
 def mean_and_interval(values: np.ndarray) -> tuple[float, float]:

@@ -1,6 +1,6 @@
 """How much Hypothesis tries: profiles dev (the default), ci and intense.
 
-    HYPOTHESIS_PROFILE=intense pytest tests/test_random_programs.py
+    HYPOTHESIS_PROFILE=intense pytest tests/backends/test_random_programs.py
 
 No profile has a deadline: the first example of a test may compile kernels.
 """

@@ -20,9 +20,9 @@ SIZE = P.theta.size
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"order": 0}, ValueError, "order: expected 1 or 2, got 0"),
-        ({"order": 3}, ValueError, "order: expected 1 or 2, got 3"),
-        ({"order": "2"}, ValueError, "order: expected 1 or 2, got '2'"),
+        ({"order": 0}, ValueError, "order: expected one of 1, 2, got 0"),
+        ({"order": 3}, ValueError, "order: expected one of 1, 2, got 3"),
+        ({"order": "2"}, ValueError, "order: expected one of 1, 2, got '2'"),
         ({"steps": -1}, ValueError, "steps: expected at least 0, got -1"),
         ({"steps": 1.5}, TypeError, "steps: expected a whole number, got 1.5"),
         ({"steps": True}, TypeError, "steps: expected a whole number, got True"),
@@ -37,7 +37,7 @@ SIZE = P.theta.size
         (
             {"reduction": "max"},
             ValueError,
-            "reduction: expected 'mean' or 'sum', got 'm",
+            "reduction: expected one of mean, sum, got 'm",
         ),
         (
             {"step_weights": [1, 2]},

@@ -56,62 +56,27 @@ from tinymaml.training.run import NonFiniteLossError
 from tinymaml.training.train import TrainResult, train
 
 __version__ = "0.1.0"
+# What a user imports, by what it is for.
+# fmt: off
 __all__ = [
-    "MAML",
-    "MAMLTRPO",
-    "MLP",
-    "RECIPES",
-    "SGD",
-    "Activation",
-    "Adam",
-    "BatchNorm",
-    "CheckpointError",
-    "Conv2d",
-    "Flatten",
-    "GaussianPolicy",
-    "GradientError",
-    "Initialisation",
-    "Linear",
-    "MaxPool",
-    "MeanPool",
-    "MetaGradient",
-    "MiniImagenetConv",
-    "Network",
+    # meta-learning
+    "MAML", "MetaGradient", "Parts", "Tasks", "train", "TrainResult", "SGD", "Adam",
     "NonFiniteLossError",
-    "OmniglotConv",
-    "OmniglotFC",
-    "Parts",
-    "Recipe",
-    "Tape",
-    "Tasks",
-    "TrainResult",
-    "Trajectories",
-    "Value",
-    "accuracy",
-    "concatenate",
-    "conv2d",
-    "cross_entropy",
-    "exp",
+    # what a loss is written with
+    "squared_error", "cross_entropy", "policy_gradient_loss", "surrogate_loss",
+    "concatenate", "exp", "log", "logsumexp", "relu", "rsqrt", "softmax", "tanh",
+    "conv2d", "max_pool", "mean_pool",
+    # networks
+    "Network", "MLP", "Linear", "Activation", "OmniglotConv", "OmniglotFC",
+    "MiniImagenetConv", "Conv2d", "BatchNorm", "MaxPool", "MeanPool", "Flatten",
+    # autodiff and its checks
+    "Tape", "Value", "grad", "jvp", "hvp", "gradcheck", "GradientError", "summary",
     "get_backend",
-    "grad",
-    "gradcheck",
-    "hvp",
-    "jvp",
-    "load_checkpoint",
-    "log",
-    "logsumexp",
-    "max_pool",
-    "mean_pool",
-    "policy_gradient_loss",
-    "pretrained",
-    "relu",
-    "roll_out",
-    "rsqrt",
-    "save_checkpoint",
-    "softmax",
-    "squared_error",
-    "summary",
-    "surrogate_loss",
-    "tanh",
-    "train",
+    # the paper's settings and results
+    "RECIPES", "Recipe", "accuracy", "pretrained", "Initialisation",
+    # reinforcement learning
+    "MAMLTRPO", "GaussianPolicy", "Trajectories", "roll_out",
+    # files
+    "save_checkpoint", "load_checkpoint", "CheckpointError",
 ]
+# fmt: on

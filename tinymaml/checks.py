@@ -92,6 +92,13 @@ def check_fractions(**numbers: float) -> None:
             raise ValueError(f"{name}: expected a number in [0, 1], got {number}")
 
 
+def plain(value: Any) -> Any:
+    """Numbers and sequences of numbers in Python's own types: ints, floats, tuples."""
+    if isinstance(value, tuple | list):
+        return tuple(plain(part) for part in value)
+    return value.item() if isinstance(value, np.generic) else value
+
+
 def check_flags(**flags: bool) -> None:
     """Check that every argument is True or False."""
     for name, value in flags.items():
@@ -99,23 +106,38 @@ def check_flags(**flags: bool) -> None:
             raise TypeError(f"{name}: expected True or False, got {shown(value)}")
 
 
+def check_end(name: str, per_task: bool = False) -> None:
+    """Check the name of an input or output of a tape, and whether it is per task."""
+    if not isinstance(name, str):
+        raise TypeError(f"name: expected text, got {shown(name)}")
+    check_flags(per_task=per_task)
+
+
 def check_threads(threads: int | None, default: int) -> int:
     """The number of threads: at least 1, or the default for None."""
     return default if threads is None else whole_number("threads", threads)
 
 
-def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
-    """Check that the value is one of the choices.
+def check_choice(name: str, value: Any, choices: Iterable[Any]) -> Any:
+    """The value, which must be one of the choices.
 
     >>> check_choice("mode", "bach", ("batch", "support"))
     Traceback (most recent call last):
     ValueError: mode: expected one of batch, support, got 'bach'
     """
     choices = list(choices)
-    if not isinstance(value, str) or value not in choices:
-        raise ValueError(
-            f"{name}: expected one of {', '.join(choices)}, got {shown(value)}"
-        )
+    known = isinstance(value, str | int | np.integer) and not isinstance(value, bool)
+    if not known or value not in choices:
+        names = ", ".join(map(str, choices))
+        raise ValueError(f"{name}: expected one of {names}, got {shown(value)}")
+    return value
+
+
+def check_function(name: str, function: Any) -> Any:
+    """The function, or any other object that can be called."""
+    if not callable(function):
+        raise TypeError(f"{name}: expected a function, got {shown(function)}")
+    return function
 
 
 # --- arrays ---------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Files that are whole or not there.
 
-With this file a result is written next to its place and moved there in one step, so a
-full disk, a crash or Ctrl-C never leaves half a file under the name a reader opens.
+With this file a result is written under a temporary name and renamed in one step, so a
+full disk, a crash or Ctrl-C never leaves half a file under the name that readers open.
 """
 
 import errno
@@ -15,10 +15,12 @@ from typing import BinaryIO
 
 @contextmanager
 def write_atomically(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """Open a temporary file that takes the place of `path` when all went well.
+    """Open a temporary file that replaces `path` at the end of the `with` block.
+
+    After an error in the block the temporary file is removed and `path` unchanged.
 
     Args:
-        path: the file to write or replace; a symbolic link stays one.
+        path: the file to write or replace. Of a symbolic link the target is replaced.
 
     Yields:
         A binary file in the folder of `path`, for writing.
@@ -28,10 +30,10 @@ def write_atomically(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             than a plain file.
     """
     target = Path(os.path.realpath(path))
-    # Not the tempfile module: its files are readable by their owner alone, for good.
+    # The tempfile module is not used: only the owner could read its files.
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
-        # os.replace would put a plain file in the place of a device such as /dev/null.
+        # os.replace would replace a device such as /dev/null by a plain file.
         if target.exists() and not target.is_file():
             raise OSError(errno.EEXIST, "something that is no plain file is there")
         file = open(temporary, "xb")
@@ -44,7 +46,7 @@ def write_atomically(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         with file:
             yield file
             file.flush()
-            # Without it a power cut may leave the new name with the old disk's zeros.
+            # Without it the new name may point to a file of zeros after a power cut.
             os.fsync(file.fileno())
         os.replace(temporary, target)
     except BaseException:
@@ -53,7 +55,10 @@ def write_atomically(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:
-    """Raise the OSError of a later `write_atomically(path)` now; leave no trace."""
+    """Raise now the OSError that `write_atomically(path)` would raise later.
+
+    An existing file is not changed, and no new one is left.
+    """
 
     class Abandon(Exception):
         pass

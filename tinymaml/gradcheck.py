@@ -33,7 +33,14 @@ import numpy as np
 from tinymaml.autodiff.derivatives import cotangents, grad, hvp
 from tinymaml.autodiff.tape import Tape, Value
 from tinymaml.backends import Backend, get_backend
-from tinymaml.checks import check_arrays, check_dtype, real_number, shown, whole_number
+from tinymaml.checks import (
+    check_arrays,
+    check_choice,
+    check_dtype,
+    check_function,
+    real_number,
+    whole_number,
+)
 
 Array = np.ndarray[Any, Any]
 
@@ -80,10 +87,8 @@ def gradcheck(
     >>> errors.order1 < 1e-10 and errors.order2 < 1e-10
     True
     """
-    if not isinstance(order, int) or order not in (1, 2):
-        raise ValueError(f"order: expected 1 or 2, got {shown(order)}")
-    if not callable(loss):
-        raise TypeError(f"loss: expected a function, got {type(loss).__name__}")
+    check_choice("order", order, (1, 2))
+    check_function("loss", loss)
     check_arrays(theta=theta, **{f"x{i}": array for i, array in enumerate(arguments)})
     h, default = STEPS[check_dtype(theta.dtype).name]
     tolerance = default if tolerance is None else real_number("tolerance", tolerance)
@@ -118,7 +123,7 @@ def gradcheck(
         inner, outer = (plus[name] - minus[name] for plus, minus in (near, far))
         return (8 * inner - outer) / (12 * h)
 
-    eps = np.finfo(theta.dtype).eps
+    eps = float(np.finfo(theta.dtype).eps)
     inputs = {"theta": theta, "v": v, **fixed}
     terms = _terms(value, point, inputs)  # S of the loss, and of its slope along v
     terms_of_slope = _terms((gradient * direction).sum(), point, inputs)

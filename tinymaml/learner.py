@@ -22,16 +22,20 @@ from tinymaml.autodiff.derivatives import grad, hvp
 from tinymaml.autodiff.functions import concatenate
 from tinymaml.autodiff.tape import Tape, Value
 from tinymaml.backends import Backend, Program, get_backend
+from tinymaml.backends.programs import ProgramCache
 from tinymaml.checks import (
     check_alpha,
+    check_choice,
     check_finite,
+    check_function,
     check_step_weights,
     check_tasks,
     whole_number,
 )
 from tinymaml.maml import Examples, Loss, inner_loop, meta_gradient
 from tinymaml.tasks.batch import Tasks, as_tasks
-from tinymaml.training.optim import SGD, Adam, Optimiser
+from tinymaml.training.optim import Optimiser
+from tinymaml.training.steps import Sample, Steps, Trainable
 from tinymaml.variants.multi_step_loss import multi_step_meta_gradient
 
 Array = np.ndarray[Any, Any]
@@ -51,7 +55,7 @@ class Parts(NamedTuple):
         steps, size = self.corrections.shape
         return (
             f"Parts(cosine={self.cosine:.4g}, norm_ratio={self.norm_ratio:.4g}, "
-            f"corrections of {steps} inner steps, {size} parameters)"
+            f"query_gradient ({size},), corrections ({steps}, {size}))"
         )
 
 
@@ -64,15 +68,23 @@ class MetaGradient(NamedTuple):
     parts: Parts | None = None
 
     def __repr__(self) -> str:
-        parts = "" if self.parts is None else f", parts={self.parts}"
+        parts = "" if self.parts is None else f",\n  parts={self.parts}"
         return (
-            f"MetaGradient(loss={self.loss:.4g}, gradient {self.gradient.shape} of "
-            f"norm {np.linalg.norm(self.gradient):.4g}, {len(self.losses)} "
-            f"tasks{parts})"
+            f"MetaGradient(loss={self.loss:.4g}, losses {self.losses.shape}, gradient "
+            f"{self.gradient.shape} of norm {np.linalg.norm(self.gradient):.4g}{parts})"
         )
 
 
-class MAML:
+class Call(NamedTuple):
+    """What is recorded: the kind of call, J, and what some kinds want besides."""
+
+    kind: str  # "meta-gradient", "adapt", "evaluate" or "predict"
+    steps: int
+    parts: bool = False  # of a meta-gradient
+    function: Prediction | None = None  # of a prediction
+
+
+class MAML(Trainable):
     """Model-agnostic meta-learning of a loss.
 
     loss: a function (theta, x, y) -> one number, written on Values.
@@ -86,6 +98,10 @@ class MAML:
     clip: largest size of an entry of the meta-gradient, or None; parts are not clipped.
     backend, threads: see `get_backend`.
 
+    Attributes may be set later; the next call uses them. The loss is recorded
+    once for each shape of its inputs: a number that it takes from elsewhere, such as an
+    annealed weight, stays what it was then. A copy or a pickle compiles anew.
+
     >>> import numpy as np
     >>> def loss(theta, x, y):                        # f_theta(x) = theta x
     ...     return ((x * theta - y) * (x * theta - y)).mean()
@@ -96,6 +112,14 @@ class MAML:
     (0.25, array([-0.5]))
     >>> # ... - 2 (1 - theta') (1 - 2 alpha) = -1 * 1/2: the Hessian term halves it.
     """
+
+    loss: Loss
+    query_loss: Callable[[Value, Value, Value, Value], Value] | None
+    alpha: Array
+    steps: int
+    step_weights: Sequence[float] | None
+    clip: float | None
+    _programs: ProgramCache
 
     def __init__(
         self,
@@ -111,25 +135,24 @@ class MAML:
         backend: str | Backend = "auto",
         threads: int | None = None,
     ) -> None:
-        if order not in (1, 2):
-            raise ValueError(f"order: expected 1 or 2, got {order!r}")
-        if reduction not in ("mean", "sum"):
-            raise ValueError(f"reduction: expected 'mean' or 'sum', got {reduction!r}")
         self.loss = loss
-        self.alpha = alpha
-        self.steps = whole_number("steps", steps, least=0)
-        if step_weights is not None:
-            step_weights = check_step_weights(step_weights, self.steps)
+        self.query_loss = query_loss
+        self.alpha = check_alpha(alpha)
+        self.steps = steps
         self.order = order
         self.reduction = reduction
         self.recompute = recompute
         self.step_weights = step_weights
-        self.query_loss = query_loss
-        if clip is not None and not 0 < clip < np.inf:
-            raise ValueError(f"clip: expected a positive number or None, got {clip!r}")
         self.clip = clip
-        self.backend = get_backend(backend, threads)
-        self._programs: dict[Any, Program] = {}
+        self.backend: Backend = get_backend(backend, threads)
+        self._weights()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; what the constructor refuses is refused here as well."""
+        check = CHECKS.get(name)
+        super().__setattr__(name, check(value) if check else value)
+        if name in ("loss", "query_loss"):  # its programs are those of another loss
+            self._programs = ProgramCache()
 
     def __repr__(self) -> str:
         alpha = f"{self.alpha:g}" if self.alpha.ndim == 0 else f"{self.alpha.shape}"
@@ -138,15 +161,6 @@ class MAML:
             f"MAML({loss}, alpha={alpha}, steps={self.steps}, order={self.order}, "
             f"reduction={self.reduction!r}, backend={self.backend.name!r})"
         )
-
-    @property
-    def alpha(self) -> Array:
-        """The inner learning rate, an array of shape () or (P,)."""
-        return self._alpha
-
-    @alpha.setter
-    def alpha(self, alpha: float | Array) -> None:
-        self._alpha = check_alpha(alpha)
 
     # --- what a user calls ------------------------------------------------------------
 
@@ -164,14 +178,14 @@ class MAML:
         if parts and self.order == 1:
             raise ValueError("parts: order=1 leaves out the corrections; use order=2")
         count = check_tasks(theta, tasks := as_tasks(tasks))
-        results = self._run("meta-gradient", theta, tasks, self.steps, parts=parts)
+        results = self._run(Call("meta-gradient", self.steps, parts), theta, tasks)
         scale = 1.0 / count if self.reduction == "mean" else 1.0
         losses = results["losses"]
         gradient = results["gradient"] * losses.dtype.type(scale)
-        made_of = _parts_of(gradient, results, scale, self.steps) if parts else None
+        terms = _parts_of(gradient, results, scale, self.steps) if parts else None
         if self.clip is not None:
             gradient = gradient.clip(-self.clip, self.clip)
-        return MetaGradient(gradient, float(losses.sum() * scale), losses, made_of)
+        return MetaGradient(gradient, float(losses.sum() * scale), losses, terms)
 
     __call__ = meta_gradient
 
@@ -184,15 +198,12 @@ class MAML:
         """
         steps = self._steps(steps)
         check_tasks(theta, Tasks(x, y, x, y))
-        results = self._run("adapt", theta, Tasks(x, y, x, y), steps)
+        results = self._run(Call("adapt", steps), theta, Tasks(x, y, x, y))
         return results["thetas"].reshape(len(x), steps + 1, theta.size)
 
     def evaluate(self, theta: Array, tasks: Tasks, steps: int | None = None) -> Array:
         """The query loss of each task after 0 .. steps inner steps: (T, steps + 1)."""
-        steps = self._steps(steps)
-        check_tasks(theta, tasks := as_tasks(tasks))
-        results = self._run("evaluate", theta, tasks, steps)
-        return np.stack([results[f"loss{j}"] for j in range(steps + 1)], axis=1)
+        return self._after_each_step("evaluate", theta, tasks, steps)
 
     def predict(
         self,
@@ -206,12 +217,8 @@ class MAML:
         `function` is a network, or returns a Value such as logits (N, ways); the result
         has shape (T, steps + 1, N, ways).
         """
-        if not callable(function):
-            raise TypeError(f"function: expected a function, got {function!r}")
-        steps = self._steps(steps)
-        check_tasks(theta, tasks := as_tasks(tasks))
-        results = self._run("predict", theta, tasks, steps, function=function)
-        return np.stack([results[f"out{j}"] for j in range(steps + 1)], axis=1)
+        check_function("function", function)
+        return self._after_each_step("predict", theta, tasks, steps, function)
 
     def tape(
         self,
@@ -224,49 +231,65 @@ class MAML:
 
         kind: "meta-gradient", "adapt" or "evaluate".
         """
-        kinds = ("meta-gradient", "adapt", "evaluate")
-        if kind not in kinds:
-            raise ValueError(f"kind: expected one of {', '.join(kinds)}, got {kind!r}")
+        check_choice("kind", kind, ("meta-gradient", "adapt", "evaluate"))
         check_tasks(theta, tasks := as_tasks(tasks))
-        return self._record(kind, theta, tasks, self.steps, parts)
+        return self._record(Call(kind, self.steps, parts), theta, tasks)
 
-    def resident(
+    def training_steps(
         self,
         theta: Array,
         optimiser: Optimiser,
-        sample: Callable[[np.random.Generator], Any],
-    ) -> Any:
-        """Training from here on that stays on the backend, if it has memory of its own.
+        sample: Sample,
+        columns: Sequence[str] = (),
+    ) -> Steps:
+        """The outer steps of `train`: on the backend's device if it has one, else here.
 
-        `train` asks for this when it is given this object. See `backends.resident`;
-        None where a backend or an optimiser has no such thing.
+        Further `columns` of the log are computed here only, so with them all is done
+        here. Arguments as in `training.HostSteps`.
         """
-        make = getattr(self.backend, "resident", None)
-        if make is None or type(optimiser) not in (SGD, Adam):
-            return None
 
-        def prepare(tasks: Tasks) -> Program:
+        def compile(tasks: Tasks) -> Program:
             check_tasks(theta, tasks)
-            return self._program("meta-gradient", theta, tasks, self.steps)
+            return self._program(Call("meta-gradient", self.steps), theta, tasks)
 
-        shared = {"alpha": self.alpha.astype(theta.dtype)}
-        mean = self.reduction == "mean"
-        return make(prepare, theta, shared, optimiser, mean, self.clip, sample)
+        on_device = None
+        if not columns:
+            on_device = self.backend.training_steps(
+                optimiser,
+                compile=compile,
+                theta=theta,
+                shared={"alpha": self.alpha.astype(theta.dtype)},
+                mean=self.reduction == "mean",
+                clip=self.clip,
+                sample=sample,
+            )
+        return on_device or super().training_steps(theta, optimiser, sample, columns)
 
     # --- recording, compiling, running ------------------------------------------------
 
     def _steps(self, steps: int | None) -> int:
         return self.steps if steps is None else whole_number("steps", steps, least=0)
 
-    def _record(
+    def _weights(self) -> tuple[float, ...] | None:
+        """The step weights; their number must be J, which may have been set later."""
+        weights = self.step_weights
+        return None if weights is None else check_step_weights(weights, self.steps)
+
+    def _after_each_step(
         self,
         kind: str,
         theta: Array,
         tasks: Tasks,
-        steps: int,
-        parts: bool = False,
+        steps: int | None,
         function: Prediction | None = None,
-    ) -> Tape:
+    ) -> Array:
+        """What is computed from theta_0 .. theta_J: (T, J + 1, ...)."""
+        call = Call(kind, self._steps(steps), function=function)
+        check_tasks(theta, tasks := as_tasks(tasks))
+        results = self._run(call, theta, tasks)
+        return np.stack([results[f"out{j}"] for j in range(call.steps + 1)], axis=1)
+
+    def _record(self, call: Call, theta: Array, tasks: Tasks) -> Tape:
         """The tape of one task, with placeholders for theta, alpha and the examples."""
         if self.alpha.ndim and self.alpha.shape != theta.shape:
             raise ValueError(
@@ -276,24 +299,26 @@ class MAML:
         tape = Tape()
         theta_0 = tape.input("theta", theta.shape)
         alpha = tape.input("alpha", self.alpha.shape)
-        names = Tasks._fields[:2] if kind == "adapt" else Tasks._fields
+        names = Tasks._fields[:2] if call.kind == "adapt" else Tasks._fields
         values = [
             tape.input(name, array.shape[1:], per_task=True)
             for name, array in zip(names, tasks, strict=False)
         ]
-        support, x_support = (values[0], values[1]), values[0]
-        query_loss = self._query_loss(x_support)
-        thetas = inner_loop(self.loss, theta_0, support, alpha, steps)
-        if kind == "meta-gradient":
-            query = values[2], values[3]
-            self._record_meta_gradient(thetas, support, query, alpha, query_loss, parts)
-        elif kind == "adapt":
+        support, query = (values[0], values[1]), values[2:]
+        query_loss = self._query_loss(values[0])
+        thetas = inner_loop(self.loss, theta_0, support, alpha, call.steps)
+        if call.kind == "meta-gradient":
+            examples = support, (query[0], query[1])
+            self._record_meta_gradient(thetas, *examples, alpha, query_loss, call.parts)
+        elif call.kind == "adapt":
             tape.output("thetas", concatenate(thetas))
-        for j, theta_j in enumerate(thetas):
-            if kind == "evaluate":
-                tape.output(f"loss{j}", query_loss(theta_j, values[2], values[3]))
-            elif function is not None:
-                tape.output(f"out{j}", function(theta_j, values[2], x_support))
+        else:
+            for j, theta_j in enumerate(thetas):
+                if call.function is None:
+                    out = query_loss(theta_j, query[0], query[1])
+                else:
+                    out = call.function(theta_j, query[0], values[0])
+                tape.output(f"out{j}", out)
         return tape
 
     def _record_meta_gradient(
@@ -306,14 +331,14 @@ class MAML:
         parts: bool,
     ) -> None:
         """Record the recursion and name its results; with `parts` its terms as well."""
-        tape = thetas[0].tape
+        tape, weights = thetas[0].tape, self._weights()
 
         def record(order: int) -> tuple[Value, list[Value]]:
             examples = self.loss, thetas, support, query, alpha
             options = order, query_loss, self.recompute
-            if self.step_weights is None:
+            if weights is None:
                 return meta_gradient(*examples, *options)
-            return multi_step_meta_gradient(*examples, self.step_weights, *options)
+            return multi_step_meta_gradient(*examples, weights, *options)
 
         objective, cotangents = record(self.order)
         tape.output("losses", objective)
@@ -339,37 +364,26 @@ class MAML:
             return self.loss
         return lambda theta, x, y: query_loss(theta, x, y, x_support)
 
-    def _program(
-        self,
-        kind: str,
-        theta: Array,
-        tasks: Tasks,
-        steps: int,
-        parts: bool = False,
-        function: Prediction | None = None,
-    ) -> Program:
-        """The program for these shapes, recorded and compiled at its first use."""
+    def _program(self, call: Call, theta: Array, tasks: Tasks) -> Program:
+        """The program for these shapes and settings, compiled at its first use."""
         shapes = tuple(array.shape[1:] for array in tasks)
-        options = (self.order, self.recompute, self.step_weights, self.alpha.shape)
-        key = (kind, theta.size, theta.dtype, shapes, steps, parts, function, options)
-        program = self._programs.get(key)
-        if program is None:
-            tape = self._record(kind, theta, tasks, steps, parts, function)
-            program = self._programs[key] = self.backend.compile(tape, theta.dtype)
+        settings = (self.order, self.recompute, self._weights(), self.alpha.shape)
+        program: Program = self._programs.get(
+            (call, theta.size, theta.dtype, shapes, settings, self.backend),
+            lambda: self.backend.compile(self._record(call, theta, tasks), theta.dtype),
+        )
         return program
 
-    def _run(
-        self, kind: str, theta: Array, tasks: Tasks, steps: int, **what: Any
-    ) -> dict[str, Array]:
+    def _run(self, call: Call, theta: Array, tasks: Tasks) -> dict[str, Array]:
         """Run the program for these shapes; say which input is not finite, if any."""
-        program = self._program(kind, theta, tasks, steps, **what)
+        program = self._program(call, theta, tasks)
         inputs = {
             "theta": theta,
             "alpha": self.alpha.astype(theta.dtype),
             "x_support": tasks.x_support,
             "y_support": tasks.y_support,
         }
-        if kind != "adapt":
+        if call.kind != "adapt":
             inputs |= {"x_query": tasks.x_query, "y_query": tasks.y_query}
         results = program(inputs)
         # To read all inputs takes longer than to read the results, so the results come
@@ -378,9 +392,27 @@ class MAML:
         # results may hide infinite data: tanh does so in a loss (not in its gradient),
         # and without inner steps nothing has read the support examples.
         finite = all(isfinite(np.vdot(r, r)) for r in results.values())
-        if steps == 0 or kind in ("evaluate", "predict") or not finite:
+        if call.steps == 0 or call.kind in ("evaluate", "predict") or not finite:
             check_finite(**inputs)
         return results
+
+
+def _check_clip(clip: float | None) -> float | None:
+    if clip is not None and not 0 < clip < np.inf:
+        raise ValueError(f"clip: expected a positive number or None, got {clip!r}")
+    return clip
+
+
+# What is checked whenever an attribute of a `MAML` is set.
+CHECKS: dict[str, Callable[[Any], Any]] = {
+    "loss": lambda loss: check_function("loss", loss),
+    "query_loss": lambda loss: loss and check_function("query_loss", loss),
+    "alpha": check_alpha,
+    "steps": lambda steps: whole_number("steps", steps, least=0),
+    "order": lambda order: check_choice("order", order, (1, 2)),
+    "reduction": lambda name: check_choice("reduction", name, ("mean", "sum")),
+    "clip": _check_clip,
+}
 
 
 def _parts_of(

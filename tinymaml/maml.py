@@ -1,24 +1,32 @@
 """Model-agnostic meta-learning: section 2.2 of the paper, and nothing else.
 
-A task gives a few support examples to learn from and query examples to judge by. MAML
-looks for an initialisation theta from which J gradient steps on the support loss S end
-at parameters with a small query loss Q:
+A task gives a few support examples to learn from and query examples to evaluate on.
+MAML looks for an initialisation theta from which J gradient steps on the support loss S
+lead to parameters with a small query loss Q:
 
     theta_0 = theta,   theta_{j+1} = theta_j - alpha grad S(theta_j)      inner loop
     meta-gradient = d Q(theta_J) / d theta_0                              equation (1)
 
 Backpropagation through the inner loop is the chain rule, one factor for each step. The
-derivative of theta_{j+1} with respect to theta_j is I - alpha H_j, where H_j is the
-Hessian of S at theta_j, so a cotangent v travels from the end to the start like this:
+Jacobian of theta_{j+1} with respect to theta_j is I - alpha H_j, where H_j is the
+Hessian of S at theta_j. Backpropagation multiplies by its transpose I - H_j alpha (H_j
+is symmetric; a vector alpha stands for a diagonal matrix), from the last step to the
+first:
 
     v_J = grad Q(theta_J),   v_j = (I - H_j alpha) v_{j+1},   meta-gradient = v_0
 
-No Hessian is formed: `hvp` gives the vector H_j (alpha v) for about the price of three
-gradients. First-order MAML (FOMAML) leaves the Hessians out and takes v_J for v_0.
+No Hessian is formed: `hvp` gives the vector H_j (alpha v). An inner step and its
+Hessian-vector product together cost about three gradients. First-order MAML (FOMAML)
+leaves the Hessians out and takes v_J for v_0.
 
-Both functions record operations on a tape and compute nothing. They speak of one task;
-a backend runs the tape for all tasks of a batch, and `learner.py` wraps them in the
-class `MAML`. The outer step theta <- theta - beta v_0 is the optimiser's.
+`grad(objective, thetas[0])` would give the same numbers. The recursion is written out
+because it shows what MAML does, because first-order MAML is then one line less, and
+because each step's activations can be computed a second time instead of being stored.
+
+Both functions record operations on a tape and compute nothing. They are written for one
+task; a backend runs the tape for all tasks of a batch, and `learner.py` wraps them in
+the class `MAML`. The outer step theta <- theta - beta v_0 is the optimiser's. The lines
+`# [maml-eq1]` mark what the documentation quotes beside the equation.
 """
 
 from collections.abc import Callable
@@ -28,7 +36,7 @@ from tinymaml.autodiff.functions import rematerialise
 from tinymaml.autodiff.tape import Value
 
 Loss = Callable[[Value, Value, Value], Value]  # (theta, x, y) -> one number
-Examples = tuple[Value, Value]  # x (N, ...) and y (N, ...)
+Examples = tuple[Value, Value]  # x and y, one row for each example
 
 
 # [maml-inner-update]
@@ -37,8 +45,9 @@ def inner_loop(
 ) -> list[Value]:
     """The adapted parameters [theta_0, ..., theta_J], each (P,), after J = `steps`.
 
-    theta: (P,). support: x (K, ...) and y (K, ...). alpha, the inner learning rate: one
-    number () or one for each parameter (P,); 0 means that a parameter is not adapted.
+    theta: (P,). support: x (N, ...) and y (N, ...) of N examples. alpha, the inner
+    learning rate (step size): one number () or one for each parameter (P,); 0 means
+    that a parameter is not adapted.
     """
     thetas = [theta]
     for _ in range(steps):
@@ -64,10 +73,10 @@ def meta_gradient(
     """The query loss (), and the cotangents [v_0, ..., v_J], each (P,).
 
     thetas: the J + 1 parameters of `inner_loop`, each (P,). v_0 is the meta-gradient
-    and v_J the first-order one. order: 2 is exact; 1 is first-order MAML, where all
-    cotangents are v_J. query_loss: the loss Q, if it is another function than S.
-    recompute: rebuild the activations of an inner step when the recursion returns to
-    it, so that only the thetas are kept in memory.
+    and v_J the first-order one. support, query, alpha: as in `inner_loop`. order: 2 is
+    exact; 1 is first-order MAML, where all cotangents are v_J. query_loss: the loss Q,
+    if it is another function than S. recompute: compute the activations of each inner
+    step a second time during backpropagation, instead of storing them.
     """
     # [maml-eq1]
     # [maml-meta-objective]
@@ -78,11 +87,11 @@ def meta_gradient(
     v = grad(objective, thetas[-1])
     cotangents = [v]
     for theta_j in reversed(thetas[:-1]):
-        if recompute:
-            theta_j = rematerialise(theta_j)
         if order == 2:
-            # The chain rule through one inner step, v <- (I - H_j alpha) v. The
-            # gradient inside `hvp` is on the tape already; only its derivative is new.
+            if recompute:  # a new name for theta_j: nothing stored is found under it
+                theta_j = rematerialise(theta_j)
+            # The chain rule through one inner step: v <- (I - H_j alpha) v. Unless it is
+            # recomputed, the gradient that `hvp` differentiates is on the tape already.
             v = v - hvp(loss(theta_j, *support), theta_j, alpha * v)
         cotangents.append(v)
     # [/maml-eq1]

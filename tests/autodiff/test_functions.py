@@ -146,13 +146,11 @@ def test_what_is_no_value_is_refused_by_name(case):
 
 def test_concatenate_refuses_what_it_cannot_join():
     x = Tape().input("x", (2, 3))
-    with pytest.raises(ValueError, match="^vectors: expected at least one, got none"):
+    with pytest.raises(ValueError, match=r"^vectors: expected a list.* got \[\]"):
         tm.concatenate([])
-    with pytest.raises(
-        ValueError, match=r"^vectors\[0\]: expected a vector, got \(2, 3"
-    ):
+    with pytest.raises(ValueError, match="^concat: expected vectors"):
         tm.concatenate([x])
-    with pytest.raises(TypeError, match="^vectors: expected a list, got int"):
+    with pytest.raises(ValueError, match="^vectors: expected a list.* got 3"):
         tm.concatenate(3)
 
 

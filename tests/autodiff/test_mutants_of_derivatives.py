@@ -77,7 +77,9 @@ def alpha_gradient():
 
 
 def step_weights():
-    test_multi_step_loss.test_multi_step_gradient_is_the_weighted_sum_over_steps("numpy")
+    test_multi_step_loss.test_multi_step_gradient_is_the_weighted_sum_over_steps(
+        "numpy"
+    )
 
 
 def recomputation():

@@ -190,22 +190,22 @@ REFUSALS = {
     "array on the right": (
         lambda: vector() + np.ones(3),
         TypeError,
-        "expected a Value or a number, got ndarray",
+        "operand: expected a Value of a tape, got an array",
     ),
     "array on the left": (
         lambda: np.ones(3) * vector(),
         TypeError,
-        "expected a Value or a number, got ndarray",
+        "operand: expected a Value of a tape, got an array",
     ),
     "array as a divisor": (
         lambda: vector() / np.ones(3),
         TypeError,
-        "expected a Value or a number, got ndarray",
+        "operand: expected a Value of a tape, got an array",
     ),
     "text": (
         lambda: vector() + "1",
         TypeError,
-        "expected a Value or a number, got str",
+        "operand: expected a Value of a tape, got str",
     ),
     "shapes that do not broadcast": (
         lambda: with_itself(lambda v: v + v[0:2]),
@@ -233,12 +233,12 @@ REFUSALS = {
     "axis that is not there": (
         lambda: vector().sum(axis=1),
         ValueError,
-        r"axis: expected different axes of shape \(3,\), got 1",
+        r"axis: expected axes of shape \(3,\), got 1",
     ),
     "other size": (
         lambda: vector().reshape(2, -1),
         ValueError,
-        "shape: expected 3 elements",
+        "reshape: .* other size",
     ),
 }
 
@@ -368,20 +368,20 @@ MISFITS = {
     "reshape of a fraction": (lambda v: v.reshape(1.5), TypeError, "shape: "),
     "reshape of nan": (lambda v: v.reshape(float("nan")), TypeError, "shape: "),
     "reshape of text": (lambda v: v.reshape("3"), TypeError, "shape: "),
-    "two sizes to infer": (lambda v: v.reshape(-1, -1), ValueError, "shape: "),
+    "two sizes to infer": (lambda v: v.reshape(-1, -1), ValueError, "reshape: "),
     "negative size": (lambda v: v.reshape(-3), ValueError, "shape: expected at least"),
     "axis of nan": (lambda v: v.sum(float("nan")), TypeError, "axis: "),
     "axis of text": (lambda v: v.sum("0"), TypeError, "axis: "),
-    "axis twice": (lambda v: v.sum((0, 0)), ValueError, "axis: expected different"),
+    "axis twice": (lambda v: v.sum((0, 0)), ValueError, "axis: expected axes of"),
     "axis twice, once negative": (lambda v: v.sum((0, -1)), ValueError, "axis: "),
     "slice of fractions": (lambda v: v[0.5:2], TypeError, "index: "),
     "slice of a value": (lambda v: v[v:2], TypeError, "index: "),
-    "value @ array": (lambda v: v @ np.ones(3), TypeError, "operand: .*got ndarray"),
-    "array @ value": (lambda v: np.ones(3) @ v, TypeError, "operand: .*got ndarray"),
+    "value @ array": (lambda v: v @ np.ones(3), TypeError, "operand: .*got an array"),
+    "array @ value": (lambda v: np.ones(3) @ v, TypeError, "operand: .*got an array"),
     "value @ number": (
         lambda v: v @ 3,
         TypeError,
-        "operand: expected a Value, got int",
+        "operand: .*got int",
     ),
     "text / value": (lambda v: "x" / v, TypeError, "operand: .*got str"),
     "value / text": (lambda v: v / "x", TypeError, "operand: .*got str"),
@@ -402,12 +402,16 @@ MISFITS = {
         ValueError,
         "primitive: an in",
     ),
-    "no argument": (lambda v: v.tape.record("tanh"), TypeError, "tanh: .*missing 1"),
-    "an argument too many": (lambda v: v.tape.record("exp", v, v), TypeError, "exp: "),
+    "no argument": (lambda v: v.tape.record("tanh"), TypeError, ".*missing 1"),
+    "an argument too many": (
+        lambda v: v.tape.record("exp", v, v),
+        TypeError,
+        ".*2 were given",
+    ),
     "an attribute too many": (
         lambda v: v.tape.record("add", v, v, start=1),
         TypeError,
-        "add: .*start",
+        ".*start",
     ),
     "too large": (
         lambda v: v.tape.constant(1.0, (2**30, 2**30)),

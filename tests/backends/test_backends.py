@@ -1,4 +1,4 @@
-"""What backends promise beyond equal numbers: names, threads, NaN, no need of Numba."""
+"""Promises of all backends beyond equal numbers: names, threads, NaN, no Numba."""
 
 import subprocess
 import sys
@@ -21,12 +21,12 @@ every_backend = pytest.mark.parametrize("backend", BACKENDS)
 
 
 def run_python(code):
-    """A fresh interpreter: (what it printed, what it said on stderr)."""
-    done = subprocess.run(
+    """Run code in a fresh interpreter: (stdout, stderr)."""
+    run = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout, done.stderr
+    assert run.returncode == 0, run.stderr
+    return run.stdout, run.stderr
 
 
 # --- with and without Numba -----------------------------------------------------------
@@ -68,7 +68,7 @@ def test_numba_without_numba_is_an_import_error():
     assert notice == ""
 
 
-def test_numpy_is_asked_for_without_a_notice():
+def test_choosing_numpy_gives_no_notice():
     _, notice = run_python(WITHOUT_NUMBA + "tm.get_backend('numpy')")
     assert notice == ""
 
@@ -92,7 +92,7 @@ def test_unknown_backend_is_refused(name):
 
 
 @every_backend
-def test_number_of_threads_is_kept(backend):
+def test_a_backend_has_the_number_of_threads_given(backend):
     assert tm.get_backend(backend, 3).threads == 3
     assert tm.get_backend(backend, np.int64(2)).threads == 2
     assert tm.get_backend(backend).threads >= 1
@@ -150,7 +150,7 @@ def test_nan_and_infinity_are_results_and_not_lost(backend, dtype):
         assert np.array_equal(results[name], expected, equal_nan=True), name
 
 
-# --- what a program is given ----------------------------------------------------------
+# --- the inputs of a program ----------------------------------------------------------
 
 
 def sum_program(backend):

@@ -1,4 +1,4 @@
-"""Programs that hold some of their inputs: the same results, whatever is held."""
+"""Binding some inputs of a program: the same results, whichever inputs are bound."""
 
 from itertools import combinations
 
@@ -14,7 +14,7 @@ from tinymaml.backends.numba import backend as numba_backend
 every_backend = pytest.mark.parametrize("backend", BACKENDS)
 
 
-def prepared(backend="numba", dtype="float64", threads=1):
+def compiled(backend="numba", dtype="float64", threads=1):
     """A program whose outputs show inputs too; two shared inputs, three per task."""
     tape = Tape()
     w, c = tape.input("w", (3, 2)), tape.input("c", ())
@@ -45,6 +45,7 @@ def check(outputs, given):
 
 
 def parts(given, names):
+    """(inputs of these names, the other inputs)."""
     return tuple(
         {n: array for n, array in given.items() if (n in names) == bound}
         for bound in (True, False)
@@ -52,7 +53,7 @@ def parts(given, names):
 
 
 def check_every_split(backend="numba", dtype="float64", threads=1):
-    program, given = prepared(backend, dtype, threads), inputs_of(0, dtype=dtype)
+    program, given = compiled(backend, dtype, threads), inputs_of(0, dtype=dtype)
     for count in range(len(given) + 1):
         for names in combinations(given, count):
             bound, unbound = parts(given, names)
@@ -63,7 +64,7 @@ def check_every_split(backend="numba", dtype="float64", threads=1):
 
 
 def check_several_at_once(backend="numba", threads=1):
-    program = prepared(backend, threads=threads)
+    program = compiled(backend, threads=threads)
     runs = []
     for seed, tasks in ((0, 3), (1, 3), (2, 40)):
         bound, unbound = parts(inputs_of(seed, tasks), "wxs")
@@ -74,8 +75,8 @@ def check_several_at_once(backend="numba", threads=1):
             check(program(inputs_of(3, tasks=5)), inputs_of(3, tasks=5))
 
 
-def check_what_is_shared_may_be_held_for_any_number_of_tasks(backend="numba"):
-    program = prepared(backend)
+def check_shared_inputs_serve_any_number_of_tasks(backend="numba"):
+    program = compiled(backend)
     run_tape = program.bind(parts(inputs_of(0), "wc")[0])
     for tasks in (3, 40, 1):
         bound, unbound = inputs_of(0), parts(inputs_of(1, tasks), "wc")[1]
@@ -91,7 +92,7 @@ def refusal(call, inputs):
 
 
 def check_refusals(backend="numba"):
-    program, given = prepared(backend), inputs_of(0)
+    program, given = compiled(backend), inputs_of(0)
     y, four = given["y"], {"s": np.ones(4)}
     for bound, message in (
         ({"y": y, "z": y}, "inputs: expected ['y'], got ['y', 'z']"),
@@ -112,54 +113,81 @@ def check_refusals(backend="numba"):
 @every_backend
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("threads", [1, 2])
-def test_held_and_asked_inputs_give_what_all_together_give(backend, dtype, threads):
+def test_bound_and_other_inputs_give_what_all_give_together(backend, dtype, threads):
     check_every_split(backend, dtype, threads)
 
 
 @every_backend
 @pytest.mark.parametrize("threads", [1, 2])
-def test_several_that_hold_inputs_of_one_program_do_not_meet(backend, threads):
+def test_several_bindings_of_one_program_do_not_interfere(backend, threads):
     check_several_at_once(backend, threads)
 
 
 @every_backend
-def test_what_is_shared_may_be_held_for_any_number_of_tasks(backend):
-    check_what_is_shared_may_be_held_for_any_number_of_tasks(backend)
+def test_shared_inputs_serve_any_number_of_tasks(backend):
+    check_shared_inputs_serve_any_number_of_tasks(backend)
 
 
 @every_backend
-def test_what_does_not_fit_is_refused(backend):
+def test_inputs_that_do_not_fit_are_refused(backend):
     check_refusals(backend)
 
 
+MUTANTS = {
+    "nothing is bound": ("NumbaProgram", "bind", "(self, bound)", "(self, {})"),
+    "all bindings are one": (
+        "NumbaProgram",
+        "bind",
+        "BoundProgram(self, bound)",
+        "self._run.__init__(self, bound) or self._run",
+    ),
+    "arrays in columns are read by rows": (
+        "BoundProgram",
+        "__init__",
+        'array.copy("C")',
+        "array",
+    ),
+    "other numbers of tasks get no memory": (
+        "BoundProgram",
+        "__call__",
+        "tasks != self._tasks",
+        "False",
+    ),
+    "bound tasks are not counted": (
+        "BoundProgram",
+        "__call__",
+        "inputs, bound_tasks",
+        "inputs",
+    ),
+    "the first input is not copied": (
+        "BoundProgram",
+        "__call__",
+        "self._arrays.items()",
+        "list(self._arrays.items())[1:]",
+    ),
+    "all tasks have the first task's inputs": (
+        "BoundProgram",
+        "_addresses",
+        "strides[0] if per_task",
+        "strides[0] if False",
+    ),
+    "bound inputs are forgotten": (
+        "BoundProgram",
+        "_addresses",
+        "self._bound | ",
+        "self._arrays | ",
+    ),
+}
+
+
 @pytest.mark.parametrize(
-    ("owner", "method", "old", "new"),
-    [
-        ("NumbaProgram", "bind", "(self, bound)", "(self, {})"),
-        (
-            "NumbaProgram",
-            "bind",
-            "BoundProgram(self, bound)",
-            "self._run.__init__(self, bound) or self._run",
-        ),
-        ("BoundProgram", "__init__", 'array.copy("C")', "array"),
-        ("BoundProgram", "__call__", "count != self._room", "False"),
-        ("BoundProgram", "__call__", "inputs, self._count", "inputs"),
-        (
-            "BoundProgram",
-            "__call__",
-            "self._arrays.items()",
-            "list(self._arrays.items())[1:]",
-        ),
-        ("BoundProgram", "_addresses", "strides[0] if per_task", "strides[0] if False"),
-        ("BoundProgram", "_addresses", "self._bound | ", "self._arrays | "),
-    ],
+    ("owner", "method", "old", "new"), MUTANTS.values(), ids=MUTANTS
 )
-def test_broken_holding_is_caught(monkeypatch, owner, method, old, new):
+def test_broken_binding_is_caught(monkeypatch, owner, method, old, new):
     put(monkeypatch, getattr(numba_backend, owner), method, old, new)
     assert not survives(
         check_every_split,
         check_several_at_once,
-        check_what_is_shared_may_be_held_for_any_number_of_tasks,
+        check_shared_inputs_serve_any_number_of_tasks,
         check_refusals,
     )

@@ -35,13 +35,13 @@ def test_regressors_learn_their_waves_and_a_penalty_holds_them_back(example):
     backend = tm.get_backend("numba", 1)
     results = {}
     for name, steps, strength in (
-        ("no", 1, 0.0),
+        ("untrained", 1, 0.0),
         ("free", 150, 0.0),
-        ("held", 150, 1.0),
+        ("penalised", 150, 1.0),
     ):
         group = example.Group(NETWORK, loss, backend, steps, strength, True)
         results[name] = group(centre, np.random.default_rng(0))
-    assert results["free"].loss < 0.6 * results["no"].loss
-    # The gradient is the way from the group's mean back to the centre.
-    ways = {name: np.linalg.norm(result.gradient) for name, result in results.items()}
-    assert ways["held"] < 0.6 * ways["free"]
+    assert results["free"].loss < 0.6 * results["untrained"].loss
+    # The gradient is the centre minus the group's mean.
+    distances = {name: np.linalg.norm(results[name].gradient) for name in results}
+    assert distances["penalised"] < 0.6 * distances["free"]

@@ -16,7 +16,9 @@ from tests.support.running_examples import (
 from tinymaml.tasks import sinusoid
 from tinymaml.training.checkpoint import load_checkpoint, save_checkpoint
 
-FILES = ["checkpoint.npz", "figure2.png", "figure3.png", "log.csv", "results.json"]
+NAMES = ["exact", "first-order", "oracle", "pretrained"]
+MULTITASK = ["multitask", "multitask-l2", "multitask-mean"]
+FILES = sorted([*NAMES, *MULTITASK, "figure2.png", "figure3.png", "results.json"])
 TABLE_2 = {
     "maml": [0.67, 0.38, 0.35],
     "pretrained": [2.41, 2.23, 2.19],
@@ -35,29 +37,29 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def example():
-    """Return the example, with little to test on."""
+    """Return the example, with few tasks to evaluate on."""
     module = load_example("sinusoid")
-    module.TEST_TASKS, module.STEP_SIZES = 12, (0.01,)
+    module.TASKS, module.CANDIDATES = 12, (0.01,)
     return module
 
 
 @pytest.fixture
 def small(example):
-    """Leave out figures and most shots, which other tests have."""
+    """Leave out figures and most shots, which one other test covers."""
     example.draw_figure_2 = example.draw_figure_3 = lambda *_: None
-    example.TEST_SHOTS = (5,)
+    example.SHOTS = (5,)
     return example
 
 
 def run(module, *arguments, out="out"):
-    """Run it; return rows and results."""
+    """Run it; return its results.json."""
     given = [*map(str, arguments)]
     given += [] if "--iterations" in given else ["--iterations", "6"]
     assert module.main([*given, "--threads", "1", "--out", str(out)]) == 0
     return read_strict_json(Path(out) / "results.json")
 
 
-def select(results, method, order=None, shots=5):
+def rows_of(results, method, order=None, shots=5):
     return [
         row
         for row in results["rows"]
@@ -65,12 +67,15 @@ def select(results, method, order=None, shots=5):
     ]
 
 
-def trained(path):
-    """Return theta of each training in a checkpoint, and how far it came."""
-    checkpoint = load_checkpoint(path)
+def trained(folder):
+    """Return theta of each training of a run, and how far it came."""
+    checkpoints = {
+        path.parent.name: load_checkpoint(path)
+        for path in folder.glob("*/checkpoint.npz")
+    }
     return {
-        name: (checkpoint.arrays[f"{name}/theta"].tobytes(), state["iteration"])
-        for name, state in checkpoint.state["trainings"].items()
+        name: (checkpoint.arrays["theta"].tobytes(), checkpoint.state["iteration"])
+        for name, checkpoint in checkpoints.items()
     }
 
 
@@ -106,27 +111,25 @@ def test_full_run_writes_all_its_files_into_its_folder_and_nothing_elsewhere(
 
     out, _ = capsys.readouterr()
     for name, numbers in TABLE_2.items():
-        rows = select(results, name, order=2 if name == "maml" else None)
+        rows = rows_of(results, name, order=2 if name == "maml" else None)
         assert [row["steps"] for row in rows] == list(range(11))
         paper = [rows[steps]["paper"] for steps in (1, 5, 10)]
         assert paper == numbers
         assert sum(row["paper"] is not None for row in rows) == 3
         assert any(all(f"{x:.2f}" in line for x in paper) for line in out.splitlines())
         assert f"{rows[1]['mse']:.2f} ± {rows[1]['ci95']:.2f}" in out
-    assert "tuned step size, pretrained: " in out
+    assert "tuned learning rate, pretrained: " in out
 
 
-def test_log_names_the_training_in_each_row(small, folder):
+def test_each_training_has_a_log_of_its_own(small, folder):
     run(small, "--iterations", 200, "--order", 1)
-    with open(folder / "out/log.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    named = [(row["training"], row["iteration"]) for row in rows]
-    assert named == [
-        (name, n)
-        for name in ("first-order", "pretrained", "oracle")
-        for n in ("100", "200")
-    ]
-    assert all(0 < float(row["loss"]) < 20 for row in rows)
+    names = ("first-order", "pretrained", "oracle")
+    assert {path.parent.name for path in folder.glob("out/*/log.csv")} == {*names}
+    for name in names:
+        with open(folder / "out" / name / "log.csv", newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert [row["iteration"] for row in rows] == ["100", "200"]
+        assert all(0 < float(row["loss"]) < 20 for row in rows)
 
 
 @pytest.mark.parametrize(
@@ -137,15 +140,51 @@ def test_order_chooses_the_meta_gradients(small, order, orders):
     assert {row["order"] for row in results["rows"]} == orders
 
 
-def test_fast_means_fewer_iterations_unless_they_are_given(small):
-    parser = small.make_parser()
-    for arguments, iterations in (
-        ([], 70_000),
-        (["--fast"], 1_000),
-        (["--fast", "--iterations", "5"], 5),
-    ):
-        options, _ = small.read_options(parser, arguments)
-        assert options.iterations == iterations
+@pytest.mark.parametrize(
+    ("arguments", "iterations", "initial", "outer_learning_rate"),
+    [
+        ([], 70_000, "recipe", 0.001),
+        (["--fast"], 3_000, "he", 0.005),
+        (["--fast", "--iterations", "5"], 5, "he", 0.005),
+        (["--fast", "--initial", "recipe"], 3_000, "recipe", 0.005),
+        (["--initial", "he"], 70_000, "he", 0.001),
+    ],
+)
+def test_fast_changes_length_weights_and_rate_unless_they_are_given(
+    small, monkeypatch, arguments, iterations, initial, outer_learning_rate
+):
+    runs = []
+    monkeypatch.setattr(
+        small, "run", lambda stages, chosen, options, *_: runs.append(options)
+    )
+    assert small.main([*arguments, "--out", "out"]) == 0
+    (options,) = runs
+    assert options.iterations == iterations
+    assert options.initial == initial
+    assert options.outer_learning_rate == outer_learning_rate
+
+
+def test_fast_says_in_one_line_what_it_shortened(small, capsys):
+    run(small, "--fast")
+    out, _ = capsys.readouterr()
+    (line,) = (line for line in out.splitlines() if line.startswith("--fast: "))
+    assert "6 iterations instead of the paper's 70,000, --initial he" in line
+    assert "outer learning rate 0.005 instead of 0.001" in line
+    run(small, out="full")
+    assert "--fast: " not in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_fast_shows_that_meta_learning_works(small, folder):
+    small.TASKS = 600
+    assert small.main(["--fast", "--out", "out"]) == 0
+    results = read_strict_json(folder / "out/results.json")
+    exact, first_order, pretrained = (
+        rows_of(results, method, order)[1]["mse"]
+        for method, order in (("maml", 2), ("maml", 1), ("pretrained", None))
+    )
+    assert exact < 0.6 * pretrained
+    assert first_order < 0.7 * pretrained
 
 
 def test_help_names_every_option(example, capsys):
@@ -175,10 +214,10 @@ def test_both_backends_agree(small):
         assert ours["mse"] == pytest.approx(theirs["mse"], rel=1e-3)
 
 
-def test_mse_is_the_mean_error_on_the_query_points_of_the_test_tasks(small):
+def test_mse_is_the_mean_error_on_the_query_points_of_the_evaluation_tasks(small):
     results = run(small, "--iterations", 0, "--alpha", 0.002)
-    tasks, _ = small.test_tasks(small.TEST, 5)
-    theta = small.NETWORK.init(small.random(small.INITIAL, 0))
+    tasks, _ = small.new_tasks(small.EVALUATION, 5)
+    theta = small.NETWORK.init(small.random_stream(small.INITIAL, 0))
     errors = []
     for x, y, x_query, y_query in zip(*tasks, strict=True):
         maml = tm.MAML(small.loss, 0.002, backend="numpy")
@@ -186,7 +225,7 @@ def test_mse_is_the_mean_error_on_the_query_points_of_the_test_tasks(small):
         errors.append(
             np.square(small.NETWORK.predict(adapted, x_query) - y_query).mean()
         )
-    row = select(results, "maml", order=2)[3]
+    row = rows_of(results, "maml", order=2)[3]
     assert row["steps"] == 3
     assert row["mse"] == pytest.approx(np.mean(errors), rel=1e-4)
     assert row["ci95"] == pytest.approx(
@@ -195,14 +234,14 @@ def test_mse_is_the_mean_error_on_the_query_points_of_the_test_tasks(small):
 
 
 def test_the_oracle_takes_no_steps(small):
-    rows = select(run(small), "oracle")
+    rows = rows_of(run(small), "oracle")
     assert len(rows) == 11
     assert len({row["mse"] for row in rows}) == 1
 
 
-def test_the_oracle_is_told_amplitude_and_phase_of_its_own_task(small):
-    tasks, waves = small.test_tasks(small.TEST, 5)
-    x, y, *_ = small.tell(tasks, waves)
+def test_the_oracle_has_amplitude_and_phase_of_its_own_task(small):
+    tasks, waves = small.new_tasks(small.EVALUATION, 5)
+    x, y, *_ = small.append_amplitude_and_phase(tasks, waves)
     assert x.dtype == np.float32
     np.testing.assert_allclose(
         x[..., 1] * np.sin(x[..., 0] - x[..., 2]), y[..., 0], atol=1e-5
@@ -210,7 +249,7 @@ def test_the_oracle_is_told_amplitude_and_phase_of_its_own_task(small):
 
 
 def test_pretraining_descends_the_support_loss_at_theta(small):
-    tasks = small.sample_pooled(np.random.default_rng(0))
+    tasks = small.sample_pooled_tasks(np.random.default_rng(0))
     theta = small.NETWORK.init(np.random.default_rng(0))
     result = tm.MAML(small.loss, steps=0, backend="numpy").meta_gradient(theta, tasks)
     x, y = tasks.x_support.reshape(-1, 1), tasks.y_support.reshape(-1, 1)
@@ -218,15 +257,15 @@ def test_pretraining_descends_the_support_loss_at_theta(small):
     assert result.loss == pytest.approx(error, rel=1e-5)
 
 
-def test_tuning_picks_the_step_size_with_the_smallest_validation_error(small):
-    small.STEP_SIZES = (1e-9, 0.005, 1e6)
+def test_tuning_picks_the_learning_rate_with_the_smallest_validation_error(small):
+    small.CANDIDATES = (1e-9, 0.005, 1e6)
     theta = small.NETWORK.init(np.random.default_rng(0))
-    assert small.tuned_step_size(theta, 10, tm.get_backend("numpy")) == 0.005
+    assert small.tuned_learning_rate(theta, 10, tm.get_backend("numpy")) == 0.005
 
 
 def test_divergence_is_shown_and_not_left_out_of_the_mean(small, capsys):
     results = run(small, "--iterations", 0, "--alpha", 30)
-    rows = select(results, "maml", order=2)
+    rows = rows_of(results, "maml", order=2)
     assert rows[0]["mse"] is not None
     assert rows[10]["mse"] is None and rows[10]["ci95"] is None
     assert "diverges" in capsys.readouterr().out
@@ -240,14 +279,15 @@ def test_a_run_resumed_to_twice_its_iterations_equals_an_uninterrupted_one(
 ):
     whole = run(small, "--iterations", 8, "--multitask", out="whole")
     run(small, "--iterations", 4, out="half")
-    half = folder / "half/checkpoint.npz"
-    before = half.read_bytes()
+    half = folder / "half"
+    before = {path: path.read_bytes() for path in half.rglob("*") if path.is_file()}
     arguments = ("--iterations", 8, "--multitask", "--resume", half)
     resumed = run(small, *arguments, out="resumed")
     assert resumed["rows"] == whole["rows"]
-    checkpoints = [folder / out / "checkpoint.npz" for out in ("whole", "resumed")]
-    assert trained(checkpoints[0]) == trained(checkpoints[1])
-    assert half.read_bytes() == before
+    assert trained(folder / "whole") == trained(folder / "resumed")
+    assert set(trained(folder / "whole")) == {*NAMES, *MULTITASK}
+    now = {path: path.read_bytes() for path in half.rglob("*") if path.is_file()}
+    assert now == before
 
 
 @pytest.mark.parametrize("call", [2, 8, 20])
@@ -263,9 +303,9 @@ def test_ctrl_c_saves_and_the_resumed_run_equals_an_uninterrupted_one(
         assert small.main(arguments) == 130
     out, err = capsys.readouterr()
     assert "Traceback" not in err
-    assert "--out stopped --resume stopped/checkpoint.npz" in out
+    assert out.endswith("--out stopped --resume stopped\n")
     assert not (folder / "stopped/results.json").exists()
-    resumed = run(small, "--resume", "stopped/checkpoint.npz", out="stopped")
+    resumed = run(small, "--resume", "stopped", out="stopped")
     assert resumed["rows"] == whole["rows"]
 
 
@@ -328,7 +368,10 @@ def test_bad_input_is_one_line_and_exit_2_before_anything_is_written(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--seed", "1"], "with seed = 1, but out/checkpoint.npz was written with 0"),
+        (
+            ["--seed", "1"],
+            "with seed = 1, but out/exact/checkpoint.npz was written with 0",
+        ),
         (["--alpha", "0.1"], "with alpha = 0.1, but"),
         (["--iterations", "5"], "at least 6 iterations, as"),
     ],
@@ -338,7 +381,7 @@ def test_a_checkpoint_of_another_run_is_refused(
 ):
     run(small)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    given = ["--resume", "out/checkpoint.npz", "--iterations", "6", *arguments]
+    given = ["--resume", "out", "--iterations", "6", *arguments]
     assert message in refusal(small, given, capsys)
     now = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert now == before
@@ -348,5 +391,5 @@ def test_a_checkpoint_of_another_architecture_is_refused(small, capsys):
     run(small)
     other = load_example("sinusoid")
     other.SIZES = [1, 20, 1]
-    message = refusal(other, ["--resume", "out/checkpoint.npz"], capsys)
+    message = refusal(other, ["--resume", "out"], capsys)
     assert "with network = [1, 20, 1], but" in message

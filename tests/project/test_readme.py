@@ -44,6 +44,13 @@ def test_readme_tree_names_what_exists() -> None:
     assert [path for path in paths if not path.exists()] == []
 
 
+@pytest.mark.parametrize("folder", ["tinymaml", "examples", "benchmarks"])
+def test_readme_tree_names_every_file(folder: str) -> None:
+    named = {*tree_paths(README.read_text(encoding="utf-8"))}
+    files = {p for p in (ROOT / folder).rglob("*.py") if p.name != "__init__.py"}
+    assert sorted(str(path.relative_to(ROOT)) for path in files - named) == []
+
+
 @pytest.mark.parametrize("name", ["sinusoid", "tests"])
 def test_readme_command_is_one_line_of_shell(name: str) -> None:
     text = README.read_text(encoding="utf-8")

@@ -85,7 +85,7 @@ def test_adaptation_weighs_actions_with_the_learners_discount_and_decay():
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"order": 3}, "order: expected 1 or 2, got 3"),
+        ({"order": 3}, "order: expected one of 1, 2, got 3"),
         ({"trajectories": 0}, "trajectories: expected at least 1, got 0"),
         ({"transitions": 0}, "transitions: expected at least 1, got 0"),
         ({"steps": -1}, "steps: expected at least 0, got -1"),
@@ -103,12 +103,18 @@ def test_bad_settings_are_refused_by_name(options, complaint):
         small_learner(**options)
 
 
-@pytest.mark.parametrize("name", ["order", "trajectories", "transitions", "iterations"])
+@pytest.mark.parametrize("name", ["trajectories", "transitions", "iterations"])
 @pytest.mark.parametrize("bad", [1.5, 2.0, True, np.nan, "7"])
 def test_numbers_that_are_not_whole_are_refused_by_name(name, bad):
     complaint = f"^{name}: expected a whole number, got {bad!r}"
     with pytest.raises(TypeError, match=complaint):
         small_learner(**{name: bad})
+
+
+@pytest.mark.parametrize("bad", [1.5, True, np.nan, "7"])
+def test_an_order_that_is_not_1_or_2_is_refused(bad):
+    with pytest.raises(ValueError, match=f"^order: expected one of 1, 2, got {bad!r}"):
+        small_learner(order=bad)
 
 
 @pytest.mark.parametrize("name", ["max_kl", "damping", "discount", "decay"])

@@ -102,7 +102,7 @@ def later():
     """Programs go on after memory was short, in one call or between two."""
     for test in (
         test_device_program.test_parts_stay_the_same_whatever_is_free_later,
-        test_device_program.test_a_program_goes_on_after_memory_was_not_there,
+        test_device_program.test_a_program_recovers_from_a_failed_allocation,
     ):
         with pytest.MonkeyPatch.context() as patch:
             test(patch)
@@ -120,7 +120,7 @@ def grows():
     )
     program, _ = test_device_program.program_with(tape, "float64", enough)
     for tasks in (1, 2, 3, 4):
-        assert program.tasks_together(tasks) == tasks
+        assert program.tasks_per_run(tasks) == tasks
         program(test_device_program.small_inputs(tasks, n=200))
 
 

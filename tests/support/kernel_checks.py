@@ -1,7 +1,7 @@
-"""What is checked of kernels.cu, kernel by kernel; also what its mutants must not pass.
+"""Checks of kernels.cu, kernel by kernel, which its mutants must not pass.
 
-A check takes a `SerialMachine` and a dtype. Threads of its grids run in any order, and
-what they read beyond an array is NaN.
+A check takes a `SerialBackend` and a dtype. The threads of its grids run in any order,
+and a read beyond an array gives NaN.
 """
 
 from itertools import product
@@ -31,7 +31,7 @@ GRID = {"grid": (2, 3), "threads": 2, "seed": 0}
 
 
 def assert_agrees(backend, dtype, tape, inputs):
-    """With the reference; NaN and infinity must be where they are there."""
+    """Results agree with the reference, and have NaN and infinity where it has."""
     inputs = {name: np.array(array, dtype) for name, array in inputs.items()}
     with np.errstate(all="ignore"):
         expected = run_tape(tape, inputs, "numpy", dtype)
@@ -45,15 +45,15 @@ def assert_agrees(backend, dtype, tape, inputs):
 def sprinkled(array, numbers, seed=0):
     """An array, a third of which is replaced by some numbers."""
     rng = np.random.default_rng(seed)
-    chosen = rng.choice(numbers, array.shape)
-    return np.where(rng.random(array.shape) < 1 / 3, chosen, array)
+    replacements = rng.choice(numbers, array.shape)
+    return np.where(rng.random(array.shape) < 1 / 3, replacements, array)
 
 
 # --- kernels of tapes -----------------------------------------------------------------
 
 
 def check_elementwise(backend, dtype):
-    """Every operation, with operands of one task, of all, and broadcast; NaN too."""
+    """Every operation, with operands per task, shared and broadcast; with NaN too."""
     tape, shape = tm.Tape(), (2, 3, 2)
     x, z = tape.input("x", shape, per_task=True), tape.input("z", shape)
     few = tape.input("few", (2, 1, 2), per_task=True)
@@ -97,7 +97,7 @@ def check_elementwise(backend, dtype):
 
 
 def check_sums(backend, dtype):
-    """In one pass and in two; of products; over 1 to 100 tasks."""
+    """Sums in one pass and in two, of products, and over 1 to 100 tasks."""
     tape = tm.Tape()
     x, z = (tape.input(name, (2, 3, 4), per_task=True) for name in "xz")
     long = tape.input("long", (2, 96, 3))
@@ -112,7 +112,7 @@ def check_sums(backend, dtype):
 
 
 def check_rows(backend, dtype):
-    """Logits so large that exp overflows, NaN, and the first or last the largest."""
+    """Logits: so large that exp overflows, NaN, the largest in any column."""
     tape = tm.Tape()
     for shape in ((3, 5), (4, 2), (2, 1)):
         x = tape.input(f"{shape}", shape, per_task=True)
@@ -127,7 +127,7 @@ def check_rows(backend, dtype):
 
 
 def check_convolutions(backend, dtype):
-    """No two sizes alike; strides 1 to 3; padding on each side; plain and added to."""
+    """Convolutions: all sizes differ, strides 1 to 3, padding, stored or added."""
     for stride, padding, size in (
         (1, (1, 0), (3, 4)),  # taps that meet no pixel on any side, pixels that no tap
         (1, (2, 1), (5, 7)),
@@ -154,7 +154,7 @@ def check_convolutions(backend, dtype):
 
 
 def check_pools(backend, dtype):
-    """Rows and columns left over; equal elements, of which the first counts; NaN."""
+    """Pools: pixels of no window, equal elements (the first counts), NaN."""
     for seed, (height, width, size) in enumerate([(5, 7, 2), (4, 4, 2), (7, 6, 3)]):
         tape = tm.Tape()
         shape = 2, height, width, 3
@@ -174,7 +174,7 @@ def check_pools(backend, dtype):
 
 
 class Arrays:
-    """Arrays on the device, by name, and kernels called on them."""
+    """Arrays on the device, by name, and launches of kernels with them."""
 
     def __init__(self, backend, dtype, **arrays):
         self.device, self.dtype = backend.device, dtype
@@ -190,13 +190,15 @@ class Arrays:
         staging.send()
 
     def launch(self, kernel, tasks, *arguments):
-        """Arrays by their names, and numbers."""
-        known = [self.memory[a].address if isinstance(a, str) else a for a in arguments]
-        self.device.launch(kernel, self.dtype, 1, tasks, tuple(known))
+        """Launch a kernel; an argument is the name of an array, or a number."""
+        numbers = [
+            self.memory[a].address if isinstance(a, str) else a for a in arguments
+        ]
+        self.device.launch(kernel, self.dtype, 1, tasks, tuple(numbers))
 
 
 def check_examples(backend, dtype):
-    """Images looked up and turned against the clock; labels as rows."""
+    """Images copied and rotated counter-clockwise; labels as one-hot rows."""
     rng, tasks, examples = np.random.default_rng(0), 3, 5
     for shape, quarters in (((3, 3, 2), 4), ((2, 4, 3), 1)):
         images = rng.integers(0, 256, (6, *shape), np.uint8)
@@ -256,13 +258,13 @@ class Steps:
         last = ("moments",) if self.kind == "adam" else ()
         arrays.launch(self.kind, 1, "theta", "gradient", "training", self.size, *last)
 
-    def told(self, name):
+    def setting(self, name):
         return self.arrays["training"][TRAINING.index(name)]
 
 
 def check_steps(backend, dtype):
-    """Bit by bit the steps of optim.py on gradients that are scaled and clipped, also
-    where they are not finite; losses in a ring."""
+    """Steps have the bits of optim.py, with gradients scaled, clipped and infinite; the
+    history of losses is a ring."""
     rng, size = np.random.default_rng(0), 7
     for name, settings in SETTINGS.items():
         optimiser, theta = getattr(tm, name)(**settings), rng.standard_normal(size)
@@ -276,7 +278,7 @@ def check_steps(backend, dtype):
             history[number % LENGTH] = (number - 2.0) * SCALE
             assert np.array_equal(steps.arrays["theta"], theta, equal_nan=True)
             assert np.array_equal(steps.arrays["history"], history)
-            assert steps.told("step") == number + 1 and steps.told("failed") == 0
+            assert steps.setting("step") == number + 1 and steps.setting("failed") == 0
         for moment, part in zip(
             type(optimiser).moment_names,
             np.split(steps.arrays["moments"], 2),
@@ -285,16 +287,16 @@ def check_steps(backend, dtype):
             assert np.array_equal(part, optimiser.state()[moment], equal_nan=True)
 
 
-def check_rest(backend, dtype):
-    """From a loss or gradient that is not finite on, only the history changes."""
+def check_failures(backend, dtype):
+    """After a loss or gradient that is not finite, only the history changes."""
     for name, loss in product(SETTINGS, (np.nan, np.inf, -np.inf, 0.0)):
         gradient = np.array([0.5, -0.25, 3.0], dtype)
         steps = Steps(backend, dtype, name, gradient)
         steps.take(1.0, gradient)
         steps.arrays.launch("look_at", 1, "training", "gradient", steps.size)
-        assert steps.told("failed") == 0
+        assert steps.setting("failed") == 0
         before = [steps.arrays[name] for name in ("theta", "moments")]
-        if loss == 0:  # it is the gradient then
+        if loss == 0:  # here the gradient is not finite
             steps.arrays["gradient"] = np.array([0.5, np.inf, 3.0], dtype)
             steps.arrays.launch("look_at", 1, "training", "gradient", steps.size)
         steps.take(loss, gradient)
@@ -303,7 +305,7 @@ def check_rest(backend, dtype):
             assert np.array_equal(steps.arrays[name], array)
         noted = [SCALE, np.nan, np.nan]
         assert np.array_equal(steps.arrays["history"], noted, equal_nan=True)
-        assert steps.told("failed") == 1
+        assert steps.setting("failed") == 1
 
 
 CHECKS = {
@@ -314,5 +316,5 @@ CHECKS = {
     "pools": check_pools,
     "examples": check_examples,
     "steps": check_steps,
-    "rest": check_rest,
+    "failures": check_failures,
 }

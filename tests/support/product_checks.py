@@ -1,6 +1,6 @@
 """Checks of the kernel `matmul` on whole numbers: sums are exact, tolerances are zero.
 
-The kernel is checked compiled in test_products.py and as plain Python in
+The kernel is checked compiled in test_kernels.py and as plain Python in
 uncompiled_kernels.py. In the workspace, C = A B comes before A and B. One vector of NaN
 follows B, so that a read beyond the end of B shows in the result.
 """

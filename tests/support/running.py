@@ -1,4 +1,4 @@
-"""What the tests of the core share: tapes run, compared, and differenced.
+"""Helpers of many tests: run a tape, compare arrays, take differences.
 
 Errors are relative to the size of what is compared, in the Euclidean norm.
 """
@@ -9,7 +9,7 @@ from tinymaml.backends import get_backend
 
 BACKENDS = ("numpy", "numba")
 DTYPES = ("float32", "float64")
-AGREE = {"float32": 1e-5, "float64": 1e-12}  # what two backends may differ by
+AGREE = {"float32": 1e-5, "float64": 1e-12}  # between two backends
 
 
 def run_tape(tape, inputs, backend="numpy", dtype="float64", threads=1):
@@ -19,7 +19,7 @@ def run_tape(tape, inputs, backend="numpy", dtype="float64", threads=1):
 
 
 def compile_tape(tape, backend="numpy", dtype="float64", threads=1):
-    """A program; whatever the numba backend reads before it is written is NaN."""
+    """A program. On the numba backend, memory that nothing has written yet is NaN."""
     program = get_backend(backend, threads).compile(tape, dtype)
     if backend == "numba":
         program.workspaces[...] = np.nan
@@ -45,8 +45,8 @@ def assert_close(actual, expected, tolerance, what="result", floor=0.0):
 def assert_backends_agree(tape, inputs, dtype="float64", threads=1):
     """Run a tape on the numba backend and on the reference; return the reference.
 
-    Where terms cancel, rounding is relative to the terms, not to what is left: an error
-    is compared with the largest number that occurs on the tape.
+    Where terms cancel, rounding is relative to the terms and not to their small sum. So
+    an error is compared with the largest number that occurs on the tape.
     """
     inputs = {name: np.array(array, dtype) for name, array in inputs.items()}
     expected = run_tape(tape, inputs, "numpy", dtype)
@@ -62,7 +62,7 @@ def assert_backends_agree(tape, inputs, dtype="float64", threads=1):
 
 
 def all_values(tape, inputs):
-    """The arrays of all live entries, each with a leading task axis, by entry."""
+    """The values of all live nodes, by node, each with a leading task axis."""
     arrays = {}
     for name, (index, _, per_task) in tape.inputs.items():
         arrays[index] = inputs[name] if per_task else inputs[name][None]
@@ -84,9 +84,9 @@ def difference(function, point, direction, h=1e-4):
 def complex_step(tape, inputs, name, direction):
     """The exact derivative of all outputs along one input, by an imaginary step.
 
-    f(x + i h v) = f(x) + i h f'(x) v + O(h^2), and h may be so small that nothing else
-    is left: no subtraction, no rounding, no kink unless exactly at it. Every row of the
-    table evaluates complex numbers as well.
+    f(x + i h v) = f(x) + i h f'(x) v + O(h^2), and nothing is subtracted, so h may be
+    so small that no error is left but at a kink itself. Every primitive can evaluate
+    complex numbers, too.
     """
     h = 1e-30
     inputs = {key: np.array(array, complex) for key, array in inputs.items()}

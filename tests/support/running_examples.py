@@ -1,4 +1,4 @@
-"""What the tests of the examples share: loading an example, running it, reading it."""
+"""Helpers for the tests of the examples: load one, run it, read what it writes."""
 
 import importlib.util
 import json
@@ -13,7 +13,7 @@ sys.path.append(str(FOLDER))  # an example may import its neighbours, as when it
 
 
 def load_example(name):
-    """Return a fresh module of an example, to be changed at will."""
+    """Import an example anew; a test may change the module without side effects."""
     spec = importlib.util.spec_from_file_location(
         f"example_{name}", FOLDER / f"{name}.py"
     )
@@ -33,7 +33,7 @@ def read_strict_json(path):
 
 
 def refusal(module, arguments, capsys):
-    """Run an example that must refuse its arguments; return its one line on stderr."""
+    """Run an example that must refuse its arguments; return its one-line error."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as stop:
         module.main(arguments)
@@ -46,7 +46,7 @@ def refusal(module, arguments, capsys):
 
 
 def ctrl_c_at_call(number, function):
-    """Return `function`, pressing Ctrl-C in its call of that number."""
+    """Wrap `function`: its call of this number, from 1, presses Ctrl-C first."""
     calls = iter(range(1, 10**9))
 
     def wrapped(*arguments, **keywords):

@@ -1,5 +1,5 @@
-// The functions of cuBLAS that cublas.py calls, with the prototypes of its documentation:
-// products by three loops, columns next to each other.
+// The functions of cuBLAS that cublas.py calls, with the prototypes of its documentation.
+// Products are three loops over matrices that are stored column by column.
 
 #include <stddef.h>
 
@@ -60,7 +60,7 @@ int cublasSetMathMode(void *handle, int to)
     return handle == NULL;
 }
 
-// What has been set, for the tests.
+// The settings, for the tests.
 void *stream_set(void) { return stream; }
 void *workspace_set(void) { return workspace; }
 size_t workspace_size_set(void) { return workspace_size; }

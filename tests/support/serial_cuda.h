@@ -1,5 +1,5 @@
-// CUDA's words for one thread at a time on a processor: what kernels.cu needs to be
-// compiled as plain C++. Which thread of which grid runs is set before each call.
+// What kernels.cu needs to be compiled as plain C++: CUDA's words, for one thread at a time
+// on a processor. `be_thread` says which thread of which grid the next call runs.
 #include <cmath>
 
 using std::exp;

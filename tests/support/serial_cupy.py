@@ -1,10 +1,10 @@
 """A stand-in for CuPy and cuBLAS, so that the GPU backend can be tested without a GPU.
 
-It has those parts of CuPy that `cupy_machine.py` uses. Memory is NumPy's. Kernels are
-kernels.cu itself, compiled as plain C++ (serial_cuda.h has CUDA's words for that) and
-called through ctypes: the threads of a grid one after the other, in a shuffled order if
-one likes, since no launch may depend on it. While a graph is captured, calls are noted
-and not made. cuBLAS is serial_cublas.c.
+It has those parts of CuPy that `cuda/backend.py` uses. Memory is NumPy's. The kernels
+are kernels.cu itself, compiled as plain C++ (serial_cuda.h defines CUDA's words) and
+called through ctypes: the threads of a grid run one after another, with a seed in a
+shuffled order, since no result may depend on it. While a graph is captured, calls are
+recorded and not made. cuBLAS is serial_cublas.c.
 """
 
 import ctypes
@@ -20,12 +20,11 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from tinymaml.backends.cuda.backend import REAL, SOURCE, CupyDevice
+from tinymaml.backends.cuda.backend import REAL, SOURCE, CupyBackend, CupyDevice
 from tinymaml.backends.cuda.device_program import DeviceProgram
-from tinymaml.backends.cuda.training import Resident
 from tinymaml.checks import check_dtype
 
-AROUND = 4096  # elements before and behind what is taken
+MARGIN = 4096  # elements before and behind each allocation
 HERE = Path(__file__).resolve().parent
 COMPILER = shutil.which("g++") or shutil.which("c++")
 WHY_NOT = "" if COMPILER else "no C++ compiler is on the PATH"
@@ -63,7 +62,10 @@ def compiled_kernels(dtype, source=None, how=("-O1",)):
 
 
 def count_parameters(source, kernel):
-    """Of a kernel in the text of kernels.cu; a launch does not check it, nor does C."""
+    """The number of a kernel's parameters, from its text.
+
+    Neither ctypes nor CUDA checks it, so the stand-in does.
+    """
     source = source.replace("\\\n", "")
     source = re.sub(r"\b(TO|FROM)\(\w+\)", "array, step", source)
     for name, text in re.findall(r"#define (WINDOW|POOL) +(.*)", source):
@@ -73,27 +75,27 @@ def count_parameters(source, kernel):
 
 
 class Queue:
-    """A stream's work: noted while a graph is captured, else done as late as can be.
+    """A stream's work: recorded during a capture, else run as late as possible.
 
-    Nothing is done before somebody waits for it, so host memory that is used again too
-    early, or looked at too early, shows.
+    Nothing runs before somebody waits for it. So a test fails if the host reads memory,
+    or writes it again, without waiting.
     """
 
     def __init__(self):
-        self.noted = None
-        self.waiting, self.done = [], 0
+        self.recorded = None
+        self.waiting, self.finished = [], 0
 
     def call(self, function, *arguments):
-        work = self.waiting if self.noted is None else self.noted
+        work = self.waiting if self.recorded is None else self.recorded
         work.append((function, arguments))
         return 0
 
     def wait(self, until=None):
-        """Do what waits, all of it or the first `until` since the beginning."""
-        assert self.noted is None, "not allowed while a graph is captured"
-        while self.waiting and (until is None or self.done < until):
+        """Run what waits: all of it, or the first `until` calls since the beginning."""
+        assert self.recorded is None, "not allowed while a graph is captured"
+        while self.waiting and (until is None or self.finished < until):
             function, arguments = self.waiting.pop(0)
-            self.done += 1
+            self.finished += 1
             assert function(*arguments) in (0, None)
 
     def launch(self, graph):
@@ -102,27 +104,27 @@ class Queue:
 
 
 class Event:
-    """The work that a stream had been given when this was recorded."""
+    """Marks how much work a stream had been given when the event was recorded."""
 
     def __init__(self, queue):
         self.queue, self.until = queue, 0
 
     def record(self, stream):
-        self.until = self.queue.done + len(self.queue.waiting)
+        self.until = self.queue.finished + len(self.queue.waiting)
 
     def synchronize(self):
         self.queue.wait(self.until)
 
 
 class Ndarray:
-    """A flat array whose address counts."""
+    """A flat array with an address."""
 
     def __init__(self, array, queue):
         self.array, self.size, self.dtype = array, array.size, array.dtype
         self.data, self.queue = SimpleNamespace(ptr=array.ctypes.data), queue
 
-    def __getitem__(self, piece):
-        return Ndarray(self.array[piece], self.queue)
+    def __getitem__(self, part):
+        return Ndarray(self.array[part], self.queue)
 
     def set(self, array, stream):
         assert array.shape == self.array.shape and array.dtype == self.array.dtype
@@ -149,30 +151,30 @@ class Stream:
         self.queue.wait()
 
     def begin_capture(self):
-        assert self.queue.noted is None
-        self.queue.noted = []
+        assert self.queue.recorded is None
+        self.queue.recorded = []
 
     def end_capture(self):
-        noted, self.queue.noted = self.queue.noted, None
-        return SimpleNamespace(launch=lambda stream: self.queue.launch(noted))
+        recorded, self.queue.recorded = self.queue.recorded, None
+        return SimpleNamespace(launch=lambda stream: self.queue.launch(recorded))
 
 
 def filled(size, dtype):
-    """New memory, which holds what nothing may depend on."""
+    """New memory, filled with numbers on which no result may depend."""
     return np.full(size, np.nan if dtype.kind == "f" else 77, dtype)
 
 
 class SerialCupy:
-    """The module. Grids have `grid` (across, down) blocks of `threads`, always.
+    """The module `cupy`. All grids have `grid` (across, down) blocks of `threads`.
 
-    free: bytes that can be had; what is taken counts until nothing refers to it.
+    free: bytes that can be allocated; they are freed when nothing refers to them.
     """
 
     def __init__(self, grid=(1, 1), threads=1, seed=None, free=2**33, source=None):
         self.queue, self.source, self.free = Queue(), source, free
         self.grid, self.threads = grid, threads
         self.rng = None if seed is None else np.random.default_rng(seed)
-        self.launches = []  # (kernel, grid and block asked for)
+        self.launches = []  # (kernel, grid, block) of each launch
         self.cuda = SimpleNamespace(
             Stream=lambda non_blocking: Stream(self.queue),
             Event=lambda disable_timing: Event(self.queue),
@@ -187,29 +189,31 @@ class SerialCupy:
         return SimpleNamespace(**nothing)
 
     def zeros(self, size, dtype):
-        """Not zeros, so that nothing depends on them."""
-        return self._take(size, np.dtype(dtype))
+        """Memory that is not 0, so that no result depends on zeros."""
+        return self._allocate(size, np.dtype(dtype))
 
     empty = zeros
 
-    def _take(self, size, dtype):
-        """Memory in the middle of more, so that what reaches beyond it finds NaN."""
-        taken = size * dtype.itemsize
-        if taken > self.free:
-            raise MemoryError(f"out of memory: {taken} of {self.free} bytes are free")
-        memory = filled(size + 2 * AROUND, dtype)
-        self._give_back(-taken)
-        weakref.finalize(memory, self._give_back, taken)
-        return Ndarray(memory[AROUND : AROUND + size], self.queue)
+    def _allocate(self, size, dtype):
+        """Memory inside of a larger array of NaN, so that a read beyond it shows."""
+        bytes_needed = size * dtype.itemsize
+        if bytes_needed > self.free:
+            raise MemoryError(
+                f"out of memory: {bytes_needed} of {self.free} bytes are free"
+            )
+        memory = filled(size + 2 * MARGIN, dtype)
+        self._free(-bytes_needed)
+        weakref.finalize(memory, self._free, bytes_needed)
+        return Ndarray(memory[MARGIN : MARGIN + size], self.queue)
 
-    def _give_back(self, size):
+    def _free(self, size):
         self.free += size
 
     def RawModule(self, code, options):
         (real,) = options
         dtype = {f"-DREAL={real}": name for name, real in REAL.items()}[real]
         how = ("-O1",)
-        if self.source:  # run once, so compiling it is what takes time
+        if self.source:  # a mutant runs once: compile it fast
             code, how = self.source, ("-O0", "-w")
         library = compiled_kernels(dtype, code, how)
 
@@ -228,16 +232,16 @@ class SerialCupy:
         self.launches.append((name, grid, block))
         numbers = [ctypes.c_longlong(n) for n in arguments]
         (across, down), threads = self.grid, self.threads
-        everyone = list(product(range(across), range(down), range(threads)))
+        threads_of_grid = list(product(range(across), range(down), range(threads)))
         if self.rng is not None:
-            self.rng.shuffle(everyone)
-        for block_x, block_y, thread in everyone:
+            self.rng.shuffle(threads_of_grid)
+        for block_x, block_y, thread in threads_of_grid:
             library.be_thread(block_x, block_y, thread, across, down, threads)
             getattr(library, name)(*numbers)
 
 
 class SerialCublas:
-    """cuBLAS as `cublas.py` sees it."""
+    """cuBLAS as `cublas.py` calls it."""
 
     def __init__(self, queue):
         source = (HERE / "serial_cublas.c").read_text(encoding="utf-8")
@@ -251,7 +255,7 @@ class SerialCublas:
 
 
 class SerialBackend:
-    """The GPU backend on the stand-in; for the tests that all backends must pass."""
+    """The GPU backend on the stand-in."""
 
     name, threads = "serial", 1
 
@@ -263,8 +267,7 @@ class SerialBackend:
     def compile(self, tape, dtype):
         return DeviceProgram(tape, check_dtype(dtype), self.device)
 
-    def resident(self, *arguments):
-        return Resident(*arguments)
+    training_steps = CupyBackend.training_steps
 
 
 @cache

@@ -19,6 +19,34 @@ def parabola(theta, target):
     return SimpleNamespace(loss=float(error @ error), gradient=2 * error)
 
 
+def with_size(theta, target):
+    """The parabola's result, with a further number."""
+    result = parabola(theta, target)
+    result.size = float(np.abs(target).sum())
+    return result
+
+
+def with_fault(number, loss=None, entry=None):
+    """Return the parabola with a bad loss or gradient entry in one call."""
+    calls = iter(range(1, 10**6))
+
+    def gradient(theta, target):
+        result = parabola(theta, target)
+        if next(calls) == number:
+            if loss is not None:
+                result.loss = loss
+            if entry is not None:
+                result.gradient[1] = entry
+        return result
+
+    return gradient
+
+
+def closeness(theta):
+    """A score, highest where theta is [1, 1, 1]."""
+    return -float(((theta - 1) ** 2).sum())
+
+
 def noise(rng):
     return rng.normal(size=3).astype(np.float32)
 

@@ -1,19 +1,19 @@
-"""The bodies of the kernels as plain Python: run by test_kernels_uncompiled.py.
+"""Tests of the kernels as plain Python; numba/test_kernels.py runs this file.
 
-    NUMBA_DISABLE_JIT=1 pytest tests/uncompiled_kernels.py
+    NUMBA_DISABLE_JIT=1 pytest tests/support/uncompiled_kernels.py
 
-A plan is run call by call on a NumPy array, so that a debugger can step through a
-kernel and coverage can see it, and the kernels' own mistakes are found in a moment.
-Those of kernels for images are in uncompiled_image_kernels.py.
+A plan is run instruction by instruction on a NumPy array. So a debugger can step
+through a kernel, coverage can see it, and a mutant of a kernel is tested without
+compiling it. The kernels for images are tested in uncompiled_image_kernels.py.
 """
 
 import numpy as np
 import pytest
 from numba import config
 
+from tests.backends.numba.test_planner import tape_of
 from tests.support.mutants import put, survives
 from tests.support.plan_recipes import RECIPES
-from tests.support.planning import tape_of
 from tests.support.primitive_cases import CASES
 from tests.support.primitive_checks import derivative_inputs, derivative_tape
 from tests.support.product_checks import check_product, check_products
@@ -21,35 +21,28 @@ from tests.support.random_programs import random_inputs
 from tests.support.running import AGREE, DTYPES, all_values, assert_close, run_tape
 from tinymaml.autodiff.tape import Tape
 from tinymaml.backends.numba import image_kernels, kernels, planner
+from tinymaml.backends.numba.backend import KERNELS
 
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
 STRIPS = {8: (4, 8), 4: (2, 4), 5: (2, 5, True), 1: (8, 1, True)}  # in kernels.py
-SLACK = 64  # so that a mutant that goes too far hits no wall
+SLACK = 64  # elements behind the workspace: a mutant that goes too far ends there
 
 
 def is_kernel(function):
     code = getattr(function, "__code__", None)
-    return code is not None and code.co_varnames[: code.co_argcount] == ("w", "a")
+    return code is not None and code.co_varnames[: code.co_argcount] == ("w", "args")
 
 
-KERNELS = {
-    name: function
-    for module in (kernels, image_kernels)
-    for name, function in vars(module).items()
-    if is_kernel(function)
-}
-
-
-def play_uncompiled(tape, inputs, dtype):
+def run_uncompiled(tape, inputs, dtype):
     """The outputs for one task; memory that nobody wrote is NaN."""
     plan = planner.plan(tape)
     w = np.full(plan.size + SLACK, np.nan, dtype)
     for start, size, number in plan.constant_ranges():
         w[start : start + size] = number
-    for name, place in tape.inputs.items():
-        if place.node in plan.views:
-            start = plan.offset_of(place.node)
-            array = np.ravel(inputs[name][0] if place.per_task else inputs[name])
+    for name, placeholder in tape.inputs.items():
+        if placeholder.node in plan.views:
+            start = plan.offset_of(placeholder.node)
+            array = np.ravel(inputs[name][0] if placeholder.per_task else inputs[name])
             w[start : start + array.size] = array
     for call in plan.instructions:
         offsets = [plan.offset(view) for view in (call.out, *call.reads)]
@@ -66,14 +59,14 @@ def check(tape, inputs, dtype="float64"):
     inputs = {name: np.array(a, dtype) for name, a in inputs.items()}
     expected = run_tape(tape, inputs, "numpy", dtype)
     floor = max(np.abs(array).max() for array in all_values(tape, inputs).values())
-    for name, actual in play_uncompiled(tape, inputs, dtype).items():
+    for name, actual in run_uncompiled(tape, inputs, dtype).items():
         each = tape.outputs[name].reduction == "each"
         array = expected[name][0] if each else expected[name]
         assert actual.dtype == dtype
         assert_close(actual, array, AGREE[dtype], name, floor)
 
 
-def check_row(row, dtype="float64"):
+def check_primitive(row, dtype="float64"):
     for seed, (shapes, attributes) in enumerate(CASES[row].odd):
         tape = derivative_tape(row, shapes, attributes)
         check(tape, derivative_inputs(tape, row, shapes, attributes, seed), dtype)
@@ -95,7 +88,7 @@ def check_extremes():
     x = tape.input("x", (3,))
     tape.output("relu", tape.record("relu", x))
     tape.output("gate", tape.record("gate", tape.constant(2.0, (3,)), x))
-    results = play_uncompiled(tape, {"x": np.array([np.nan, -1.0, 1.0])}, "float64")
+    results = run_uncompiled(tape, {"x": np.array([np.nan, -1.0, 1.0])}, "float64")
     assert np.array_equal(results["relu"], [np.nan, 0.0, 1.0], equal_nan=True)
     assert results["gate"].tolist() == [2.0, 0.0, 2.0]
 
@@ -106,13 +99,13 @@ def test_compiler_is_off():
 
 @every_dtype
 @pytest.mark.parametrize("row", CASES)
-def test_kernels_play_the_derivatives_of_every_row(row, dtype):
-    check_row(row, dtype)
+def test_kernels_compute_the_derivatives_of_every_primitive(row, dtype):
+    check_primitive(row, dtype)
 
 
 @every_dtype
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_kernels_play_every_recipe(recipe, dtype):
+def test_kernels_compute_every_recipe(recipe, dtype):
     check_recipe(recipe, dtype)
 
 
@@ -133,6 +126,11 @@ def test_kernels_survive_extremes():
     check_extremes()
 
 
+def test_every_kernel_is_listed():
+    modules = vars(kernels) | vars(image_kernels)
+    assert {name for name, value in modules.items() if is_kernel(value)} == set(KERNELS)
+
+
 def test_these_tapes_call_every_kernel():
     tapes = [tape_of(recipe) for recipe in RECIPES]
     tapes += [derivative_tape(r, *call) for r, c in CASES.items() for call in c.odd]
@@ -140,33 +138,61 @@ def test_these_tapes_call_every_kernel():
     assert called == set(KERNELS)
 
 
-PRODUCTS = [
-    ("_tile_kernel", "if more:", "if False:"),
-    ("_tile_kernel", "for _ in range(length)", "for _ in range(length - 1)"),
-    ("_tile_kernel", "a += ks", "a += rs"),
-    ("_tile_kernel", "part and columns", "False and columns"),
-    ("_tile_kernel", "columns < vectors", "columns + 1 < vectors"),
-    ("_tile_kernel", "w, c, cs, columns)", "w, c, cs, columns - 1)"),
-    ("_tile_kernel", "c, cs, vectors * lanes(w))", "c, cs, vectors * lanes(w) - 1)"),
-    ("_strip_kernel", "while i + rows <= m", "while i + rows < m"),
-    ("_strip_kernel", "while i + rows <= m", "while i + rows <= m + 1"),
-    ("_strip_kernel", "while rows > 2 and i + 2 <= m", "while False"),
-    ("_strip_kernel", "i + 2 <= m", "i + 2 <= m + 1"),
-    ("_strip_kernel", "if i < m", "if False"),
-    ("product", "4 * width < n - j < 5 * width", "width < n - j < 5 * width"),
-    ("product", "more, n - j)", "more, 5 * width)"),
-    ("product", "while j < n:", "while j + width <= n:"),
-    ("product", "min(n - j, width)", "width"),
-    ("matmul", "range(0, k, NEAR_TERMS)", "range(0, NEAR_TERMS, NEAR_TERMS)"),
-    ("matmul", "x + p * ks", "x + p"),
-    ("matmul", "y + p * n", "y + p"),
-    ("matmul", "min(k - p, NEAR_TERMS)", "NEAR_TERMS"),
-    ("matmul", "more or p", "more"),
-    ("matmul", "more or p", "p"),
-]
+PRODUCTS = {
+    "C is never added to": ("_tile_kernel", "if accumulate:", "if False:"),
+    "the last term is missing": ("_tile_kernel", "range(length)", "range(length - 1)"),
+    "A is read by rows": ("_tile_kernel", "a += k_step", "a += a_step"),
+    "no store is masked": ("_tile_kernel", "masked and columns", "False and columns"),
+    "the mask lacks a column": ("_tile_kernel", "columns < vec", "columns + 1 < vec"),
+    "a masked store is short": (
+        "_tile_kernel",
+        "c_step, columns)",
+        "c_step, columns - 1)",
+    ),
+    "a whole store is short": (
+        "_tile_kernel",
+        "c_step, vectors * lanes(w))",
+        "c_step, vectors * lanes(w) - 1)",
+    ),
+    "the last tile is missing": ("_strip_kernel", "i + rows <= m:", "i + rows < m:"),
+    "a tile reaches below C": ("_strip_kernel", "i + rows <= m:", "i + rows <= m + 1:"),
+    "no pairs of rows": (
+        "_strip_kernel",
+        "while rows > 2 and i + 2 <= m",
+        "while False",
+    ),
+    "a pair reaches below C": ("_strip_kernel", "i + 2 <= m", "i + 2 <= m + 1"),
+    "the last row is missing": ("_strip_kernel", "if i < m", "if False"),
+    "a strip of five is too wide": (
+        "product",
+        "4 * width < n - j < 5 * width",
+        "width < n - j < 5 * width",
+    ),
+    "a strip of five has no mask": (
+        "product",
+        "accumulate, n - j)",
+        "accumulate, 5 * width)",
+    ),
+    "the last columns are missing": (
+        "product",
+        "while j < n:",
+        "while j + width <= n:",
+    ),
+    "the last vector has no mask": ("product", "min(n - j, width)", "width"),
+    "sums end after the first part": (
+        "matmul",
+        "range(0, k, NEAR_TERMS)",
+        "range(0, NEAR_TERMS, NEAR_TERMS)",
+    ),
+    "parts of A ignore its step": ("matmul", "a + p * k_step", "a + p"),
+    "parts of B ignore its step": ("matmul", "b + p * n", "b + p"),
+    "the last part is too long": ("matmul", "min(k - p, NEAR_TERMS)", "NEAR_TERMS"),
+    "later parts overwrite": ("matmul", "accumulate or p", "accumulate"),
+    "the first part overwrites": ("matmul", "accumulate or p", "p"),
+}
 
 
-@pytest.mark.parametrize(("kernel", "old", "new"), PRODUCTS)
+@pytest.mark.parametrize(("kernel", "old", "new"), PRODUCTS.values(), ids=PRODUCTS)
 def test_broken_product_is_caught(monkeypatch, kernel, old, new):
     put(monkeypatch, kernels, kernel, old, new)
     for vectors, options in STRIPS.items():
@@ -175,31 +201,51 @@ def test_broken_product_is_caught(monkeypatch, kernel, old, new):
     assert not survives(lambda: check_products(kernels.matmul, "float64"))
 
 
-@pytest.mark.parametrize(
-    ("kernel", "old", "new"),
-    [
-        ("dots", "if more else", "if not more else"),
-        ("dots", "for p in range(k)", "for p in range(k - 1)"),
-        ("transpose", "while i < m:", "while i < m - 1:"),
-        ("transpose", "while j < n:", "while j < n - 1:"),
-        ("gate", "w[y + i] <= zero", "w[y + i] >= zero"),
-        ("gate", "w[y + i] <= zero", "not w[y + i] > zero"),
-        ("relu", "for i in range(n)", "for i in range(n - 1)"),
-        ("relu", "w[x + i] <= zero", "not w[x + i] > zero"),
-        ("add_relu", "total <= zero", "total <= 1"),
-        ("scale", "for i in range(n)", "for i in range(1, n)"),
-        ("pad", "for i in range(n)", "for i in range(n - 1)"),
-        ("sum", "range(1, middle)", "range(middle)"),
-        ("mul_sum", "first + inner, first", "first, first"),
-        ("mul_sum", "total += w[x + m] * w[y + m]", "total += w[x + m]"),
-        ("mul_sum", "w[r + i] += w[x + m + i] * w[y", "w[r + i] += w[x + m + i] * w[x"),
-        ("mul_sum", "o * middle * inner", "o * inner"),
-        ("softmax", "w[x + r * n + i] - top", "w[x + r * n + i]"),
-        ("logsumexp", "top + np.log(total)", "np.log(total)"),
-        ("logsumexp", "w[x + r * n + i] - top", "w[x + r * n + i]"),
-        ("rsqrt", "np.sqrt", ""),
-    ],
-)
+MUTANTS = {
+    "dots add when they must not": (
+        "dots",
+        "if accumulate else",
+        "if not accumulate else",
+    ),
+    "dots lack a term": ("dots", "for p in range(k)", "for p in range(k - 1)"),
+    "transpose lacks a row": ("transpose", "while i < m:", "while i < m - 1:"),
+    "transpose lacks a column": ("transpose", "while j < n:", "while j < n - 1:"),
+    "gate is upside down": ("gate", "w[y + i] <= zero", "w[y + i] >= zero"),
+    "gate stops NaN": ("gate", "w[y + i] <= zero", "not w[y + i] > zero"),
+    "relu lacks an element": ("relu", "for i in range(n)", "for i in range(n - 1)"),
+    "relu stops NaN": ("relu", "w[x + i] <= zero", "not w[x + i] > zero"),
+    "add_relu has another kink": ("add_relu", "total <= zero", "total <= 1"),
+    "scale lacks an element": ("scale", "for i in range(n)", "for i in range(1, n)"),
+    "pad lacks a zero": ("pad", "for i in range(n)", "for i in range(n - 1)"),
+    "sum adds the first twice": ("sum", "range(1, middle)", "range(middle)"),
+    "mul_sum adds the first twice": ("mul_sum", "first + inner, first", "first, first"),
+    "mul_sum of numbers lacks y": (
+        "mul_sum",
+        "total += w[x + m] * w[y + m]",
+        "total += w[x + m]",
+    ),
+    "mul_sum of rows squares x": (
+        "mul_sum",
+        "w[r + i] += w[x + m + i] * w[y",
+        "w[r + i] += w[x + m + i] * w[x",
+    ),
+    "mul_sum has another outer step": ("mul_sum", "o * middle * inner", "o * inner"),
+    "softmax overflows": ("softmax", "w[x + r * n + i] - largest", "w[x + r * n + i]"),
+    "logsumexp lacks the largest": (
+        "logsumexp",
+        "largest + np.log(total)",
+        "np.log(total)",
+    ),
+    "logsumexp overflows": (
+        "logsumexp",
+        "w[x + r * n + i] - largest",
+        "w[x + r * n + i]",
+    ),
+    "rsqrt has no root": ("rsqrt", "np.sqrt", ""),
+}
+
+
+@pytest.mark.parametrize(("kernel", "old", "new"), MUTANTS.values(), ids=MUTANTS)
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_broken_kernel_is_caught(monkeypatch, kernel, old, new):
     put(monkeypatch, kernels, kernel, old, new)
@@ -212,4 +258,4 @@ def test_broken_kernel_is_caught(monkeypatch, kernel, old, new):
         for recipe in RECIPES:
             check_recipe(recipe)
 
-    assert not survives(lambda: check_row(row), recipes, check_extremes)
+    assert not survives(lambda: check_primitive(row), recipes, check_extremes)

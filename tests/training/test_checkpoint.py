@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import pickle
 import warnings
 import zipfile
@@ -301,3 +302,48 @@ def test_a_header_that_claims_another_size_is_refused(tmp_path, shape):
 def test_a_missing_file_is_a_file_not_found_error(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere.npz"):
         load_checkpoint(tmp_path / "nowhere.npz")
+
+
+# --- what cannot be saved -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.array([{}], dtype=object),
+        np.array(["text"]),
+        np.zeros(2, dtype=[("x", "f4")]),
+        np.array(["2026-11-22"], dtype="M8[D]"),
+        [1.0, 2.0],
+        None,
+    ],
+)
+def test_arrays_that_need_pickle_are_refused_by_name(tmp_path, array):
+    path = tmp_path / "checkpoint.npz"
+    with pytest.raises(TypeError, match="^array 'theta': expected .* numbers, got"):
+        save_checkpoint(path, {"theta": array}, {}, {})
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["", "format", "sha256", "state", "a b", "é", "a\n"])
+def test_array_names_that_could_be_confused_are_refused(tmp_path, name):
+    with pytest.raises(ValueError, match="^array name: expected"):
+        save_checkpoint(tmp_path / "checkpoint.npz", {name: np.zeros(1)}, {}, {})
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("argument", ["config", "state"])
+@pytest.mark.parametrize(
+    ("value", "error"),
+    [
+        ({"alpha": float("nan")}, ValueError),
+        ({"alpha": float("inf")}, ValueError),
+        ({"steps": np.int64(3)}, TypeError),
+        ({"loss": print}, TypeError),
+    ],
+)
+def test_values_beyond_json_are_refused_by_argument(tmp_path, argument, value, error):
+    dictionaries = {"config": {}, "state": {}, argument: value}
+    with pytest.raises(error, match=f"^{argument}: expected JSON values"):
+        save_checkpoint(tmp_path / "checkpoint.npz", {}, **dictionaries)
+    assert os.listdir(tmp_path) == []

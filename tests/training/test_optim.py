@@ -144,14 +144,14 @@ def test_state_is_a_copy_in_both_directions():
     theta = np.zeros(2)
     optimiser.update(theta, np.ones(2))
     state = optimiser.state()
-    kept = {key: value.copy() for key, value in state.items()}
+    before = {key: value.copy() for key, value in state.items()}
     other = Adam()
     other.load_state(state)
     for array in state.values():
         array[...] = 99
     for one in (optimiser, other):
         for key, value in one.state().items():
-            np.testing.assert_array_equal(value, kept[key])
+            np.testing.assert_array_equal(value, before[key])
 
 
 def test_state_counts_steps_in_an_int64_scalar():

@@ -1,4 +1,4 @@
-"""Several trainings in one run: one checkpoint, one log, one resume."""
+"""Several trainings in one run: a checkpoint and a log each, one resume."""
 
 import copy
 
@@ -8,12 +8,15 @@ import pytest
 from tests.support.training import (
     START,
     at_call,
+    closeness,
+    files_below,
     never,
     noise,
     parabola,
     press_ctrl_c,
     read_csv,
 )
+from tests.support.training import run as train_alone
 from tinymaml.training.checkpoint import (
     CheckpointError,
     load_checkpoint,
@@ -22,11 +25,12 @@ from tinymaml.training.checkpoint import (
 from tinymaml.training.optim import Adam
 from tinymaml.training.stages import Stages
 
+NAMES = ("first", "second")
 
-def stages(folder, config=None, iterations=100, resume=None):
-    folder.mkdir(exist_ok=True)
+
+def stages(folder, config=None, iterations=100, resume=None, names=NAMES):
     config = {"seed": 0} if config is None else config
-    return Stages(folder, config, iterations, resume, progress=False)
+    return Stages(folder, names, config, iterations, resume, progress=False)
 
 
 def run(stages, name, iterations=10, sample=noise, theta=START, **options):
@@ -42,37 +46,71 @@ def run(stages, name, iterations=10, sample=noise, theta=START, **options):
     )
 
 
-def test_a_checkpoint_holds_all_trainings(tmp_path):
-    both = stages(tmp_path)
-    first, second = run(both, "first"), run(both, "second", iterations=7)
-    checkpoint = load_checkpoint(tmp_path / "checkpoint.npz")
-    assert checkpoint.arrays["first/theta"].tobytes() == first.theta.tobytes()
-    assert checkpoint.arrays["second/theta"].tobytes() == second.theta.tobytes()
-    states = checkpoint.state["trainings"]
-    assert {name: state["iteration"] for name, state in states.items()} == {
-        "first": 10,
-        "second": 7,
+def save_in_one_file(folder, path):
+    """Write the checkpoints of a run as the older format did: all in one file."""
+    parts = {n: load_checkpoint(folder / n / "checkpoint.npz") for n in NAMES}
+    arrays = {
+        f"{name}/{key}": array
+        for name, part in parts.items()
+        for key, array in part.arrays.items()
     }
+    config = {"trainings": {name: part.config for name, part in parts.items()}}
+    state = {"trainings": {name: part.state for name, part in parts.items()}}
+    save_checkpoint(path, arrays, config, state)
 
 
-def test_a_resumed_run_continues_each_training_bit_for_bit(tmp_path):
+def test_each_training_has_a_checkpoint_of_its_own_that_train_can_resume(tmp_path):
+    both = stages(tmp_path)
+    results = run(both, "first"), run(both, "second", iterations=7)
+    for name, result in zip(NAMES, results, strict=True):
+        file = tmp_path / name / "checkpoint.npz"
+        checkpoint = load_checkpoint(file)
+        assert checkpoint.arrays["theta"].tobytes() == result.theta.tobytes()
+        assert checkpoint.state["iteration"] == result.iteration
+        alone = train_alone(20, resume=file, config={"seed": 0})
+        again = run(stages(tmp_path / name, resume=tmp_path), name, iterations=20)
+        assert alone.theta.tobytes() == again.theta.tobytes()
+    assert both.files == [
+        f"{name}/{file}" for name in NAMES for file in ("checkpoint.npz", "log.csv")
+    ]
+    assert all((tmp_path / file).is_file() for file in both.files)
+
+
+@pytest.mark.parametrize("out", ["part", "elsewhere"])
+def test_a_resumed_run_continues_each_training_bit_for_bit(tmp_path, out):
     whole, part = stages(tmp_path / "whole"), stages(tmp_path / "part")
-    for name in ("first", "second"):
+    for name in NAMES:
         run(whole, name, iterations=20)
         run(part, name, iterations=8)
-    rematerialise = stages(tmp_path / "part", resume=tmp_path / "part/checkpoint.npz")
-    for name in ("first", "second"):
-        resumed = run(rematerialise, name, iterations=20)
-        assert resumed.theta.tobytes() == whole.results[name].theta.tobytes()
+    resumed = stages(tmp_path / out, resume=tmp_path / "part")
+    for name in NAMES:
+        theta = run(resumed, name, iterations=20).theta
+        assert theta.tobytes() == whole.results[name].theta.tobytes()
 
 
-def test_a_finished_training_is_not_done_again(tmp_path):
+@pytest.mark.parametrize("of", ["file", "folder"])
+def test_a_run_of_the_older_format_is_resumed_bit_for_bit(tmp_path, of):
+    whole, part = stages(tmp_path / "whole"), stages(tmp_path / "part")
+    for name in NAMES:
+        run(whole, name, iterations=20)
+        run(part, name, iterations=8)
+    (tmp_path / "old").mkdir()
+    file = tmp_path / "old/checkpoint.npz"
+    save_in_one_file(tmp_path / "part", file)
+    before = file.read_bytes()
+    resume = {"file": file, "folder": file.parent}[of]
+    resumed = stages(tmp_path / "new", resume=resume)
+    for name in NAMES:
+        theta = run(resumed, name, iterations=20).theta
+        assert theta.tobytes() == whole.results[name].theta.tobytes()
+    assert file.read_bytes() == before
+
+
+def test_a_finished_training_is_not_repeated(tmp_path):
     once = run(stages(tmp_path), "first")
-    rematerialise = stages(tmp_path, resume=tmp_path / "checkpoint.npz")
-    assert (
-        run(rematerialise, "first", sample=never).theta.tobytes()
-        == once.theta.tobytes()
-    )
+    resumed = stages(tmp_path, resume=tmp_path)
+    theta = run(resumed, "first", sample=never).theta
+    assert theta.tobytes() == once.theta.tobytes()
 
 
 def test_ctrl_c_saves_all_and_raises(tmp_path):
@@ -81,40 +119,82 @@ def test_ctrl_c_saves_all_and_raises(tmp_path):
     run(stopped, "first")
     with pytest.raises(KeyboardInterrupt):
         run(stopped, "second", sample=at_call(4, press_ctrl_c))
-    file = tmp_path / "stopped/checkpoint.npz"
-    rematerialise = stages(tmp_path / "stopped", resume=file)
-    assert load_checkpoint(file).state["trainings"]["second"]["iteration"] == 4
-    for name in ("first", "second"):
-        theta = run(rematerialise, name).theta
+    folder = tmp_path / "stopped"
+    resumed = stages(folder, resume=folder)
+    state = load_checkpoint(folder / "second/checkpoint.npz").state
+    assert state["iteration"] == 4
+    for name in NAMES:
+        theta = run(resumed, name).theta
         assert theta.tobytes() == whole.results[name].theta.tobytes()
+
+
+def test_ctrl_c_in_a_resumed_run_loses_no_training_of_the_run_before(tmp_path):
+    """What is resumed is in the new folder, even what this run has not come to."""
+    whole, part = stages(tmp_path / "whole"), stages(tmp_path / "part")
+    for name in NAMES:
+        run(whole, name, iterations=20)
+        run(part, name, iterations=8)
+    stopped = stages(tmp_path / "stopped", resume=tmp_path / "part")
+    with pytest.raises(KeyboardInterrupt):
+        press = at_call(2, press_ctrl_c)
+        run(stopped, "first", iterations=20, sample=press)
+    last = stages(tmp_path / "last", resume=tmp_path / "stopped")
+    for name, left in (("first", 20 - 10), ("second", 20 - 8)):
+        count = at_call(left + 1, never)
+        theta = run(last, name, iterations=20, sample=count).theta
+        assert theta.tobytes() == whole.results[name].theta.tobytes()
+
+
+def test_checkpoints_of_an_earlier_run_in_the_folder_are_not_resumed(tmp_path):
+    """A new run, stopped in its first training, is resumed alone."""
+    earlier = stages(tmp_path, {"seed": 1})
+    run(earlier, "first"), run(earlier, "second")
+    new = stages(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        run(new, "first", sample=at_call(4, press_ctrl_c))
+    resumed = stages(tmp_path, resume=tmp_path)
+    run(resumed, "first", sample=at_call(7, never))
+    run(resumed, "second", sample=at_call(11, never))
+
+
+def test_a_run_that_fails_before_it_saves_leaves_earlier_checkpoints(tmp_path):
+    earlier = stages(tmp_path)
+    run(earlier, "first"), run(earlier, "second")
+    before = files_below(tmp_path)
+    with pytest.raises(FloatingPointError, match="iteration 1"):
+        run(stages(tmp_path), "first", sample=lambda rng: np.nan * noise(rng))
+    now = files_below(tmp_path)
+    for name in NAMES:
+        file = tmp_path / name / "checkpoint.npz"
+        assert now[file] == before[file]
 
 
 def test_a_fault_in_one_training_leaves_the_others_as_they_were(tmp_path):
     both = stages(tmp_path)
     run(both, "first")
-    before = (tmp_path / "checkpoint.npz").read_bytes()
+    before = files_below(tmp_path / "first")
     factors = iter([1, 1, np.nan])
     with pytest.raises(FloatingPointError, match="iteration 3"):
         run(both, "second", sample=lambda rng: next(factors) * noise(rng))
-    assert (tmp_path / "checkpoint.npz").read_bytes() == before
+    assert files_below(tmp_path / "first") == before
 
 
-def test_the_log_has_the_rows_of_all_trainings(tmp_path):
+def test_each_training_has_a_log_of_its_own(tmp_path):
     both = stages(tmp_path)
-    run(both, "first", log_every=5), run(both, "second", log_every=5)
-    rows = read_csv(tmp_path / "log.csv")
-    assert rows[0] == ["training", "iteration", "loss", "seconds"]
-    expected = [(n, i) for n in ("first", "second") for i in ("5", "10")]
-    assert [(name, iteration) for name, iteration, *_ in rows[1:]] == expected
+    run(both, "first", log_every=5), run(both, "second", log_every=10)
+    for name, iterations in (("first", ["5", "10"]), ("second", ["10"])):
+        rows = read_csv(tmp_path / name / "log.csv")
+        assert rows[0] == ["iteration", "loss", "seconds"]
+        assert [row[0] for row in rows[1:]] == iterations
 
 
-def test_the_log_of_all_trainings_may_have_further_columns(tmp_path):
+def test_the_logs_may_have_further_columns(tmp_path):
     both = stages(tmp_path)
-    for name in ("first", "second"):
+    for name in NAMES:
         run(both, name, log_every=10, columns=["loss"])
-    rows = read_csv(tmp_path / "log.csv")
-    assert rows[0] == ["training", "iteration", "loss", "seconds", "loss"]
-    assert [row[2] for row in rows[1:]] == [row[4] for row in rows[1:]]
+        rows = read_csv(tmp_path / name / "log.csv")
+        assert rows[0] == ["iteration", "loss", "seconds", "loss"]
+        assert [row[1] for row in rows[1:]] == [row[3] for row in rows[1:]]
 
 
 @pytest.mark.parametrize(
@@ -131,14 +211,20 @@ def test_the_log_of_all_trainings_may_have_further_columns(tmp_path):
 def test_a_checkpoint_of_another_run_is_refused(tmp_path, changes, message):
     run(stages(tmp_path), "first")
     with pytest.raises(CheckpointError, match=message):
-        stages(tmp_path, resume=tmp_path / "checkpoint.npz", **changes)
+        stages(tmp_path, resume=tmp_path, **changes)
 
 
 def test_a_checkpoint_of_another_architecture_is_refused(tmp_path):
     run(stages(tmp_path), "first")
-    rematerialise = stages(tmp_path, resume=tmp_path / "checkpoint.npz")
+    resumed = stages(tmp_path, resume=tmp_path)
     with pytest.raises(CheckpointError, match=r"shape \(2,\).*checkpoint.npz.*\(3,\)"):
-        run(rematerialise, "first", theta=START[:2], sample=never)
+        run(resumed, "first", theta=START[:2], sample=never)
+
+
+def test_a_training_that_was_not_named_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"^name: expected one of .*, got 'third'"):
+        run(stages(tmp_path), "third", sample=never)
+    assert not [*tmp_path.iterdir()]
 
 
 def damage(config, state):
@@ -155,11 +241,59 @@ def damage(config, state):
 
 
 def test_a_checkpoint_with_parts_missing_is_refused(tmp_path):
-    run(stages(tmp_path), "first")
-    file, other = tmp_path / "checkpoint.npz", tmp_path / "other.npz"
+    both = stages(tmp_path)
+    run(both, "first"), run(both, "second")
+    file, other = tmp_path / "file.npz", tmp_path / "other.npz"
+    save_in_one_file(tmp_path, file)
     whole = load_checkpoint(file)
     for config, state in damage(whole.config, whole.state):
         save_checkpoint(other, whole.arrays, config, state)
         with pytest.raises(CheckpointError, match="^resume: expected"):
-            run(stages(tmp_path, resume=other), "first", sample=never)
+            run(stages(tmp_path / "new", resume=other), "first", sample=never)
     assert load_checkpoint(file).state == whole.state
+
+
+def test_an_earlier_run_without_trainings_of_this_run_is_refused(tmp_path):
+    both, file = stages(tmp_path / "both"), tmp_path / "old.npz"
+    run(both, "first"), run(both, "second")
+    save_in_one_file(both.folder, file)
+    for resume in (both.folder, file):
+        with pytest.raises(CheckpointError, match=f"training a or b, but {resume} has"):
+            stages(tmp_path, resume=resume, names=("a", "b"))
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        stages(tmp_path, resume=tmp_path / "nowhere")
+
+
+def test_the_checkpoint_of_one_training_is_refused(tmp_path):
+    run(stages(tmp_path), "first")
+    file = tmp_path / "first/checkpoint.npz"
+    with pytest.raises(CheckpointError, match="or the folder of an earlier run, but"):
+        stages(tmp_path, resume=file)
+
+
+def run_validated(stages, name, iterations, sample=noise):
+    options = {"validate": closeness, "validate_every": 3}
+    return run(stages, name, iterations, sample, **options)
+
+
+def test_stages_keep_scores_and_best_of_each_training(tmp_path):
+    whole, part = stages(tmp_path / "whole"), stages(tmp_path / "part")
+    for name in ("first", "second"):
+        run_validated(whole, name, 20)
+        run_validated(part, name, 8)
+    continued = stages(tmp_path / "part", resume=tmp_path / "part")
+    for name in ("first", "second"):
+        resumed, expected = run_validated(continued, name, 20), whole.results[name]
+        assert [iteration for iteration, _ in resumed.scores] == [3, 6, 9, 12, 15, 18]
+        assert resumed.scores == expected.scores
+        assert resumed.best.tobytes() == expected.best.tobytes()
+    first, second = (continued.results[name] for name in ("first", "second"))
+    assert first.scores != second.scores
+
+
+def test_a_finished_stage_still_tells_its_scores_and_best(tmp_path):
+    once = run_validated(stages(tmp_path), "first", 10)
+    continued = stages(tmp_path, resume=tmp_path)
+    resumed = run_validated(continued, "first", 10, sample=never)
+    assert resumed.scores == once.scores
+    assert resumed.best.tobytes() == once.best.tobytes()

@@ -2,7 +2,6 @@
 
 import copy
 import time
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,13 +14,12 @@ from tests.support.training import (
     contents,
     never,
     noise,
-    parabola,
     read_csv,
     run,
     untimed,
     untimed_csv,
 )
-from tinymaml.training.checkpoint import CheckpointError, load_checkpoint
+from tinymaml.training.checkpoint import load_checkpoint
 from tinymaml.training.optim import SGD, Adam
 
 BIT_GENERATORS = [
@@ -194,65 +192,9 @@ def test_checkpoints_are_written_at_every_multiple_and_at_the_end(
     def note(path, arrays, config, state):
         saved.append(state["iteration"])
 
-    monkeypatch.setattr("tinymaml.training.checkpoint.save_checkpoint", note)
+    monkeypatch.setattr("tinymaml.training.run.save_checkpoint", note)
     run(10, out=tmp_path / "c.npz", checkpoint_every=4)
     assert saved == [4, 8, 10]
     saved.clear()
     run(8, out=tmp_path / "c.npz", checkpoint_every=4)
     assert saved == [4, 8]
-
-
-def test_the_log_holds_the_mean_loss_since_the_row_before(tmp_path):
-    log = tmp_path / "log.csv"
-    losses = iter([1.0, 2.0, 4.0, 8.0, 16.0])
-
-    def gradient(theta, _):
-        return SimpleNamespace(loss=next(losses), gradient=theta)
-
-    result = run(5, gradient=gradient, log=log, log_every=2)
-    assert untimed(result.losses) == [(2, 1.5), (4, 6.0), (5, 16.0)]
-    header, *rows = read_csv(log)
-    assert header == ["iteration", "loss", "seconds"]
-    assert [(int(row[0]), float(row[1])) for row in rows] == untimed(result.losses)
-    assert b"\r" not in log.read_bytes()
-
-
-def with_size(theta, target):
-    """The parabola's result, with a further number."""
-    result = parabola(theta, target)
-    result.size = float(np.abs(target).sum())
-    return result
-
-
-def test_the_log_holds_the_means_of_further_columns(tmp_path):
-    log = tmp_path / "log.csv"
-    options = {"gradient": with_size, "columns": ["size"], "log_every": 2}
-    result = run(5, log=log, **options)
-    rng = np.random.default_rng(0)
-    draws = [np.abs(noise(rng)).sum() for _ in range(5)]
-    means = [np.mean(draws[:2]), np.mean(draws[2:4]), draws[4]]
-    np.testing.assert_allclose([row.more for row in result.losses], np.c_[means])
-    header, *rows = read_csv(log)
-    assert header == ["iteration", "loss", "seconds", "size"]
-    np.testing.assert_allclose([float(row[3]) for row in rows], means)
-    assert untimed(result.losses) == untimed(run(5, log_every=2).losses)
-
-
-def test_further_columns_survive_a_resume_and_must_be_the_same(tmp_path):
-    options = {"gradient": with_size, "columns": ["size"], "log_every": 2}
-    whole = run(6, out=tmp_path / "whole.npz", **options)
-    run(3, out=tmp_path / "half.npz", **options)
-    half = tmp_path / "half.npz"
-    both = run(6, out=tmp_path / "both.npz", resume=half, **options)
-    assert [row.more for row in both.losses] == [row.more for row in whole.losses]
-    assert contents(tmp_path / "both.npz") == contents(tmp_path / "whole.npz")
-    with pytest.raises(CheckpointError, match="width of the log = 3"):
-        run(6, resume=half)
-
-
-def test_each_row_of_the_log_is_on_disk_at_once(tmp_path):
-    log = tmp_path / "log.csv"
-    seen = []
-    look = at_call(5, lambda: seen.extend(read_csv(log)))
-    run(6, sample=look, log=log, log_every=2)
-    assert [row[0] for row in seen] == ["iteration", "2", "4"]

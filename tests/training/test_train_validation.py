@@ -8,25 +8,18 @@ from hypothesis import strategies as st
 from tests.support.training import (
     START,
     at_call,
+    closeness,
     contents,
     never,
-    noise,
-    parabola,
     press_ctrl_c,
     run,
 )
-from tinymaml.training.checkpoint import load_checkpoint, save_checkpoint
+from tinymaml.training.checkpoint import load_checkpoint
 from tinymaml.training.optim import SGD, Adam
-from tinymaml.training.stages import Stages
 
 shared_folder = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
 )
-
-
-def closeness(theta):
-    """A score, highest where theta is [1, 1, 1]."""
-    return -float(((theta - 1) ** 2).sum())
 
 
 def scores_of(*scores):
@@ -51,15 +44,15 @@ def counting(iterations, scores, **options):
 
 
 def test_scores_come_at_every_multiple_with_theta_as_it_is_then():
-    seen = []
+    thetas = []
 
     def validate(theta):
-        seen.append(theta.copy())
-        return len(seen)
+        thetas.append(theta.copy())
+        return len(thetas)
 
     result = run(11, validate=validate, validate_every=4)
     assert result.scores == [(4, 1.0), (8, 2.0)]
-    for iteration, theta in zip((4, 8), seen, strict=True):
+    for iteration, theta in zip((4, 8), thetas, strict=True):
         assert theta.dtype == START.dtype
         assert theta.tobytes() == run(iteration).theta.tobytes()
     assert all(type(score) is float for _, score in result.scores)
@@ -103,10 +96,10 @@ def test_best_across_a_resume_is_that_of_all_scores(tmp_path, scores, cut):
 
 
 def test_best_and_theta_are_arrays_of_their_own():
-    kept = []
+    arguments = []
 
     def validate(theta):
-        kept.append(theta)
+        arguments.append(theta)
         score = closeness(theta)
         theta[:] = np.nan  # whatever it does to its argument
         return score
@@ -115,7 +108,7 @@ def test_best_and_theta_are_arrays_of_their_own():
     plain = run(6, validate=closeness, validate_every=2)
     assert spoilt.theta.tobytes() == plain.theta.tobytes()
     assert spoilt.best.tobytes() == plain.best.tobytes()
-    for array in (spoilt.theta, *kept):
+    for array in (spoilt.theta, *arguments):
         assert not np.shares_memory(spoilt.best, array)
 
 
@@ -189,93 +182,6 @@ def test_an_error_in_validation_leaves_the_last_checkpoint(tmp_path):
         run(9, out=out, checkpoint_every=2, validate=scores_of(1, 2), validate_every=3)
     assert load_checkpoint(out).state["iteration"] == 8
     assert load_checkpoint(out).arrays["scores"].tolist() == [[3, 1], [6, 2]]
-
-
-# --- checkpoints written before there was validation, or without it -------------------
-
-
-def test_a_checkpoint_without_scores_is_what_it_was_before(tmp_path):
-    run(4, out=tmp_path / "c.npz")
-    arrays = load_checkpoint(tmp_path / "c.npz").arrays
-    assert {"theta", "log"} <= arrays.keys()
-    assert not arrays.keys() & {"best", "scores"}
-
-
-def test_a_run_resumed_from_a_checkpoint_without_scores_starts_its_own(tmp_path):
-    out, options = tmp_path / "c.npz", {"validate": closeness, "validate_every": 2}
-    run(4, out=out)
-    resumed, whole = run(9, resume=out, **options), run(9, **options)
-    assert resumed.theta.tobytes() == whole.theta.tobytes()
-    assert resumed.scores == whole.scores[2:]
-    assert [iteration for iteration, _ in resumed.scores] == [6, 8]
-    assert closeness(resumed.best) == max(score for _, score in resumed.scores)
-
-
-def test_scores_of_a_checkpoint_are_kept_where_the_resumed_run_makes_none(tmp_path):
-    out, elsewhere = tmp_path / "c.npz", tmp_path / "other.npz"
-    first = run(4, out=out, validate=closeness, validate_every=2)
-    second = run(8, resume=out, out=elsewhere)
-    assert second.scores == first.scores
-    assert second.best.tobytes() == first.best.tobytes()
-    assert load_checkpoint(elsewhere).arrays["best"].tobytes() == first.best.tobytes()
-
-
-def test_optimiser_arrays_and_scores_of_a_checkpoint_are_told_apart(tmp_path):
-    """What stands beside theta in the file must not reach the optimiser."""
-    out, old = tmp_path / "c.npz", tmp_path / "old.npz"
-    run(4, out=out, validate=closeness, validate_every=2)
-    whole = load_checkpoint(out)
-    fewer = {n: a for n, a in whole.arrays.items() if n not in ("best", "scores")}
-    save_checkpoint(old, fewer, whole.config, whole.state)
-    with_scores, without = run(8, resume=out), run(8, resume=old)
-    assert with_scores.theta.tobytes() == without.theta.tobytes()
-    assert with_scores.optimiser.state().keys() == without.optimiser.state().keys()
-    assert without.scores == [] and without.best is None
-
-
-# --- several trainings in one run -----------------------------------------------------
-
-
-def stages(folder, resume=None):
-    folder.mkdir(exist_ok=True)
-    return Stages(folder, {"seed": 0}, 100, resume, progress=False)
-
-
-def train_stage(stages, name, iterations, sample=noise):
-    return stages.train(
-        name,
-        parabola,
-        START,
-        sample,
-        iterations=iterations,
-        optimiser=Adam(learning_rate=0.1),
-        rng=np.random.default_rng(len(name)),
-        validate=closeness,
-        validate_every=3,
-    )
-
-
-def test_stages_keep_scores_and_best_of_each_training(tmp_path):
-    whole, part = stages(tmp_path / "whole"), stages(tmp_path / "part")
-    for name in ("first", "second"):
-        train_stage(whole, name, 20)
-        train_stage(part, name, 8)
-    rematerialise = stages(tmp_path / "part", tmp_path / "part/checkpoint.npz")
-    for name in ("first", "second"):
-        resumed, expected = train_stage(rematerialise, name, 20), whole.results[name]
-        assert [iteration for iteration, _ in resumed.scores] == [3, 6, 9, 12, 15, 18]
-        assert resumed.scores == expected.scores
-        assert resumed.best.tobytes() == expected.best.tobytes()
-    first, second = (rematerialise.results[name] for name in ("first", "second"))
-    assert first.scores != second.scores
-
-
-def test_a_finished_stage_still_tells_its_scores_and_best(tmp_path):
-    once = train_stage(stages(tmp_path), "first", 10)
-    rematerialise = stages(tmp_path, tmp_path / "checkpoint.npz")
-    resumed = train_stage(rematerialise, "first", 10, sample=never)
-    assert resumed.scores == once.scores
-    assert resumed.best.tobytes() == once.best.tobytes()
 
 
 # --- refusals -------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tinymaml.autodiff.tape import Value, check_values
+from tinymaml.checks import shown
 
 
 def _record(name: str, x: Value, **attributes: Any) -> Value:
@@ -28,15 +29,10 @@ def broadcast_to(a: Value, shape: Sequence[int]) -> Value:
 
 def concatenate(vectors: Sequence[Value]) -> Value:
     """Vectors end to end: (P1,), (P2,), ... -> (P1 + P2 + ...,)."""
-    if not isinstance(vectors, Sequence):
-        raise TypeError(f"vectors: expected a list, got {type(vectors).__name__}")
-    if not vectors:
-        raise ValueError("vectors: expected at least one, got none")
+    if not isinstance(vectors, Sequence) or not vectors:
+        raise ValueError(f"vectors: expected a list of vectors, got {shown(vectors)}")
     check_values(**{f"vectors[{i}]": vector for i, vector in enumerate(vectors)})
-    for i, vector in enumerate(vectors):
-        if len(vector.shape) != 1:
-            raise ValueError(f"vectors[{i}]: expected a vector, got {vector.shape}")
-    if len(vectors) == 1:
+    if len(vectors) == 1 and len(vectors[0].shape) == 1:
         return vectors[0]
     return vectors[0].tape.record("concat", *vectors)
 

@@ -36,12 +36,11 @@ from typing import Any, ClassVar, NamedTuple, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from tinymaml.checks import check_choice, check_flags, real_number, shown, whole_numbers
+from tinymaml.checks import check_choice, check_end, plain, real_number, whole_numbers
 
 Shape = tuple[int, ...]
 Array = NDArray[Any]
 NUMBERS = (int, float, np.integer, np.floating)
-MOST_ELEMENTS = 2**40  # of one value, so that offsets and sizes are far from overflow
 PRIMITIVES: dict[str, type["Primitive"]] = {}
 
 
@@ -181,13 +180,12 @@ class Tape:
         that is `per_task`, such as the examples, comes as an array (T, *shape). Raises
         ValueError when the name is taken or the shape has an empty axis.
         """
-        _check_name(name)
-        check_flags(per_task=per_task)
+        check_end(name, per_task)
         if name in self.inputs:
             raise ValueError(f"input {name!r}: the tape already has an input so named")
         shape = whole_numbers(f"shape of input {name!r}", shape)
-        attributes = {"name": name, "shape": shape}
-        value = self._append(PRIMITIVES["input"], (), attributes, shape)
+        attributes = ("name", name), ("shape", shape)
+        value = self._append(Node(PRIMITIVES["input"], (), attributes, shape))
         self.inputs[name] = Input(value.index, value.shape, per_task)
         return value
 
@@ -205,7 +203,7 @@ class Tape:
         reduction is another word.
         """
         check_choice("reduction", reduction, ("each", "sum"))
-        _check_name(name)
+        check_end(name)
         if name in self.outputs:
             raise ValueError(
                 f"output {name!r}: the tape already has an output so named"
@@ -229,43 +227,50 @@ class Tape:
         primitive = PRIMITIVES[name]
         for argument in arguments:
             self.check(argument)
-        attributes = {key: _plain(value) for key, value in attributes.items()}
-        try:
-            shape = primitive.shape(*(a.shape for a in arguments), **attributes)
-        except TypeError as error:  # too many arguments, or an attribute is missing
-            raise TypeError(f"{name}: {error}") from error
+        # Attributes are Python's own numbers, so that equal ones are written alike.
+        attributes = {key: plain(value) for key, value in attributes.items()}
+        shape = primitive.shape(*(a.shape for a in arguments), **attributes)
+        # The kernels of a backend check nothing: they go where sizes and attributes
+        # send them. What they could not do is refused here, and by the shape rule.
         shape = whole_numbers(name, shape)
-        if prod(shape) > MOST_ELEMENTS:
+        if prod(shape) > 2**40:  # Sizes and offsets of memory are far from overflow.
             raise ValueError(f"{name}: expected at most 2**40 elements, got {shape}")
         cheaper = primitive.simplify(*arguments, **attributes)
         if cheaper is not None:
             return cheaper
         indices = tuple(a.index for a in arguments)
-        return self._append(primitive, indices, attributes, shape)
-
-    def _append(
-        self,
-        primitive: type[Primitive],
-        indices: tuple[int, ...],
-        attributes: dict[str, Any],
-        shape: Shape,
-    ) -> "Value":
-        """The value of a node, which is appended unless it is on the tape already."""
         node = Node(primitive, indices, tuple(sorted(attributes.items())), shape)
+        return self._append(node)
+
+    def _append(self, node: Node) -> "Value":
+        """The value of a node, which is appended unless it is on the tape already.
+
+        Inputs come here directly, and everything else through `record`.
+        """
         # A node equal to an earlier one has the same value: the earlier one is used.
-        # Nodes are compared as text, because 0.0 == -0.0, and yet 1 / (x * 0.0) and
-        # 1 / (x * -0.0) are infinities of different signs; and because NaN != NaN.
-        key = repr((primitive.name, indices, node.attributes))
+        # Nodes are compared as text. As numbers, 0.0 and -0.0 would be equal, and yet
+        # 1 / (x * 0.0) and 1 / (x * -0.0) are infinities of different signs; and a NaN
+        # would not equal itself, so that every product with it would be a new node.
+        key = repr((node.primitive.name, node.arguments, node.attributes))
         index = self._index_of.setdefault(key, len(self.nodes))
         if index == len(self.nodes):
             self.nodes.append(node)
-        return Value(self, index, shape)
+        return Value(self, index, node.shape)
 
     def snapshot(self) -> "Tape":
         """A copy that stays as it is, whatever is recorded on this tape later.
 
-        A backend compiles a snapshot. So an output that is named later is not one of
-        the program, whose memory for that value may hold another one by then.
+        A backend compiles a snapshot. An output that is named later is therefore not an
+        output of the program. If it were, it would be read from memory in which the
+        program may have stored another value since.
+
+        >>> tape = Tape()
+        >>> x = tape.input("x", (3,))
+        >>> tape.output("y", x + x)
+        >>> snapshot = tape.snapshot()
+        >>> tape.output("z", x * x)
+        >>> snapshot
+        Tape of 2 nodes: x (3,) -> y (3,)
         """
         tape = Tape()
         vars(tape).update({name: copy(part) for name, part in vars(self).items()})
@@ -326,6 +331,9 @@ class Tape:
 def check_values(**values: Any) -> None:
     """Check that every argument is a Value, and that all are of one tape.
 
+    The functions that a loss is written with call this first, so that an error names
+    their argument and not something inside.
+
     >>> check_values(x=3)
     Traceback (most recent call last):
     TypeError: x: expected a Value of a tape, got int
@@ -337,19 +345,6 @@ def check_values(**values: Any) -> None:
             raise TypeError(f"{name}: expected a Value of a tape, got {came}")
         if value.tape is not first.tape:
             raise ValueError(f"{name}: it was recorded on another tape than the rest")
-
-
-def _check_name(name: Any) -> None:
-    """Check the name of an input or an output."""
-    if not isinstance(name, str):
-        raise TypeError(f"name: expected text, got {shown(name)}")
-
-
-def _plain(value: Any) -> Any:
-    """An attribute in Python's own types, so that equal ones are written alike."""
-    if isinstance(value, tuple | list):
-        return tuple(_plain(part) for part in value)
-    return value.item() if isinstance(value, np.generic) else value
 
 
 class Value:
@@ -386,6 +381,11 @@ class Value:
     def __repr__(self) -> str:
         return f"Value({self.primitive.name}, shape={self.shape})"
 
+    # Python gives every object a truth, comparisons and, if it has `__getitem__`, an
+    # iteration. Here each of them would look right and be wrong: `y == 0` would be
+    # False for every y, since an object equals only itself, and `if y` would hold for
+    # every y. With __eq__ the hash must be named as well; it stays that of the object,
+    # so that values can be the keys of a dictionary.
     def _refuse(self, *_: Any) -> NoReturn:
         raise TypeError(
             f"{self!r}: a Value has no numbers while a tape is recorded, so it cannot "
@@ -450,7 +450,7 @@ class Value:
     def __mul__(self, other: "Value | float") -> "Value":
         """Product, element by element; with a number it is recorded as `scale`."""
         if isinstance(other, NUMBERS):
-            number = _factor("factor", other)
+            number = real_number("factor", +other)  # True counts as 1.
             if number == 1:
                 return self
             return self.tape.record("scale", self, number=number)
@@ -466,10 +466,10 @@ class Value:
 
     def __truediv__(self, other: "Value | float") -> "Value":
         if not isinstance(other, NUMBERS):
-            self._check_operand(other)
+            check_values(value=self, operand=other)
             return self * (1.0 / other)
         # The number is inverted in float64, whatever its own precision is.
-        divisor = _factor("divisor", other)
+        divisor = real_number("divisor", +other)
         if divisor == 0:
             raise ValueError("divisor: expected another number than 0")
         return self * (1.0 / divisor)
@@ -481,27 +481,22 @@ class Value:
         return self * -1.0
 
     def __matmul__(self, other: "Value") -> "Value":
-        self._check_operand(other, "a Value")
+        check_values(value=self, operand=other)
         return self.tape.record("matmul", self, other, ta=False, tb=False)
 
-    def __rmatmul__(self, other: Any) -> "Value":
-        return self @ other  # which refuses what is no Value
+    __rmatmul__ = __matmul__  # An array on the left is refused like one on the right.
 
     # --- shapes -----------------------------------------------------------------------
 
     def __getitem__(self, window: slice) -> "Value":
         """The elements start:stop of a vector; there is no other indexing."""
-        fits = (
-            isinstance(window, slice)
-            and len(self.shape) == 1
-            and all(
-                part is None or isinstance(part, int | np.integer)
-                for part in (window.start, window.stop, window.step)
-            )
-        )
-        if not fits or window.step not in (None, 1):
+        try:
+            (length,) = self.shape
+            start, stop, step = window.indices(length)
+        except (AttributeError, TypeError, ValueError):
+            step = 0  # It is no vector or no slice, or the ends are no numbers.
+        if step != 1:
             raise TypeError("index: a Value is indexed as vector[start:stop] only")
-        start, stop, _ = window.indices(self.size)
         if (start, stop) == (0, self.size):
             return self
         return self.tape.record("slice", self, start=start, stop=stop)
@@ -518,10 +513,6 @@ class Value:
         sizes = whole_numbers("shape", shape[0] if one else shape, least=-1)
         inferred = self.size // max(-prod(sizes), 1)
         sizes = tuple(inferred if n == -1 else n for n in sizes)
-        if prod(sizes) != self.size:
-            raise ValueError(
-                f"shape: expected {self.size} elements as in {self.shape}, got {sizes}"
-            )
         # The reshape of a reshape reads the original.
         original = self.arguments[0] if self.primitive.name == "reshape" else self
         if original.shape == sizes:
@@ -551,21 +542,12 @@ class Value:
     def _broadcast_with(self, other: "Value | float") -> tuple["Value", "Value"]:
         """Both operands in their common shape; a number becomes a constant."""
         if isinstance(other, NUMBERS):
-            return self, self.tape.constant(_factor("operand", other), self.shape)
-        self._check_operand(other)
+            return self, self.tape.constant(real_number("operand", +other), self.shape)
+        check_values(value=self, operand=other)
         rank = max(len(self.shape), len(other.shape))
         padded = [(1,) * (rank - len(v.shape)) + v.shape for v in (self, other)]
         shape = tuple(m if n == 1 else n for n, m in zip(*padded, strict=True))
         return self.broadcast_to(shape), other.broadcast_to(shape)
-
-    def _check_operand(self, other: Any, expected: str = "a Value or a number") -> None:
-        """Check the other side of an operator."""
-        if not isinstance(other, Value):
-            raise TypeError(
-                f"operand: expected {expected}, got {type(other).__name__}; an array "
-                "comes to a loss as an argument"
-            )
-        self.tape.check(other)
 
     def sum(self, axis: int | Sequence[int] | None = None) -> "Value":
         """The sum over the given axes, which disappear; over all axes by default.
@@ -576,15 +558,12 @@ class Value:
         (3,)
         """
         rank = len(self.shape)
-        if axis is None:
-            axis = range(rank)
+        axis = range(rank) if axis is None else axis
         one = isinstance(axis, int | np.integer)
         axes = whole_numbers("axis", [axis] if one else axis, least=-rank)
         summed = {i + rank if i < 0 else i for i in axes}
         if not summed <= set(range(rank)) or len(summed) < len(axes):
-            raise ValueError(
-                f"axis: expected different axes of shape {self.shape}, got {axis}"
-            )
+            raise ValueError(f"axis: expected axes of shape {self.shape}, got {axis}")
         total = self
         for start, stop in _ranges(summed):
             total = self.tape.record("sum", total, start=start, stop=stop)
@@ -594,11 +573,6 @@ class Value:
         """The mean over the given axes, which disappear; over all axes by default."""
         total = self.sum(axis)
         return total * (total.size / self.size)
-
-
-def _factor(name: str, number: Any) -> float:
-    """A number beside an operator as float64; True counts as 1."""
-    return float(number) if isinstance(number, bool) else real_number(name, number)
 
 
 def _ranges(axes: Collection[int]) -> list[tuple[int, int]]:

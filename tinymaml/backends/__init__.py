@@ -1,12 +1,18 @@
-"""Backends run tapes.
+"""Backends run tapes: on NumPy, on Numba, or on an NVIDIA GPU.
 
-A backend has one method, `compile(tape, dtype)`, which returns a program. Called, it
-takes the tape's inputs by name (shared ones as they are, per-task ones with a leading
-task axis) and returns its outputs by name. All backends give the same numbers.
+    backend = get_backend("auto")
+    program = backend.compile(tape, "float32")
+    results = program({"theta": theta, "x": x})      # {name: array} in and out
 
-Where most inputs stay the same from call to call, `program.bind(inputs)` is given these
-once and returns a callable of the rest. They must not be changed while it is in use.
-Any number of such callables of one program may be in use at the same time.
+A backend has one method, `compile(tape, dtype)`, which returns a program. A program
+takes the tape's inputs by name, shared ones as they are and those per task with a
+leading task axis, and returns the tape's outputs by name. All backends give the same
+numbers, up to rounding.
+
+Where most inputs stay the same from call to call, as they do in the many products of a
+Fisher matrix with a vector, `program.bind(inputs)` takes these once and returns a
+callable of the others. The arrays that are bound must not be changed while it is in
+use. One program may have several such callables at the same time.
 """
 
 import sys
@@ -18,6 +24,8 @@ import numpy as np
 
 from tinymaml.autodiff.tape import Input, Tape
 from tinymaml.checks import check_choice, check_inputs
+from tinymaml.training.optim import Optimiser
+from tinymaml.training.steps import Steps
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 Run = Callable[[Arrays], dict[str, np.ndarray[Any, Any]]]
@@ -25,39 +33,55 @@ BACKENDS = ("auto", "cupy", "cupy-tf32", "numba", "numpy")
 
 
 class Program(Protocol):
-    """A tape, ready to be run."""
+    """A tape, compiled for one backend and one dtype."""
 
     def __call__(self, inputs: Arrays, /) -> dict[str, np.ndarray[Any, Any]]:
-        """Run it for all tasks."""
+        """Run the tape for all tasks.
+
+        inputs: every input of the tape by name, in the program's dtype; of shape (T,
+        ...) for an input per task. Returns every output by name: (T, ...) for "each",
+        the sum over tasks for "sum". Raises TypeError or ValueError for a missing,
+        unknown or unfit input.
+        """
 
     def bind(self, bound: Arrays, /) -> Run:
-        """The same for the rest of the inputs, these being given now."""
+        """Bind some inputs; the result is called with the others only.
+
+        Raises TypeError or ValueError, as a call does.
+        """
 
 
 class Backend(Protocol):
-    """What an algorithm may know of a backend."""
+    """What an algorithm may use of a backend."""
 
     name: str
     threads: int
 
     def compile(self, tape: Tape, dtype: str) -> Program:
-        """A program that runs the tape."""
+        """A program that runs the tape in "float32" or "float64"."""
+
+    def training_steps(self, optimiser: Optimiser, **settings: Any) -> Steps | None:
+        """Outer steps on a device with memory of its own; None to take them here."""
+        return None
 
 
-_told: set[str] = set()
+_printed: set[str] = set()
 
 
 def get_backend(name: "str | Backend" = "auto", threads: int | None = None) -> Backend:
-    """The backend of that name, or the backend itself.
+    """The backend of a name; a backend is returned as it is.
 
-    "numpy" is the reference, "numba" the fast one on processors, "cupy" that of NVIDIA
-    GPUs, and "cupy-tf32" the same with products that round their factors to ten bits.
-    "auto" is "cupy" where a GPU can be used, else "numba" where it is installed, else
-    "numpy"; what is missing is told once, on stderr. `threads` defaults to the number
-    of cores.
+    name: "numpy" is the reference, "numba" the fast one on processors, "cupy" runs on
+    NVIDIA GPUs, and "cupy-tf32" is the same with products that round their factors to
+    ten bits. "auto" takes "cupy" where a GPU can be used, else "numba" where it is
+    installed, else "numpy", and prints once on stderr what is missing. threads: how
+    many tasks run at once on "numba"; by default one per core.
 
-    Raises ValueError for an unknown name or fewer than one thread, ImportError with one
-    line that says what is missing.
+    Raises ValueError for an unknown name, TypeError or ValueError for a number of
+    threads that is none, ImportError with one line where something is not installed.
+
+    >>> get_backend("numpy").name
+    'numpy'
     """
     if not isinstance(name, str) and hasattr(name, "compile"):
         return name
@@ -83,22 +107,25 @@ def _automatic() -> str:
     """The name of the fastest backend that can be used."""
     from tinymaml.backends.cuda import backend as cuda_backend
 
-    if cuda_backend.seems_wanted():
-        why = cuda_backend.why_not()
-        if not why:
+    if cuda_backend.has_gpu_software():
+        obstacle = cuda_backend.gpu_obstacle()
+        if not obstacle:
             return "cupy"
-        _tell(f"no GPU is used: {why}")
+        _print_once(f"no GPU is used: {obstacle}")
     if find_spec("numba") is not None:
         return "numba"
-    _tell("Numba is missing, so NumPy computes")
+    _print_once("Numba is missing, so NumPy computes")
     return "numpy"
 
 
-def _tell(what: str) -> None:
-    """One line on stderr, once."""
-    if what not in _told:
-        print(f"tinymaml: {what}.", file=sys.stderr)
-    _told.add(what)
+def _print_once(notice: str) -> None:
+    """Print a notice on stderr, unless it was printed before."""
+    if notice not in _printed:
+        print(f"tinymaml: {notice}.", file=sys.stderr)
+    _printed.add(notice)
+
+
+# --- binding inputs -------------------------------------------------------------------
 
 
 class _CompiledTape(Protocol):
@@ -109,7 +136,12 @@ class _CompiledTape(Protocol):
 
 
 def bind_by_merging(program: _CompiledTape, bound: Arrays) -> Run:
-    """`bind` for a program that wants all of its inputs in every call."""
+    """The method `bind` of a program that needs all of its inputs in every call.
+
+    The bound inputs are merged with the others in each call, so nothing is saved but
+    the caller's trouble. What does not fit is refused at once: the bound inputs here,
+    the others in the call, with the number of tasks that the bound ones have.
+    """
     unbound, tasks = check_bound(program.tape, program.dtype, bound)
 
     def run(inputs: Arrays) -> dict[str, np.ndarray[Any, Any]]:
@@ -122,7 +154,12 @@ def bind_by_merging(program: _CompiledTape, bound: Arrays) -> Run:
 def check_bound(
     tape: Tape, dtype: np.dtype[Any], bound: Arrays
 ) -> tuple[dict[str, Input], int | None]:
-    """The inputs that are left, and the number of tasks of those that are bound."""
-    given = {name: i for name, i in tape.inputs.items() if name in bound}
-    tasks = check_inputs(given, dtype, bound)
+    """Check the inputs that are bound; return what calls must bring.
+
+    Returns (the other inputs of the tape by name, the number of tasks T that the bound
+    ones have, or None if none of them is per task: then each call may have its own T).
+    Raises TypeError or ValueError for an unknown or unfit array.
+    """
+    placeholders = {name: i for name, i in tape.inputs.items() if name in bound}
+    tasks = check_inputs(placeholders, dtype, bound)
     return {n: i for n, i in tape.inputs.items() if n not in bound}, tasks

@@ -29,6 +29,7 @@ import numpy as np
 from tinymaml.backends import Backend
 from tinymaml.checks import (
     check_alpha,
+    check_choice,
     check_dtype,
     check_fractions,
     check_sizes,
@@ -133,9 +134,8 @@ class MAMLTRPO:
         backend: str | Backend = "auto",
         threads: int | None = None,
     ) -> None:
-        check_sizes(order=order, trajectories=trajectories)
-        if order > 2:
-            raise ValueError(f"order: expected 1 or 2, got {order}")
+        check_choice("order", order, (1, 2))
+        check_sizes(trajectories=trajectories)
         if transitions is not None:
             check_sizes(transitions=transitions)
         check_settings(max_kl, iterations, damping)

@@ -2,7 +2,7 @@
 
 With this file one saves a training run and gets back exactly what was saved, or one
 clear `CheckpointError`: a truncated, foreign or damaged file is never half loaded.
-Nothing is pickled, so a stranger's checkpoint can hold wrong numbers but no code.
+Nothing is pickled, so a checkpoint from a stranger may hold wrong numbers but no code.
 
 The file is an ordinary .npz: `numpy.load("checkpoint.npz")["theta"]` works. Beside the
 arrays it holds four reserved members, all uint8:
@@ -11,8 +11,8 @@ arrays it holds four reserved members, all uint8:
 - `config`, `state`: JSON;
 - `sha256`: a digest of name, dtype, shape and bytes of all the others.
 
-Left out: compression (float weights hardly shrink) and signatures (the digest finds
-damage and careless edits; whoever means to deceive can compute a new one).
+Left out: compression, because float weights hardly shrink, and signatures: the digest
+finds damage and careless edits, but an attacker can compute a new one.
 """
 
 import hashlib
@@ -41,7 +41,7 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint holds: arrays by name, and two JSON-able dictionaries."""
+    """What a checkpoint holds: arrays by name, and two dictionaries of JSON values."""
 
     arrays: dict[str, np.ndarray]
     config: dict[str, Any]
@@ -60,7 +60,7 @@ def save_checkpoint(
         path: file to write; its folder must exist.
         arrays: bool, integer, float or complex arrays of any shape, by name (letters,
             digits and ``_ . / -``; "format", "config", "state" and "sha256" are taken).
-        config: what the run was asked to do; JSON values (tuples come back as lists).
+        config: settings of the run; JSON values (tuples come back as lists).
         state: how far it has come; JSON values, integers of any size.
 
     Raises:
@@ -86,11 +86,11 @@ state={'iteration': 7})
     for name, array in arrays.items():
         members[name] = _check_storable(name, array)
     members["sha256"] = _digest(members)
-    # Encoded in full before the disk is touched: a bad value leaves no trace there.
+    # All is encoded before a file is opened, so a bad value leaves no trace on disk.
     encoded = io.BytesIO()
     with zipfile.ZipFile(encoded, "w", zipfile.ZIP_STORED) as archive:
         for name, array in members.items():
-            # ZipInfo's fixed date keeps equal contents equal files.
+            # The fixed date of ZipInfo makes equal contents equal files.
             archive.writestr(zipfile.ZipInfo(name + ".npy"), _encode(array))
     with write_atomically(path) as file:
         file.write(encoded.getbuffer())
@@ -123,7 +123,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
             raise CheckpointError(
                 f"{os.fspath(path)}: expected a whole '{FORMAT}', but {error}"
             ) from None
-        # zipfile and numpy answer damaged bytes with a dozen kinds of error.
+        # zipfile and numpy raise a dozen kinds of error for damaged bytes.
         except Exception as error:
             raise CheckpointError(
                 f"{os.fspath(path)}: expected a whole '{FORMAT}', got a file that is "
@@ -131,35 +131,6 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
             ) from error
     del members["format"]
     return Checkpoint(members, config, state)
-
-
-class CheckpointFile(os.PathLike[str]):
-    """A file that checkpoints are saved to and loaded from.
-
-    The training loop turns each path into one; a subclass may keep something else in
-    the same file (`stages.py`).
-    """
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = path
-
-    def __fspath__(self) -> str:
-        return os.fspath(self.path)
-
-    __str__ = __fspath__
-
-    def save(
-        self,
-        arrays: Mapping[str, np.ndarray],
-        config: Mapping[str, Any],
-        state: Mapping[str, Any],
-    ) -> None:
-        """`save_checkpoint` to this file."""
-        save_checkpoint(self.path, arrays, config, state)
-
-    def load(self) -> Checkpoint:
-        """`load_checkpoint` from this file."""
-        return load_checkpoint(self.path)
 
 
 def _check_storable(name: str, array: Any) -> np.ndarray:
@@ -174,12 +145,12 @@ def _check_storable(name: str, array: Any) -> np.ndarray:
             f"array '{name}': expected a NumPy array of numbers, got {kind} "
             "(objects would need pickle)"
         )
-    # Not ascontiguousarray, which turns a scalar array into a vector.
+    # np.ascontiguousarray would turn an array of shape () into one of shape (1,).
     return np.asarray(array, order="C")
 
 
 def to_json(name: str, value: Mapping[str, Any]) -> str:
-    """Return `value` as JSON text; an error about what JSON cannot hold says `name`."""
+    """Return `value` as JSON text; an error names the argument as `name`."""
     try:
         return json.dumps(dict(value), allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -194,7 +165,8 @@ def _digest(members: Mapping[str, np.ndarray]) -> np.ndarray:
     digest = hashlib.sha256()
     for name in sorted(members):
         array = members[name]
-        # The line before the bytes gives their number: no two contents run together.
+        # The line gives the number of bytes that follow, so that no bytes can move from
+        # one array to the next without changing the digest.
         line = f"{name} {array.dtype.str} {array.shape} {array.nbytes}\n"
         digest.update(line.encode())
         digest.update(array.tobytes())
@@ -208,7 +180,11 @@ def _encode(array: np.ndarray) -> bytes:
 
 
 def _decode(encoded: bytes) -> np.ndarray:
-    """Read one .npy file; unlike numpy's reader, allocate only what is really there."""
+    """Read one .npy file.
+
+    Unlike numpy's reader this allocates no more than the file holds, whatever size its
+    header claims.
+    """
     file = io.BytesIO(encoded)
     if np.lib.format.read_magic(file) != (1, 0):
         raise CheckpointError("an array in it has another .npy version")
@@ -231,7 +207,8 @@ def _read_members(file: BinaryIO) -> dict[str, np.ndarray]:
             raise CheckpointError(f"it is another file, holding {names[:5]}")
         if len(set(names)) < len(names):
             raise CheckpointError(f"a name occurs twice in {names}")
-        # Stored members cannot be larger than the file: no zip bomb gets past here.
+        # Members that are stored, not compressed, are together smaller than the file.
+        # Checking this stops a zip bomb before it is unpacked.
         size = os.fstat(file.fileno()).st_size
         if sum(entry.file_size for entry in entries) > size or any(
             entry.compress_type != zipfile.ZIP_STORED for entry in entries

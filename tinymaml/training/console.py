@@ -1,10 +1,10 @@
-"""What a long run shows and hears: a CSV log, a progress bar and Ctrl-C.
+"""What a long run shows, and how it hears Ctrl-C: a CSV log and a progress bar.
 
-With this file the training loop (`train.py`) writes one row per so many iterations,
-draws a tqdm bar and notices Ctrl-C between two steps. Each is a context manager that
-leaves the file closed, the terminal clean and the signal handler as it was.
+With this file the training loop (`train.py`) writes a row every so many iterations,
+draws a tqdm bar, and notices Ctrl-C between two steps. Each class is a context manager
+that leaves the file closed, the terminal clean and the signal handler as it was.
 
-Left out: log files in other formats and remote dashboards; the CSV opens everywhere.
+Left out: log files in other formats and remote dashboards; every program opens a CSV.
 """
 
 import csv
@@ -17,58 +17,41 @@ from typing import Any, NamedTuple
 
 
 class LogRow(NamedTuple):
-    """One row of the log: the mean loss since the row before it."""
+    """One row of the log: means over the iterations since the row before it."""
 
     iteration: int
     loss: float
-    seconds: float
-    more: tuple[float, ...] = ()  # the means of further columns
+    seconds: float  # since the start of the training
+    more: tuple[float, ...] = ()  # of further columns
 
 
-class Table:
-    """The CSV log, begun anew with the rows so far; each row is written out at once.
+class CsvLog:
+    """A CSV file of `LogRow`s, each on disk as soon as it is written.
 
-    Args:
-        path: file to write or overwrite; None for no log.
-        label: name of this training in a log of several, which has one column more.
-        before: the rows of earlier trainings, each behind its own label.
-        columns: names of what stands behind iteration, loss and seconds.
+    path: file to write or overwrite; None for no log. columns: names of the numbers
+    behind iteration, loss and seconds. rows: written at once, as a resumed run needs.
     """
 
     def __init__(
         self,
         path: str | os.PathLike[str] | None,
-        label: str | None = None,
-        before: Iterable[tuple[str, LogRow]] = (),
         columns: Iterable[str] = (),
+        rows: Iterable[LogRow] = (),
     ) -> None:
-        self.path = path
-        self._label = [] if label is None else [label]
-        self._before = list(before)
-        self._columns = ("iteration", "loss", "seconds", *columns)
-
-    def begin(self, rows: Iterable[LogRow]) -> None:
-        """Open the file and write the rows that stand in it already."""
-        path = os.devnull if self.path is None else self.path
-        self._file = open(path, "w", newline="", encoding="utf-8")
+        target = os.devnull if path is None else path
+        self._file = open(target, "w", newline="", encoding="utf-8")
         self._writer = csv.writer(self._file, lineterminator="\n")
-        heading = ["training"] if self._label else []
-        self._writer.writerow([*heading, *self._columns])
-        for label, row in self._before:
-            self._write([label], row)
+        self._writer.writerow(["iteration", "loss", "seconds", *columns])
         for row in rows:
             self.write(row)
 
     def write(self, row: LogRow) -> None:
         """Append a row; the loss in as many digits as give the same number back."""
-        self._write(self._label, row)
+        seconds = f"{row.seconds:.3f}"
+        self._writer.writerow([row.iteration, row.loss, seconds, *row.more])
         self._file.flush()
 
-    def _write(self, label: list[str], row: LogRow) -> None:
-        seconds = f"{row.seconds:.3f}"
-        self._writer.writerow([*label, row.iteration, row.loss, seconds, *row.more])
-
-    def __enter__(self) -> "Table":
+    def __enter__(self) -> "CsvLog":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -76,10 +59,10 @@ class Table:
 
 
 class Interrupt:
-    """Turns the first Ctrl-C into a flag, so that none falls into the middle of a step.
+    """Turns the first Ctrl-C into a flag, so that it never breaks off a step.
 
     Attributes:
-        requested: whether Ctrl-C has been pressed. A second one raises
+        requested: whether Ctrl-C has been pressed. A second Ctrl-C raises
             KeyboardInterrupt at once.
     """
 
@@ -87,8 +70,9 @@ class Interrupt:
 
     def __enter__(self) -> "Interrupt":
         self._previous = signal.getsignal(signal.SIGINT)
-        # Python allows handlers in the main thread only. None, a handler from C, could
-        # not be put back. And who starts us with SIGINT ignored means it.
+        # Python allows handlers in the main thread only. A handler that was set from C
+        # (None here) could not be restored, and a program started with SIGINT ignored
+        # is meant to ignore it.
         self._active = (
             threading.current_thread() is threading.main_thread()
             and self._previous not in (None, signal.SIG_IGN)
@@ -108,12 +92,13 @@ class Interrupt:
 
 
 class ProgressBar:
-    """A tqdm bar with rate and smoothed loss, redrawn ten times a second.
+    """A tqdm bar with rate and smoothed loss, redrawn at most ten times a second.
 
-    The loss is a running mean over some 50 steps, and over all steps while they are
-    fewer: a mean that begins at its first loss would show that one for too long.
+    The loss shown is an exponential moving average over about 50 steps. It is divided
+    by 1 - 0.98^n after n steps, as Adam corrects its moments: without this the average,
+    which starts at 0, would be far too small in the first steps.
 
-    tqdm is asked only when it is time to draw: a step between costs well under 1 us.
+    tqdm is called only when the bar is redrawn, so other steps cost well under 1 us.
 
     Args:
         enabled: False for no bar at all.
@@ -126,8 +111,8 @@ class ProgressBar:
         self, enabled: bool, description: str, iteration: int, iterations: int
     ) -> None:
         self._iteration = iteration
-        self._smoothed, self._seen = 0.0, 0
-        self._due = 0.0
+        self._average, self._count = 0.0, 0
+        self._next_drawing = 0.0
         self._bar: Any = None
         if enabled:
             from tqdm import tqdm
@@ -141,20 +126,20 @@ class ProgressBar:
             )
 
     def step(self, iteration: int, loss: float) -> None:
-        """Note the loss (a finite number) of an iteration."""
+        """Take note of the loss (a finite number) of an iteration."""
         if self._bar is None:
             return
         self._iteration = iteration
-        self._smoothed += 0.02 * (loss - self._smoothed)
-        self._seen += 1
+        self._average += 0.02 * (loss - self._average)
+        self._count += 1
         now = time.perf_counter()
-        if now >= self._due:
-            self._due = now + 0.1
+        if now >= self._next_drawing:
+            self._next_drawing = now + 0.1
             self._draw()
 
     def _draw(self) -> None:
-        if self._seen:
-            loss = self._smoothed / (1 - 0.98**self._seen)  # as Adam's means begin at 0
+        if self._count:
+            loss = self._average / (1 - 0.98**self._count)
             self._bar.set_postfix_str(f"loss {loss:.4g}", refresh=False)
         self._bar.update(self._iteration - self._bar.n)
 

@@ -1,8 +1,8 @@
 """SGD and Adam, by hand, on one flat parameter vector.
 
 With this file one takes the outer step of MAML: equation (1) of the paper is `SGD` on
-the meta-gradient, and the authors' experiments put `Adam` in its place. The paper's
-outer step size beta is `learning_rate` here, because Adam has two betas of its own.
+the meta-gradient; the authors' experiments use `Adam` instead. The outer learning rate,
+beta in the paper, is `learning_rate` here, because Adam has two betas of its own.
 
 Left out: parameter groups, schedules and weight decay, which no experiment of the paper
 uses. The inner loop has no optimiser object: it is part of the tape (`maml.py`).
@@ -20,13 +20,13 @@ TINY = float(np.finfo(np.float32).tiny)
 
 
 class Optimiser(Protocol):
-    """What the training loop asks of an optimiser."""
+    """What the training loop needs of an optimiser."""
 
     def update(self, theta: np.ndarray, gradient: np.ndarray) -> None:
         """Take one step: change theta in place."""
 
     def state(self) -> dict[str, np.ndarray]:
-        """Return a copy of everything the next step depends on."""
+        """Return a copy of everything that the next step depends on."""
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
         """Continue from a state that `state` returned."""
@@ -36,7 +36,7 @@ class Optimiser(Protocol):
 
 
 class _FlatOptimiser:
-    """The book-keeping that SGD and Adam share: checks, step count, moments."""
+    """What SGD and Adam share: checks, the count of steps, moments, working memory."""
 
     moment_names: tuple[str, ...] = ()
 
@@ -49,12 +49,12 @@ class _FlatOptimiser:
     def update(self, theta: np.ndarray, gradient: np.ndarray) -> None:
         """Take one step downhill: change `theta` in place.
 
-        The first step fixes the size and dtype of all later ones.
+        All steps must have the size and dtype of the first.
 
         Args:
             theta: parameters, shape (P,), float32 or float64; overwritten.
-            gradient: shape (P,), dtype of `theta`. Not checked for NaN here (the
-                training loop does): one NaN would stay in Adam's moments for good.
+            gradient: shape (P,), dtype of `theta`. The caller makes sure that it is
+                finite, as `train` does: NaN would never leave Adam's moments again.
 
         Raises:
             ValueError: `theta` and `gradient` (or the moments) do not fit each other.
@@ -63,7 +63,7 @@ class _FlatOptimiser:
             raise ValueError("theta: expected a writable array, got a read-only one")
         fits = theta.shape == gradient.shape == self._scratch.shape
         if not (fits and theta.dtype == gradient.dtype == self._scratch.dtype):
-            self._prepare(theta, gradient)
+            self._allocate(theta, gradient)
         self._step += 1
         self._apply(theta, gradient)
 
@@ -103,7 +103,7 @@ class _FlatOptimiser:
             _require(signed or lowest >= 0, what, "values >= 0", lowest)
         self._step = int(step)
         self._moments = [moment.copy() for moment in moments]
-        # Sized like the moments, so that an update of another size is refused.
+        # `update` compares theta with this array, and so refuses another size.
         self._scratch = np.empty_like(moments[0]) if moments else np.zeros(0)
 
     def config(self) -> dict[str, Any]:
@@ -116,8 +116,8 @@ class _FlatOptimiser:
         )
         return f"{type(self).__name__}({settings})"
 
-    def _prepare(self, theta: np.ndarray, gradient: np.ndarray) -> None:
-        """Allocate for the first step; explain what does not fit at any other."""
+    def _allocate(self, theta: np.ndarray, gradient: np.ndarray) -> None:
+        """Allocate memory at the first step; at a later one say what does not fit."""
         _check_vector("theta", theta)
         _check_vector("gradient", gradient)
         kind = _kind(theta)
@@ -138,7 +138,7 @@ class SGD(_FlatOptimiser):
     With the meta-gradient this is equation (1) of the paper; learning_rate is its beta.
 
     Args:
-        learning_rate: step size, positive.
+        learning_rate: positive.
 
     Raises:
         ValueError: `learning_rate` is not a positive finite number.
@@ -172,19 +172,22 @@ class Adam(_FlatOptimiser):
     (TensorFlow 1). Algorithm 1 of the source has m_hat / (sqrt(v_hat) + epsilon): our
     epsilon acts like its epsilon / sqrt(1 - beta2^t), 32 times epsilon at t = 1.
 
-    A step costs twelve passes over P numbers (12 us for P = 1761), allocating nothing.
+    Here g_t is the gradient and eta the learning rate, which the source calls alpha (on
+    these pages alpha is the inner learning rate). A step makes twelve passes over P
+    numbers (12 us for P = 1761) and allocates no memory.
 
     Args:
         learning_rate: eta, positive; beta in the paper on MAML.
-        beta1: decay of the first moment m, in [0, 1).
-        beta2: decay of the second moment v, in [0, 1).
-        epsilon: positive (in float32 too: at least 1.2e-38); keeps a parameter whose
-            gradient was always 0 in place.
+        beta1: decay rate of the first moment m, in [0, 1).
+        beta2: decay rate of the second moment v, in [0, 1).
+        epsilon: positive (in float32 too: at least 1.2e-38). It keeps a parameter in
+            place whose gradient has always been 0, where the step would be 0 / 0.
 
     Raises:
         ValueError: an argument is out of its range.
 
-    The first step has the length `learning_rate` in each entry, whatever the gradient:
+    The first step changes each parameter by `learning_rate`, however large its gradient
+    is, unless that is 0:
 
     >>> theta = np.array([1.0, 2.0, 3.0])
     >>> Adam(learning_rate=0.1).update(theta, np.array([5.0, -0.001, 0.0]))
@@ -227,7 +230,7 @@ class Adam(_FlatOptimiser):
         np.sqrt(v, out=scratch)
         scratch += epsilon
         np.divide(m, scratch, out=scratch)
-        # One number for all entries: in Python it keeps 53 bits for float32 theta too.
+        # The factor is a Python number, so it has 53 bits even if theta is float32.
         t = self._step
         scratch *= learning_rate * math.sqrt(1 - beta2**t) / (1 - beta1**t)
         theta -= scratch

@@ -1,8 +1,8 @@
-"""A training as it goes: all that its next iteration depends on, and its log.
+"""The state of a training run: all that its next iteration depends on, and its log.
 
-With this file `train` keeps to its loop: a `TrainingRun` counts losses, remembers the
-best parameters, writes itself into a checkpoint, is restored from one bit for bit, and
-says what went wrong when a number is no longer finite.
+With this file `train` can be a short loop: a `TrainingRun` sums up losses, keeps the
+parameters with the best score, writes itself into a checkpoint, is restored from one
+bit for bit, and explains a step that failed.
 """
 
 import json
@@ -10,34 +10,29 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from tinymaml.training.checkpoint import CheckpointError, CheckpointFile
+from tinymaml.training.checkpoint import (
+    CheckpointError,
+    load_checkpoint,
+    save_checkpoint,
+)
 from tinymaml.training.console import LogRow, ProgressBar
 from tinymaml.training.optim import Optimiser
+from tinymaml.training.steps import Steps
 
 FilePath = str | os.PathLike[str]
 
 
-class GradientResult(Protocol):
-    """What the gradient function returns: a loss and its gradient."""
-
-    @property
-    def loss(self) -> float: ...
-
-    @property
-    def gradient(self) -> np.ndarray: ...
-
-
 class NonFiniteLossError(FloatingPointError):
-    """Training met NaN or infinity.
+    """Loss, gradient or parameters became NaN or infinite.
 
     Attributes:
         iteration: the iteration that failed, counted from 1.
-        theta: the parameters as they stand, shape (P,); that iteration did not change
-            them if its loss or gradient was at fault.
+        theta: the parameters as they are now, shape (P,). An iteration with a bad loss
+            or gradient has not changed them.
     """
 
     def __init__(self, message: str, iteration: int, theta: np.ndarray) -> None:
@@ -50,59 +45,60 @@ class NonFiniteLossError(FloatingPointError):
 class TrainingRun:
     """All that a checkpoint holds: what the next iteration depends on, and the log."""
 
-    theta: np.ndarray
+    theta: np.ndarray  # (P,)
     optimiser: Optimiser
     rng: np.random.Generator
     config: dict[str, Any]
     columns: tuple[str, ...] = ()
     iteration: int = 0
+    # Sums over the iterations since the last row of the log.
     loss_sum: float = 0.0
     loss_count: int = 0
-    sums: list[float] = field(default_factory=list)  # of the columns, as loss_sum
+    column_sums: list[float] = field(default_factory=list)
     seconds: float = 0.0
     rows: list[LogRow] = field(default_factory=list)
     saved: tuple[str, int] | None = None  # last good checkpoint: file and iteration
     scores: list[tuple[int, float]] = field(default_factory=list)
     best: np.ndarray | None = None  # theta at the first highest score
 
-    def add(self, loss: float, result: GradientResult | None = None) -> None:
-        """Count a loss, and what else the log shows of a result, towards the row."""
-        self.loss_sum += loss
-        self.loss_count += 1
-        if result is None:
-            return
-        more = [float(getattr(result, name)) for name in self.columns]
-        old = self.sums or [0.0] * len(more)
-        self.sums = [a + b for a, b in zip(old, more, strict=True)]
+    def fetch(self, steps: Steps, bar: ProgressBar) -> None:
+        """Add the results of all steps up to `iteration` to the sums, and show them.
 
-    def fetch(self, resident: Any, bar: ProgressBar) -> None:
-        """Bring theta, optimiser and losses up to date with steps taken elsewhere."""
-        losses = resident.fetch(self.theta, self.optimiser)
-        first = self.iteration - len(losses) + 1
-        for iteration, loss in enumerate(losses, start=first):
-            if not math.isfinite(loss):
-                raise self._error(iteration, "the loss or its gradient is not finite")
-            self.add(loss)
-        if losses:
-            bar.step(self.iteration, losses[-1])
+        Raises NonFiniteLossError for the first step that failed.
+        """
+        results = steps.fetch()
+        iteration = self.iteration - len(results)
+        for loss, columns, failure in results:
+            iteration += 1
+            if failure:
+                raise self._error(iteration, failure)
+            self.loss_sum += loss
+            self.loss_count += 1
+            if columns:
+                sums = self.column_sums or [0.0] * len(columns)
+                self.column_sums = [a + b for a, b in zip(sums, columns, strict=True)]
+            bar.step(iteration, loss)
 
     def close_row(self) -> LogRow:
-        """Turn the losses since the last row into a new one."""
+        """Make a row of the log from the steps since the last one."""
         loss = self.loss_sum / self.loss_count
-        more = tuple(total / self.loss_count for total in self.sums)
+        more = tuple(total / self.loss_count for total in self.column_sums)
         self.rows.append(LogRow(self.iteration, loss, self.seconds, more))
-        self.loss_sum, self.loss_count, self.sums = 0.0, 0, []
+        self.loss_sum, self.loss_count, self.column_sums = 0.0, 0, []
         return self.rows[-1]
 
-    def judge(self, score: float) -> None:
-        """Note the score of theta as it stands, and keep theta if none was better."""
+    def note_score(self, score: float) -> None:
+        """Record the score of theta, and keep a copy of theta if no score was higher.
+
+        NaN is never the highest score.
+        """
         highest = max((s for _, s in self.scores if s == s), default=-math.inf)
-        if self.best is None or score > highest:  # NaN is never highest
+        if self.best is None or score > highest:
             self.best = self.theta.copy()
         self.scores.append((self.iteration, score))
 
     def save(self, out: FilePath | None) -> None:
-        """Check that all numbers are finite; write them to `out`, if there is one."""
+        """Check that all numbers are finite; write them to `out` unless it is None."""
         arrays = {"theta": self.theta}
         for name, array in self.optimiser.state().items():
             arrays[f"optimiser/{name}"] = array
@@ -121,23 +117,26 @@ class TrainingRun:
             "iteration": self.iteration,
             "loss_sum": self.loss_sum,
             "loss_count": self.loss_count,
-            "sums": self.sums,
+            "sums": self.column_sums,
             "seconds": self.seconds,
             "rng": _rng_state(self.rng),
             "optimiser": self.optimiser.config(),
         }
-        _checkpoint_file(out).save(arrays, self.config, state)
+        save_checkpoint(out, arrays, self.config, state)
         self.saved = (os.path.realpath(out), self.iteration)
 
     def restore(self, path: FilePath) -> dict[str, Any]:
-        """Continue from a checkpoint; return the state that the rng must be set to."""
-        checkpoint = _checkpoint_file(path).load()
+        """Continue from a checkpoint; return the state of its random generator.
+
+        The caller sets `rng` to it once nothing can be refused any more.
+        """
+        checkpoint = load_checkpoint(path)
         arrays, state = checkpoint.arrays, checkpoint.state
         try:
             theta, log = arrays.pop("theta"), arrays.pop("log")
             self.iteration, self.seconds = state["iteration"], state["seconds"]
             self.loss_sum, self.loss_count = state["loss_sum"], state["loss_count"]
-            self.sums = state.get("sums", [])  # none in a file of an older version
+            self.column_sums = state.get("sums", [])  # older versions had no columns
             optimiser, rng_state = state["optimiser"], state["rng"]
         except KeyError as error:
             raise CheckpointError(
@@ -147,17 +146,12 @@ class TrainingRun:
             self.theta, self.optimiser.config(), _rng_state(self.rng), self.config
         )
         saved = _identity(theta, optimiser, rng_state, checkpoint.config)
-        here["width of the log"], saved["width of the log"] = (
-            3 + len(self.columns),
-            log.shape[-1],
-        )
+        here["width of the log"] = 3 + len(self.columns)
+        saved["width of the log"] = log.shape[-1]
         for key in {**here, **saved}:
-            ours, theirs = here.get(key, "nothing"), saved.get(key, "nothing")
-            if ours != theirs:
-                raise CheckpointError(
-                    f"resume: expected a checkpoint with {key} = {ours!r}, "
-                    f"but {path} was written with {theirs!r}"
-                )
+            check_setting(
+                key, here.get(key, "nothing"), saved.get(key, "nothing"), path
+            )
         self.theta = theta
         self.best = arrays.pop("best", None)
         scores = arrays.pop("scores", np.empty((0, 2)))
@@ -172,31 +166,25 @@ class TrainingRun:
         self.saved = (os.path.realpath(path), self.iteration)
         return dict(rng_state)
 
-    def non_finite(self, loss: float, gradient: np.ndarray) -> NonFiniteLossError:
-        """Describe a loss or gradient that is not finite."""
-        what = f"the loss is {loss}"
-        if math.isfinite(loss):
-            bad = np.flatnonzero(~np.isfinite(gradient))
-            what = (
-                f"{bad.size} of {gradient.size} entries of the gradient are not finite "
-                f"(the first, at {bad[0]}, is {gradient[bad[0]]})"
-            )
-        return self._error(self.iteration + 1, what)
-
     def _error(self, iteration: int, what: str) -> NonFiniteLossError:
-        kept = "no checkpoint has been written"
+        rescue = "no checkpoint has been written"
         if self.saved is not None:
-            path, saved_iteration = self.saved
-            kept = f"the last good checkpoint is {path} of iteration {saved_iteration}"
+            path, saved_at = self.saved
+            rescue = f"the last good checkpoint is {path} of iteration {saved_at}"
         message = (
             f"iteration {iteration}: {what}; try a smaller inner step size alpha or a "
-            f"smaller learning rate; {kept}"
+            f"smaller learning rate; {rescue}"
         )
         return NonFiniteLossError(message, iteration, self.theta)
 
 
-def _checkpoint_file(path: FilePath) -> CheckpointFile:
-    return path if isinstance(path, CheckpointFile) else CheckpointFile(path)
+def check_setting(key: str, ours: Any, theirs: Any, path: FilePath) -> None:
+    """Raise CheckpointError if a checkpoint differs in a setting from this run."""
+    if ours != theirs:
+        raise CheckpointError(
+            f"resume: expected a checkpoint with {key} = {ours!r}, but "
+            f"{os.fspath(path)} was written with {theirs!r}"
+        )
 
 
 def _identity(
@@ -205,7 +193,7 @@ def _identity(
     rng_state: Mapping[str, Any],
     config: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Return all in which a checkpoint must agree with the run that resumes it."""
+    """Everything in which a checkpoint must agree with the run that resumes it."""
     identity = {
         "parameters": f"{theta.dtype} of shape {theta.shape}",
         "random generator": rng_state["bit_generator"],
@@ -217,7 +205,7 @@ def _identity(
 
 
 def _rng_state(rng: np.random.Generator) -> dict[str, Any]:
-    """Return the state of the bit generator in JSON types (some kinds hold arrays)."""
+    """The state of the bit generator in JSON types (some generators hold arrays)."""
     text = json.dumps(rng.bit_generator.state, default=lambda array: array.tolist())
     state: dict[str, Any] = json.loads(text)
     return state

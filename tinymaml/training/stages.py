@@ -1,19 +1,16 @@
-"""Several trainings, one after the other, that share a checkpoint, a log and a resume.
+"""Several trainings, one after the other: a method and its baselines as one run.
 
-With this file an experiment that trains a method and its baselines is one run: Ctrl-C
-in any of its trainings saves all of them, and a resumed run continues each where it
-was, bit for bit. The checkpoint holds a complete training state per training, so a
-finished one can be prolonged as well.
+With this file an experiment writes a folder for each training (its checkpoint and its
+log), stops all of them at Ctrl-C, and continues each where it was, bit for bit. A
+finished training can be prolonged as well.
 
-    stages = Stages("results", config={"seed": 0}, iterations=9)
+    stages = Stages("results", ["exact", "pretrained"], {"seed": 0}, iterations=9)
     exact = stages.train("exact", maml, theta, sample, iterations=9, ...)
 
 Left out: trainings at the same time.
 """
 
-import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,25 +19,28 @@ import numpy as np
 from tinymaml.training.checkpoint import (
     Checkpoint,
     CheckpointError,
-    CheckpointFile,
     load_checkpoint,
     save_checkpoint,
 )
-from tinymaml.training.console import Table
-from tinymaml.training.optim import Optimiser
-from tinymaml.training.run import FilePath, GradientResult
+from tinymaml.training.run import FilePath, check_setting
+from tinymaml.training.steps import GradientResult, Trainable
 from tinymaml.training.train import TrainResult, train
+
+CHECKPOINT, LOG = "checkpoint.npz", "log.csv"
 
 
 class Stages:
-    """The trainings of one run, in one folder.
+    """The trainings of one run. Training NAME writes into `folder`/NAME.
 
     Args:
-        folder: where `checkpoint.npz` and `log.csv` are written; it must exist by the
-            time of the first training.
-        config: JSON values in which a resumed run must agree with its checkpoint.
-        iterations: what no training will exceed; a checkpoint must not have done so.
-        resume: a checkpoint of such a run, read and checked here.
+        folder: the first training creates it, with its parents.
+        names: of the trainings.
+        config: JSON values in which a resumed run must agree with its checkpoints.
+        iterations: the most that any training will take. A checkpoint that has more is
+            refused.
+        resume: `folder` of an earlier run, some of whose trainings are continued here.
+            Its checkpoints are read and checked at once. The older format, one
+            checkpoint file for all trainings, is accepted too.
         progress: whether trainings show their bars.
 
     Raises:
@@ -51,117 +51,115 @@ class Stages:
     def __init__(
         self,
         folder: FilePath,
+        names: Iterable[str],
         config: Mapping[str, Any],
         iterations: int,
         resume: FilePath | None = None,
         progress: bool = True,
     ) -> None:
-        self.checkpoint = Path(folder) / "checkpoint.npz"
-        self.log = Path(folder) / "log.csv"
+        self.folder = Path(folder)
+        self.names = list(names)
         self.config = dict(config)
         self.progress = progress
         self.results: dict[str, TrainResult] = {}
-        self._resume = resume
-        self._parts = {} if resume is None else _load_parts(resume)
-        for name, part in self._parts.items():
+        self._resumed: set[str] = set()
+        self._loaded: dict[str, Checkpoint] = {}
+        if resume is None:
+            return
+        for name, path, checkpoint in _load_trainings(Path(resume), self.names):
             for key, ours in self.config.items():
-                theirs = part.config.get(key, "nothing")
-                if ours != theirs:
-                    raise CheckpointError(
-                        f"resume: expected a checkpoint with {key} = {ours!r}, but "
-                        f"{resume} was written with {theirs!r} (training {name!r})"
-                    )
-            done = part.state.get("iteration", 0)
-            if done > iterations:
+                check_setting(key, ours, checkpoint.config.get(key, "nothing"), path)
+            iteration = checkpoint.state.get("iteration", 0)
+            if iteration > iterations:
                 raise CheckpointError(
-                    f"resume: expected at least {done} iterations, as far as "
-                    f"{resume} has come (training {name!r}), got {iterations}"
+                    f"resume: expected at least {iteration} iterations, as far as "
+                    f"{path} has come, got {iterations}"
                 )
+            self._loaded[name] = checkpoint
+
+    @property
+    def files(self) -> list[str]:
+        """The files that the trainings write, relative to `folder`."""
+        return [f"{name}/{file}" for name in self.names for file in (CHECKPOINT, LOG)]
 
     def train(
         self,
         name: str,
-        gradient: Callable[[np.ndarray, Any], GradientResult],
+        gradient: Trainable | Callable[[np.ndarray, Any], GradientResult],
         theta: np.ndarray,
         sample: Callable[[np.random.Generator], Any],
         *,
-        iterations: int,
-        optimiser: Optimiser,
-        rng: np.random.Generator,
         config: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> TrainResult:
-        """`train`, as a part of this run: the checkpoint and the log are seen to.
+        """`train` with a checkpoint and a log of its own, continued if it was resumed.
 
-        Arguments as in `train`. `name` stands in the log, in the progress bar and in
-        the checkpoint; `config` is what this training adds to that of the run.
+        Arguments as in `train`. `name` is one of the run's names; `config` is added to
+        that of the run. An earlier run's checkpoint of the same name is replaced.
 
-        Raises KeyboardInterrupt after Ctrl-C, when all is saved; otherwise as `train`.
+        Raises KeyboardInterrupt after Ctrl-C, once all is saved; otherwise as `train`.
         """
-        before = [
-            (other, row)
-            for other, result in self.results.items()
-            for row in result.losses
-        ]
-        part = _Part(self.checkpoint, name, self._parts)
-        # Read from the memory of this run, so errors name the file it came from.
-        known = _Part(self._resume or self.checkpoint, name, self._parts)
+        if name not in self.names:
+            raise ValueError(f"name: expected one of {self.names}, got {name!r}")
+        folder = self.folder / name
+        folder.mkdir(parents=True, exist_ok=True)
+        self._save_resumed()
         result = train(
             gradient,
             theta,
             sample,
-            iterations=iterations,
-            optimiser=optimiser,
-            rng=rng,
-            out=part,
-            log=Table(self.log, name, before, options.get("columns", ())),
+            out=folder / CHECKPOINT,
+            log=folder / LOG,
             config={**self.config, **(config or {})},
-            resume=known if name in self._parts else None,
+            resume=folder / CHECKPOINT if name in self._resumed else None,
             progress=self.progress,
             description=name,
             **options,
         )
         self.results[name] = result
+        # This run has saved something, so checkpoints of an earlier run in this folder
+        # must not be continued together with it.
+        for other in {*self.names} - self.results.keys() - self._resumed:
+            (self.folder / other / CHECKPOINT).unlink(missing_ok=True)
         if result.interrupted:
             raise KeyboardInterrupt
         return result
 
+    def _save_resumed(self) -> None:
+        """Copy all resumed checkpoints into this run's folder before any is continued.
 
-@dataclass
-class _Part(CheckpointFile):
-    """One training's part of a checkpoint file; saving it keeps all other parts."""
+        If this run stops early, the folder then holds what the next one continues.
+        """
+        while self._loaded:
+            name, checkpoint = self._loaded.popitem()
+            folder = self.folder / name
+            folder.mkdir(exist_ok=True)
+            save_checkpoint(folder / CHECKPOINT, **vars(checkpoint))
+            self._resumed.add(name)
 
-    path: FilePath
-    name: str
-    parts: dict[str, Checkpoint]
 
-    def save(
-        self,
-        arrays: Mapping[str, np.ndarray],
-        config: Mapping[str, Any],
-        state: Mapping[str, Any],
-    ) -> None:
-        # Copies: training goes on changing the arrays, and other parts save this one.
-        copies = {name: array.copy() for name, array in arrays.items()}
-        self.parts[self.name] = Checkpoint(copies, dict(config), dict(state))
-        save_checkpoint(
-            self.path,
-            {
-                f"{part}/{name}": array
-                for part, checkpoint in self.parts.items()
-                for name, array in checkpoint.arrays.items()
-            },
-            {"trainings": {n: part.config for n, part in self.parts.items()}},
-            {"trainings": {n: part.state for n, part in self.parts.items()}},
+def _load_trainings(
+    resume: Path, names: list[str]
+) -> list[tuple[str, Path, Checkpoint]]:
+    """Name, file and contents of the checkpoints of an earlier run."""
+    paths = [(name, resume / name / CHECKPOINT) for name in names]
+    found = [
+        (name, path, load_checkpoint(path)) for name, path in paths if path.exists()
+    ]
+    old = resume / CHECKPOINT if resume.is_dir() else resume
+    if not found and (old.exists() or not resume.is_dir()):
+        trainings = _split(load_checkpoint(old), old)
+        found = [(name, old, trainings[name]) for name in names if name in trainings]
+    if not found:
+        raise CheckpointError(
+            f"resume: expected an earlier run with a training {' or '.join(names)}, "
+            f"but {resume} has none"
         )
-
-    def load(self) -> Checkpoint:
-        part = self.parts[self.name]
-        return replace(part, arrays={n: a.copy() for n, a in part.arrays.items()})
+    return found
 
 
-def _load_parts(path: FilePath) -> dict[str, Checkpoint]:
-    whole = load_checkpoint(path)
+def _split(whole: Checkpoint, path: Path) -> dict[str, Checkpoint]:
+    """The checkpoints that the older format kept in one file, by name of training."""
     try:
         return {
             name: Checkpoint(
@@ -177,6 +175,6 @@ def _load_parts(path: FilePath) -> dict[str, Checkpoint]:
         }
     except (KeyError, TypeError, AttributeError, ValueError):
         raise CheckpointError(
-            "resume: expected a checkpoint of several trainings, but "
-            f"{os.fspath(path)} holds something else"
+            "resume: expected a checkpoint of several trainings or the folder of an "
+            f"earlier run, but {path} holds something else"
         ) from None

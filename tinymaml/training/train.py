@@ -1,17 +1,16 @@
 """The training loop: theta <- optimiser(theta, gradient), many times, safely.
 
 With this file one runs the `while not done` of algorithms 1 and 2 of the paper, for
-MAML and for the baselines alike: `train` draws a batch of tasks, asks for the
-meta-gradient and takes the outer step, equation (1). Around these three lines it keeps
-a checkpoint from which a run continues bit for bit, a CSV log and a progress bar; it
-stops at a loss that is not finite, and Ctrl-C saves before it stops.
+MAML and for the baselines alike: `train` draws a batch of tasks and takes an outer
+step, equation (1), again and again. Every so many steps it writes a checkpoint, from
+which a run continues bit for bit, writes a row of a CSV log, and validates. It stops at
+a loss that is not finite, and Ctrl-C saves before it stops.
 
 Left out: schedules of the learning rate, which neither paper nor authors' code use.
 """
 
 import copy
 import json
-import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,23 +23,24 @@ import numpy as np
 from tinymaml.checks import check_theta, whole_number
 from tinymaml.files import check_writable
 from tinymaml.training.checkpoint import to_json
-from tinymaml.training.console import Interrupt, LogRow, ProgressBar, Table
+from tinymaml.training.console import CsvLog, Interrupt, LogRow, ProgressBar
 from tinymaml.training.optim import Optimiser
-from tinymaml.training.run import FilePath, GradientResult, TrainingRun
+from tinymaml.training.run import FilePath, TrainingRun
+from tinymaml.training.steps import GradientResult, HostSteps, Trainable
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """Where a training run ended.
+    """Where a training run ended, and its history. A resumed run has its whole history.
 
     Attributes:
-        theta: parameters, shape (P,), dtype of the start.
-        iteration: steps taken since the very start, runs before a resume included.
-        losses: the rows of the log, runs before a resume included.
+        theta: parameters after the last iteration, shape (P,), dtype of the start.
+        iteration: number of outer steps taken.
+        losses: the rows of the log.
         interrupted: whether Ctrl-C was pressed.
-        seconds: wall-clock time, runs before a resume included.
-        optimiser: the optimiser as it stands, for training on without a checkpoint.
-        scores: (iteration, score) of every validation, runs before a resume included.
+        seconds: wall-clock time of training.
+        optimiser: the optimiser after the last step, to go on without a checkpoint.
+        scores: (iteration, score) of every validation.
         best: theta at the first highest of these scores; None without validation.
     """
 
@@ -55,7 +55,7 @@ class TrainResult:
 
 
 def train(
-    gradient: Callable[[np.ndarray, Any], GradientResult],
+    gradient: Trainable | Callable[[np.ndarray, Any], GradientResult],
     theta: np.ndarray,
     sample: Callable[[np.random.Generator], Any],
     *,
@@ -63,7 +63,7 @@ def train(
     optimiser: Optimiser,
     rng: np.random.Generator,
     out: FilePath | None = None,
-    log: FilePath | Table | None = None,
+    log: FilePath | None = None,
     config: Mapping[str, Any] | None = None,
     checkpoint_every: int = 5000,
     log_every: int = 100,
@@ -78,24 +78,24 @@ def train(
 
     Everything that can be checked is checked before the first step. The first Ctrl-C
     lets the iteration finish, saves and returns; a second raises KeyboardInterrupt at
-    once. The loop itself adds about 5 us per iteration to its three parts.
+    once. The loop adds about 5 us to the time of an iteration.
 
     Args:
         gradient: from theta, shape (P,), and a batch to an object with `.loss` (a
-            number) and `.gradient`, shape (P,). A `MAML` object is such a function; on
-            a GPU it trains there and comes back only for what this loop writes down.
+            number) and `.gradient`, shape (P,). A `MAML` object is such a function. As
+            a `Trainable` it may do its training on the device that it computes on.
         theta: start, shape (P,), float32 or float64; copied. With `resume` only its
             shape and dtype count.
         sample: from `rng` to a batch. For an exact resume all its randomness must come
             from `rng`.
-        iterations: steps in all, those before a resume included.
+        iterations: number of outer steps in all, those before a resume included.
         optimiser: `SGD` or `Adam`; copied, so one object can start several trainings.
         rng: advanced in place; `resume` sets it to the saved state.
         out: checkpoint to write (an older one is replaced), every `checkpoint_every`
             iterations and at the end.
         log: CSV file to write (an older one is replaced), a row every `log_every`
             iterations and at the end: iteration, loss (mean since the row before),
-            seconds. A `Table` when several trainings write one log.
+            seconds.
         config: JSON values that describe the run. `resume` refuses a checkpoint with
             another configuration; only "iterations" may differ.
         checkpoint_every: iterations between checkpoints.
@@ -105,12 +105,12 @@ def train(
             later than the checkpoint are dropped).
         progress: whether to show a progress bar on stderr.
         description: text before the progress bar.
-        validate: from theta, shape (P,), to a score, such as the accuracy on tasks kept
-            for this; higher is better, and the best theta so far is kept (early
-            stopping, without the stopping). It must not draw from `rng`.
+        validate: from theta, shape (P,), to a score, such as the accuracy on tasks of
+            their own; higher is better. The theta with the best score is returned too
+            (early stopping, without the stopping). It must not draw from `rng`.
         validate_every: iterations between scores.
-        columns: attributes of the gradient's result, numbers, whose means stand in the
-            log behind those of the loss; a `Table` must have been told of them too.
+        columns: names of attributes of the gradient's result, numbers, whose means are
+            further columns of the log.
 
     Returns:
         A `TrainResult`.
@@ -147,76 +147,65 @@ def train(
     check_theta(theta)
     if not isinstance(rng, np.random.Generator):
         raise TypeError(f"rng: expected a numpy.random.Generator, got {type(rng)}")
-    table = log if isinstance(log, Table) else Table(log, columns=columns)
-    others = {os.path.realpath(path) for path in (out, resume) if path is not None}
-    if table.path is not None and os.path.realpath(table.path) in others:
-        raise ValueError(
-            f"log: expected a file of its own, got the checkpoint {table.path}"
-        )
+    checkpoints = {os.path.realpath(path) for path in (out, resume) if path is not None}
+    if log is not None and os.path.realpath(log) in checkpoints:
+        raise ValueError(f"log: expected a file of its own, got the checkpoint {log}")
     plain_config = json.loads(to_json("config", config or {}))
 
-    start = theta.copy()
     run = TrainingRun(
-        start, copy.deepcopy(optimiser), rng, plain_config, tuple(columns)
+        theta.copy(), copy.deepcopy(optimiser), rng, plain_config, tuple(columns)
     )
-    draw, resident = sample, None
     with _naming("resume"):
         rng_state = None if resume is None else run.restore(resume)
     with _naming("out"):
         if out is not None:
             check_writable(out)
+    start = run.theta, run.optimiser, sample, run.columns
+    steps = (
+        gradient.training_steps(*start)
+        if isinstance(gradient, Trainable)
+        else HostSteps(gradient, *start)
+    )
     with _naming("log"):
-        table.begin(run.rows)
+        csv_log = CsvLog(log, columns, run.rows)
     if rng_state is not None:
         rng.bit_generator.state = rng_state
 
-    if hasattr(gradient, "resident") and not columns:
-        resident = gradient.resident(run.theta, run.optimiser, sample)
-    if resident is not None:
-        draw = resident.draw
+    def after_step() -> None:
+        """Validate, write a row of the log and save, each at its multiples."""
+        validates = validate is not None and run.iteration % validate_every == 0
+        logs = run.iteration % log_every == 0
+        saves = run.iteration % checkpoint_every == 0
+        if steps.full or validates or logs or saves:
+            run.fetch(steps, bar)
+        if validate is not None and validates:
+            run.note_score(float(validate(run.theta.copy())))
+        if logs or saves:
+            run.seconds = time.perf_counter() - started
+        if logs:
+            csv_log.write(run.close_row())
+        if saves:
+            run.save(out)
 
     started = time.perf_counter() - run.seconds
     bar = ProgressBar(progress, description, run.iteration, iterations)
-    with table, bar, Interrupt() as interrupt:
+    with csv_log, bar, Interrupt() as interrupt:
         # [alg2-line2]
         while run.iteration < iterations and not interrupt.requested:
             # [alg2-line3]
-            batch = draw(rng)
+            batch = steps.draw(rng)
             # [/alg2-line3]
-            if resident is None:
-                result = gradient(run.theta, batch)
-                loss = float(result.loss)
-                if not (math.isfinite(loss) and np.isfinite(result.gradient).all()):
-                    raise run.non_finite(loss, result.gradient)
-                # [alg2-line10]
-                run.optimiser.update(run.theta, result.gradient)
-                # [/alg2-line10]
-                run.add(loss, result)
-                bar.step(run.iteration + 1, loss)
-            else:
-                resident.step(batch)
+            steps.step(batch)  # line 10, in steps.py
             run.iteration += 1
-            validates = validate is not None and run.iteration % validate_every == 0
-            logs = run.iteration % log_every == 0
-            saves = run.iteration % checkpoint_every == 0
-            if resident is not None and (validates or logs or saves or resident.full):
-                run.fetch(resident, bar)
-            if validate is not None and validates:
-                run.judge(float(validate(run.theta.copy())))
-            if logs:
-                run.seconds = time.perf_counter() - started
-                table.write(run.close_row())
-            if saves:
-                run.seconds = time.perf_counter() - started
-                run.save(out)
-        if resident is not None:
-            run.fetch(resident, bar)
+            after_step()
         # [/alg2-line2]
+        run.fetch(steps, bar)
         run.seconds = time.perf_counter() - started
         run.save(out)
-        # After saving: a resumed run continues this mean, and drops the row made of it.
+        # The last row may be the mean of fewer steps. It is made after saving, since a
+        # resumed run continues that mean and needs the sums.
         if run.loss_count > 0:
-            table.write(run.close_row())
+            csv_log.write(run.close_row())
     return TrainResult(
         theta=run.theta,
         iteration=run.iteration,
@@ -231,7 +220,7 @@ def train(
 
 @contextmanager
 def _naming(argument: str) -> Iterator[None]:
-    """Say in an OSError which argument it is about."""
+    """Name the argument in an OSError raised within."""
     try:
         yield
     except OSError as error:

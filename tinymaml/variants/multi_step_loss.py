@@ -37,8 +37,10 @@ def multi_step_meta_gradient(
     v = grad(objective, thetas[-1])
     cotangents = [v]
     for j in reversed(range(steps)):
-        theta_j = rematerialise(thetas[j]) if recompute else thetas[j]
+        theta_j = thetas[j]
         if order == 2:
+            if recompute:
+                theta_j = rematerialise(theta_j)
             v = v - hvp(loss(theta_j, *support), theta_j, alpha * v)
         if j > 0 and weights[j - 1] != 0:  # w_j belongs to theta_j, j = 1 .. J
             loss_j = query_loss(thetas[j], *query) * weights[j - 1]

@@ -1,4 +1,4 @@
-"""Products by cuBLAS: what it is told of arrays, and what it was told before."""
+"""Products by cuBLAS: its arguments, and the settings of its handle."""
 
 import ctypes
 from types import SimpleNamespace
@@ -18,7 +18,7 @@ from tests.support.serial_cupy import (
     run_serially,
 )
 from tinymaml.backends.cuda.backend import CupyDevice
-from tinymaml.backends.cuda.cublas import WORKSPACE, Cublas, CublasError, Gemm
+from tinymaml.backends.cuda.cublas import WORKSPACE, Cublas, CublasError, Gemm, Matrix
 
 pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
 many = settings(max_examples=10 * settings().max_examples)
@@ -26,7 +26,7 @@ size, spare = st.integers(1, 5), st.integers(0, 3)
 
 
 def handle(tf32=False, stream=1, workspace=2):
-    library = SerialCublas(Queue()).library  # which does at once what it is told
+    library = SerialCublas(Queue()).library  # it computes at once
     return Cublas(library, stream, workspace, tf32), library
 
 
@@ -43,43 +43,43 @@ def test_gemm_is_a_product_for_each_task(data, dtype):
     """With room between columns and between tasks, and steps of 0; whole numbers, so
     that results are exact."""
     m, n, k, tasks = (data.draw(size) for _ in range(4))
-    ta, tb, more = (data.draw(st.booleans()) for _ in range(3))
+    ta, tb, accumulate = (data.draw(st.booleans()) for _ in range(3))
     shapes = {"a": (k, m) if ta else (m, k), "b": (n, k) if tb else (k, n), "c": (m, n)}
-    rng, given_to_it, seen = np.random.default_rng(0), {}, {}
+    rng, matrices, arrays = np.random.default_rng(0), {}, {}
     for name, (rows, across) in shapes.items():
         ld = rows + data.draw(spare)
         step = ld * across + data.draw(spare)
         if name != "c" and data.draw(st.booleans()):
             step = 0  # shared by all tasks
         memory = rng.integers(-9, 10, ld * across + tasks * step).astype(dtype)
-        given_to_it |= {name: memory.ctypes.data, f"ld{name}": ld, f"step_{name}": step}
-        seen[name] = (
+        matrices[name] = Matrix(memory.ctypes.data, ld, step)
+        arrays[name] = (
             memory,
             [columns(memory, t * step, (rows, across), ld) for t in range(tasks)],
         )
-    before = seen["c"][0].copy()
+    before = arrays["c"][0].copy()
     cublas, _ = handle()
     cublas.gemm(
         np.dtype(dtype),
         Gemm(
             transpose_a=ta,
             transpose_b=tb,
-            more=more,
+            accumulate=accumulate,
             tasks=tasks,
             m=m,
             n=n,
             k=k,
-            **given_to_it,
+            **matrices,
         ),
     )
     for t in range(tasks):
-        a, b, c = (seen[name][1][t] for name in "abc")
-        ld, start = given_to_it["ldc"], t * given_to_it["step_c"]
+        a, b, c = (arrays[name][1][t] for name in "abc")
+        ld, start = matrices["c"].ld, t * matrices["c"].step
         expected = columns(before, start, (m, n), ld)  # written to, in place
         product = (a.T if ta else a) @ (b.T if tb else b)
-        expected[:] = product + more * expected
+        expected[:] = product + accumulate * expected
         assert np.array_equal(c, expected)
-    assert np.array_equal(seen["c"][0], before)  # nothing but the products changed
+    assert np.array_equal(arrays["c"][0], before)  # nothing but the products changed
 
 
 @many
@@ -93,7 +93,7 @@ def test_gemm_is_a_product_for_each_task(data, dtype):
 def test_matrices_of_tapes_have_rows_next_to_each_other(
     sizes, tasks, flags, more, dtype
 ):
-    """Of each task or shared, transposed, in the middle of a buffer, added to."""
+    """Factors per task or shared, transposed, inside of a buffer, added to a value."""
     (m, n, k), (ta, tb, shared_a, shared_b) = sizes, flags
     shapes = {"a": (k, m) if ta else (m, k), "b": (n, k) if tb else (k, n), "c": (m, n)}
     shared = {"a": shared_a, "b": shared_b, "c": True}
@@ -122,8 +122,8 @@ def test_a_handle_is_refused_with_the_function_and_its_status(name):
     working = handle()[0]._library
 
     class Broken:
-        def __getattr__(self, unbound):
-            return (lambda *_: 3) if unbound == name else getattr(working, unbound)
+        def __getattr__(self, function):
+            return (lambda *_: 3) if function == name else getattr(working, function)
 
     with pytest.raises(CublasError, match=f"{name} returned status 3"):
         Cublas(Broken(), 1, 2, False)
@@ -131,16 +131,14 @@ def test_a_handle_is_refused_with_the_function_and_its_status(name):
 
 def product(**wrong):
     """Arguments of a product of two numbers, one of them wrong."""
-    number = np.ones(1).ctypes.data
-    matrix = {f"{word}{x}": 1 for word in ("ld", "step_") for x in "abc"}
+    matrices = dict.fromkeys("abc", Matrix(np.ones(1).ctypes.data, ld=1, step=1))
     sizes = dict.fromkeys(("m", "n", "k", "tasks"), 1)
-    flags = dict.fromkeys(("transpose_a", "transpose_b", "more"), False)
-    arguments = {**matrix, **sizes, **flags, **dict.fromkeys("abc", number), **wrong}
-    return Gemm(**arguments)
+    flags = dict.fromkeys(("transpose_a", "transpose_b", "accumulate"), False)
+    return Gemm(**{**matrices, **sizes, **flags, **wrong})
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("wrong", [{"k": 2, "ldb": 1}, {"m": 2}, {"tasks": -1}])
+@pytest.mark.parametrize("wrong", [{"k": 2}, {"m": 2}, {"tasks": -1}])
 def test_a_product_is_refused_with_the_function_and_its_status(dtype, wrong):
     cublas, letter = handle()[0], {"float32": "S", "float64": "D"}[dtype]
     message = f"cublas{letter}gemmStridedBatched returned status 7"
@@ -149,33 +147,33 @@ def test_a_product_is_refused_with_the_function_and_its_status(dtype, wrong):
     assert isinstance(CublasError(), RuntimeError)
 
 
-def set_in(library):
-    """What the library has been told, by name."""
-    unbound = SimpleNamespace()
+def settings_of(library):
+    """The settings of the library's handle, by name."""
+    settings = SimpleNamespace()
     for name in ("stream", "workspace", "workspace_size", "mode"):
         function = getattr(library, f"{name}_set")
         function.restype = ctypes.c_int if name == "mode" else ctypes.c_size_t
-        setattr(unbound, name, function())
-    return unbound
+        setattr(settings, name, function())
+    return settings
 
 
 @pytest.mark.parametrize(("tf32", "mode"), [(False, 0), (True, 3), (False, 0)])
 def test_handle_has_stream_workspace_and_mode(tf32, mode):
     far = 2**40 + 5  # addresses have 64 bits
     _, library = handle(tf32, stream=far, workspace=far + 1)
-    told = set_in(library)
-    assert (told.stream, told.workspace, told.mode) == (far, far + 1, mode)
-    assert told.workspace_size == WORKSPACE == 32 * 2**20
+    found = settings_of(library)
+    assert (found.stream, found.workspace, found.mode) == (far, far + 1, mode)
+    assert found.workspace_size == WORKSPACE == 32 * 2**20
 
 
 def test_device_gives_its_stream_and_memory_of_its_own():
     cupy = SerialCupy()
     library = SerialCublas(cupy.queue)
     device = CupyDevice(cupy, cupy, library)
-    told = set_in(library.library)
-    assert told.stream == device.stream.ptr
-    assert told.workspace == device._workspace.data.ptr
-    assert device._workspace.array.nbytes == told.workspace_size
-    assert told.mode == 0  # float32 means float32 unless asked
+    found = settings_of(library.library)
+    assert found.stream == device.stream.ptr
+    assert found.workspace == device._workspace.data.ptr
+    assert device._workspace.array.nbytes == found.workspace_size
+    assert found.mode == 0  # float32 means float32 by default
     CupyDevice(cupy, cupy, library, tf32=True)
-    assert set_in(library.library).mode == 3
+    assert settings_of(library.library).mode == 3

@@ -1,4 +1,4 @@
-"""kernels.cu is CUDA, and CuPy and cuBLAS have what is called: seen without a GPU."""
+"""Without a GPU: kernels.cu compiles as CUDA, CuPy and cuBLAS have what is called."""
 
 import ctypes
 import inspect
@@ -19,7 +19,7 @@ every_real = pytest.mark.parametrize("real", REAL.values())
 needs_nvcc = pytest.mark.skipif(NVCC is None, reason="nvcc is not on the PATH")
 
 
-def nodes(ptx):
+def entry_points(ptx):
     """The names of the kernels in assembly."""
     return set(re.findall(r"\.visible .entry (\w+)\(", ptx))
 
@@ -28,23 +28,23 @@ def nodes(ptx):
 
 
 def compile_with_nvcc(real, source, folder):
-    """What the compiler says, and the assembly."""
-    file, made = folder / "kernels.cu", folder / "kernels.ptx"
+    """(messages of the compiler, the assembly)."""
+    file, assembly = folder / "kernels.cu", folder / "kernels.ptx"
     file.write_text(source, encoding="utf-8")
-    command = [NVCC, "-ptx", "-arch=sm_80", f"-DREAL={real}", "-o", str(made)]
-    done = subprocess.run(
+    command = [NVCC, "-ptx", "-arch=sm_80", f"-DREAL={real}", "-o", str(assembly)]
+    run = subprocess.run(
         [*command, str(file)], capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout + done.stderr, made.read_text(encoding="utf-8")
+    assert run.returncode == 0, run.stderr
+    return run.stdout + run.stderr, assembly.read_text(encoding="utf-8")
 
 
 @needs_nvcc
 @every_real
 def test_nvcc_compiles_all_kernels_without_a_warning(real, tmp_path):
-    said, ptx = compile_with_nvcc(real, TEXT, tmp_path)
-    assert not said
-    assert nodes(ptx) == {*KERNELS}
+    messages, ptx = compile_with_nvcc(real, TEXT, tmp_path)
+    assert not messages
+    assert entry_points(ptx) == {*KERNELS}
 
 
 def body(ptx, kernel):
@@ -55,14 +55,14 @@ def body(ptx, kernel):
 
 @needs_nvcc
 def test_float32_is_not_computed_in_double_precision(tmp_path):
-    """As a constant would make it; only the settings of training are in double."""
+    """One constant of C would do that. Only the settings of training are in double."""
     _, ptx = compile_with_nvcc("float", TEXT, tmp_path)
     in_double = {kernel for kernel in KERNELS if ".f64" in body(ptx, kernel)}
     assert in_double == {"begin_step", "sgd", "adam"}
 
 
 @needs_nvcc
-def test_nvcc_finds_what_is_no_cuda(tmp_path):
+def test_nvcc_refuses_what_is_no_cuda(tmp_path):
     broken = TEXT.replace("blockIdx.y", "blockIdx.w")
     assert not survives(lambda: compile_with_nvcc("float", broken, tmp_path))
 
@@ -76,7 +76,7 @@ def cupy():
 
 
 def signature(function):
-    """As text: of a function of Python, or of a compiled one from its docstring."""
+    """The signature as text; of a compiled function, from its docstring."""
     try:
         return str(inspect.signature(function))
     except (TypeError, ValueError):
@@ -85,7 +85,7 @@ def signature(function):
 
 @every_real
 def test_nvrtc_compiles_all_kernels(real):
-    """What CuPy compiles with, when the GPU backend is used first."""
+    """NVRTC is the compiler that CuPy uses when the GPU backend is first used."""
     cupy()
     from cupy_backends.cuda.libs import nvrtc
 
@@ -95,11 +95,11 @@ def test_nvrtc_compiles_all_kernels(real):
     assert not nvrtc.getProgramLog(program).strip("\0\n ")
     ptx = nvrtc.getPTX(program)
     ptx = ptx.decode() if isinstance(ptx, bytes) else ptx
-    assert nodes(ptx) == {*KERNELS}
+    assert entry_points(ptx) == {*KERNELS}
 
 
 def functions_of_cublas():
-    """Those that cublas.py calls, by name."""
+    """The names of the functions that cublas.py calls."""
     names = set(re.findall(r"cublas\w+_v2|cublasSet\w+", inspect.getsource(cublas)))
     return names | {f"cublas{letter}gemmStridedBatched" for letter in "SD"}
 
@@ -116,7 +116,7 @@ def test_library_that_cupy_loads_has_the_functions_of_cublas():
 
 
 def test_cupy_has_what_is_called():
-    """Each function with its parameters, as far as they can be seen."""
+    """Each function has its parameters, as far as its signature is known."""
     module = cupy()
     import cupyx
 

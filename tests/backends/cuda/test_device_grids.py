@@ -1,14 +1,14 @@
-"""Grids of a GPU: a thread for each element of each task, as far as grids go."""
+"""Grids of a GPU: a thread for each element of each task, up to the largest grid."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.backends.numba.test_planner import tape_of
 from tests.backends.test_random_programs import output_picks, wide, with_outputs
 from tests.support.device_planning import touched
 from tests.support.plan_recipes import RECIPES
-from tests.support.planning import tape_of
 from tests.support.random_programs import random_inputs
 from tests.support.serial_cupy import WHY_NOT, SerialBackend
 from tinymaml.backends.cuda import backend as cuda
@@ -35,7 +35,7 @@ def test_grids_have_a_thread_for_each_element_of(recipe):
 
 
 def assert_grids_fit(tape, tasks):
-    """Told with blocks of one thread: so grids are the elements themselves."""
+    """With blocks of one thread, a grid is the number of elements itself."""
     backend = SerialBackend()
     program = backend.compile(tape, "float64")
     inputs = random_inputs(tape, seed=0, tasks=tasks)
@@ -45,10 +45,10 @@ def assert_grids_fit(tape, tasks):
         program({name: np.array(array) for name, array in inputs.items()})
     expected = []
     for launch in program.plan.instructions:
-        if launch.kernel != "matmul":  # a thread makes a row of a softmax
+        if launch.kernel != "matmul":  # one thread computes a row of a softmax
             (_, elements), _ = list(touched(launch))[-1]
-            made = launch.sizes[0] if launch.kernel == "softmax" else elements.size
-            expected.append((launch.kernel, *grid_for(made, tasks, 1)))
+            work = launch.sizes[0] if launch.kernel == "softmax" else elements.size
+            expected.append((launch.kernel, *grid_for(work, tasks, 1)))
     for output in tape.outputs.values():
         size = int(np.prod(output.shape))
         if output.reduction == "each":

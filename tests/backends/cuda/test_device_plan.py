@@ -100,7 +100,7 @@ def test_device_plan_of_a_real_tape_is_sound_and_its_operations_fused(name):
 
 def test_operations_have_the_numbers_of_the_enum_in_kernels_cu():
     source = SOURCE.read_text(encoding="utf-8")
-    (names,) = re.findall(r"enum Operation \{(.*?)\}", source, re.DOTALL)
+    (names,) = re.findall(r"enum Opcode \{(.*?)\}", source, re.DOTALL)
     assert tuple(names.lower().replace(",", " ").split()) == ELEMENTWISE
 
 

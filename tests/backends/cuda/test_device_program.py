@@ -1,5 +1,7 @@
-"""Programs on a device: sums over tasks, tasks in parts, and what is kept from call to
-call. On a stand-in for a GPU whose new memory holds NaN."""
+"""Programs on a device: sums over tasks, tasks in parts, and graphs that are cached.
+
+They run on a stand-in for a GPU whose new memory holds NaN.
+"""
 
 import re
 
@@ -26,9 +28,9 @@ from tinymaml.autodiff.functions import (
 from tinymaml.backends.cuda.device_plan import device_plan
 from tinymaml.backends.cuda.device_program import (
     BLOCKS,
-    KEPT,
+    CACHED_GRAPHS,
+    MEMORY_FRACTION,
     MOST_ELEMENTS,
-    SPARE,
     Layout,
 )
 
@@ -113,7 +115,7 @@ def bytes_of(plan, tasks, dtype):
 
 
 def program_with(tape, dtype, free):
-    """A program where so many bytes are free, and the stand-in."""
+    """(a program on a stand-in with `free` bytes of memory, the stand-in)."""
     backend = SerialBackend()
     backend.cupy.free = free
     return backend.compile(tape, dtype), backend.cupy
@@ -127,13 +129,13 @@ def check_parts(n, tasks, free, dtype):
     fitting = [
         count
         for count in range(1, tasks + 1)
-        if bytes_of(program.plan, count, dtype) <= SPARE * free
+        if bytes_of(program.plan, count, dtype) <= MEMORY_FRACTION * free
     ]
     if not fitting:
         with pytest.raises(MemoryError, match="backend: one task"):
-            program.tasks_together(tasks)
+            program.tasks_per_run(tasks)
         return
-    together = program.tasks_together(tasks)
+    together = program.tasks_per_run(tasks)
     assert together in fitting
     parts = -(-tasks // together)
     assert parts == -(-tasks // fitting[-1])  # no fewer parts would do
@@ -157,9 +159,9 @@ def test_tasks_in_parts_give_the_same_results(dtype, tasks, fit):
     """Sums are those of the parts, added in order."""
     tape, inputs = small_tape(500), small_inputs(tasks, dtype, 500)
     program, cupy = program_with(
-        tape, dtype, int(bytes_of(device_plan(tape), fit, dtype) / SPARE) + 9
+        tape, dtype, int(bytes_of(device_plan(tape), fit, dtype) / MEMORY_FRACTION) + 9
     )
-    together = program.tasks_together(tasks)
+    together = program.tasks_per_run(tasks)
     assert together <= fit
     results = program(inputs)
     products = inputs["x"] * inputs["w"]
@@ -175,7 +177,7 @@ def test_tasks_in_parts_give_the_same_results(dtype, tasks, fit):
 
 
 @every_dtype
-def test_a_task_that_does_not_fit_is_refused_with_what_helps(dtype):
+def test_a_task_that_does_not_fit_is_refused_with_remedies(dtype):
     tape = small_tape(2_000_000)
     itemsize = np.dtype(dtype).itemsize
     needed = bytes_of(device_plan(tape), 1, dtype)
@@ -185,44 +187,44 @@ def test_a_task_that_does_not_fit_is_refused_with_what_helps(dtype):
     with pytest.raises(MemoryError) as caught:
         program(inputs)
     text = str(caught.value)
-    told = [float(number) for number in re.findall(r"([\d.]+) GB", text)]
+    reported = [float(number) for number in re.findall(r"([\d.]+) GB", text)]
     most = MOST_ELEMENTS * itemsize
-    expected = [needed / 1e9, SPARE * needed / 1e9, most / 1e9]
-    assert told == pytest.approx(expected, rel=0.005)
-    for help in ("fewer examples", "inner steps", "recompute=True", "float32"):
-        assert help in text
+    expected = [needed / 1e9, MEMORY_FRACTION * needed / 1e9, most / 1e9]
+    assert reported == pytest.approx(expected, rel=0.005)
+    for remedy in ("fewer examples", "inner steps", "recompute=True", "float32"):
+        assert remedy in text
     cupy.free = 2 * needed  # another program is gone
     assert np.array_equal(program(inputs)["each"], inputs["x"] * inputs["w"])
 
 
 def test_parts_stay_the_same_whatever_is_free_later(monkeypatch):
-    """Or sums would have other bits; and what a program holds is enough for it."""
+    """Else sums would have other bits; and a program's own memory is enough for it."""
     tape, inputs = small_tape(500), small_inputs(33, "float32", 500)
     for fit in (33, 5):
-        enough = int(bytes_of(device_plan(tape), fit, "float32") / SPARE) + 9
+        enough = int(bytes_of(device_plan(tape), fit, "float32") / MEMORY_FRACTION) + 9
         program, _ = program_with(tape, "float32", enough)
         results = program(inputs)
         for free in (0, 2**10, 2**40):
             monkeypatch.setattr(program.device, "free_bytes", lambda free=free: free)
             assert_same(program(inputs), results)
-            assert program.tasks_together(fit) == fit
+            assert program.tasks_per_run(fit) == fit
 
 
-def test_a_program_goes_on_after_memory_was_not_there(monkeypatch):
+def test_a_program_recovers_from_a_failed_allocation(monkeypatch):
     tape, plan = small_tape(500), device_plan(small_tape(500))
-    enough = int(bytes_of(plan, 8, "float64") / SPARE) + 2**10
+    enough = int(bytes_of(plan, 8, "float64") / MEMORY_FRACTION) + 2**10
     program, _ = program_with(tape, "float64", enough)
     program(small_inputs(4, n=500))
     inputs = small_inputs(40, n=500)
-    with monkeypatch.context() as others:  # took what was free when it was asked
+    with monkeypatch.context() as others:  # another program takes it meanwhile
         others.setattr(program.device, "free_bytes", lambda: 2**40)
         with pytest.raises(MemoryError, match="out of memory"):
             program(inputs)
     assert np.array_equal(program(inputs)["each"], inputs["x"] * inputs["w"])
-    assert program.tasks_together(40) == 8
+    assert program.tasks_per_run(40) == 8
 
 
-# --- what is kept from call to call ---------------------------------------------------
+# --- graphs that are cached -----------------------------------------------------------
 
 
 @settings(max_examples=2 * settings().max_examples)
@@ -230,7 +232,7 @@ def test_a_program_goes_on_after_memory_was_not_there(monkeypatch):
 def test_a_program_serves_any_numbers_of_tasks_in_turn(counts, free):
     """Whatever was run before; in all memory or in just enough for 4 tasks."""
     tape = small_tape(200)
-    enough = int(bytes_of(device_plan(tape), 4, "float64") / SPARE) + 9
+    enough = int(bytes_of(device_plan(tape), 4, "float64") / MEMORY_FRACTION) + 9
     program, _ = program_with(tape, "float64", 2**30 if free else enough)
     for seed, tasks in enumerate(counts):
         inputs = small_inputs(tasks, n=200, seed=seed)
@@ -238,17 +240,17 @@ def test_a_program_serves_any_numbers_of_tasks_in_turn(counts, free):
         results = program(inputs)
         assert np.array_equal(results["each"], products)
         assert_close(results["sum"], products.sum(axis=0), 1e-13)
-        assert len(program._loaded) <= KEPT
+        assert len(program._captured) <= CACHED_GRAPHS
 
 
 def count_captures(backend):
-    """How many graphs are captured, and calls in each."""
+    """A list of the number of calls in each graph that is captured from now on."""
     counted, recorder = [], backend.cupy.queue
     call = recorder.call
 
     def counting(*arguments):
-        if recorder.noted is not None:
-            if not recorder.noted:
+        if recorder.recorded is not None:
+            if not recorder.recorded:
                 counted.append(0)
             counted[-1] += 1
         return call(*arguments)
@@ -261,16 +263,16 @@ def test_numbers_of_tasks_in_use_are_captured_once():
     backend = SerialBackend()
     captured = count_captures(backend)
     program = backend.compile(small_tape(), "float64")
-    in_use = range(3 + KEPT, 3, -1)
+    in_use = range(3 + CACHED_GRAPHS, 3, -1)
     for _ in range(3):
         for tasks in in_use:
             program(small_inputs(tasks))
-    assert len(captured) == KEPT
-    program(small_inputs(1))  # in the place of the smallest
-    program(small_inputs(3 + KEPT))
-    assert len(captured) == KEPT + 1
+    assert len(captured) == CACHED_GRAPHS
+    program(small_inputs(1))  # replaces the smallest
+    program(small_inputs(3 + CACHED_GRAPHS))
+    assert len(captured) == CACHED_GRAPHS + 1
     program(small_inputs(4))
-    assert len(captured) == KEPT + 2
+    assert len(captured) == CACHED_GRAPHS + 2
 
 
 @many
@@ -279,10 +281,10 @@ def test_launches_are_what_a_replay_really_does(program, picks):
     backend = SerialBackend()
     captured = count_captures(backend)
     tape = with_outputs(program, picks)
-    prepared = backend.compile(tape, "float64")
+    compiled = backend.compile(tape, "float64")
     inputs = random_inputs(tape, seed=0, tasks=2)
-    prepared({name: np.array(array) for name, array in inputs.items()})
-    assert captured == [prepared.launches]
+    compiled({name: np.array(array) for name, array in inputs.items()})
+    assert captured == [compiled.launches]
 
 
 @every_dtype
@@ -300,9 +302,9 @@ def test_results_of_a_call_are_the_callers():
     program = SerialBackend().compile(small_tape(), "float64")
     first, second = (small_inputs(3, seed=seed) for seed in (0, 1))
     results = program(first)
-    kept = {name: array.copy() for name, array in results.items()}
+    copies = {name: array.copy() for name, array in results.items()}
     program(second)
-    assert_same(results, kept)
+    assert_same(results, copies)
 
 
 # --- numbers --------------------------------------------------------------------------
@@ -312,7 +314,7 @@ def test_results_of_a_call_are_the_callers():
 @many
 @given(program=wide, picks=output_picks, seed=st.integers(0, 2**16))
 def test_everything_read_was_sent_or_written_before(dtype, program, picks, seed):
-    """Or else it would be NaN; and the numbers are those of the reference."""
+    """Else it would be NaN; and the numbers are those of the reference."""
     tape = with_outputs(program, picks)
     inputs = random_inputs(tape, seed, tasks=3)
     inputs = {name: np.array(array, dtype) for name, array in inputs.items()}

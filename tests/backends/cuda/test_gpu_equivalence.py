@@ -1,8 +1,8 @@
 """The GPU backend gives the numbers of the reference, on a stand-in and on a GPU.
 
-Every row of the table with its derivatives of orders 1, 2 and 3, random programs, and
-the meta-gradients of small networks and policies. Tests of the backend "cupy" say why
-they are skipped where no GPU can be used.
+Every primitive of the table with its derivatives of orders 1, 2 and 3, random programs,
+and the meta-gradients of small networks and policies. Tests of the backend "cupy" say
+why they are skipped where no GPU can be used.
 """
 
 import numpy as np
@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tinymaml as tm
-from tests.support.gpu_backends import AGREE, GPU_MACHINES, gpu_backend
+from tests.support.gpu_backends import AGREE, GPU_BACKENDS, gpu_backend
 from tests.support.image_problems import (
     image_problem,
     pooled_network,
@@ -37,7 +37,7 @@ from tests.support.running import (
 )
 from tinymaml.autodiff.tape import Tape
 
-every_backend = pytest.mark.parametrize("backend", GPU_MACHINES)
+every_backend = pytest.mark.parametrize("backend", GPU_BACKENDS)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
 NETWORKS = (small_network, pooled_network, strided_network)
 
@@ -54,14 +54,14 @@ def assert_agrees(tape, inputs, backend, dtype):
         assert_close(actual[name], array, AGREE[dtype], name, floor)
 
 
-@pytest.mark.parametrize("row", CASES)
+@pytest.mark.parametrize("name", CASES)
 @every_backend
 @every_dtype
-def test_primitive_and_its_derivatives_agree(row, backend, dtype):
+def test_primitive_and_its_derivatives_agree(name, backend, dtype):
     backend = gpu_backend(backend)
-    for seed, (shapes, attributes) in enumerate(CASES[row].odd):
-        tape = derivative_tape(row, shapes, attributes)
-        inputs = derivative_inputs(tape, row, shapes, attributes, seed)
+    for seed, (shapes, attributes) in enumerate(CASES[name].odd):
+        tape = derivative_tape(name, shapes, attributes)
+        inputs = derivative_inputs(tape, name, shapes, attributes, seed)
         assert_agrees(tape, inputs, backend, dtype)
 
 
@@ -153,9 +153,9 @@ def test_a_replay_gives_the_same_bits(backend, dtype):
     maml = p.maml(backend=gpu_backend(backend), steps=2)
     first = maml.meta_gradient(p.theta, p.tasks)
     maml.meta_gradient(p.theta * 2, p.tasks)
-    rematerialise = maml.meta_gradient(p.theta, p.tasks)
-    assert first.gradient.tobytes() == rematerialise.gradient.tobytes()
-    assert first.losses.tobytes() == rematerialise.losses.tobytes()
+    second = maml.meta_gradient(p.theta, p.tasks)
+    assert first.gradient.tobytes() == second.gradient.tobytes()
+    assert first.losses.tobytes() == second.losses.tobytes()
 
 
 def test_no_order_of_threads_changes_a_bit():
@@ -191,10 +191,10 @@ def test_nan_and_infinity_are_results(backend):
         assert np.array_equal(found[name][0], expected, equal_nan=True), name
 
 
-# --- sizes that go round a grid -------------------------------------------------------
+# --- work larger than a grid ----------------------------------------------------------
 
 
-def play_squares(backend, shape, tasks):
+def check_squares(backend, shape, tasks):
     """Squares of whole numbers, and their sums over tasks: exact in float64."""
     tape = Tape()
     x = tape.input("x", shape, per_task=True)
@@ -208,12 +208,12 @@ def play_squares(backend, shape, tasks):
 
 @every_backend
 def test_more_tasks_than_a_grid_has_rows(backend):
-    play_squares(gpu_backend(backend), (3,), 70_000)
+    check_squares(gpu_backend(backend), (3,), 70_000)
 
 
 @every_backend
 def test_more_elements_than_a_grid_has_threads(backend):
-    play_squares(gpu_backend(backend), (1000, 1100), 2)
+    check_squares(gpu_backend(backend), (1000, 1100), 2)
 
 
 @every_backend
@@ -223,8 +223,8 @@ def test_programs_may_take_turns(backend):
     alone = [maml.meta_gradient(p.theta, p.tasks).gradient for maml in mamls]
     for _ in range(2):
         for maml, gradient in zip(mamls, alone, strict=True):
-            rematerialise = maml.meta_gradient(p.theta, p.tasks).gradient
-            assert rematerialise.tobytes() == gradient.tobytes()
+            second = maml.meta_gradient(p.theta, p.tasks).gradient
+            assert second.tobytes() == gradient.tobytes()
 
 
 def test_tf32_rounds_factors_and_float32_does_not():

@@ -1,7 +1,7 @@
 """Mistakes in kernels.cu must be caught by the checks of its kernels.
 
-A mutant is a piece of its text replaced, compiled and run in a grid of several
-blocks and threads, in a shuffled order.
+A mutant is kernels.cu with a part of its text replaced. It is compiled and run in a
+grid of several blocks and threads, in a shuffled order. Its name says what goes wrong.
 """
 
 import pytest
@@ -16,229 +16,386 @@ pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
 TEXT = SOURCE.read_text(encoding="utf-8") if SOURCE.exists() else ""
 
 MUTANTS = {
-    "elementwise": [
-        # which elements a thread has
-        ("blockIdx.x * blockDim.x + threadIdx.x", "blockIdx.x * blockDim.x"),
-        ("blockIdx.x * blockDim.x + threadIdx.x", "blockIdx.x + threadIdx.x"),
-        ("i += gridDim.x * blockDim.x", "i += gridDim.x"),
-        ("i += gridDim.x * blockDim.x", "i += blockDim.x"),
-        ("task = blockIdx.y", "task = 0"),
-        ("task += gridDim.y", "task += 1"),
-        ("task < tasks; task +=", "task + 1 < tasks; task +="),
-        # operations
-        ("MUL, MUL_ADD", "MUL_ADD, MUL"),
-        ("TANH, RECIPROCAL", "RECIPROCAL, TANH"),
-        ("return x <= 0 ? (real)0 : x", "return x > 0 ? x : (real)0"),
-        ("return x <= 0 ? (real)0 : x", "return x >= 0 ? (real)0 : x"),
-        ("return y <= 0 ? (real)0 : x", "return y > 0 ? x : (real)0"),
-        ("return y <= 0 ? (real)0 : x", "return x <= 0 ? (real)0 : y"),
-        ("return relu(x + y)", "return relu(x) + y"),
-        ("return old + x * y", "return x * y"),
-        ("return x - y", "return y - x"),
-        ("return 1 / sqrt(x)", "return sqrt(x)"),
-        ("return 1 / x", "return -1 / x"),
-        ("default: return y", "default: return x"),
-        # elements of operands
-        ("y_step + i / span * inner + i % inner", "y_step + i / span + i % inner"),
-        ("y_step + i / span * inner + i % inner", "y_step + i / span * inner"),
-        ("y_step + i / span * inner + i % inner", "y_step + i % inner"),
-        ("y_step + i / span * inner + i % inner", "y_step + i"),
-        ("link.x[task * link.x_step + i]", "link.x[i]"),
-        ("link.y[task * link.y_step + i", "link.y[i"),
-        ("link.out + task * link.out_step + i", "link.out + i"),
-        ("k < count; k++", "k + 1 < count; k++"),
-        ("whole span, inner;", "whole inner, span;"),
-        # pad
-        ("start <= i &&", "start < i &&"),
-        ("i < start + length", "i <= start + length"),
-        ("x[task * x_step + i - start]", "x[task * x_step + i]"),
-        ("x[task * x_step + i - start]", "x[i - start]"),
-    ],
-    "sums": [
-        (
+    "elementwise": {
+        "all threads of a block do the first element": (
+            "blockIdx.x * blockDim.x + threadIdx.x",
+            "blockIdx.x * blockDim.x",
+        ),
+        "blocks overlap": (
+            "blockIdx.x * blockDim.x + threadIdx.x",
+            "blockIdx.x + threadIdx.x",
+        ),
+        "a thread skips too few elements": (
+            "i += gridDim.x * blockDim.x",
+            "i += gridDim.x",
+        ),
+        "a thread stays in its block": (
+            "i += gridDim.x * blockDim.x",
+            "i += blockDim.x",
+        ),
+        "all tasks are the first": ("task = blockIdx.y", "task = 0"),
+        "tasks are done twice": ("task += gridDim.y", "task += 1"),
+        "the last task is missing": (
+            "task < tasks; task +=",
+            "task + 1 < tasks; task +=",
+        ),
+        "mul and mul_add are swapped": ("MUL, MUL_ADD", "MUL_ADD, MUL"),
+        "tanh and reciprocal are swapped": ("TANH, RECIPROCAL", "RECIPROCAL, TANH"),
+        "relu stops NaN": ("return x <= 0 ? (real)0 : x", "return x > 0 ? x : (real)0"),
+        "relu is upside down": (
+            "return x <= 0 ? (real)0 : x",
+            "return x >= 0 ? (real)0 : x",
+        ),
+        "gate stops NaN": ("return y <= 0 ? (real)0 : x", "return y > 0 ? x : (real)0"),
+        "gate swaps its operands": (
+            "return y <= 0 ? (real)0 : x",
+            "return x <= 0 ? (real)0 : y",
+        ),
+        "add_relu adds behind relu": ("return relu(x + y)", "return relu(x) + y"),
+        "mul_add does not add": ("return old + x * y", "return x * y"),
+        "sub is the wrong way round": ("return x - y", "return y - x"),
+        "rsqrt has no reciprocal": ("return 1 / sqrt(x)", "return sqrt(x)"),
+        "reciprocal has a sign": ("return 1 / x", "return -1 / x"),
+        "broadcast reads x": ("default: return y", "default: return x"),
+        "a broadcast has no inner step": (
+            "y_step + i / span * inner + i % inner",
+            "y_step + i / span + i % inner",
+        ),
+        "a broadcast has no inner index": (
+            "y_step + i / span * inner + i % inner",
+            "y_step + i / span * inner",
+        ),
+        "a broadcast has no outer index": (
+            "y_step + i / span * inner + i % inner",
+            "y_step + i % inner",
+        ),
+        "a broadcast is not repeated": (
+            "y_step + i / span * inner + i % inner",
+            "y_step + i",
+        ),
+        "x is the first task's": ("op.x[task * op.x_step + i]", "op.x[i]"),
+        "y is the first task's": ("op.y[task * op.y_step + i", "op.y[i"),
+        "out is the first task's": ("op.out + task * op.out_step + i", "op.out + i"),
+        "the last operation is missing": ("k < count; k++", "k + 1 < count; k++"),
+        "span and inner are swapped": ("whole span, inner;", "whole inner, span;"),
+        "pad loses its first element": ("start <= i &&", "start < i &&"),
+        "pad reads one element more": ("i < start + length", "i <= start + length"),
+        "pad reads x from its start": (
+            "x[task * x_step + i - start]",
+            "x[task * x_step + i]",
+        ),
+        "pad reads the first task": ("x[task * x_step + i - start]", "x[i - start]"),
+    },
+    "sums": {
+        "the first term is missing": (
             "int m = 0; m < terms; m++, p += size) total",
             "int m = 1; m < terms; m++, p += size) total",
         ),
-        ("m < terms; m++, p += size) total", "m + 1 < terms; m++, p += size) total"),
-        ("p += size) total += *p", "p++) total += *p"),
-        ("p += size) total += *p", "p += size) total = *p"),
-        ("p += size, q += size)", "p += size, q++)"),
-        ("p += size, q += size)", "p++, q += size)"),
-        ("total += *p * *q", "total += *p * *p"),
-        ("*q = y + task * y_step + first", "*q = y + first"),
-        (
+        "the last term is missing": (
+            "m < terms; m++, p += size) total",
+            "m + 1 < terms; m++, p += size) total",
+        ),
+        "terms are neighbours": ("p += size) total += *p", "p++) total += *p"),
+        "a sum is its last term": ("p += size) total += *p", "p += size) total = *p"),
+        "y of products is a neighbour": ("p += size, q += size)", "p += size, q++)"),
+        "x of products is a neighbour": ("p += size, q += size)", "p++, q += size)"),
+        "products are squares": ("total += *p * *q", "total += *p * *p"),
+        "y of products is the first task's": (
+            "*q = y + task * y_step + first",
+            "*q = y + first",
+        ),
+        "outer blocks of products overlap": (
             "first = (whole)(i / size) * terms * size",
             "first = (whole)(i / size) * size",
         ),
-        (
+        "outer blocks overlap": (
             "x_step + (whole)(i / size) * terms * size",
             "x_step + (whole)(i / size) * terms",
         ),
-        ("terms * size + i % size;\n        real", "terms * size;\n        real"),
-        ("whole t = task * terms / tasks", "whole t = (task * terms + 1) / tasks"),
-        ("t < (task + 1) * terms / tasks", "t < (task + 1) * (terms / tasks)"),
-        ("x[t * x_step + i]", "x[t * x_step]"),
-        ("x[t * x_step + i]", "x[task * x_step + i]"),
-    ],
-    "rows": [
-        ("x[i] > top ? x[i]", "x[i] < top ? x[i]"),
-        ("int i = 1; i < n; i++) top", "int i = 1; i < n - 1; i++) top"),
-        ("real top = x[0];\n    for (int i", "real top = 0;\n    for (int i"),
-        ("total += to[i] = exp(row[i] - top)", "total += to[i] = exp(row[i])"),
-        ("total += to[i] = exp(row[i] - top)", "total = to[i] = exp(row[i] - top)"),
-        ("to[i] /= total", "to[i] *= total"),
-        ("out_step + r * n;", "out_step + r;"),
-        ("total += exp(row[i] - top)", "total += exp(row[i])"),
-        ("return top;\n}\n\nKERNEL softmax", "return x[0];\n}\n\nKERNEL softmax"),
-        ("top + log(total)", "log(total)"),
-        ("out[task * out_step + r] = top", "out[task * out_step + r] = -top"),
-    ],
-    "convolutions": [
-        # im2col
-        ("row * (int)stride + u - (int)top", "row + u - (int)top"),
-        ("row * (int)stride + u - (int)top", "row * (int)stride + u"),
-        ("column * (int)stride + v - (int)left", "column + v - (int)left"),
-        ("column * (int)stride + v - (int)left", "column * (int)stride + v - (int)top"),
-        ("0 <= y && y < height &&", "y < height &&"),
-        ("0 <= y && y < height &&", "0 <= y &&"),
-        ("0 <= y && y < height &&", "0 < y && y < height &&"),
-        ("0 <= z && z < width;", "z < width;"),
-        ("0 <= z && z < width;", "0 <= z;"),
-        (
+        "all sums are the first": (
+            "terms * size + i % size;\n        real",
+            "terms * size;\n        real",
+        ),
+        "blocks of tasks begin late": (
+            "whole t = task * terms / tasks",
+            "whole t = (task * terms + 1) / tasks",
+        ),
+        "blocks of tasks are rounded": (
+            "t < (task + 1) * terms / tasks",
+            "t < (task + 1) * (terms / tasks)",
+        ),
+        "all elements are the first": ("x[t * x_step + i]", "x[t * x_step]"),
+        "blocks are tasks": ("x[t * x_step + i]", "x[task * x_step + i]"),
+    },
+    "rows": {
+        "the smallest is subtracted": ("x[i] > top ? x[i]", "x[i] < top ? x[i]"),
+        "the last logit is not compared": (
+            "int i = 1; i < n; i++) top",
+            "int i = 1; i < n - 1; i++) top",
+        ),
+        "negative logits overflow": (
+            "real top = x[0];\n    for (int i",
+            "real top = 0;\n    for (int i",
+        ),
+        "softmax overflows": (
+            "total += to[i] = exp(row[i] - top)",
+            "total += to[i] = exp(row[i])",
+        ),
+        "softmax divides by its last term": (
+            "total += to[i] = exp(row[i] - top)",
+            "total = to[i] = exp(row[i] - top)",
+        ),
+        "softmax multiplies": ("to[i] /= total", "to[i] *= total"),
+        "rows of a softmax overlap": ("out_step + r * n;", "out_step + r;"),
+        "logsumexp overflows": ("total += exp(row[i] - top)", "total += exp(row[i])"),
+        "the first logit is subtracted": (
+            "return top;\n}\n\nKERNEL softmax",
+            "return x[0];\n}\n\nKERNEL softmax",
+        ),
+        "logsumexp lacks the largest": ("top + log(total)", "log(total)"),
+        "logsumexp has the wrong sign": (
+            "out[task * out_step + r] = top",
+            "out[task * out_step + r] = -top",
+        ),
+    },
+    "convolutions": {
+        "patches have no stride down": (
+            "row * (int)stride + u - (int)top",
+            "row + u - (int)top",
+        ),
+        "patches ignore padding above": (
+            "row * (int)stride + u - (int)top",
+            "row * (int)stride + u",
+        ),
+        "patches have no stride across": (
+            "column * (int)stride + v - (int)left",
+            "column + v - (int)left",
+        ),
+        "patches have padding above beside": (
+            "column * (int)stride + v - (int)left",
+            "column * (int)stride + v - (int)top",
+        ),
+        "patches reach above": ("0 <= y && y < height &&", "y < height &&"),
+        "patches reach below": ("0 <= y && y < height &&", "0 <= y &&"),
+        "patches lose the first row": (
+            "0 <= y && y < height &&",
+            "0 < y && y < height &&",
+        ),
+        "patches reach left": ("0 <= z && z < width;", "z < width;"),
+        "patches reach right": ("0 <= z && z < width;", "0 <= z;"),
+        "images are square": (
             "((n * height + y) * width + z) * depth + c]\n                   :",
             "((n * height + y) * height + z) * depth + c]\n                   :",
         ),
-        (
+        "kernels are square across": (
             "int v = rest % taps; rest /= taps",
             "int v = rest % taps; rest /= kernel_height",
         ),
-        (
+        "kernels are square down": (
             "int u = rest % (int)kernel_height; rest /= (int)kernel_height",
             "int u = rest % taps; rest /= taps",
         ),
-        # col2im
-        ("row < 0 || row % (int)stride", "row % (int)stride"),
-        ("row % (int)stride ||", ""),
-        ("row / (int)stride >= rows", "row / (int)stride > rows"),
-        ("row / (int)stride >= rows", "row >= rows"),
-        ("column < 0 || column % (int)stride", "column % (int)stride"),
-        ("column % (int)stride ||", ""),
-        ("column / (int)stride >= columns", "column / (int)stride > columns"),
-        ("y + (int)top - u", "y + u - (int)top"),
-        ("z + (int)left - v", "z - v"),
-        ("(n * rows + row / stride) * columns", "(n * rows + row / stride) * rows"),
-        (
-            "(place * kernel_height + u) * kernel_width + v",
-            "(place * kernel_width + v) * kernel_height + u",
+        "transposed patches reach above": (
+            "row < 0 || row % (int)stride",
+            "row % (int)stride",
         ),
-        ("more ? *to + total : total", "total"),
-        ("more ? *to + total : total", "*to + total"),
-        ("x + task * x_step;\n        real total", "x;\n        real total"),
-    ],
-    "pools": [
-        ("here > top ||", "here >= top ||"),
-        ("here > top ||", "here < top ||"),
-        ("(here != here && top == top)", "here != here"),
-        ("(here != here && top == top)", "false"),
-        ("place < size * size", "place < size"),
-        ("place < size * size", "place < size * size - 1"),
-        (
-            "place / size * line + place % size * depth",
-            "place % size * line + place / size * depth",
+        "transposed patches ignore the stride down": ("row % (int)stride ||", ""),
+        "one row too many": ("row / (int)stride >= rows", "row / (int)stride > rows"),
+        "rows ignore the stride": ("row / (int)stride >= rows", "row >= rows"),
+        "transposed patches reach left": (
+            "column < 0 || column % (int)stride",
+            "column % (int)stride",
         ),
-        (
-            "place / size * line + place % size * depth",
-            "place / size * line + place % size",
+        "transposed patches ignore the stride across": ("column % (int)stride ||", ""),
+        "one column too many": (
+            "column / (int)stride >= columns",
+            "column / (int)stride > columns",
         ),
-        ("corner + (place / size * width + place % size) * depth", "corner"),
-        (
-            "place / size * width + place % size) * depth",
-            "place / size + place % size * width) * depth",
+        "taps go up": ("y + (int)top - u", "y + u - (int)top"),
+        "taps go right": ("z + (int)left - v", "z - v"),
+        "outputs are square": (
+            "(n * rows + row / stride) * columns",
+            "(n * rows + row / stride) * rows",
         ),
-        ("z[task * z_step + corner", "x[task * x_step + corner"),
-        ("row < down && column < across", "row < down"),
-        ("row < down && column < across", "column < across"),
-        ("at_y / size, column = at_x / size", "at_y / size, column = at_y / size"),
-        (
+        "taps are one above the other": (
+            "(output * kernel_height + u) * kernel_width + v",
+            "(output * kernel_width + v) * kernel_height + u",
+        ),
+        "nothing is added to": ("accumulate ? *to + total : total", "total"),
+        "everything is added to": ("accumulate ? *to + total : total", "*to + total"),
+        "patches are the first task's": (
+            "x + task * x_step;\n        real total",
+            "x;\n        real total",
+        ),
+    },
+    "pools": {
+        "the last of equals wins": ("here > top ||", "here >= top ||"),
+        "the smallest wins": ("here > top ||", "here < top ||"),
+        "the last NaN wins": ("(here != here && top == top)", "here != here"),
+        "NaN never wins": ("(here != here && top == top)", "false"),
+        "only the first row": ("element < size * size", "element < size"),
+        "the last element is not compared": (
+            "element < size * size",
+            "element < size * size - 1",
+        ),
+        "windows are transposed": (
+            "element / size * line + element % size * depth",
+            "element % size * line + element / size * depth",
+        ),
+        "pixels have one channel": (
+            "element / size * line + element % size * depth",
+            "element / size * line + element % size",
+        ),
+        "the corner is gathered": (
+            "corner + (best / size * width + best % size) * depth",
+            "corner",
+        ),
+        "gathered elements are transposed": (
+            "best / size * width + best % size) * depth",
+            "best / size + best % size * width) * depth",
+        ),
+        "x is gathered": ("z[task * z_step + corner", "x[task * x_step + corner"),
+        "columns of no window are read": (
+            "row < down && column < across",
+            "row < down",
+        ),
+        "rows of no window are read": (
+            "row < down && column < across",
+            "column < across",
+        ),
+        "columns are rows": (
+            "at_y / size, column = at_x / size",
+            "at_y / size, column = at_y / size",
+        ),
+        "scattered elements are transposed": (
             "(at_y - row * size) * size + at_x - column * size",
             "(at_x - column * size) * size + at_y - row * size",
         ),
-        ("if (own ==", "if (own !="),
-        (
+        "all but the largest are set": ("if (own ==", "if (own !="),
+        "windows are square": (
             "(n * down + row) * across + column) * depth",
             "(n * down + row) * down + column) * depth",
         ),
-        ("real value = 0;", "real value = 1;"),
-    ],
-    "examples": [
-        (
+        "other elements are 1": ("real value = 0;", "real value = 1;"),
+    },
+    "examples": {
+        "one quarter turn is three": (
             "from_y = z; from_z = down - 1 - y; break",
             "from_y = down - 1 - z; from_z = y; break",
         ),
-        (
+        "two quarter turns mirror": (
             "from_y = down - 1 - y; from_z = down - 1 - z; break",
             "from_y = down - 1 - y; break",
         ),
-        ("from_y = down - 1 - z; from_z = y; break", "from_y = z; from_z = y; break"),
-        ("case 1:", "case 4:"),
-        ("task * examples + rest / down", "rest / down"),
-        ("turns[example]", "turns[task]"),
-        ("numbers[example] * height", "example * height"),
-        ("+ from_y) * width + from_z", "+ from_z) * width + from_y"),
-        ("/ 255", "/ 256"),
-        ("labels[task * examples + i / ways]", "labels[i / ways]"),
-        ("== i % ways", "== i"),
-        ("== i % ways", "!= i % ways"),
-    ],
-    "steps": [
-        ("(double)loss[0] * training->scale", "(double)loss[0]"),
-        ("history[(whole)step % length]", "history[0]"),
-        ("training->step = ++step", "training->step = step"),
-        ("training->step = ++step", "training->step = 1 + step"),
-        ("sqrt(1 - pow(training->beta2, step))", "sqrt(1 - training->beta2)"),
-        ("sqrt(1 - pow(training->beta2, step))", "(1 - pow(training->beta2, step))"),
-        ("(1 - pow(training->beta1, step))", "(1 - pow(training->beta2, step))"),
-        ("training->rate = training->learning_rate *", "training->rate ="),
-        ("gradient * (real)training->scale", "gradient"),
-        ("g > most ? most", "g > most ? g"),
-        ("g < -most ? -most", "g < -most ? most"),
-        ("g < -most ? -most : g", "g"),
-        (
+        "three quarter turns mirror": (
+            "from_y = down - 1 - z; from_z = y; break",
+            "from_y = z; from_z = y; break",
+        ),
+        "no image has one quarter turn": ("case 1:", "case 4:"),
+        "examples are the first task's": (
+            "task * examples + rest / down",
+            "rest / down",
+        ),
+        "turns are of tasks": ("turns[example]", "turns[task]"),
+        "images are not looked up": ("numbers[example] * height", "example * height"),
+        "images are transposed": (
+            "+ from_y) * width + from_z",
+            "+ from_z) * width + from_y",
+        ),
+        "bytes are scaled by 256": ("/ 255", "/ 256"),
+        "labels are the first task's": (
+            "labels[task * examples + i / ways]",
+            "labels[i / ways]",
+        ),
+        "labels are element numbers": ("== i % ways", "== i"),
+        "labels are inverted": ("== i % ways", "!= i % ways"),
+    },
+    "steps": {
+        "a loss is not scaled": (
+            "(double)loss[0] * training->scale",
+            "(double)loss[0]",
+        ),
+        "the history has one entry": ("history[(whole)step % length]", "history[0]"),
+        "steps are not counted": ("training->step = ++step", "training->step = step"),
+        "steps are counted after the rate": (
+            "training->step = ++step",
+            "training->step = 1 + step",
+        ),
+        "the second correction is constant": (
+            "sqrt(1 - pow(training->beta2, step))",
+            "sqrt(1 - training->beta2)",
+        ),
+        "the second correction has no root": (
+            "sqrt(1 - pow(training->beta2, step))",
+            "(1 - pow(training->beta2, step))",
+        ),
+        "the first correction is the second": (
+            "(1 - pow(training->beta1, step))",
+            "(1 - pow(training->beta2, step))",
+        ),
+        "the learning rate is 1": (
+            "training->rate = training->learning_rate *",
+            "training->rate =",
+        ),
+        "a gradient is not scaled": ("gradient * (real)training->scale", "gradient"),
+        "large gradients are not clipped": ("g > most ? most", "g > most ? g"),
+        "small gradients get the wrong sign": ("g < -most ? -most", "g < -most ? most"),
+        "small gradients are not clipped": ("g < -most ? -most : g", "g"),
+        "SGD does not clip": (
             "clipped(gradient[i], training) * (real)training->rate",
             "gradient[i] * (real)training->rate",
         ),
-        ("theta[i] -= clipped", "theta[i] += clipped"),
-        ("moments + n + i", "moments + i"),
-        ("*first * beta1", "*first * beta2"),
-        ("*second * beta2", "*second * beta1"),
-        ("(real)(1 - training->beta1)", "(real)training->beta1"),
-        ("(real)(1 - training->beta2)", "(real)(1 - training->beta1)"),
-        ("g * g *", "g *"),
-        (
+        "SGD climbs": ("theta[i] -= clipped", "theta[i] += clipped"),
+        "both moments are one": ("moments + n + i", "moments + i"),
+        "the first moment has beta2": ("*first * beta1", "*first * beta2"),
+        "the second moment has beta1": ("*second * beta2", "*second * beta1"),
+        "the first moment weighs wrong": (
+            "(real)(1 - training->beta1)",
+            "(real)training->beta1",
+        ),
+        "the second moment weighs wrong": (
+            "(real)(1 - training->beta2)",
+            "(real)(1 - training->beta1)",
+        ),
+        "the second moment is not squared": ("g * g *", "g *"),
+        "epsilon is in the root": (
             "(sqrt(*second) + (real)training->epsilon)",
             "sqrt(*second + (real)training->epsilon)",
         ),
-        (
+        "the second moment has no root": (
             "(sqrt(*second) + (real)training->epsilon)",
             "(*second + (real)training->epsilon)",
         ),
-        ("theta[i] -= *first /", "theta[i] -= g /"),
-        ("learning_rate, beta1, beta2,", "learning_rate, beta2, beta1,"),
-    ],
-    "rest": [
-        ("!(mean - mean == 0)", "mean != mean"),
-        ("!(mean - mean == 0)", "mean > 0 && !(mean - mean == 0)"),
-        (
+        "Adam has no momentum": ("theta[i] -= *first /", "theta[i] -= g /"),
+        "beta1 and beta2 are swapped": (
+            "learning_rate, beta1, beta2,",
+            "learning_rate, beta2, beta1,",
+        ),
+    },
+    "failures": {
+        "an infinite loss passes": ("!(mean - mean == 0)", "mean != mean"),
+        "a negative infinite loss passes": (
+            "!(mean - mean == 0)",
+            "mean > 0 && !(mean - mean == 0)",
+        ),
+        "a failure is forgotten": (
             "if (!(mean - mean == 0)) training->failed = 1",
             "training->failed = !(mean - mean == 0)",
         ),
-        ("if (!training->failed)\n        theta", "theta"),
-        ("if (!training->failed) {", "{"),
-        ("(gradient[i] - gradient[i] == 0)", "(gradient[i] == gradient[i])"),
-        ('training->failed ? nan("") : mean', "mean"),
-    ],
+        "SGD goes on": ("if (!training->failed)\n        theta", "theta"),
+        "Adam goes on": ("if (!training->failed) {", "{"),
+        "an infinite gradient passes": (
+            "(gradient[i] - gradient[i] == 0)",
+            "(gradient[i] == gradient[i])",
+        ),
+        "a failed loss is not NaN": ('training->failed ? nan("") : mean', "mean"),
+    },
 }
-EVERY = [(check, *mutant) for check, mutants in MUTANTS.items() for mutant in mutants]
+EVERY = {
+    f"{check}: {name}": (check, *mutant)
+    for check, mutants in MUTANTS.items()
+    for name, mutant in mutants.items()
+}
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -248,7 +405,7 @@ def test_unbroken_kernels_pass(check, dtype):
     CHECKS[check](SerialBackend(**GRID), dtype)
 
 
-@pytest.mark.parametrize(("check", "old", "new"), EVERY)
+@pytest.mark.parametrize(("check", "old", "new"), EVERY.values(), ids=EVERY)
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # mutants may make huge numbers
 def test_broken_kernel_is_caught(check, old, new):
     assert TEXT.count(old) == 1, f"kernels.cu no longer has one {old!r}"

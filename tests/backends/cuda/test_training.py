@@ -1,24 +1,25 @@
-"""Training that stays on the GPU is the training of the host, number by number."""
+"""On-device training gives the numbers of the host's training, one by one."""
 
 import numpy as np
 import pytest
 
 import tinymaml as tm
-from tests.support.gpu_backends import GPU_MACHINES, gpu_backend
+from tests.support.gpu_backends import GPU_BACKENDS, gpu_backend
 from tests.support.image_problems import image_problem, strided_network
 from tests.support.running import assert_close
-from tinymaml.backends.cuda import training as resident
+from tinymaml.backends.cuda import training
 from tinymaml.backends.cuda.backend import CupyStaging
 from tinymaml.backends.cuda.cublas import WORKSPACE
 from tinymaml.backends.cuda.device_plan import device_plan
 from tinymaml.backends.cuda.device_program import Layout
 from tinymaml.tasks import sinusoid
 from tinymaml.tasks.episodes import Episodes
+from tinymaml.training.steps import HostSteps
 
-every_backend = pytest.mark.parametrize("backend", GPU_MACHINES)
+every_backend = pytest.mark.parametrize("backend", GPU_BACKENDS)
 NETWORK = tm.MLP([1, 8, 1])
 OPTIMISERS = {"adam": tm.Adam(0.01), "sgd": tm.SGD(0.001)}
-HISTORY = 8  # losses noted on the device; few, so that the ring goes round
+HISTORY = 8  # losses that the device keeps; few, so that old ones are overwritten
 
 
 def loss(theta, x, y):
@@ -61,7 +62,7 @@ def assert_same_training(one, other, tolerance=1e-10):
 
 @pytest.fixture(autouse=True)
 def short_history(monkeypatch):
-    monkeypatch.setattr(resident, "HISTORY", HISTORY)
+    monkeypatch.setattr(training, "HISTORY", HISTORY)
 
 
 @every_backend
@@ -115,18 +116,18 @@ def test_resumed_training_is_the_whole_one(backend, tmp_path):
 
 
 @every_backend
-def test_validation_sees_the_parameters_of_its_iteration(backend):
-    seen = {}
-    for name, m in ((backend, gpu_backend(backend)), ("numpy", "numpy")):
-        seen[name] = []
+def test_validation_is_given_the_parameters_of_its_iteration(backend):
+    thetas = {}
+    for name, b in ((backend, gpu_backend(backend)), ("numpy", "numpy")):
+        thetas[name] = []
         train(
-            m,
+            b,
             iterations=10,
-            validate=lambda theta, name=name: seen[name].append(theta) or 0.0,
+            validate=lambda theta, name=name: thetas[name].append(theta) or 0.0,
             validate_every=4,
         )
-    assert len(seen[backend]) == 2
-    assert_close(np.array(seen[backend]), np.array(seen["numpy"]), 1e-10)
+    assert len(thetas[backend]) == 2
+    assert_close(np.array(thetas[backend]), np.array(thetas["numpy"]), 1e-10)
 
 
 @every_backend
@@ -163,7 +164,7 @@ def test_a_gradient_that_is_not_finite_stops_training_where_it_was(backend, opti
         x = np.ones((2, 1, 1))
         return tm.Tasks(x, x, x * (sample.count < 3), x)
 
-    sample.count, seen = 0, []
+    sample.count, validated = 0, []
     maml = tm.MAML(root_of_square, 0.0, backend=gpu_backend(backend))
     with pytest.raises(tm.NonFiniteLossError, match="iteration 3: the loss or its"):
         tm.train(
@@ -173,11 +174,11 @@ def test_a_gradient_that_is_not_finite_stops_training_where_it_was(backend, opti
             iterations=8,
             optimiser=OPTIMISERS[optimiser],
             rng=np.random.default_rng(0),
-            validate=lambda theta: seen.append(theta) or 0.0,
+            validate=lambda theta: validated.append(theta) or 0.0,
             validate_every=2,
             progress=False,
         )
-    assert len(seen) == 1 and np.isfinite(seen).all()
+    assert len(validated) == 1 and np.isfinite(validated).all()
 
 
 @every_backend
@@ -291,13 +292,13 @@ def test_examples_of_episodes_are_the_hosts_bit_by_bit():
         return backend.compile(tape, "float32")
 
     start, optimiser = np.zeros(3, "float32"), tm.SGD(0.1)
-    stays = resident.Resident(compile, start, {}, optimiser, True, None, sample)
-    places = stays.draw(np.random.default_rng(0))
-    stays.step(places)
-    for name, array in sample.look_up(places)._asdict().items():
-        at = stays._layout.inputs[name].start
-        found = backend.device.read(stays._memory, at, array.size)
-        assert found.tobytes() == array.tobytes(), name
+    steps = training.DeviceTraining(compile, start, {}, optimiser, True, None, sample)
+    numbers = steps.draw(np.random.default_rng(0))
+    steps.step(numbers)
+    for name, array in sample.look_up(numbers)._asdict().items():
+        offset = steps._layout.inputs[name].start
+        examples = backend.device.read(steps._memory, offset, array.size)
+        assert examples.tobytes() == array.tobytes(), name
 
 
 class Negatives(Episodes):
@@ -330,16 +331,30 @@ def test_a_data_set_that_does_not_fit_is_refused_with_its_size():
         train_on_images(backend, "float64", False, images, labels=labels)
 
 
-# --- where it is not done -------------------------------------------------------------
+# --- where the host trains ------------------------------------------------------------
 
 
 def test_the_host_trains_where_it_must():
-    theta = NETWORK.init(np.random.default_rng(0))
-    for maml in (tm.MAML(loss, backend="numpy"), tm.MAML(loss, backend="numba")):
-        assert maml.resident(theta, tm.Adam(), sample_waves) is None
+    theta, on_host = NETWORK.init(np.random.default_rng(0)), []
+    for name in ("numpy", "numba"):
+        maml = tm.MAML(loss, backend=name)
+        on_host.append(maml.training_steps(theta, tm.Adam(), sample_waves))
 
     class Mine(tm.SGD):
         """An optimiser that the device does not know."""
 
-    backend = gpu_backend("stand-in")
-    assert tm.MAML(loss, backend=backend).resident(theta, Mine(0.1), None) is None
+    maml = tm.MAML(loss, backend=gpu_backend("stand-in"))
+    on_host.append(maml.training_steps(theta, Mine(0.1), sample_waves))
+    columns = ["loss"]  # further numbers for the log
+    on_host.append(maml.training_steps(theta, tm.Adam(), sample_waves, columns))
+    assert all(type(steps) is HostSteps for steps in on_host)
+    on_device = maml.training_steps(theta, tm.Adam(), sample_waves)
+    assert type(on_device) is training.DeviceTraining
+
+
+@every_backend
+def test_further_columns_of_the_log_are_those_of_the_host(backend):
+    options = {"columns": ["loss"], "iterations": 4, "log_every": 2}
+    ours, host = train(gpu_backend(backend), **options), train("numpy", **options)
+    assert_same_training(ours, host)
+    assert [row.more for row in ours.losses] == [(row.loss,) for row in ours.losses]

@@ -1,4 +1,4 @@
-"""Compiled kernels that are kept on disk are made anew when their code has changed."""
+"""Kernels that Numba has cached are compiled again when their source changes."""
 
 import os
 import shutil
@@ -10,7 +10,7 @@ import pytest
 
 import tinymaml
 from tinymaml.backends.numba import kernels
-from tinymaml.backends.numba.backend import _is_stale, _kept_files, kernel_address
+from tinymaml.backends.numba.backend import _cache_files, _is_stale, kernel_address
 
 CONVOLVE = """
 import numpy as np
@@ -25,23 +25,23 @@ print(run({"x": np.ones((1, 2, 2, 8)), "w": np.ones((1, 1, 8, 8))})["y"].max())
 """
 
 
-def test_what_is_kept_of_each_kernel_is_found():
+def test_the_cache_files_of_each_kernel_are_found():
     for name in ("add", "conv", "exp", "matmul", "softmax"):
         kernel_address(name, "float64")
         folder = str(Path(kernels.__file__).parent / "__pycache__")
-        assert _kept_files(folder, name), name
+        assert _cache_files(folder, name), name
         assert not _is_stale(folder, name)
 
 
 @pytest.mark.slow
-def test_a_kernel_is_compiled_anew_when_what_it_calls_has_changed(tmp_path):
+def test_a_kernel_is_compiled_again_when_a_function_that_it_calls_changes(tmp_path):
     package = Path(tinymaml.__file__).parent
     leave_out = shutil.ignore_patterns("__pycache__")
     shutil.copytree(package, tmp_path / "tinymaml", ignore=leave_out)
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "NUMBA_CACHE_DIR": ""}
 
     def convolve():
-        done = subprocess.run(
+        run = subprocess.run(
             [sys.executable, "-c", CONVOLVE],
             cwd=tmp_path,
             env=environment,
@@ -49,7 +49,7 @@ def test_a_kernel_is_compiled_anew_when_what_it_calls_has_changed(tmp_path):
             text=True,
             check=True,
         )
-        return float(done.stdout)
+        return float(run.stdout)
 
     assert convolve() == 8
     source = tmp_path / "tinymaml/backends/numba/tiles.py"

@@ -1,13 +1,14 @@
-"""The GPU backend: tapes replayed as CUDA graphs, with CuPy.
+"""The GPU backend: tapes run as CUDA graphs on an NVIDIA GPU, by way of CuPy.
 
-`device_program.py` says what is to be done and in which memory; this file does it on an
-NVIDIA GPU. CuPy compiles kernels.cu, gives memory and streams, and captures graphs;
-matrix products are cuBLAS's (`cublas.py`). float32 means float32: products round their
-factors to TF32's ten bits only on the backend "cupy-tf32".
+    gpu_obstacle()    # "" if a GPU can be used here, else one line that says why not
+    program = CupyBackend().compile(tape, "float32")
 
-    why_not()    # "" if a GPU can be used here, else one line that says what is missing
+`device_program.py` decides which kernels run, in which order and in which memory; this
+file makes a GPU do it. CuPy compiles kernels.cu, allocates memory, keeps the stream and
+captures graphs. Matrix products are calls of cuBLAS (`cublas.py`). float32 means
+float32: only the backend "cupy-tf32" rounds the factors of products to TF32's ten bits.
 
-Left out: several GPUs; AMD's; systems other than Linux.
+Left out: several GPUs, GPUs of AMD, systems other than Linux.
 """
 
 import ctypes
@@ -24,20 +25,25 @@ from typing import Any
 import numpy as np
 
 from tinymaml.autodiff.tape import Tape
+from tinymaml.backends import Backend
 from tinymaml.backends.cuda.cublas import WORKSPACE, Cublas, Gemm
 from tinymaml.backends.cuda.device_program import MOST_TASKS, Command, DeviceProgram
+from tinymaml.backends.cuda.training import MOMENTS, DeviceTraining
 from tinymaml.checks import check_dtype, check_threads
+from tinymaml.training.optim import Optimiser
 
 OLDEST_CUPY = 13  # the first that works with NumPy 2
 THREADS = 128  # in a block
-MOST_BLOCKS = 4096, MOST_TASKS  # across, down; kernels go on with what lies beyond
+# The largest grid: across, down. Where a grid is smaller than the work, each thread of
+# a kernel goes on with the elements and tasks that lie one grid further.
+MOST_BLOCKS = 4096, MOST_TASKS
 REAL = {"float32": "float", "float64": "double"}
 SOURCE = Path(__file__).with_name("kernels.cu")
 Array = np.ndarray[Any, Any]
 
 
 class CupyMemory:
-    """An array of CuPy's, and where it lies."""
+    """An array of CuPy, and its address on the GPU."""
 
     def __init__(self, array: Any) -> None:
         self.array = array
@@ -45,7 +51,10 @@ class CupyMemory:
 
 
 class CupyStaging:
-    """Pinned host memory for a part of an array on the GPU."""
+    """Pinned host memory from which a part of an array on the GPU is filled.
+
+    Pinned memory is what a GPU can copy from while the host goes on.
+    """
 
     def __init__(self, device: "CupyDevice", target: Any) -> None:
         self._pinned = device.cupyx.empty_pinned(target.size, target.dtype)
@@ -55,20 +64,21 @@ class CupyStaging:
 
     @property
     def array(self) -> Array:
-        """The host memory, once what was sent last has left it."""
+        """The host memory; waits until the last copy out of it has ended."""
         self._sent.synchronize()
         return self._pinned
 
     def send(self) -> None:
-        """Start the copy; the host goes on."""
+        """Start the copy to the GPU, and return before it has ended."""
         self._target.set(self._pinned, self._stream)
         self._sent.record(self._stream)
 
 
 class CupyDevice:
-    """A GPU: the protocol `Device`, with all work on one stream.
+    """A GPU as the protocol `Device` describes it, with all work on one stream.
 
-    cupy, cupyx: the modules. library: a `ctypes.CDLL` with cuBLAS.
+    cupy, cupyx: the modules. library: a `ctypes.CDLL` that has cuBLAS. tf32: whether
+    products may round their factors to ten bits.
     """
 
     def __init__(self, cupy: Any, cupyx: Any, library: Any, tf32: bool = False) -> None:
@@ -81,19 +91,19 @@ class CupyDevice:
         self._kernels: dict[tuple[str, str], Any] = {}
 
     def free_bytes(self) -> int:
-        """What the driver has left, and what CuPy keeps for later."""
+        """Bytes that can be allocated: free on the card, or freed and kept by CuPy."""
         free, _ = self.cupy.cuda.runtime.memGetInfo()
         pool = self.cupy.get_default_memory_pool()
         most = pool.get_limit() - pool.used_bytes() if pool.get_limit() else np.inf
         return int(min(free + pool.free_bytes(), most))
 
     def zeros(self, size: int, dtype: Any) -> CupyMemory:
-        """Memory for so many elements, all 0."""
+        """New memory for `size` elements, all 0."""
         with self.stream:
             return CupyMemory(self.cupy.zeros(size, dtype))
 
     def put(self, array: Array) -> CupyMemory:
-        """A copy of an array."""
+        """A copy of an array in new memory on the GPU."""
         with self.stream:
             memory = CupyMemory(self.cupy.empty(array.size, array.dtype))
         memory.array.set(np.ascontiguousarray(array).reshape(-1), self.stream)
@@ -101,27 +111,25 @@ class CupyDevice:
         return memory
 
     def read(self, memory: CupyMemory, start: int, size: int) -> Array:
-        """Elements of memory, once all work given to the device so far is done."""
+        """A copy of `size` elements of memory; waits for all work given so far."""
         array = memory.array[start : start + size]
         pinned = self.cupyx.empty_pinned(size, array.dtype)
         array.get(stream=self.stream, out=pinned)
         return np.array(pinned)
 
     def staging(self, memory: CupyMemory, start: int, size: int) -> CupyStaging:
-        """Pinned host memory for `size` elements of memory."""
+        """Pinned host memory for `size` elements of memory from `start` on."""
         return CupyStaging(self, memory.array[start : start + size])
 
     def launch(
         self, kernel: str, dtype: Any, work: int, tasks: int, arguments: tuple[int, ...]
     ) -> None:
-        """A kernel of kernels.cu, a thread for each element as far as grids go."""
-        blocks = -(-work // THREADS), tasks
-        across, down = (
-            min(n, most) for n, most in zip(blocks, MOST_BLOCKS, strict=True)
-        )
+        """Launch a kernel of kernels.cu, with one thread for each element of each task
+        as far as the largest grid goes."""
+        grid = min(-(-work // THREADS), MOST_BLOCKS[0]), min(tasks, MOST_BLOCKS[1])
         function = self._kernel(kernel, np.dtype(dtype).name)
         with self.stream:
-            function((across, down), (THREADS,), (tasks, *arguments))
+            function(grid, (THREADS,), (tasks, *arguments))
 
     def _kernel(self, name: str, dtype: str) -> Any:
         if (name, dtype) not in self._kernels:
@@ -129,15 +137,16 @@ class CupyDevice:
         return self._kernels[name, dtype]
 
     def gemm(self, dtype: Any, arguments: Gemm) -> None:
-        """A product of the library for all tasks."""
+        """Call cuBLAS for the products of all tasks."""
         self._cublas.gemm(np.dtype(dtype), arguments)
 
     # [capture]
     def capture(self, commands: Sequence[Command]) -> Command:
-        """The commands as a CUDA graph: a function that launches it.
+        """Capture the commands as a CUDA graph, and return a function that launches it.
 
-        Once they are called before, because modules are loaded and libraries get ready
-        at a first call, which must not happen within a capture.
+        The commands are called twice. The first time they run: a first call loads
+        modules and sets up libraries, which is an error during a capture. The second
+        time nothing runs, the driver only records what would.
         """
         for command in commands:
             command()
@@ -148,7 +157,7 @@ class CupyDevice:
                 for command in commands:
                     command()
             except BaseException:
-                with suppress(Exception):  # to leave the capture; it has failed anyway
+                with suppress(Exception):  # the stream must leave the failed capture
                     self.stream.end_capture()
                 raise
             graph = self.stream.end_capture()
@@ -160,28 +169,35 @@ class CupyDevice:
 
 @cache
 def _module(cupy: Any, dtype: str) -> Any:
-    """The kernels for one dtype, compiled at first use and then in CuPy's cache."""
+    """The kernels for one dtype. CuPy compiles them at first use and caches them."""
     options = (f"-DREAL={REAL[dtype]}",)
     return cupy.RawModule(code=SOURCE.read_text(encoding="utf-8"), options=options)
 
 
-# --- whether there is one -------------------------------------------------------------
+# --- whether a GPU can be used --------------------------------------------------------
 
 
-def why_not() -> str:
-    """In one line, why no GPU can be used here; "" if one can."""
-    return _found(tf32=False)[1]
+def gpu_obstacle() -> str:
+    """Why no GPU can be used here, in one line; "" if one can."""
+    return _find_device(tf32=False)[1]
 
 
-def seems_wanted() -> bool:
-    """Whether this machine has CuPy, or an NVIDIA driver that it could use."""
+def has_gpu_software() -> bool:
+    """Whether CuPy is installed, or an NVIDIA driver with which it could be used.
+
+    Where neither is, nobody expects a GPU to be used, and no notice is needed.
+    """
     driver = os.path.exists("/dev/nvidiactl") or shutil.which("nvidia-smi") is not None
     return driver or find_spec("cupy") is not None
 
 
 @cache
-def _found(tf32: bool) -> tuple[CupyDevice | None, str]:
-    """A device, or in one line why there is none."""
+def _find_device(tf32: bool) -> tuple[CupyDevice | None, str]:
+    """(the device, ""), or (None, why there is none, in one line).
+
+    All kernels are compiled and one is launched: a broken installation often shows
+    nowhere else.
+    """
     if find_spec("cupy") is None:
         return None, "CuPy is missing (pip install 'tinymaml[cuda]')"
     if sys.platform != "linux":
@@ -194,42 +210,45 @@ def _found(tf32: bool) -> tuple[CupyDevice | None, str]:
             return None, f"CuPy {cupy.__version__} is too old, {OLDEST_CUPY} is needed"
         if cupy.cuda.runtime.getDeviceCount() < 1:
             return None, "CuPy finds no GPU"
-        # The library that CuPy has loaded is found through the module that needs it.
+        # This module of CuPy is linked to cuBLAS, so its symbols include the library's.
         from cupy_backends.cuda.libs import cublas
 
         device = CupyDevice(cupy, cupyx, ctypes.CDLL(cublas.__file__), tf32)
         for dtype in REAL:
-            device.launch("sum_tasks", dtype, 1, 1, (0,) * 6)  # of nothing
+            device.launch("sum_tasks", dtype, 1, 1, (0,) * 6)  # a sum of no elements
         device.stream.synchronize()
-    except Exception as error:  # whatever a broken installation raises
+    except Exception as error:  # a broken installation may raise anything
         text = " ".join(str(error).split()) or type(error).__name__
         return None, f"CuPy does not work here: {text}"
     return device, ""
 
 
-class CupyBackend:
-    """Runs tapes on a GPU, for all tasks at once. Threads are accepted and not used.
+class CupyBackend(Backend):
+    """Runs tapes on a GPU, for all tasks at once.
 
     All backends share one stream, so only one thread of Python may use them at a time.
 
-    tf32: whether products may round their factors to ten bits.
-    Raises ImportError with one line that says why where no GPU can be used.
+    threads: accepted as by every backend, and not used. tf32: whether products of
+    float32 may round their factors to ten bits. Raises ImportError with one line that
+    says why no GPU can be used.
     """
 
     def __init__(self, threads: int | None = None, tf32: bool = False) -> None:
         self.name = "cupy-tf32" if tf32 else "cupy"
         self.threads = check_threads(threads, default=1)
-        device, why = _found(tf32)
+        device, obstacle = _find_device(tf32)
         if device is None:
-            raise ImportError(f"backend {self.name!r}: {why}")
+            raise ImportError(f"backend {self.name!r}: {obstacle}")
         self.device = device
 
     def compile(self, tape: Tape, dtype: str) -> DeviceProgram:
-        """A callable that runs the tape: {name: array} in, {name: array} out."""
+        """A program that runs the tape in float32 or float64."""
         return DeviceProgram(tape, check_dtype(dtype), self.device)
 
-    def resident(self, *arguments: Any) -> Any:
-        """Training that stays on the GPU: see `resident.Resident`."""
-        from tinymaml.backends.cuda.training import Resident
-
-        return Resident(*arguments)
+    def training_steps(
+        self, optimiser: Optimiser, **settings: Any
+    ) -> DeviceTraining | None:
+        """Outer steps on the GPU; None for an optimiser that it has no kernel for."""
+        if type(optimiser) not in MOMENTS:
+            return None
+        return DeviceTraining(optimiser=optimiser, **settings)

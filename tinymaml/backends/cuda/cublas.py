@@ -1,9 +1,11 @@
-"""The one product that the GPU backend takes from NVIDIA's library, and its arguments.
+"""Matrix products on a GPU: one function of NVIDIA's library cuBLAS, and its arguments.
 
-CuPy has cuBLAS too, but refuses to call it while a graph is captured. So the library
-that CuPy has loaded is called here directly, with a handle of its own, whose stream,
-precision and workspace never change: what cuBLAS asks for if calls are to be captured
-and to give the same bits each time.
+    Cublas(library, stream, workspace, tf32).gemm(np.dtype("float32"), Gemm(...))
+
+CuPy can call cuBLAS too, but it refuses to do so while a graph is captured. So this
+file calls the library that CuPy has loaded, with a handle of its own. The handle's
+stream, precision and workspace never change. NVIDIA requires this of calls that are
+captured or that must give the same bits each time.
 
 Left out: all other functions of the library.
 """
@@ -13,17 +15,23 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-WORKSPACE = 32 * 2**20  # bytes; what NVIDIA recommends for the largest cards
-DEFAULT_MATH, TF32_MATH = 0, 3  # of cublasMath_t
-NO_TRANSPOSE, TRANSPOSE = 0, 1  # of cublasOperation_t
+WORKSPACE = 32 * 2**20  # bytes; NVIDIA recommends it for the largest cards
+DEFAULT_MATH, TF32_MATH = 0, 3  # values of cublasMath_t
+NO_TRANSPOSE, TRANSPOSE = 0, 1  # values of cublasOperation_t
+
+
+class Matrix(NamedTuple):
+    """One matrix per task, as the library stores it: column by column."""
+
+    address: int  # of the first task's
+    ld: int  # "leading dimension": elements from one column to the next
+    step: int  # elements from one task's to the next; 0 if all tasks share one
 
 
 class Gemm(NamedTuple):
-    """C (+)= op(A) op(B) for each of `tasks` tasks, in the library's order.
+    """C (+)= op(A) op(B) for every task, where op may transpose.
 
-    The library has columns next to each other, and a matrix (m, n) is `ld` elements
-    from column to column. Addresses are those of the first task; the next task's matrix
-    is `step` elements further on.
+    op(A) is (m, k), op(B) is (k, n), C is (m, n).
     """
 
     transpose_a: bool
@@ -31,29 +39,26 @@ class Gemm(NamedTuple):
     m: int
     n: int
     k: int
-    a: int
-    lda: int
-    step_a: int
-    b: int
-    ldb: int
-    step_b: int
-    more: bool  # whether C is added to
-    c: int
-    ldc: int
-    step_c: int
+    a: Matrix
+    b: Matrix
+    accumulate: bool  # whether the product is added to C
+    c: Matrix
     tasks: int
 
 
 class CublasError(RuntimeError):
-    """A call of cuBLAS failed."""
+    """A call of cuBLAS returned a status that is not success."""
 
 
 class Cublas:
     """A handle of the library.
 
-    library: a `ctypes.CDLL` in which cuBLAS can be found. stream, workspace: addresses,
-    the latter of WORKSPACE bytes on the GPU. tf32: whether products of float32 may
-    round their factors to ten bits, as JAX does by default and PyTorch when asked to.
+    library: a `ctypes.CDLL` that has cuBLAS. stream: the address of a CUDA stream.
+    workspace: the address of WORKSPACE bytes on the GPU. tf32: whether products of
+    float32 may round their factors to ten bits; JAX does so by default, PyTorch on
+    request.
+
+    Raises CublasError where the library refuses a setting.
     """
 
     def __init__(self, library: Any, stream: int, workspace: int, tf32: bool) -> None:
@@ -69,7 +74,10 @@ class Cublas:
         self._call("cublasSetMathMode", handle, c_int(mode))
 
     def gemm(self, dtype: np.dtype[Any], g: Gemm) -> None:
-        """cublasSgemmStridedBatched or cublasDgemmStridedBatched."""
+        """Call cublasSgemmStridedBatched for float32, cublasDgemm... for float64.
+
+        It returns at once; the product is computed on the handle's stream.
+        """
         letter, real = ("S", c_float) if dtype == np.float32 else ("D", c_double)
         self._call(
             f"cublas{letter}gemmStridedBatched",
@@ -77,10 +85,10 @@ class Cublas:
             *(c_int(TRANSPOSE if t else NO_TRANSPOSE) for t in g[:2]),
             *(c_int(size) for size in (g.m, g.n, g.k)),
             byref(real(1)),
-            *(c_void_p(g.a), c_int(g.lda), c_longlong(g.step_a)),
-            *(c_void_p(g.b), c_int(g.ldb), c_longlong(g.step_b)),
-            byref(real(1 if g.more else 0)),
-            *(c_void_p(g.c), c_int(g.ldc), c_longlong(g.step_c)),
+            *_matrix(g.a),
+            *_matrix(g.b),
+            byref(real(1 if g.accumulate else 0)),
+            *_matrix(g.c),
             c_int(g.tasks),
         )
 
@@ -88,3 +96,8 @@ class Cublas:
         status = getattr(self._library, name)(*arguments)
         if status != 0:
             raise CublasError(f"cuBLAS: {name} returned status {status}")
+
+
+def _matrix(matrix: Matrix) -> tuple[c_void_p, c_int, c_longlong]:
+    address, ld, step = matrix
+    return c_void_p(address), c_int(ld), c_longlong(step)

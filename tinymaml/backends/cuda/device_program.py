@@ -1,17 +1,22 @@
-"""Tapes on a GPU: memory for all tasks laid out, commands written down once, replayed.
+"""Programs on a GPU: memory for all tasks, commands written once, and their replay.
 
     program = DeviceProgram(tape, dtype, device)
-    results = program({"theta": theta, "x": x, ...})    # arrays of NumPy in and out
+    results = program({"theta": theta, "x": x, ...})    # NumPy arrays in and out
 
-For a number of tasks a `Layout` gives every array of the plan its place in one block of
-memory, and `commands` turns launches into calls of kernels and of the library, with all
-addresses in them. A device *captures* the calls (on a GPU: as a CUDA graph) and gives
-back a function that repeats them; a call of the program then is one copy of all inputs
-to the device, one replay, and one copy of all outputs back.
+A program is made ready for a number of tasks T once. A `Layout` gives every array of
+the plan an offset in one block of memory. `Commands` turns the launches of the plan
+into calls of kernels and of cuBLAS that contain all addresses. The device captures
+these calls (a GPU as a CUDA graph) and gives back a function that repeats them.
 
-What a device must be able to do is the protocol `Device`; `cupy_machine.py` has it. In
-the tests a stand-in for CuPy runs the same kernels on the processor, one thread after
-another, so everything here is tested where there is no GPU.
+From then on, running the program is one copy of all inputs to the device, one replay,
+and one copy of all outputs back: the host does not launch kernels one by one, which
+would take longer than the kernels of a small network run.
+
+The protocol `Device` is what this file asks of a device; `cuda/backend.py` does it with
+CuPy. In the tests a stand-in for CuPy runs the same kernels on the processor, one
+thread after another, so that all of this is tested where there is no GPU.
+
+Left out: copies that overlap with computation; `training.py` has them.
 """
 
 from bisect import bisect_right
@@ -23,95 +28,98 @@ import numpy as np
 
 from tinymaml.autodiff.tape import Output, Tape
 from tinymaml.backends import bind_by_merging
-from tinymaml.backends.cuda.cublas import Gemm
+from tinymaml.backends.cuda.cublas import Gemm, Matrix
 from tinymaml.backends.cuda.device_plan import ELEMENTWISE, device_plan
 from tinymaml.backends.numba.planner import ALIGNMENT, Plan
 from tinymaml.backends.numba.selection import Instruction, View
 from tinymaml.checks import check_inputs
 
 BLOCKS = 32  # of tasks, in a sum over tasks
-SPARE = 0.9  # of the free memory that a program may take
-MOST_ELEMENTS = 2**31 - 2**20  # of one task: kernels count with ints, a grid at a time
-MOST_TASKS = 65_535  # at once: what cuBLAS and grids take on all cards
-KEPT = 4  # numbers of tasks for which a program is kept ready
+MEMORY_FRACTION = 0.9  # how much of the free memory a program may allocate
+# Kernels count the elements of one task in 32 bits, and go on by up to a grid.
+MOST_ELEMENTS = 2**31 - 2**20
+MOST_TASKS = 65_535  # in one run: the limit of cuBLAS and of grids on all cards
+CACHED_GRAPHS = 4  # numbers of tasks for which a program keeps a captured graph
 Array = np.ndarray[Any, Any]
 Command = Callable[[], None]
 
 
 class Memory(Protocol):
-    """A piece of a device's memory; it is freed when nothing refers to it."""
+    """Memory of a device. It is freed when nothing refers to this object."""
 
     address: int
 
 
 class Staging(Protocol):
-    """Host memory from which a device reads fast, and where it goes."""
+    """Host memory from which a device reads fast, for one part of its own memory."""
 
     @property
     def array(self) -> Array:
-        """Flat; fill it, then send."""
+        """The host memory, flat. Fill it, then call `send`."""
 
     def send(self) -> None:
-        """Copy it to the device, in the order of the device's other work."""
+        """Copy it to the device, after the work that the device has been given."""
 
 
 class Device(Protocol):
-    """Memory, kernels of kernels.cu, products, and repeating all that."""
+    """What a GPU must do: memory, kernels of kernels.cu, products, and graphs."""
 
     def free_bytes(self) -> int:
-        """Memory that can still be had."""
+        """How many bytes can be allocated."""
 
     def zeros(self, size: int, dtype: Any) -> Memory:
-        """Memory for so many elements, all 0."""
+        """New memory for `size` elements, all 0."""
 
     def put(self, array: Array) -> Memory:
-        """A copy of an array."""
+        """A copy of an array in new memory."""
 
     def read(self, memory: Any, start: int, size: int) -> Array:
-        """Elements of memory, once all work given to the device so far is done."""
+        """A copy of `size` elements of memory; waits for all work given so far."""
 
     def staging(self, memory: Any, start: int, size: int) -> Staging:
-        """Host memory for `size` elements of memory."""
+        """Host memory for `size` elements of memory from `start` on."""
 
     def launch(
         self, kernel: str, dtype: Any, work: int, tasks: int, arguments: tuple[int, ...]
     ) -> None:
-        """A kernel for `work` elements of each task; `tasks` is its first argument."""
+        """Launch a kernel for `work` elements of each task; the kernel's parameters are
+        `tasks`, then the arguments."""
 
     def gemm(self, dtype: Any, arguments: Gemm) -> None:
-        """A product of the library for all tasks."""
+        """Multiply the matrices of all tasks."""
 
     def capture(self, commands: Sequence[Command]) -> Command:
-        """A function that repeats the commands, which may be called before."""
+        """A function that repeats the commands. Capturing may also run them once."""
 
 
 class Operand(NamedTuple):
-    """An array of each task: where that of the first begins, and the next."""
+    """One array per task: where that of the first task begins, in elements."""
 
-    start: int  # elements
-    step: int  # 0: all tasks share one
+    start: int
+    step: int  # from one task's array to the next; 0 if all tasks share one
 
 
 class Layout:
     """Where the arrays of T tasks lie in one block of memory, in elements.
 
-    In this order: shared inputs, constants and inputs of each task, which come from the
-    host; the workspace; sums over blocks of tasks; outputs, which go to the host.
+    The order makes each copy one copy. First come shared inputs, constants and inputs
+    per task, which the host sends; then the workspace and sums over blocks of tasks;
+    then the outputs, which the host fetches.
     """
 
     def __init__(self, plan: Plan, tasks: int) -> None:
         self.plan, self.tasks = plan, tasks
-        self._apart: dict[int, Operand] = {}
+        self._outside: dict[int, Operand] = {}  # buffers that are not in the workspace
         self.size = 0
         self.inputs: dict[str, Operand] = {}
-        self._take_inputs(per_task=False)
+        self._allocate_inputs(per_task=False)
         for buffer in plan.constants:
-            start = self._take(plan.buffer_sizes[buffer])
-            self._apart[buffer] = Operand(start, 0)
-        self.per_task = self.size  # where inputs of each task begin
-        self._take_inputs(per_task=True)
+            start = self._allocate(plan.buffer_sizes[buffer])
+            self._outside[buffer] = Operand(start, 0)
+        self.per_task = self.size  # where the inputs per task begin
+        self._allocate_inputs(per_task=True)
         self.from_host = self.size
-        self._workspace = self._take(plan.size * tasks)
+        self._workspace = self._allocate(plan.size * tasks)
         self.partial_sums: dict[str, Operand] = {}
         self.outputs: dict[str, Operand] = {}
         outputs = plan.tape.outputs.items()
@@ -119,34 +127,40 @@ class Layout:
             size = prod(output.shape)
             if output.reduction == "sum":
                 blocks = min(BLOCKS, tasks)
-                self.partial_sums[name] = Operand(self._take(blocks * size), size)
+                self.partial_sums[name] = Operand(self._allocate(blocks * size), size)
         self.outputs_start = self.size
         for name, output in outputs:
             size = prod(output.shape)
             each = output.reduction == "each"
-            start = self._take(size * tasks if each else size)
+            start = self._allocate(size * tasks if each else size)
             self.outputs[name] = Operand(start, size)
 
-    def _take(self, size: int) -> int:
+    def _allocate(self, size: int) -> int:
+        """The start of `size` new elements, aligned to a cache line."""
         start = self.size
         self.size += -(-size // ALIGNMENT) * ALIGNMENT
         return start
 
-    def _take_inputs(self, per_task: bool) -> None:
-        for name, place in self.plan.tape.inputs.items():
-            if place.per_task == per_task:
-                size = prod(place.shape)
-                start = self._take(size * self.tasks if per_task else size)
+    def _allocate_inputs(self, per_task: bool) -> None:
+        for name, (node, shape, of_task) in self.plan.tape.inputs.items():
+            if of_task == per_task:
+                size = prod(shape)
+                start = self._allocate(size * self.tasks if per_task else size)
                 operand = Operand(start, size if per_task else 0)
                 self.inputs[name] = operand
-                if place.node in self.plan.views:
-                    self._apart[self.plan.views[place.node].buffer] = operand
+                if node in self.plan.views:
+                    self._outside[self.plan.views[node].buffer] = operand
 
     def operand(self, view: View) -> Operand:
-        """Where a view of the plan lies."""
+        """The arrays of all tasks that a view of the plan stands for.
+
+        A buffer that begins at offset o of one task's workspace begins at T o here, and
+        holds the arrays of T tasks one behind the other. So buffers that share memory
+        in the plan of one task share it here too, and no others do.
+        """
         buffer, offset = view
-        if buffer in self._apart:
-            start, step = self._apart[buffer]
+        if buffer in self._outside:
+            start, step = self._outside[buffer]
             return Operand(start + offset, step)
         step = -(-self.plan.buffer_sizes[buffer] // ALIGNMENT) * ALIGNMENT
         start = self._workspace + self.tasks * self.plan.offsets[buffer]
@@ -155,32 +169,39 @@ class Layout:
     def constants(self) -> Iterable[tuple[int, int, float]]:
         """(start, size, number) of every constant."""
         for buffer, number in self.plan.constants.items():
-            yield self._apart[buffer].start, self.plan.buffer_sizes[buffer], number
+            yield self._outside[buffer].start, self.plan.buffer_sizes[buffer], number
 
 
 class Commands:
-    """The commands that run a plan in the memory of a layout."""
+    """The commands that run a plan in the memory of a layout.
+
+    list: the commands in running order. They refer to `tables`, the fused groups in the
+    device's memory, so this object must live as long as they are repeated.
+    """
 
     def __init__(
         self, layout: Layout, memory: Memory, dtype: np.dtype[Any], device: Device
     ) -> None:
         self.layout, self.memory, self.dtype = layout, memory, dtype
         self.device, self.tasks = device, layout.tasks
-        self.links: list[Memory] = []  # read by chains, as long as they are repeated
+        self.tables: list[Memory] = []
         self.list = [self._command(launch) for launch in layout.plan.instructions]
         for name, output in layout.plan.tape.outputs.items():
-            self.list += self._output(name, output)
+            self.list += self._output_commands(name, output)
 
     def argument(self, operand: Operand) -> tuple[int, int]:
-        """An array of each task, as kernels are told of it."""
+        """The two arguments of a kernel that stand for an operand: address and step."""
         itemsize = self.dtype.itemsize
         return self.memory.address + operand.start * itemsize, operand.step
 
-    def _at(self, view: View) -> tuple[int, int]:
+    def _view(self, view: View) -> tuple[int, int]:
         return self.argument(self.layout.operand(view))
 
     def launch(self, kernel: str, work: int, tasks: int, *arguments: int) -> Command:
         """A command that launches a kernel for `work` elements of each task."""
+        # The command must not refer to `self`: this object refers to the command, and
+        # such a cycle would keep its memory on the device until Python looks for
+        # cycles.
         device, dtype = self.device, self.dtype
         return lambda: device.launch(kernel, dtype, work, tasks, arguments)
 
@@ -189,20 +210,27 @@ class Commands:
         if kernel == "matmul":
             return self._product(out, reads, sizes)
         if kernel == "elementwise":
-            return self._chain(operations, sizes[0])
-        views = [number for view in (out, *reads) for number in self._at(view)]
-        return self.launch(kernel, work_of(launch), self.tasks, *views, *sizes)
+            return self._fused_group(operations, sizes[0])
+        views = [number for view in (out, *reads) for number in self._view(view)]
+        work = threads_per_task(launch)
+        return self.launch(kernel, work, self.tasks, *views, *sizes)
 
-    def _chain(self, links: Iterable[Instruction], n: int) -> Command:
-        rows = np.array([self._link(link) for link in links], dtype=np.int64)
-        self.links.append(self.device.put(rows))
-        address = self.links[-1].address
-        return self.launch("elementwise", n, self.tasks, address, len(rows), n)
+    def _fused_group(self, operations: Iterable[Instruction], n: int) -> Command:
+        """One launch for several elementwise operations on arrays of n elements."""
+        table = np.array([self._operation(call) for call in operations], np.int64)
+        self.tables.append(self.device.put(table))
+        address = self.tables[-1].address
+        return self.launch("elementwise", n, self.tasks, address, len(table), n)
 
-    def _link(self, call: Instruction) -> list[int]:
-        """One operation, as `Link` in kernels.cu has it."""
+    def _operation(self, call: Instruction) -> list[int]:
+        """The numbers of the struct `Operation` in kernels.cu.
+
+        Element i of the operation reads element i / span * inner + i % inner of y,
+        which is how a broadcast along the middle of (outer, middle, inner) reads its
+        operand.
+        """
         n, nothing = prod(call.sizes), (0, 0)
-        x, y = self._at(call.reads[0]), nothing
+        x, y = self._view(call.reads[0]), nothing
         span, inner = n, n
         if len(call.sizes) == 3:
             span, inner = call.sizes[1] * call.sizes[2], call.sizes[2]
@@ -211,57 +239,59 @@ class Commands:
         if call.kernel == "broadcast":
             x, y = nothing, x
         elif len(call.reads) == 2:
-            y = self._at(call.reads[1])
-        operation = ELEMENTWISE.index(call.kernel)
-        return [operation, *self._at(call.out), *x, *y, span, inner]
+            y = self._view(call.reads[1])
+        opcode = ELEMENTWISE.index(call.kernel)
+        return [opcode, *self._view(call.out), *x, *y, span, inner]
 
     def _product(
         self, out: View, reads: tuple[View, ...], sizes: tuple[int, ...]
     ) -> Command:
-        # Our rows are the library's columns: it is asked for C' = op(B)' op(A)', and
-        # finds B' where we have B.
-        m, n, k, ta, tb, more = sizes
-        (a, step_a), (b, step_b), (c, step_c) = (self._at(p) for p in (*reads, out))
+        """C (m, n) (+)= op(A) op(B), by a library that stores matrices by columns.
+
+        To the library, our matrix stored by rows is its own transpose. So it is asked
+        for C' = op(B)' op(A)': the factors change places, and their transposes stay.
+        """
+        m, n, k, ta, tb, accumulate = sizes
         arguments = Gemm(
             transpose_a=bool(tb),
             transpose_b=bool(ta),
             m=n,
             n=m,
             k=k,
-            a=b,
-            lda=k if tb else n,
-            step_a=step_b,
-            b=a,
-            ldb=m if ta else k,
-            step_b=step_a,
-            more=bool(more),
-            c=c,
-            ldc=n,
-            step_c=step_c,
+            a=self._matrix(reads[1], k if tb else n),
+            b=self._matrix(reads[0], m if ta else k),
+            accumulate=bool(accumulate),
+            c=self._matrix(out, n),
             tasks=self.tasks,
         )
-        device, dtype = self.device, self.dtype
+        device, dtype = self.device, self.dtype  # as in `launch`
         return lambda: device.gemm(dtype, arguments)
 
-    def _output(self, name: str, output: Output) -> list[Command]:
-        """Copied to where outputs lie, or summed over tasks, 32 blocks at a time."""
-        source = self.layout.operand(self.layout.plan.views[output.node])
-        target, size = self.layout.outputs[name], prod(output.shape)
-        if output.reduction == "each":
-            # A pad with nothing around is a copy.
-            arguments = (*self.argument(target), *self.argument(source), 0, size)
-            return [self.launch("pad", size, self.tasks, *arguments, size)]
-        some, blocks = self.layout.partial_sums[name], min(BLOCKS, self.tasks)
-        into, total = self.argument(some), self.argument(target)
-        read = self.argument(source)
+    def _matrix(self, view: View, columns: int) -> Matrix:
+        address, step = self._view(view)
+        return Matrix(address, columns, step)
+
+    def _output_commands(self, name: str, output: Output) -> list[Command]:
+        """Copy an output to where the host fetches it, or sum it over tasks.
+
+        A sum goes over blocks of tasks first, then over the blocks, so that there is
+        work for more than one thread.
+        """
+        source = self._view(self.layout.plan.views[output.node])
+        target = self.argument(self.layout.outputs[name])
+        size, tasks, blocks = prod(output.shape), self.tasks, min(BLOCKS, self.tasks)
+        if output.reduction == "each":  # a pad with no zeros around is a copy
+            return [self.launch("pad", size, tasks, *target, *source, 0, size, size)]
+        partial = self.argument(self.layout.partial_sums[name])
         return [
-            self.launch("sum_tasks", size, blocks, *into, *read, self.tasks, size),
-            self.launch("sum_tasks", size, 1, *total, *into, blocks, size),
+            self.launch("sum_tasks", size, blocks, *partial, *source, tasks, size),
+            self.launch("sum_tasks", size, 1, *target, *partial, blocks, size),
         ]
 
 
-def work_of(launch: Instruction) -> int:
-    """How many threads of a task have something to do."""
+def threads_per_task(launch: Instruction) -> int:
+    """How many threads have work for one task: one for each element of the result, but
+    one for each row of logits."""
     sizes = launch.sizes
     if launch.kernel in ("sum", "mul_sum"):
         return sizes[0] * sizes[2]
@@ -275,14 +305,16 @@ def work_of(launch: Instruction) -> int:
     return sizes[-1] if launch.kernel == "pad" else prod(sizes[:4])
 
 
-class Loaded:
-    """A program on a device, ready for one number of tasks."""
+class CapturedProgram:
+    """A program for one number of tasks: its memory, and its graph, ready to replay."""
 
     def __init__(
         self, layout: Layout, memory: Memory, dtype: np.dtype[Any], device: Device
     ) -> None:
         self.layout, self.memory, self.device = layout, memory, device
         self.staging = device.staging(memory, 0, layout.from_host)
+        # Constants lie between the inputs and are sent again in each call, because one
+        # copy of everything takes less time than two copies around them.
         for start, size, number in layout.constants():
             self.staging.array[start : start + size] = number
         self.commands = Commands(layout, memory, dtype, device)
@@ -297,7 +329,7 @@ class Loaded:
         self.staging.send()
 
     def read(self) -> dict[str, Array]:
-        """Fetch the outputs: those of each task with a leading task axis."""
+        """Fetch the outputs; an output of each task has a leading task axis."""
         layout = self.layout
         start = layout.outputs_start
         flat = self.device.read(self.memory, start, layout.size - start)
@@ -311,11 +343,13 @@ class Loaded:
 
 
 class DeviceProgram:
-    """One tape, planned and ready to be run in one dtype on a device.
+    """One tape, planned for one dtype and a device.
 
-    All tasks are run at once if their memory fits, else in equal parts one after the
-    other, whose sums are added in order. Raises MemoryError where one task alone does
-    not fit. One program must not be called from two threads at once.
+    All tasks are run at once if their memory fits. If not, they are run in equal parts
+    one after another, and sums over parts are added in order. One program must not be
+    called from two threads at once.
+
+    Raises MemoryError where one task alone does not fit.
     """
 
     def __init__(self, tape: Tape, dtype: np.dtype[Any], device: Device) -> None:
@@ -323,76 +357,84 @@ class DeviceProgram:
         self.tape, self.dtype, self.device = tape, dtype, device
         self.plan = device_plan(tape)
         self._memory: Memory | None = None
-        self._size = 0  # elements of it
-        self._loaded: dict[int, Loaded] = {}
-        # Of so many tasks, how many are run at once: found once, so that sums have
-        # the same bits in every call, whatever others do with the memory meanwhile.
-        self._together: dict[int, int] = {}
+        self._size = 0  # of this memory, in elements
+        self._captured: dict[int, CapturedProgram] = {}  # by number of tasks
+        # How many tasks run at once, by number of tasks. It is decided in the first
+        # call with that number: if it changed with the free memory, so would the bits
+        # of sums.
+        self._tasks_per_run: dict[int, int] = {}
 
     bind = bind_by_merging
 
     @property
     def launches(self) -> int:
-        """Kernels launched and products called in one replay."""
-        sums = [o.reduction == "sum" for o in self.tape.outputs.values()]
-        return len(self.plan.instructions) + len(sums) + sum(sums)
+        """How many kernels and products one replay launches."""
+        reductions = [output.reduction for output in self.tape.outputs.values()]
+        return len(self.plan.instructions) + len(reductions) + reductions.count("sum")
 
     def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Run the tape for all tasks; sums run over tasks in task order."""
+        """Run the tape for all tasks; sums are over tasks, in the order of blocks."""
         tasks = check_inputs(self.tape.inputs, self.dtype, inputs) or 1
-        together = self.tasks_together(tasks)
+        count = self.tasks_per_run(tasks)
         parts = []
-        for start in range(0, tasks, together):
-            stop = min(start + together, tasks)
-            loaded = self._load(stop - start)
-            loaded.write(
-                {
-                    name: inputs[name][start:stop] if per_task else inputs[name]
-                    for name, (_, _, per_task) in self.tape.inputs.items()
-                }
-            )
-            loaded.replay()
-            parts.append(loaded.read())
-        self._together[tasks] = together
-        return {name: self._joined(name, parts) for name in self.tape.outputs}
+        for start in range(0, tasks, count):
+            stop = min(start + count, tasks)
+            captured = self._capture(stop - start)
+            part = {
+                name: inputs[name][start:stop] if placeholder.per_task else inputs[name]
+                for name, placeholder in self.tape.inputs.items()
+            }
+            captured.write(part)
+            captured.replay()
+            parts.append(captured.read())
+        self._tasks_per_run[tasks] = count
+        return {name: self._join(name, parts) for name in self.tape.outputs}
 
-    def _joined(self, name: str, parts: list[dict[str, Array]]) -> Array:
+    def _join(self, name: str, parts: list[dict[str, Array]]) -> Array:
         arrays = [part[name] for part in parts]
         if self.tape.outputs[name].reduction == "each":
             return np.concatenate(arrays)
         return np.asarray(sum(arrays[1:], arrays[0]))
 
-    def tasks_together(self, tasks: int) -> int:
-        """How many of so many tasks are run at once."""
-        if tasks in self._together:
-            return self._together[tasks]
-        itemsize = self.dtype.itemsize
-        all_of_it = self.device.free_bytes() // itemsize + self._size
-        room = max(self._size, int(SPARE * all_of_it))
+    def tasks_per_run(self, tasks: int) -> int:
+        """How many of `tasks` tasks are run at once: as few equal parts as fit."""
+        if tasks in self._tasks_per_run:
+            return self._tasks_per_run[tasks]
+        # The program's own memory may be used again, or freed for a larger block.
+        available = self.device.free_bytes() // self.dtype.itemsize + self._size
+        allowed = max(self._size, int(MEMORY_FRACTION * available))
         counts = range(1, min(tasks, MOST_TASKS) + 1)
-        fit = bisect_right(counts, room, key=lambda n: Layout(self.plan, n).size)
+        fit = bisect_right(counts, allowed, key=lambda n: Layout(self.plan, n).size)
         one = Layout(self.plan, 1).size
         if fit == 0 or one > MOST_ELEMENTS:
             raise MemoryError(
                 f"backend: one task of this tape needs {self._gigabytes(one)} of the "
-                f"GPU's memory, {self._gigabytes(room)} are free, and at most "
+                f"GPU's memory, {self._gigabytes(allowed)} are free, and at most "
                 f"{self._gigabytes(MOST_ELEMENTS)} can be used for it; take fewer "
                 "examples or inner steps, recompute=True, or float32"
             )
-        return -(-tasks // -(-tasks // fit))
+        parts = -(-tasks // fit)
+        return -(-tasks // parts)
 
-    def _load(self, tasks: int) -> Loaded:
-        if tasks not in self._loaded:
+    def _capture(self, tasks: int) -> CapturedProgram:
+        """The program for a number of tasks, from the cache or captured now.
+
+        All graphs use the same memory, since only one runs at a time. A larger number
+        of tasks needs new memory, which makes the graphs captured so far useless.
+        """
+        if tasks not in self._captured:
             layout = Layout(self.plan, tasks)
             if self._memory is None or layout.size > self._size:
-                self._loaded.clear()
-                self._memory, self._size = None, 0  # freed before more is asked for
+                self._captured.clear()
+                self._memory, self._size = None, 0  # freed before more is allocated
                 self._memory = self.device.zeros(layout.size, self.dtype)
                 self._size = layout.size
-            if len(self._loaded) == KEPT:
-                del self._loaded[min(self._loaded)]
-            self._loaded[tasks] = Loaded(layout, self._memory, self.dtype, self.device)
-        return self._loaded[tasks]
+            if len(self._captured) == CACHED_GRAPHS:
+                del self._captured[min(self._captured)]
+            self._captured[tasks] = CapturedProgram(
+                layout, self._memory, self.dtype, self.device
+            )
+        return self._captured[tasks]
 
     def _gigabytes(self, elements: int) -> str:
         return f"{elements * self.dtype.itemsize / 1e9:.3g} GB"

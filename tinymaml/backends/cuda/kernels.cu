@@ -1,17 +1,17 @@
-// The kernels of the GPU machine; those that kernels.py and image_kernels.py also have
-// go by the same names there. Matrix products are the vendor's library's business.
+// The kernels of the GPU backend. A kernel that kernels.py or image_kernels.py also has
+// goes by the same name there. Matrix products are left to cuBLAS.
 //
-// Every kernel serves all tasks in one launch. TO(x) and FROM(x) declare an array of
-// each task: a pointer to that of the first, and how many elements lie between one task
-// and the next (0 where all tasks share it). What a kernel does for one task is told by
-// sizes, as on the CPU.
+// Every kernel computes for all tasks in one launch. TO(x) and FROM(x) declare one
+// array per task, to write or to read: a pointer to the first task's array, and the
+// number of elements from one task's to the next (0 if all tasks share it). The other
+// parameters are the sizes of one task, as on the CPU.
 //
-// Each element of a result is made by one thread, which adds up what it needs in a fixed
-// order: no atomics, no shared memory, no threads that wait for each other. So a launch
-// gives the same bits every time, any grid is right, and one thread alone is a legal
-// launch, which is how these very lines are tested where there is no GPU.
+// One thread computes each element of a result, and adds its terms in a fixed order: no
+// atomics, no shared memory, no thread that waits for another. So a launch gives the
+// same bits every time, and any grid computes the right result, if slowly. Even a
+// single thread does, which is how these very lines are tested where there is no GPU.
 //
-// Compiled once for REAL=float and once for REAL=double.
+// Compiled once with REAL=float and once with REAL=double.
 
 typedef REAL real;
 typedef long long whole;
@@ -20,7 +20,8 @@ typedef long long whole;
 #define TO(x) real *x, whole x##_step
 #define FROM(x) const real *x, whole x##_step
 
-// Grids are two-dimensional: tasks down, the elements of one task across.
+// Grids are two-dimensional: tasks down, the elements of one task across. A thread goes
+// on with the element, and the task, that lies one whole grid further.
 #define EACH_TASK for (whole task = blockIdx.y; task < tasks; task += gridDim.y)
 #define EACH(i, n)                                                  \
     for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < (n);    \
@@ -29,17 +30,17 @@ typedef long long whole;
 // --- elementwise ----------------------------------------------------------------------
 
 // In the order of `device_plan.ELEMENTWISE`.
-enum Operation {
+enum Opcode {
     ADD, SUB, MUL, MUL_ADD, ADD_RELU, GATE, SCALE, RELU, EXP, LOG, TANH, RECIPROCAL,
     RSQRT, COPY, BROADCAST
 };
 
-// NaN passes relu and gate: no comparison with it is true.
+// NaN passes through relu and gate, because no comparison with it is true.
 __device__ real relu(real x) { return x <= 0 ? (real)0 : x; }
 
-__device__ real apply(whole operation, real old, real x, real y)
+__device__ real apply(whole opcode, real old, real x, real y)
 {
-    switch (operation) {
+    switch (opcode) {
     case ADD: return x + y;
     case SUB: return x - y;
     case MUL: return x * y;
@@ -58,10 +59,10 @@ __device__ real apply(whole operation, real old, real x, real y)
     }
 }
 
-// One operation of a chain. Element i of it reads x[i], and of y the element that is
-// broadcast to i: y[i / span * inner + i % inner].
-struct Link {
-    whole operation;
+// One operation of a fused group. Element i of its result reads x[i] and the element of
+// y that is broadcast to i, y[i / span * inner + i % inner].
+struct Operation {
+    whole opcode;
     real *out;
     whole out_step;
     const real *x;
@@ -71,22 +72,22 @@ struct Link {
     whole span, inner;
 };
 
-// A chain of operations on arrays of n elements. One thread does all of them for an
-// element, so what one link writes there the next may read.
-KERNEL elementwise(whole tasks, const Link *links, whole count, whole n)
+// A fused group: operations on arrays of n elements, in one launch. One thread does all
+// of them for element i, so an operation may read the element that an earlier one
+// wrote.
+KERNEL elementwise(whole tasks, const Operation *operations, whole count, whole n)
 {
     EACH_TASK EACH(i, n) for (int k = 0; k < count; k++) {
-        const Link link = links[k];
-        const int span = link.span, inner = link.inner;
-        real *out = link.out + task * link.out_step + i;
-        real x = link.x ? link.x[task * link.x_step + i] : (real)0;
-        real y = link.y ? link.y[task * link.y_step + i / span * inner + i % inner]
-                        : (real)0;
-        *out = apply(link.operation, link.operation == MUL_ADD ? *out : (real)0, x, y);
+        const Operation op = operations[k];
+        const int span = op.span, inner = op.inner;
+        real *out = op.out + task * op.out_step + i;
+        real x = op.x ? op.x[task * op.x_step + i] : (real)0;
+        real y = op.y ? op.y[task * op.y_step + i / span * inner + i % inner] : (real)0;
+        *out = apply(op.opcode, op.opcode == MUL_ADD ? *out : (real)0, x, y);
     }
 }
 
-// out = zeros with x, of `length`, at `start`.
+// out (n,) = zeros, with x (length,) at `start`.
 KERNEL pad(whole tasks, TO(out), FROM(x), whole start, whole length, whole n)
 {
     EACH_TASK EACH(i, n) {
@@ -121,9 +122,9 @@ KERNEL mul_sum(
     }
 }
 
-// The sum over tasks of arrays of n elements, in `blocks` blocks of neighbouring tasks;
-// over these blocks, called once more, it is the sum of all. `blocks` stands where other
-// kernels have tasks.
+// Sums over blocks of neighbouring tasks, of arrays of n elements. There are `terms`
+// tasks, and as many blocks as other kernels have tasks: this is the first parameter. A
+// second launch, with one block, adds up the sums of the blocks.
 KERNEL sum_tasks(whole tasks, TO(out), FROM(x), whole terms, whole n)
 {
     EACH_TASK EACH(i, n) {
@@ -167,14 +168,17 @@ KERNEL logsumexp(whole tasks, TO(out), FROM(x), whole rows, whole n)
 
 // --- images (images, height, width, channels) -----------------------------------------
 
+// A convolution is a product of two matrices: of patches and of weights. Tap (u, v) of
+// the kernel meets, for the output (row, column), the pixel (row * stride + u - top,
+// column * stride + v - left), or padding outside the image.
+
 #define WINDOW                                                                  \
     whole images, whole height, whole width, whole channels, whole rows,        \
         whole columns, whole kernel_height, whole kernel_width, whole stride,   \
         whole top, whole left
 
-// Patches (images, rows, columns; kernel_height, kernel_width, channels): what each tap
-// of the kernel meets at each place, 0 outside the image. A convolution is a product of
-// this matrix.
+// The matrix of patches, (images, rows, columns) by (kernel_height, kernel_width,
+// channels): the pixel that each tap meets for each output, 0 for padding.
 KERNEL im2col(whole tasks, TO(out), FROM(x), WINDOW)
 {
     const int depth = channels, taps = kernel_width, across = columns, down = rows;
@@ -192,9 +196,9 @@ KERNEL im2col(whole tasks, TO(out), FROM(x), WINDOW)
     }
 }
 
-// Its transpose: the sum of all elements of patches that met a pixel, added to what is
-// there if `more`.
-KERNEL col2im(whole tasks, TO(out), FROM(x), WINDOW, whole more)
+// The transpose of im2col: each pixel gets the sum of the elements of patches that were
+// copied from it, added to what it holds if `accumulate`.
+KERNEL col2im(whole tasks, TO(out), FROM(x), WINDOW, whole accumulate)
 {
     const int depth = channels, across = width, down = height;
     EACH_TASK EACH(i, images * height * width * channels) {
@@ -210,27 +214,28 @@ KERNEL col2im(whole tasks, TO(out), FROM(x), WINDOW, whole more)
                 int column = z + (int)left - v;
                 if (column < 0 || column % (int)stride || column / (int)stride >= columns)
                     continue;
-                whole place = (n * rows + row / stride) * columns + column / stride;
+                whole output = (n * rows + row / stride) * columns + column / stride;
                 total += patches[
-                    ((place * kernel_height + u) * kernel_width + v) * depth + c];
+                    ((output * kernel_height + u) * kernel_width + v) * depth + c];
             }
         }
         real *to = out + task * out_step + i;
-        *to = more ? *to + total : total;
+        *to = accumulate ? *to + total : total;
     }
 }
 
-// The place in a window (size, size), at x, that holds its first largest element, or its
-// first NaN. A row of pixels is `line` elements, a pixel `depth`.
+// The number of the largest element in a window (size, size) that begins at x: of equal
+// ones the first, and the first NaN before all numbers. The elements of a window are
+// counted row by row. In memory a row is `line` elements further, a pixel `depth`.
 __device__ int largest(const real *x, int size, whole line, whole depth)
 {
     int best = 0;
     real top = x[0];
-    for (int place = 1; place < size * size; place++) {
-        real here = x[place / size * line + place % size * depth];
+    for (int element = 1; element < size * size; element++) {
+        real here = x[element / size * line + element % size * depth];
         if (here > top || (here != here && top == top)) {
             top = here;
-            best = place;
+            best = element;
         }
     }
     return best;
@@ -238,7 +243,8 @@ __device__ int largest(const real *x, int size, whole line, whole depth)
 
 #define POOL whole images, whole height, whole width, whole channels, whole window
 
-// z where x is largest in each window: (images, height / window, width / window, channels).
+// The element of z where x is largest, for each window: (images, height / window,
+// width / window, channels).
 KERNEL max_gather(whole tasks, TO(out), FROM(z), FROM(x), POOL)
 {
     const int size = window, depth = channels;
@@ -249,13 +255,14 @@ KERNEL max_gather(whole tasks, TO(out), FROM(z), FROM(x), POOL)
         int row = rest % down, n = rest / down;
         whole corner =
             ((n * height + row * size) * width + column * size) * depth + c;
-        int place = largest(x + task * x_step + corner, size, width * depth, depth);
+        int best = largest(x + task * x_step + corner, size, width * depth, depth);
         out[task * out_step + i] =
-            z[task * z_step + corner + (place / size * width + place % size) * depth];
+            z[task * z_step + corner + (best / size * width + best % size) * depth];
     }
 }
 
-// z of each window put where x is largest in it, 0 elsewhere: (images, height, ...).
+// z has one element for each window: it is put where x is largest in the window, and
+// all other elements of out (images, height, width, channels) are 0.
 KERNEL max_scatter(whole tasks, TO(out), FROM(z), FROM(x), POOL)
 {
     const int size = window, depth = channels;
@@ -277,10 +284,11 @@ KERNEL max_scatter(whole tasks, TO(out), FROM(z), FROM(x), POOL)
     }
 }
 
-// --- training that stays on the device ------------------------------------------------
+// --- on-device training ---------------------------------------------------------------
 
-// Examples of a task assembled from a data set of bytes, as 0 to 1: `numbers` says which
-// images, `turns` by how many quarters each is turned, against the clock.
+// The examples of each task, copied out of a data set of bytes and scaled to 0 .. 1.
+// `numbers` says which image an example is, `turns` by how many quarter turns it is
+// rotated, counter-clockwise.
 KERNEL look_up(
     whole tasks, TO(out), const unsigned char *images, const whole *numbers,
     const whole *turns, whole examples, whole height, whole width, whole channels)
@@ -291,7 +299,7 @@ KERNEL look_up(
         int z = rest % across; rest /= across;
         int y = rest % down, from_y = y, from_z = z;
         whole example = task * examples + rest / down;
-        switch (turns[example]) {  // images that are turned are square
+        switch (turns[example]) {  // only square images are rotated
         case 1: from_y = z; from_z = down - 1 - y; break;
         case 2: from_y = down - 1 - y; from_z = down - 1 - z; break;
         case 3: from_y = down - 1 - z; from_z = y; break;
@@ -301,29 +309,33 @@ KERNEL look_up(
     }
 }
 
-// Labels as rows of one 1 and zeros.
+// Labels as one-hot rows: a 1 at the label, zeros elsewhere.
 KERNEL one_hot(whole tasks, TO(out), const whole *labels, whole examples, whole ways)
 {
     EACH_TASK EACH(i, examples * ways)
         out[task * out_step + i] = labels[task * examples + i / ways] == i % ways;
 }
 
-// What an optimiser goes by, and how far it has come; `resident.Resident` writes it.
+// The settings of an optimiser and the state of a training, as `training.py` writes
+// them: `step` counts steps, `rate` is the learning rate of one step after Adam's
+// correction of bias (which SGD's beta1 = beta2 = 0 leave as it is), `failed` is 1 from
+// the first loss or gradient on that is not finite.
 struct Training {
     double scale, clip, learning_rate, beta1, beta2, epsilon;
     double step, rate, failed;
 };
 
-// Whether a gradient of n entries has one that is not finite: then the step fails.
+// The step fails if an entry of the gradient is not finite. (x - x is 0 for a finite x,
+// and NaN for any other.)
 KERNEL look_at(whole tasks, Training *training, const real *gradient, whole n)
 {
-    EACH_TASK EACH(i, n) 
+    EACH_TASK EACH(i, n)
         if (!(gradient[i] - gradient[i] == 0)) training->failed = 1;
 }
 
-// Count a step: its loss is noted, NaN if it failed, and its rate made ready. Once a
-// step has failed nothing changes any more, so that the parameters can be looked at as
-// they were.
+// Begin a step: write its loss to the history, NaN if it failed, and compute its rate.
+// Once a step has failed, the parameters do not change any more, so that the host can
+// report those at which the loss was not finite.
 KERNEL begin_step(
     whole tasks, Training *training, const real *loss, double *history, whole length)
 {
@@ -350,8 +362,8 @@ KERNEL sgd(
         theta[i] -= clipped(gradient[i], training) * (real)training->rate;
 }
 
-// As `optim.Adam`, in its order, though a compiler may round a product and a sum at once;
-// both moments lie behind each other.
+// The operations of `optim.Adam` in the same order; a compiler may still contract a
+// product and a sum into one rounding. The second moments lie behind the first.
 KERNEL adam(
     whole tasks, real *theta, const real *gradient, const Training *training, whole n,
     real *moments)

@@ -1,23 +1,24 @@
-"""Training that stays on the GPU: an iteration is one replay, and nothing comes back.
+"""On-device training: an iteration is one launch of a CUDA graph.
 
 The graph of an iteration assembles the episodes, runs the tape of the meta-gradient
-and takes the optimiser's step; parameters and moments never leave the device. All the
-host does is draw random numbers and send them, while the device is busy with the step
-before. Losses are noted there and fetched every now and then, with the parameters.
+and takes the optimiser's step. Parameters and moments stay on the device. All the host
+does is draw random numbers and send them, while the device is busy with the step
+before. The device keeps a list of the losses; the host fetches it together with the
+parameters whenever the training loop needs them.
 
-    resident = maml.resident(theta, optimiser, sample)    # `train` does all of this
-    resident.step(resident.draw(rng))                     # many times; does not wait
-    losses = resident.fetch(theta, optimiser)             # waits; everything comes back
+    steps = maml.training_steps(theta, optimiser, sample)    # as `train` does
+    steps.step(steps.draw(rng))      # many times; does not wait for the device
+    results = steps.fetch()          # waits, and brings theta and optimiser up to date
 
-A data set of bytes is copied to the device once; batches of other samplers are sent
-from pinned memory.
+A data set of bytes is copied to the device once. Batches of other samplers are sent
+from pinned memory, one by one.
 
-Left out: optimisers other than SGD and Adam, and columns of a log, which are numbers
-that the host makes.
+Left out: optimisers other than SGD and Adam, and further columns of the log, which are
+numbers that only the host computes.
 """
 
 from collections.abc import Callable, Mapping
-from math import inf
+from math import inf, isfinite
 from typing import Any
 
 import numpy as np
@@ -32,25 +33,28 @@ from tinymaml.backends.cuda.device_program import (
 from tinymaml.tasks.batch import Tasks, as_tasks
 from tinymaml.tasks.episodes import Episodes
 from tinymaml.training.optim import SGD, Adam, Optimiser
+from tinymaml.training.steps import Sample, StepResult
 
 Array = np.ndarray[Any, Any]
 MOMENTS: dict[type, tuple[str, ...]] = {SGD: (), Adam: Adam.moment_names}
-# As in kernels.cu.
+# The fields of the struct `Training` in kernels.cu, in its order.
 TRAINING = (
     *("scale", "clip", "learning_rate", "beta1", "beta2", "epsilon"),
     *("step", "rate", "failed"),
 )
-HISTORY = 1024  # losses noted before they must be fetched
+HISTORY = 1024  # losses that the device can keep; then they must be fetched
+FAILURE = "the loss or its gradient is not finite"
 
 
-class Resident:
-    """theta and an optimiser's state on a device, and the graph of a step.
+class DeviceTraining:
+    """The outer steps of one training on a device: the protocol `training.Steps`.
 
-    prepare: a batch -> the program of its meta-gradient, which has the inputs of a
-    batch by name, "theta" and what is in `shared`, and the outputs "gradient", a sum
-    over tasks, and "losses". theta, optimiser: where to start. mean: whether the loss
-    is the mean over tasks, not their sum. clip: largest size of an node of its
-    gradient. sample: what `train` draws batches with.
+    compile: from a batch to the program of its meta-gradient, which has the inputs of a
+    batch by name, "theta" and those in `shared`, and the outputs "gradient", summed
+    over tasks, and "losses". theta (P,), optimiser: the start; `fetch` brings them up
+    to date. mean: whether the loss is the mean over tasks, not their sum. clip: largest
+    size of an entry of the meta-gradient, or None. sample: from a random generator to a
+    batch.
     """
 
     def __init__(
@@ -61,28 +65,32 @@ class Resident:
         optimiser: Optimiser,
         mean: bool,
         clip: float | None,
-        sample: Callable[[np.random.Generator], Any],
+        sample: Sample,
     ) -> None:
-        self._prepare, self._mean, self._clip = compile, mean, clip
-        self._shared = {**shared, "theta": theta.copy()}
-        self._optimiser, self._kind = optimiser, type(optimiser)
-        self._episodes = None
-        self.draw = sample
-        # A subclass may do more than look up images.
+        self._compile, self._mean, self._clip = compile, mean, clip
+        self._theta, self._optimiser = theta, optimiser
+        self._shared = {**shared, "theta": theta}
+        self._moment_names = MOMENTS[type(optimiser)]
+        self._episodes, self._draw = None, sample
+        # Only the class itself: a subclass may do more than look up images.
         if type(sample) is Episodes and sample.images.dtype == np.uint8:
-            self._episodes, self.draw = sample, sample.draw
-        self._kinds: list[str] = []  # of a batch's arrays
+            self._episodes, self._draw = sample, sample.draw
+        self._kinds: list[str] = []  # shape and dtype of a batch's arrays
         self._steps = self._fetched = int(optimiser.state()["step"])
 
     @property
     def full(self) -> bool:
-        """Whether losses must be fetched before the next step."""
+        """Whether the device can keep no more losses."""
         return self._steps - self._fetched == HISTORY
+
+    def draw(self, rng: np.random.Generator) -> Any:
+        """A batch, or for a data set on the device the numbers of its images."""
+        return self._draw(rng)
 
     def step(self, batch: Any) -> None:
         """Send a batch and start an iteration on it; does not wait for its end.
 
-        All batches must have the shapes and dtypes of the first.
+        Raises ValueError if a batch does not have the shapes and dtypes of the first.
         """
         if self._episodes is None:
             batch = as_tasks(batch)
@@ -96,48 +104,60 @@ class Resident:
                 f"{', '.join(kinds)}"
             )
         self._send(batch)
-        self._replay()
+        self._launch()
         self._steps += 1
 
-    def fetch(self, theta: Array, optimiser: Optimiser) -> list[float]:
-        """Wait; bring theta (P,) and the optimiser up to date; the losses since then.
+    def fetch(self) -> list[StepResult]:
+        """Wait for the device; bring theta and the optimiser up to date.
 
-        The loss of a step that failed, because it or its gradient was not finite, is
-        NaN, and parameters are those it was found at.
+        A step whose loss or gradient is not finite has failed. From then on the device
+        changes nothing, so theta is what the failed step found.
         """
         if self._steps == self._fetched:
             return []
-        size, names = theta.size, MOMENTS[self._kind]
-        theta[:] = self._device.read(self._memory, self._theta.start, size)
+        size = self._theta.size
+        self._theta[:] = self._device.read(self._memory, self._theta_view.start, size)
         moments = self._device.read(self._moments, 0, 2 * size).reshape(2, size)
         history = self._device.read(self._history, 0, HISTORY)
-        new = [float(history[i % HISTORY]) for i in range(self._fetched, self._steps)]
+        numbers = range(self._fetched, self._steps)
+        losses = [float(history[number % HISTORY]) for number in numbers]
         self._fetched = self._steps
         if np.isfinite(moments).all():
-            state = dict(zip(names, moments, strict=False))
-            optimiser.load_state({"step": np.array(self._steps, np.int64), **state})
-        return new
+            state = dict(zip(self._moment_names, moments, strict=False))
+            step = np.array(self._steps, np.int64)
+            self._optimiser.load_state({"step": step, **state})
+        return [
+            StepResult(loss, failure="" if isfinite(loss) else FAILURE)
+            for loss in losses
+        ]
 
     def _send(self, batch: Any) -> None:
-        staging = self._stagings[self._steps % 2]  # the other may still be on its way
-        staged, first = staging.array, self._layout.per_task
+        """Copy a batch to the device, by way of one of two pinned buffers.
+
+        The copy from the other buffer may not have ended yet.
+        """
+        staging = self._stagings[self._steps % 2]
+        pinned, first = staging.array, self._layout.per_task
         if self._episodes is not None:
-            np.concatenate([numbers.reshape(-1) for numbers in batch], out=staged)
+            np.concatenate([numbers.reshape(-1) for numbers in batch], out=pinned)
         else:
             for name, array in zip(Tasks._fields, batch, strict=True):
                 start = self._layout.inputs[name].start - first
-                staged[start : start + array.size] = array.reshape(-1)
+                pinned[start : start + array.size] = array.reshape(-1)
         staging.send()
 
     # --- the graph --------------------------------------------------------------------
 
     def _build(self, batch: Any) -> None:
-        """Lay out memory, capture the graph, and only then put everything in its place:
-        a capture may begin with calls that change what they find."""
+        """Lay out memory, capture the graph, then send parameters and moments.
+
+        They are sent last because `capture` runs all commands once before it records
+        them, and that run overwrites parameters, moments and the count of steps.
+        """
         tasks = batch if self._episodes is None else self._episodes.look_up(batch)
-        program = self._prepare(tasks)
+        program = self._compile(tasks)
         count, device = len(tasks[0]), program.device
-        dtype, size = program.dtype, self._shared["theta"].size
+        dtype, size = program.dtype, self._theta.size
         self._device = device
         self._moments = device.zeros(2 * size, dtype)
         self._history = device.zeros(HISTORY, np.float64)
@@ -145,22 +165,24 @@ class Resident:
         self._training = device.zeros(len(TRAINING), np.float64)
         if self._episodes is not None:
             self._images = self._put_images(self._episodes.images)
-        together = program.tasks_together(count)
+        together = program.tasks_per_run(count)
         if together < count:
             raise MemoryError(
                 f"backend: {count} tasks do not fit the GPU's memory together; take "
                 f"at most {together}"
             )
         layout = self._layout = Layout(program.plan, count)
-        self._theta = layout.inputs["theta"]
+        self._theta_view = layout.inputs["theta"]
         self._memory = device.zeros(layout.size, dtype)
         commands = Commands(layout, self._memory, dtype, device)
         assemble = self._assemble(commands, batch, tasks)
         steps = [*assemble, *commands.list, *self._update(commands)]
-        self._send(batch)  # a capture calls once, and images are looked up by it
-        self._commands = commands  # whose chains the graph reads
-        self._replay = device.capture(steps)
-        self._start(layout, count)
+        self._send(batch)  # so that the run within `capture` finds valid image numbers
+        self._commands = (
+            commands  # the graph reads the instructions of their fused groups
+        )
+        self._launch = device.capture(steps)
+        self._send_start(layout, count)
 
     def _put_images(self, images: Array) -> Any:
         """A copy of the data set on the device."""
@@ -173,7 +195,10 @@ class Resident:
             ) from error
 
     def _assemble(self, commands: Commands, batch: Any, tasks: Tasks) -> list[Command]:
-        """Commands that make the inputs of all tasks out of numbers that are sent."""
+        """Commands that make the inputs of all tasks out of the numbers sent.
+
+        Nothing has to be made of a batch that is sent as it is.
+        """
         device, layout = self._device, self._layout
         if self._episodes is None:
             size = layout.from_host - layout.per_task
@@ -182,51 +207,54 @@ class Resident:
             ]
             return []
         numbers = sum(array.size for array in batch)
-        self._places = device.zeros(numbers, np.int64)
-        self._stagings = [device.staging(self._places, 0, numbers) for _ in range(2)]
-        made, address, count = [], self._places.address, len(tasks[0])
+        self._numbers = device.zeros(numbers, np.int64)
+        self._stagings = [device.staging(self._numbers, 0, numbers) for _ in range(2)]
+        assemble, address, count = [], self._numbers.address, len(tasks[0])
         for part, x, y in (("support", *tasks[:2]), ("query", *tasks[2:])):
-            bytes_each = count * x.shape[1] * 8  # a whole number for each example
-            images, turns, labels, address = (
-                address + i * bytes_each for i in range(4)
+            # Images, rotations and labels follow each other: an int64 an example each.
+            length = count * x.shape[1] * 8
+            images, rotations, labels, address = (
+                address + i * length for i in range(4)
             )
             to_x, to_y = (
                 commands.argument(layout.inputs[f"{name}_{part}"]) for name in "xy"
             )
-            pixels = x[0].size, count, *to_x, self._images.address, images, turns
-            made.append(commands.launch("look_up", *pixels, *x.shape[1:]))
-            made.append(
+            pixels = x[0].size, count, *to_x, self._images.address, images, rotations
+            assemble.append(commands.launch("look_up", *pixels, *x.shape[1:]))
+            assemble.append(
                 commands.launch(
                     "one_hot", y[0].size, count, *to_y, labels, *y.shape[1:]
                 )
             )
-        return made
+        return assemble
 
     def _update(self, commands: Commands) -> list[Command]:
-        """Commands that sum the losses, count the step, and take it."""
+        """Commands that sum the losses over tasks, count the step, and take it."""
         layout, training = self._layout, self._training.address
-        count, size = layout.tasks, self._shared["theta"].size
+        count, size = layout.tasks, self._theta.size
         losses, _ = commands.argument(layout.outputs["losses"])
         gradient, _ = commands.argument(layout.outputs["gradient"])
-        theta, _ = commands.argument(self._theta)
-        some, blocks = self._sums.address, min(BLOCKS, count)
-        total = some + BLOCKS * commands.dtype.itemsize
+        theta, _ = commands.argument(self._theta_view)
+        partial_sums, blocks = self._sums.address, min(BLOCKS, count)
+        total = partial_sums + BLOCKS * commands.dtype.itemsize
         arguments = theta, gradient, training, size
-        if self._kind is Adam:
-            last = commands.launch("adam", size, 1, *arguments, self._moments.address)
+        if isinstance(self._optimiser, Adam):
+            update = commands.launch("adam", size, 1, *arguments, self._moments.address)
         else:
-            last = commands.launch("sgd", size, 1, *arguments)
+            update = commands.launch("sgd", size, 1, *arguments)
         history = self._history.address, HISTORY
         return [
-            commands.launch("sum_tasks", 1, blocks, some, 1, losses, 1, count, 1),
-            commands.launch("sum_tasks", 1, 1, total, 1, some, 1, blocks, 1),
+            commands.launch(
+                "sum_tasks", 1, blocks, partial_sums, 1, losses, 1, count, 1
+            ),
+            commands.launch("sum_tasks", 1, 1, total, 1, partial_sums, 1, blocks, 1),
             commands.launch("look_at", size, 1, training, gradient, size),
             commands.launch("begin_step", 1, 1, training, total, *history),
-            last,
+            update,
         ]
 
-    def _start(self, layout: Layout, count: int) -> None:
-        """Send parameters, constants, moments and settings."""
+    def _send_start(self, layout: Layout, count: int) -> None:
+        """Send parameters, constants, moments and the optimiser's settings."""
         staging = self._device.staging(self._memory, 0, layout.per_task)
         for name, array in self._shared.items():
             start = layout.inputs[name].start
@@ -235,11 +263,10 @@ class Resident:
             staging.array[start : start + size] = number
         staging.send()
         state = self._optimiser.state()
-        moments = self._device.staging(self._moments, 0, 2 * self._shared["theta"].size)
+        moments = self._device.staging(self._moments, 0, 2 * self._theta.size)
         moments.array[:] = 0
-        for name, part in zip(
-            MOMENTS[self._kind], np.split(moments.array, 2), strict=False
-        ):
+        halves = np.split(moments.array, 2)
+        for name, part in zip(self._moment_names, halves, strict=False):
             part[:] = state[name] if state[name].size else 0
         moments.send()
         scale = 1 / count if self._mean else 1.0
@@ -249,5 +276,6 @@ class Resident:
         training = self._device.staging(self._training, 0, len(TRAINING))
         training.array[:] = [numbers[name] for name in TRAINING]
         training.send()
-        for sent in (staging, moments, training):
-            _ = sent.array  # waits: these buffers are let go now
+        # Reading `array` waits for the copies: these buffers are freed on return.
+        for buffer in (staging, moments, training):
+            _ = buffer.array

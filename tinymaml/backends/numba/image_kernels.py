@@ -1,19 +1,30 @@
-"""Kernels of the numba backend for images: convolution and max-pooling.
+"""The kernels of the numba backend for images: convolution and max-pooling.
 
-As in `kernels.py`: plain loops over the workspace `w` of one thread, told offsets and
-sizes by a row `a` of the code. `x` are images (N, H, W, C), `y` or `g` what is on the
-other side of a convolution, (N, P, Q, F), and `s` is the stride.
+As in `kernels.py`: plain loops over the workspace `w` of one thread, with the arguments
+`args` of one instruction. Images x are arrays (N, H, W, C), a convolution's kernel k is
+(kh, kw, C, F), its outputs y and their gradient g are (N, rows, columns, F).
 
-A convolution is one matrix product for each tap of the kernel and each row of an image,
-read and added where the pixels lie: no patches are copied out, no padding is multiplied
-(a tap skips the pixels for which it lies outside the image), and the weights of a tap
-stay in the cache while the images pass by.
+One line says which pixel meets which weight. With stride s and padding (top, left), for
+every tap (u, v) of the kernel whose pixel lies inside the image,
 
-Measured: 5 images 14x14x64, stride 2, to 64 features: 0.23 ms, 79 GFLOP/s on one core,
-where patches alone take 0.1 ms to copy.
+    y[n, i, j, f]  +=  x[n, s i + u - top, s j + v - left, c]  k[u, v, c, f]
+
+The functions `output`, `pixel` and `tap` are the offsets of these three. The gradients
+with respect to x and k are sums of the same products, added to x or to k instead.
+
+A convolution is one matrix product for each tap and each row of outputs, read and added
+where the pixels lie. No patches are copied, and no padding is multiplied: the outputs
+whose pixel is padding are left out. The weights of a tap stay in the cache while the
+images pass by.
+
+Measured: 5 images 14x14x64, stride 2, to 64 features: 0.23 ms, 79 GFLOP/s on one core.
+Copying the patches alone would take 0.1 ms.
+
+Left out: dilation, groups, overlapping pooling windows.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from numba import njit
 
@@ -26,6 +37,7 @@ from tinymaml.backends.numba.tiles import (
     tile_store,
     tile_update,
     tile_zero,
+    unpack,
 )
 
 NEAR = 8192  # elements that stay in a core's own cache: 32 KiB of float32
@@ -38,190 +50,243 @@ def clear(w, start, size):
         w[i] = number_like(w, 0)
 
 
-@njit
-def first_inside(tap, padding, s, low):
-    """The first output position from `low` on for which a tap is inside the image."""
-    return max(low, (padding - tap + s - 1) // s)
+# --- convolution ----------------------------------------------------------------------
+
+
+class Sizes(NamedTuple):
+    """The sizes of a convolution: in an instruction they follow three offsets."""
+
+    images: int
+    height: int
+    width: int
+    channels: int
+    rows: int  # of outputs
+    columns: int
+    features: int
+    kh: int  # height and width of the kernel
+    kw: int
+    stride: int
+    top: int  # rows of padding above an image
+    left: int  # columns of padding beside it
+    accumulate: int  # whether the result is added to what the memory holds
 
 
 @njit
-def end_inside(tap, padding, s, size, high):
-    """The end, at most `high`, of output positions whose tap is inside the image."""
-    return min(high, (size - 1 + padding - tap) // s + 1)
+def unpack_convolution(args):
+    """The offsets of the result and of two operands, and the sizes."""
+    a = unpack(args, 16)
+    return a[0], a[1], a[2], Sizes(*a[3:])
 
 
 @njit
-def sweep(w, a, back):
-    """Both directions of a convolution, from images to outputs and `back`, added.
+def pixel(x, size, n, i, j, u, v):
+    """The offset of x[n, s i + u - top, s j + v - left]: C channels."""
+    row, column = size.stride * i + u - size.top, size.stride * j + v - size.left
+    return x + ((n * size.height + row) * size.width + column) * size.channels
 
-    A tap is taken to all images before the next, so its weights stay in the cache.
+
+@njit
+def tap(k, size, u, v):
+    """The offset of k[u, v]: a matrix (C, F)."""
+    return k + (u * size.kw + v) * size.channels * size.features
+
+
+@njit
+def output(y, size, n, i, j):
+    """The offset of y[n, i, j]: F features."""
+    return y + ((n * size.rows + i) * size.columns + j) * size.features
+
+
+@njit
+def rows_inside(size, u, low, high):
+    """(first, end) of the output rows i in low .. high - 1 whose tap u lies inside the
+    image: 0 <= s i + u - top < H. There is none if end <= first."""
+    first = max(low, (size.top - u + size.stride - 1) // size.stride)
+    return first, min(high, (size.height - 1 + size.top - u) // size.stride + 1)
+
+
+@njit
+def columns_inside(size, v):
+    """(first, end) of the output columns j whose tap v lies inside the image."""
+    first = max(0, (size.left - v + size.stride - 1) // size.stride)
+    return first, min(size.columns, (size.width - 1 + size.left - v) // size.stride + 1)
+
+
+@njit
+def add_by_taps(w, x, y, k, size, to_images):
+    """y += x convolved with k; or `to_images`, x += the gradient that y sends back.
+
+    The way back reads the kernel as (F, kh, kw, C), so that its rows are contiguous. A
+    tap passes over all images before the next, so its weights stay in the cache.
     """
-    out, x, k, images = a[0], a[1], a[2], a[3]
-    height, width, channels = a[4], a[5], a[6]
-    rows, columns, features, kh, kw = a[7], a[8], a[9], a[10], a[11]
-    s, top, left = a[12], a[13], a[14]
-    for u in range(kh):
-        first, end = first_inside(u, top, s, 0), end_inside(u, top, s, height, rows)
-        for v in range(kw):
-            j = first_inside(v, left, s, 0)
-            run = end_inside(v, left, s, width, columns) - j
-            tap = (u * kw + v) * channels
-            for r in range(images * rows):
-                n, i = r // rows, r % rows
-                if i < first or i >= end:
-                    continue
-                g = (r * columns + j) * features
-                p = (n * height + s * i + u - top) * width + s * j + v - left
-                p, step = p * channels, s * channels
-                if back:
-                    c, q, b, apart = out + p, x + g, k + tap, kh * kw * channels
-                    m, n, z = run, channels, (1, features, 0, 0)
-                    product(w, c, step, q, features, 1, b, apart, m, n, z, 1)
-                else:
-                    c, q, b, apart = out + g, x + p, k + tap * features, features
-                    m, n, z = run, features, (1, channels, 0, 0)
-                    product(w, c, features, q, step, 1, b, apart, m, n, z, 1)
+    channels, features = size.channels, size.features
+    x_step = size.stride * channels
+    for u in range(size.kh):
+        first, end = rows_inside(size, u, 0, size.rows)
+        for v in range(size.kw):
+            j, j_end = columns_inside(size, v)
+            for n in range(size.images):
+                for i in range(first, end):
+                    p, q = pixel(x, size, n, i, j, u, v), output(y, size, n, i, j)
+                    if to_images:
+                        b, terms = k + (u * size.kw + v) * channels, (1, features, 0, 0)
+                        steps = (x_step, features, 1, size.kh * size.kw * channels)
+                        product(w, p, q, b, steps, j_end - j, channels, terms, 1)
+                    else:
+                        b, terms = tap(k, size, u, v), (1, channels, 0, 0)
+                        steps = (features, x_step, 1, features)
+                        product(w, q, p, b, steps, j_end - j, features, terms, 1)
 
 
 @njit
-def windows(w, a, more):
-    """y (+)= x convolved with a small kernel: all taps of a pixel at once.
+def convolve_by_windows(w, x, y, k, size):
+    """y (+)= x convolved with a small kernel, all taps of an output at once.
 
-    The taps of one row of the kernel are neighbours in the image, so a window is a few
-    runs of elements, and a row of outputs one product with overlapping rows. At the
-    left and right edge a window has fewer taps, and is a product of its own.
+    The taps in one row of the kernel meet neighbours in the image, so the window of an
+    output is kh runs of kw C elements, and a row of outputs is one product whose rows
+    overlap. At the left and right edge of an image a window has fewer taps: there, each
+    output is a product of its own.
     """
-    out, x, k, images = a[0], a[1], a[2], a[3]
-    height, width, channels = a[4], a[5], a[6]
-    rows, columns, features, kh, kw = a[7], a[8], a[9], a[10], a[11]
-    s, top, left = a[12], a[13], a[14]
-    whole = end_inside(kw - 1, left, s, width, columns)
-    for r in range(images * rows):
-        up, j = s * (r % rows) - top, 0
-        u, u_end = max(0, -up), min(kh, height - up)
-        while j < columns:
-            aside = s * j - left
-            v, v_end = max(0, -aside), min(kw, width - aside)
-            together = max(whole - j, 1) if v == 0 else 1
-            c = out + (r * columns + j) * features
-            p = (r // rows * height + up + u) * width + aside + v
-            b = k + (u * kw + v) * channels * features
-            length = (v_end - v) * channels
-            skipped = kw * channels - length
-            z = (u_end - u, length, width * channels - length, skipped * features)
-            q, step = x + p * channels, s * channels
-            m, n = together, features
-            product(w, c, features, q, step, 1, b, features, m, n, z, more)
-            j += together
+    channels, features = size.channels, size.features
+    _, whole_end = columns_inside(size, size.kw - 1)  # windows with all taps end here
+    steps = (features, size.stride * channels, 1, features)
+    for n in range(size.images):
+        for i in range(size.rows):
+            row, j = size.stride * i - size.top, 0
+            u, u_end = max(0, -row), min(size.kh, size.height - row)
+            while j < size.columns:
+                column = size.stride * j - size.left
+                v, v_end = max(0, -column), min(size.kw, size.width - column)
+                # How many outputs this product computes.
+                count = max(whole_end - j, 1) if v == 0 else 1
+                length = (v_end - v) * channels
+                x_jump = size.width * channels - length
+                k_jump = (size.kw * channels - length) * features
+                terms = (u_end - u, length, x_jump, k_jump)
+                c, a = output(y, size, n, i, j), pixel(x, size, n, i, j, u, v)
+                b = tap(k, size, u, v)
+                product(w, c, a, b, steps, count, features, terms, size.accumulate)
+                j += count
 
 
-def conv(w, a):
-    """y (N, P, Q, F) (+)= x (N, H, W, C) convolved with k (kh, kw, C, F)."""
-    if a[10] * a[11] * a[6] * a[9] <= NEAR:
-        windows(w, a, a[15])
+def conv(w, args):
+    """y (N, rows, columns, F) (+)= x (N, H, W, C) convolved with k (kh, kw, C, F)."""
+    y, x, k, size = unpack_convolution(args)
+    weights = size.kh * size.kw * size.channels * size.features
+    if weights <= NEAR:  # all of them stay in the cache
+        convolve_by_windows(w, x, y, k, size)
         return
-    if not a[15]:
-        clear(w, a[0], a[3] * a[7] * a[8] * a[9])
-    sweep(w, a, False)
+    if not size.accumulate:
+        clear(w, y, size.images * size.rows * size.columns * size.features)
+    add_by_taps(w, x, y, k, size, False)
 
 
-def conv_input(w, a):
-    """x (N, H, W, C) (+)= what g (N, P, Q, F) sends back through k (F, kh, kw, C)."""
-    if not a[15]:
-        clear(w, a[0], a[3] * a[4] * a[5] * a[6])
-    sweep(w, a, True)
+def conv_input(w, args):
+    """x (N, H, W, C) (+)= the gradient that g (N, rows, columns, F) sends back to it.
+
+    The kernel k is laid out as (F, kh, kw, C).
+    """
+    x, g, k, size = unpack_convolution(args)
+    if not size.accumulate:
+        clear(w, x, size.images * size.height * size.width * size.channels)
+    add_by_taps(w, x, g, k, size, True)
 
 
-def _sum_kernel(size: int, vectors: int) -> Callable[..., None]:
-    """One tile of a weight gradient: a sum over pixels, image by image, row by row.
+def _tile_kernel(channels: int, vectors: int) -> Callable[..., None]:
+    """A kernel for one tile of k[u, v]: a sum over images, rows and outputs of a row.
 
-    Only the first `columns` are stored.
+    The last vector is stored with a mask: `columns` features of it.
     """
 
     @njit(fastmath=FAST_MATH, forceinline=True)
-    def tile_sum(w, o, features, x, x_steps, g, g_steps, counts, columns):
-        tile = tile_load(tile_zero(w, size, vectors), w, o, features)
+    def add_tile(w, k, features, x, x_steps, g, g_steps, counts, columns):
+        tile = tile_load(tile_zero(w, channels, vectors), w, k, features)
         for n in range(counts[0]):
             for i in range(counts[1]):
-                q = x + n * x_steps[0] + i * x_steps[1]
-                p = g + n * g_steps[0] + i * g_steps[1]
+                p = x + n * x_steps[0] + i * x_steps[1]
+                q = g + n * g_steps[0] + i * g_steps[1]
                 for _ in range(counts[2]):
-                    tile = tile_update(tile, w, q, 1, p)
-                    q += x_steps[2]
-                    p += features
-        tile_store(tile, w, o, features, columns)
+                    tile = tile_update(tile, w, p, 1, q)
+                    p += x_steps[2]
+                    q += features
+        tile_store(tile, w, k, features, columns)
 
-    return tile_sum
+    return add_tile
 
 
-sum_2x8, sum_2x4, sum_2x1 = (_sum_kernel(2, v) for v in (8, 4, 1))
-sum_1x4, sum_1x1 = _sum_kernel(1, 4), _sum_kernel(1, 1)
+def _rows_kernel(channels: int) -> Callable[..., None]:
+    """A kernel for some rows of k[u, v], one for each of `channels`: tiles of eight
+    vectors where registers are wide, then of four, then of one."""
+    eight, four, one = (_tile_kernel(channels, vectors) for vectors in (8, 4, 1))
+
+    @njit(fastmath=FAST_MATH, forceinline=True)
+    def add_rows(w, k, features, x, x_steps, g, g_steps, counts):
+        width = lanes(w)
+        f = 0
+        while WIDE and f + 8 * width <= features:
+            n = 8 * width
+            eight(w, k + f, features, x, x_steps, g + f, g_steps, counts, n)
+            f += n
+        while f + 4 * width <= features:
+            n = 4 * width
+            four(w, k + f, features, x, x_steps, g + f, g_steps, counts, n)
+            f += n
+        while f < features:
+            n = min(features - f, width)
+            one(w, k + f, features, x, x_steps, g + f, g_steps, counts, n)
+            f += n
+
+    return add_rows
+
+
+add_two_rows, add_one_row = _rows_kernel(2), _rows_kernel(1)
 
 
 @njit(fastmath=FAST_MATH)
-def sum_of_outer_products(w, o, channels, features, x, x_steps, g, g_steps, counts):
-    """(C, F) += the sum over pixels of the outer product of x and g there."""
-    width = lanes(w)
-    c = 0
-    while c < channels:
-        f = 0
-        if c + 1 < channels:
-            while WIDE and f + 8 * width <= features:
-                t, p, n = o + c * features + f, g + f, 8 * width
-                sum_2x8(w, t, features, x + c, x_steps, p, g_steps, counts, n)
-                f += n
-            while f + 4 * width <= features:
-                t, p, n = o + c * features + f, g + f, 4 * width
-                sum_2x4(w, t, features, x + c, x_steps, p, g_steps, counts, n)
-                f += n
-            while f < features:
-                t, p, n = o + c * features + f, g + f, min(features - f, width)
-                sum_2x1(w, t, features, x + c, x_steps, p, g_steps, counts, n)
-                f += n
-        else:
-            while f + 4 * width <= features:
-                t, p, n = o + c * features + f, g + f, 4 * width
-                sum_1x4(w, t, features, x + c, x_steps, p, g_steps, counts, n)
-                f += n
-            while f < features:
-                t, p, n = o + c * features + f, g + f, min(features - f, width)
-                sum_1x1(w, t, features, x + c, x_steps, p, g_steps, counts, n)
-                f += n
-        c += 2
+def add_outer_products(w, k, channels, features, x, x_steps, g, g_steps, counts):
+    """k[u, v] (C, F) += the sum of the outer products of x and g at all outputs.
 
-
-def conv_weight(w, a):
-    """k (kh, kw, C, F) (+)= what g (N, P, Q, F) sends back to the weights that met x.
-
-    Images, or rows of one image, are taken in blocks that stay in the cache.
+    counts: images, rows and columns of outputs. x_steps, g_steps: the distances from
+    one to the next, in elements.
     """
-    k, x, g, images, height, width, channels = a[0], a[1], a[2], a[3], a[4], a[5], a[6]
-    rows, columns, features, kh, kw = a[7], a[8], a[9], a[10], a[11]
-    s, top, left = a[12], a[13], a[14]
-    if not a[15]:
-        clear(w, k, kh * kw * channels * features)
-    together = max(1, NEAR // (rows * columns * features))
-    strip = max(1, NEAR // (columns * features))
-    x_steps = (height * width * channels, s * width * channels, s * channels)
-    g_steps = (rows * columns * features, columns * features)
-    for n in range(0, images, together):
-        for low in range(0, rows, strip):
-            for u in range(kh):
-                i = first_inside(u, top, s, low)
-                end = end_inside(u, top, s, height, min(low + strip, rows))
-                for v in range(kw):
-                    j = first_inside(v, left, s, 0)
-                    run = end_inside(v, left, s, width, columns) - j
-                    tap = k + (u * kw + v) * channels * features
-                    p = (n * height + s * i + u - top) * width + s * j + v - left
-                    q = g + ((n * rows + i) * columns + j) * features
-                    counts = (min(together, images - n), end - i, run)
-                    sum_of_outer_products(
+    for c in range(0, channels - 1, 2):
+        to = k + c * features
+        add_two_rows(w, to, features, x + c, x_steps, g, g_steps, counts)
+    if channels % 2:
+        to = k + (channels - 1) * features
+        add_one_row(w, to, features, x + channels - 1, x_steps, g, g_steps, counts)
+
+
+def conv_weight(w, args):
+    """k (kh, kw, C, F) (+)= the gradient that g (N, rows, columns, F) sends back to it.
+
+    All taps pass over one block of outputs before the next block, so that a block, of
+    whole images or of some rows of one image, stays in the cache.
+    """
+    k, x, g, size = unpack_convolution(args)
+    if not size.accumulate:
+        clear(w, k, size.kh * size.kw * size.channels * size.features)
+    block_images = max(1, NEAR // (size.rows * size.columns * size.features))
+    block_rows = max(1, NEAR // (size.columns * size.features))
+    x_row = size.width * size.channels
+    x_steps = (size.height * x_row, size.stride * x_row, size.stride * size.channels)
+    g_steps = (size.rows * size.columns * size.features, size.columns * size.features)
+    for n in range(0, size.images, block_images):
+        images = min(block_images, size.images - n)
+        for low in range(0, size.rows, block_rows):
+            high = min(low + block_rows, size.rows)
+            for u in range(size.kh):
+                i, i_end = rows_inside(size, u, low, high)
+                for v in range(size.kw):
+                    j, j_end = columns_inside(size, v)
+                    p, q = pixel(x, size, n, i, j, u, v), output(g, size, n, i, j)
+                    to, counts = tap(k, size, u, v), (images, i_end - i, j_end - j)
+                    add_outer_products(
                         w,
-                        tap,
-                        channels,
-                        features,
-                        x + p * channels,
+                        to,
+                        size.channels,
+                        size.features,
+                        p,
                         x_steps,
                         q,
                         g_steps,
@@ -232,64 +297,69 @@ def conv_weight(w, a):
 # --- max-pooling ----------------------------------------------------------------------
 
 
-def largest(w, a):
+@njit
+def corner(window, height, width, size):
+    """The number of the first pixel of a window; pixels and windows are counted row by
+    row, through all images. Rows and columns beyond the last window belong to none."""
+    rows, columns = height // size, width // size
+    row, j = window // columns, window % columns
+    return (row // rows * height + row % rows * size) * width + j * size
+
+
+def largest(w, args):
     """Which element of each window of x (N, H, W, C) is the largest: (2, N, P, Q, C).
 
-    Elements are counted row by row; of equal ones the first is taken, of NaN and
-    numbers the first NaN. Numbers of elements come first, then the elements.
+    The first half of the result numbers these elements, row by row in their window and
+    as floats; the second half has the elements. Of equal elements the first wins, and
+    the first NaN wins over all numbers, so a gradient goes to one pixel alone.
     """
-    out, x, images, height, width, channels = a[0], a[1], a[2], a[3], a[4], a[5]
-    size = a[6]
-    rows, columns = height // size, width // size
-    best = out + images * rows * columns * channels
-    for window in range(images * rows * columns):
-        r, j = window // columns, window % columns
-        corner = (r // rows * height + r % rows * size) * width + j * size
-        o, p = window * channels, x + corner * channels
+    out, x, images, height, width, channels, size = unpack(args, 7)
+    windows = images * (height // size) * (width // size)
+    best = out + windows * channels
+    for window in range(windows):
+        o, p = window * channels, x + corner(window, height, width, size) * channels
         for c in range(channels):
             w[out + o + c] = number_like(w, 0)
             w[best + o + c] = w[p + c]
         number = number_like(w, 0)
-        for place in range(1, size * size):
+        for element in range(1, size * size):
             number += number_like(w, 1)
-            q = p + (place // size * width + place % size) * channels
+            q = p + (element // size * width + element % size) * channels
             for c in range(channels):
                 new, old = w[q + c], w[best + o + c]
-                wins = (new > old) | ((new != new) & (old == old))
+                wins = (new > old) | ((new != new) & (old == old))  # NaN is not itself
                 w[out + o + c] = number if wins else w[out + o + c]
                 w[best + o + c] = new if wins else old
 
 
 @njit(fastmath=FAST_MATH)
-def pool(w, a, back):
-    """Both directions, between images and windows, told which elements count."""
-    out, z, chosen, images, height, width = a[0], a[1], a[2], a[3], a[4], a[5]
-    channels, size = a[6], a[7]
-    rows, columns = height // size, width // size
-    for window in range(images * rows * columns):
-        r, j = window // columns, window % columns
-        corner = (r // rows * height + r % rows * size) * width + j * size
+def pool(w, args, to_images):
+    """Copy the chosen element of each window out of z; or `to_images`, into the window,
+    with zeros for its other elements. `chosen` is the first half of `largest`."""
+    out, z, chosen, images, height, width, channels, size = unpack(args, 8)
+    for window in range(images * (height // size) * (width // size)):
+        first = corner(window, height, width, size)
         o, number = window * channels, number_like(w, 0)
         for u in range(size):
             for v in range(size):
-                p = (corner + u * width + v) * channels
+                p = (first + u * width + v) * channels
                 for c in range(channels):
                     here = w[chosen + o + c] == number
-                    if back:
+                    if to_images:
                         w[out + p + c] = w[z + o + c] if here else number_like(w, 0)
                     else:
                         w[out + o + c] = w[z + p + c] if here else w[out + o + c]
                 number += number_like(w, 1)
 
 
-def max_gather(w, a):
-    """out (N, P, Q, C) = of each window of z (N, H, W, C) the chosen element."""
-    pool(w, a, False)
+def max_gather(w, args):
+    """out (N, P, Q, C) = the chosen element of each window of z (N, H, W, C)."""
+    pool(w, args, False)
 
 
-def max_scatter(w, a):
-    """out (N, H, W, C) = z (N, P, Q, C) put where the chosen elements are, else 0."""
-    height, width, size = a[4], a[5], a[7]
-    if height % size or width % size:  # rests that are in no window
-        clear(w, a[0], a[3] * height * width * a[6])
-    pool(w, a, True)
+def max_scatter(w, args):
+    """out (N, H, W, C) = z (N, P, Q, C) at the chosen elements of windows, else 0."""
+    out, _, _, images, height, width, channels, size = unpack(args, 8)
+    if height % size or width % size:  # some pixels are in no window
+        clear(w, out, images * height * width * channels)
+    pool(w, args, True)

@@ -1,17 +1,22 @@
 """The kernels of the numba backend: plain Python loops over one flat workspace.
 
-Every kernel has the same two arguments: `w`, the workspace of one thread, and `a`, one
-row of the code, which lists offsets into `w` and sizes. The row's layout is the
-kernel's first line. So all kernels have one machine signature and can be called through
-a table of addresses, and each is compiled on its own, when a tape first needs it.
+Every kernel has the same two parameters: `w`, the workspace of one thread, and `args`,
+the arguments of one instruction: offsets into `w`, then sizes. The first line of a
+kernel gives them names. Since all kernels have one machine signature, an instruction
+calls its kernel through an address, and each kernel is compiled on its own, when a tape
+first needs it.
 
-Kernels never write where they read, except where a docstring says so; each then
-vectorises. Indices into `w` are offsets plus counters and are never negative, so no
-bounds or wraparound are checked. Fast-math is limited to contraction, reassociation and
-reciprocals: never to the flags that assume NaN and infinity away.
+The loops are written so that the compiler vectorises them:
 
-Compiled kernels are kept on disk until this file, `image_kernels.py` or `tiles.py` is
-newer than they are.
+- A kernel does not write where it reads, except where its docstring says so.
+- Offsets plus counters are never negative, so no bounds or wraparound are checked.
+- Fast-math may contract, reassociate and multiply by reciprocals. It may not assume
+  that there is no NaN and no infinity: these are results, and they must come out.
+
+Numba keeps compiled kernels on disk. `backend.py` compiles a kernel again when this
+file, `image_kernels.py` or `tiles.py` has changed since.
+
+Left out: the kernels for images, which are in `image_kernels.py`.
 """
 
 import operator
@@ -29,6 +34,7 @@ from tinymaml.backends.numba.tiles import (
     tile_update,
     tile_zero,
     transpose_block,
+    unpack,
 )
 
 FAST_MATH = {"contract", "reassoc", "nsz", "arcp"}
@@ -37,112 +43,133 @@ NEAR_TERMS = 64  # rows of a strip of B that stay in the first-level cache; meas
 
 # --- matrix products ------------------------------------------------------------------
 
+# All functions here compute C = A B for C (m, n), A (m, k) and B (k, n), or C += A B to
+# `accumulate`. `c`, `a` and `b` are offsets in the workspace. Two tuples say how the
+# matrices lie there, in elements:
+#
+# steps: (from row to row of C, from row to row of A, from element to element in a row
+#     of A, from row to row of B). A transposed A, or one with overlapping rows, needs
+#     no kernel of its own.
+# terms: (runs, length, jump in A, jump in B). A sum has `runs` times `length` terms;
+#     behind each run both operands jump over elements that are no terms. A plain
+#     product has one run, a window of an image has one for each of its rows.
 
-def _tile_kernel(rows: int, vectors: int, part: bool) -> Callable[..., None]:
-    """One tile of C (+)= A B; of a `part` only the first `columns` are stored."""
+
+def _tile_kernel(rows: int, vectors: int, masked: bool) -> Callable[..., None]:
+    """A kernel for one tile of C, from row `i` on, summed up in registers.
+
+    The tile is `rows` times `vectors`. If it is `masked`, it can store fewer columns
+    than the tile has.
+    """
 
     @njit(fastmath=FAST_MATH, forceinline=True)
-    def tile_product(w, c, cs, a, rs, ks, b, bs, k, more, columns):
-        runs, length, a_jump, b_jump = k
+    def tile_product(w, c, a, b, i, steps, terms, accumulate, columns):
+        c_step, a_step, k_step, b_step = steps
+        runs, length, a_jump, b_jump = terms
+        c, a = c + i * c_step, a + i * a_step
         tile = tile_zero(w, rows, vectors)
-        if more:
-            tile = tile_load(tile, w, c, cs)
+        if accumulate:
+            tile = tile_load(tile, w, c, c_step)
         for _ in range(runs):
             for _ in range(length):
-                tile = tile_update(tile, w, a, rs, b)
-                a += ks
-                b += bs
+                tile = tile_update(tile, w, a, a_step, b)
+                a += k_step
+                b += b_step
             a += a_jump
             b += b_jump
-        if part and columns < vectors * lanes(w):
-            tile_store(tile, w, c, cs, columns)
-        else:
-            tile_store(tile, w, c, cs, vectors * lanes(w))
+        if masked and columns < vectors * lanes(w):
+            tile_store(tile, w, c, c_step, columns)
+        else:  # the width is a constant here, so these stores have no mask
+            tile_store(tile, w, c, c_step, vectors * lanes(w))
 
     return tile_product
 
 
-def _strip_kernel(rows: int, vectors: int, part: bool = False) -> Callable[..., None]:
-    """A strip of columns of C (+)= A B: tiles of so many rows, of two, and of one."""
-    tall, pair, flat = (_tile_kernel(r, vectors, part) for r in (rows, 2, 1))
+def _strip_kernel(rows: int, vectors: int, masked: bool = False) -> Callable[..., None]:
+    """A kernel for a strip of C: tiles of `rows` rows, then of two, then of one."""
+    tall, pair, single = (_tile_kernel(r, vectors, masked) for r in (rows, 2, 1))
 
     @njit(fastmath=FAST_MATH, forceinline=True)
-    def strip_product(w, c, cs, a, rs, ks, b, bs, m, k, more, columns):
+    def strip_product(w, c, a, b, steps, m, terms, accumulate, columns):
         i = 0
         while i + rows <= m:
-            tall(w, c + i * cs, cs, a + i * rs, rs, ks, b, bs, k, more, columns)
+            tall(w, c, a, b, i, steps, terms, accumulate, columns)
             i += rows
         while rows > 2 and i + 2 <= m:
-            pair(w, c + i * cs, cs, a + i * rs, rs, ks, b, bs, k, more, columns)
+            pair(w, c, a, b, i, steps, terms, accumulate, columns)
             i += 2
         if i < m:
-            flat(w, c + i * cs, cs, a + i * rs, rs, ks, b, bs, k, more, columns)
+            single(w, c, a, b, i, steps, terms, accumulate, columns)
 
     return strip_product
 
 
+# The sums of a tile fill 8 to 16 registers and do not depend on each other: a processor
+# begins an addition while others are on their way. Strips that may be the last of C are
+# masked, because n need not be a multiple of their width.
 strip_8, strip_4 = _strip_kernel(4, 8), _strip_kernel(2, 4)
-strip_5, strip_1 = _strip_kernel(2, 5, part=True), _strip_kernel(8, 1, part=True)
+strip_5, strip_1 = _strip_kernel(2, 5, masked=True), _strip_kernel(8, 1, masked=True)
 
 
 @njit(fastmath=FAST_MATH)
-def product(w, c, cs, a, rs, ks, b, bs, m, n, k, more):
-    """C (+)= A B for C (m, n), A (m, k), B (k, n), rows `cs`, `rs`, `bs` apart.
+def product(w, c, a, b, steps, m, n, terms, accumulate):
+    """C (+)= A B, strip by strip: the strip of B stays in the first-level cache while
+    all rows of A pass over it.
 
-    Elements of a row of A are `ks` apart, so A may be transposed. `k` is (runs, length,
-    jump in A, jump in B): after every `length` terms both skip what lies between.
-
-    C is made in strips of columns, so that the strip of B stays in the first-level
-    cache while the rows of A pass by. A width that is a multiple of five vectors (40
-    units in float32) is cut into strips of five, any other into strips of eight where
-    registers are wide, then four, or five if that is the rest, then single vectors. The
-    last vector may be stored in part; what it reads behind the columns of B and C is
-    thrown away. Rows go four by four where registers are wide, else two by two, and
-    eight by eight in narrow strips: enough sums to hide the time an addition takes.
+    A width of a multiple of five vectors (40 units in float32) is cut into strips of
+    five. Any other is cut into strips of eight, where registers are wide, then of four,
+    or of five if that covers the rest, then of one. The last strip stores its last
+    vector with a mask. What it reads behind the columns of B and C is not used, but the
+    workspace must have room for it: one vector behind its end.
     """
     width = lanes(w)
     fives = n // (5 * width) if n % (5 * width) == 0 else 0
     j = 0
     for _ in range(fives):
-        strip_5(w, c + j, cs, a, rs, ks, b + j, bs, m, k, more, 5 * width)
+        strip_5(w, c + j, a, b + j, steps, m, terms, accumulate, 5 * width)
         j += 5 * width
     while WIDE and j + 8 * width <= n:
-        strip_8(w, c + j, cs, a, rs, ks, b + j, bs, m, k, more, 8 * width)
+        strip_8(w, c + j, a, b + j, steps, m, terms, accumulate, 8 * width)
         j += 8 * width
     if 4 * width < n - j < 5 * width:
-        strip_5(w, c + j, cs, a, rs, ks, b + j, bs, m, k, more, n - j)
+        strip_5(w, c + j, a, b + j, steps, m, terms, accumulate, n - j)
         j = n
     while j + 4 * width <= n:
-        strip_4(w, c + j, cs, a, rs, ks, b + j, bs, m, k, more, 4 * width)
+        strip_4(w, c + j, a, b + j, steps, m, terms, accumulate, 4 * width)
         j += 4 * width
     while j < n:
-        strip_1(w, c + j, cs, a, rs, ks, b + j, bs, m, k, more, min(n - j, width))
+        columns = min(n - j, width)
+        strip_1(w, c + j, a, b + j, steps, m, terms, accumulate, columns)
         j += width
 
 
-def matmul(w, a):
-    """C (+)= A B for C (m, n), B (k, n); A read by strides, so it may be transposed."""
-    c, x, y, m, n, k = a[0], a[1], a[2], a[3], a[4], a[5]
-    rs, ks, more = a[6], a[7], a[8]
+def matmul(w, args):
+    """C (m, n) (+)= A (m, k) B (k, n), where A is read by two steps: it may be
+    transposed. Long sums are cut, so that the rows of B in use stay in the cache."""
+    c, a, b, m, n, k, a_step, k_step, accumulate = unpack(args, 9)
     for p in range(0, k, NEAR_TERMS):
         terms = (1, min(k - p, NEAR_TERMS), 0, 0)
-        product(w, c, n, x + p * ks, rs, ks, y + p * n, n, m, n, terms, more or p)
+        left, right, steps = a + p * k_step, b + p * n, (n, a_step, k_step, n)
+        product(w, c, left, right, steps, m, n, terms, accumulate or p)
 
 
-def dots(w, a):
-    """C (+)= A B^T for A (m, k), B (n, k): products of rows, where B has few."""
-    c, x, y, m, n, k, more = a[0], a[1], a[2], a[3], a[4], a[5], a[6]
+def dots(w, args):
+    """C (m, n) (+)= A (m, k) B^T, B (n, k): dot products of rows, for a small n.
+
+    Vectors lie along k here, because along so few columns they would be mostly empty.
+    """
+    c, a, b, m, n, k, accumulate = unpack(args, 7)
     for i in range(m):
         for j in range(n):
-            total = w[c + i * n + j] if more else number_like(w, 0)
+            total = w[c + i * n + j] if accumulate else number_like(w, 0)
             for p in range(k):
-                total += w[x + i * k + p] * w[y + j * k + p]
+                total += w[a + i * k + p] * w[b + j * k + p]
             w[c + i * n + j] = total
 
 
-def transpose(w, a):
-    """out (n, m) = A (m, n) transposed."""
-    out, x, m, n = a[0], a[1], a[2], a[3]
+def transpose(w, args):
+    """out (n, m) = x (m, n) transposed: square blocks in registers, then the edges."""
+    out, x, m, n = unpack(args, 4)
     width = lanes(w)
     i = 0
     while i + width <= m:
@@ -164,104 +191,112 @@ def transpose(w, a):
 # --- elementwise ----------------------------------------------------------------------
 
 
-def _of_one(function: Callable[..., float]) -> Callable[..., None]:
-    """A kernel of one argument: out = function(x)."""
+def _unary(function: Callable[..., float]) -> Callable[..., None]:
+    """A kernel of one operand: out = function(x)."""
 
-    def kernel(w, a):
-        out, x, n = a[0], a[1], a[2]
+    def kernel(w, args):
+        out, x, n = unpack(args, 3)
         for i in range(n):
             w[out + i] = function(w[x + i])
 
     return kernel
 
 
-exp, log, tanh, copy = (_of_one(f) for f in (np.exp, np.log, np.tanh, operator.pos))
+exp, log, tanh, copy = (_unary(f) for f in (np.exp, np.log, np.tanh, operator.pos))
 
 
-def reciprocal(w, a):
+def reciprocal(w, args):
     """out = 1 / x."""
-    out, x, n = a[0], a[1], a[2]
+    out, x, n = unpack(args, 3)
     one = number_like(w, 1)
     for i in range(n):
         w[out + i] = one / w[x + i]
 
 
-def rsqrt(w, a):
+def rsqrt(w, args):
     """out = 1 / sqrt(x)."""
-    out, x, n = a[0], a[1], a[2]
+    out, x, n = unpack(args, 3)
     one = number_like(w, 1)
     for i in range(n):
         w[out + i] = one / np.sqrt(w[x + i])
 
 
-def relu(w, a):
-    """out = max(x, 0); NaN stays NaN."""
-    out, x, n = a[0], a[1], a[2]
+def relu(w, args):
+    """out = max(x, 0); NaN stays NaN, because no comparison with it is true."""
+    out, x, n = unpack(args, 3)
     zero = number_like(w, 0)
     for i in range(n):
         w[out + i] = zero if w[x + i] <= zero else w[x + i]
 
 
-def gate(w, a):
-    """out = x where y > 0 (or is NaN), else 0."""
-    out, x, y, n = a[0], a[1], a[2], a[3]
+def gate(w, args):
+    """out = x where y > 0 or y is NaN, else 0: the derivative of relu at y, times x."""
+    out, x, y, n = unpack(args, 4)
     zero = number_like(w, 0)
     for i in range(n):
         w[out + i] = zero if w[y + i] <= zero else w[x + i]
 
 
-def scale(w, a):
-    """out = x * number, the number being a constant of the workspace."""
-    out, x, number, n = a[0], a[1], w[a[2]], a[3]
+def scale(w, args):
+    """out = x * number; the number is a constant that lies in the workspace."""
+    out, x, constant, n = unpack(args, 4)
+    number = w[constant]
     for i in range(n):
         w[out + i] = w[x + i] * number
 
 
-def pad(w, a):
-    """out = zeros with x, of `length`, at `start`."""
-    out, x, start, length, n = a[0], a[1], a[2], a[3], a[4]
+def pad(w, args):
+    """out (n,) = zeros, with x (length,) at `start`."""
+    out, x, start, length, n = unpack(args, 5)
     for i in range(n):
         w[out + i] = number_like(w, 0)
     for i in range(length):
         w[out + start + i] = w[x + i]
 
 
-# --- broadcasts and sums: (outer, middle, inner), the middle axis repeated or summed --
+# --- broadcasts and sums --------------------------------------------------------------
+
+# A broadcast or sum over neighbouring axes is one over the middle of three axes (outer,
+# middle, inner), once the axes before and those behind are merged. The innermost loop
+# runs along `inner`, or along `middle` where `inner` is 1: vectors need long loops.
 
 
-def _of_two(combine: Callable[..., float], added: bool = False) -> Callable[..., None]:
-    """out (outer, middle, inner) = combine(x, y (outer, 1, inner)), or that is added.
+def _binary(
+    combine: Callable[..., float], accumulate: bool = False
+) -> Callable[..., None]:
+    """A kernel of two operands: out (outer, middle, inner) (+)= combine(x, y).
 
-    With middle 1 it is the plain elementwise operation; with inner 1, `y` is one number
-    for each row.
+    x has the shape of out; y is (outer, 1, inner), repeated along the middle. A plain
+    elementwise operation has a middle of 1. With `accumulate` the kernel reads each
+    element of out before it writes it.
     """
 
-    def kernel(w, a):
-        out, x, y, outer, middle, inner = a[0], a[1], a[2], a[3], a[4], a[5]
+    def kernel(w, args):
+        out, x, y, outer, middle, inner = unpack(args, 6)
         for o in range(outer):
             first, last = o * middle, (o + 1) * middle
             if inner == 1:
                 number = w[y + o]
                 for m in range(first, last):
                     value = combine(w[x + m], number)
-                    w[out + m] = w[out + m] + value if added else value
+                    w[out + m] = w[out + m] + value if accumulate else value
             else:
                 r = y + o * inner
                 for m in range(first * inner, last * inner, inner):
                     for i in range(inner):
                         value = combine(w[x + m + i], w[r + i])
-                        w[out + m + i] = w[out + m + i] + value if added else value
+                        w[out + m + i] = w[out + m + i] + value if accumulate else value
 
     return kernel
 
 
-add, sub, mul = (_of_two(f) for f in (operator.add, operator.sub, operator.mul))
-mul_add = _of_two(operator.mul, added=True)
+add, sub, mul = (_binary(f) for f in (operator.add, operator.sub, operator.mul))
+mul_add = _binary(operator.mul, accumulate=True)
 
 
-def add_relu(w, a):
-    """out (outer, middle, inner) = max(x + y (outer, 1, inner), 0): bias, then relu."""
-    out, x, y, outer, middle, inner = a[0], a[1], a[2], a[3], a[4], a[5]
+def add_relu(w, args):
+    """out = max(x + y, 0), shapes as for `add`: a bias y, then relu, in one pass."""
+    out, x, y, outer, middle, inner = unpack(args, 6)
     zero = number_like(w, 0)
     for o in range(outer):
         r = y + o * inner
@@ -271,9 +306,9 @@ def add_relu(w, a):
                 w[out + m + i] = zero if total <= zero else total
 
 
-def broadcast(w, a):
+def broadcast(w, args):
     """out (outer, middle, inner) = x (outer, inner), repeated along the middle."""
-    out, x, outer, middle, inner = a[0], a[1], a[2], a[3], a[4]
+    out, x, outer, middle, inner = unpack(args, 5)
     for o in range(outer):
         for m in range(middle):
             row = out + (o * middle + m) * inner
@@ -281,9 +316,9 @@ def broadcast(w, a):
                 w[row + i] = w[x + o * inner + i]
 
 
-def sum(w, a):
+def sum(w, args):
     """out (outer, inner) = the sum of x (outer, middle, inner) over the middle."""
-    out, x, outer, middle, inner = a[0], a[1], a[2], a[3], a[4]
+    out, x, outer, middle, inner = unpack(args, 5)
     for o in range(outer):
         first = x + o * middle * inner
         if inner == 1:
@@ -299,9 +334,12 @@ def sum(w, a):
                     w[out + o * inner + i] += w[first + m * inner + i]
 
 
-def mul_sum(w, a):
-    """out (outer, inner) = the sum of x * y, both (outer, middle, inner)."""
-    out, x, y, outer, middle, inner = a[0], a[1], a[2], a[3], a[4], a[5]
+def mul_sum(w, args):
+    """out (outer, inner) = the sum of x * y over the middle of (outer, middle, inner).
+
+    The products are not stored.
+    """
+    out, x, y, outer, middle, inner = unpack(args, 6)
     for o in range(outer):
         first = o * middle * inner
         if inner == 1:
@@ -321,31 +359,37 @@ def mul_sum(w, a):
 # --- rows of logits -------------------------------------------------------------------
 
 
-def softmax(w, a):
-    """out[r, :] = exp(x[r, :]) / sum(exp(x[r, :]))."""
-    out, x, rows, n = a[0], a[1], a[2], a[3]
+def softmax(w, args):
+    """out[r, :] = exp(x[r, :]) / sum(exp(x[r, :])).
+
+    The largest element of a row is subtracted first, or exp would overflow.
+    """
+    out, x, rows, n = unpack(args, 4)
     for r in range(rows):
-        top = w[x + r * n]
+        largest = w[x + r * n]
         for i in range(1, n):
-            top = max(top, w[x + r * n + i])
+            largest = max(largest, w[x + r * n + i])
         total = number_like(w, 0)
         for i in range(n):
-            w[out + r * n + i] = np.exp(w[x + r * n + i] - top)
+            w[out + r * n + i] = np.exp(w[x + r * n + i] - largest)
             total += w[out + r * n + i]
         for i in range(n):
             w[out + r * n + i] /= total
 
 
-def logsumexp(w, a):
-    """out[r] = log(sum(exp(x[r, :]))), the largest element taken out first."""
-    out, x, rows, n = a[0], a[1], a[2], a[3]
+def logsumexp(w, args):
+    """out[r] = log(sum(exp(x[r, :]))).
+
+    The largest element of a row is subtracted first and added to the logarithm.
+    """
+    out, x, rows, n = unpack(args, 4)
     for r in range(rows):
-        top = w[x + r * n]
+        largest = w[x + r * n]
         for i in range(1, n):
-            top = max(top, w[x + r * n + i])
-        if np.isinf(top):  # no inf - inf
-            top = number_like(w, 0)
+            largest = max(largest, w[x + r * n + i])
+        if np.isinf(largest):  # no inf - inf
+            largest = number_like(w, 0)
         total = number_like(w, 0)
         for i in range(n):
-            total += np.exp(w[x + r * n + i] - top)
-        w[out + r] = top + np.log(total)
+            total += np.exp(w[x + r * n + i] - largest)
+        w[out + r] = largest + np.log(total)

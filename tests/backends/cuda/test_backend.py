@@ -1,6 +1,6 @@
-"""Which backend is taken where there is a GPU, half of one, or none; and what is said.
+"""The GPU backend: whether it can be used, the notices if not, and its calls of CuPy.
 
-Installations that are missing something are made up as folders on Python's path.
+Broken installations of CuPy are imitated by packages in a folder on Python's path.
 """
 
 import os
@@ -50,14 +50,14 @@ def run_python(code, folder=None, driver=False):
     if folder is not None:
         paths = (str(folder), os.environ.get("PYTHONPATH", ""))
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
-    done = subprocess.run(
+    run = subprocess.run(
         [sys.executable, "-c", code],
         env=environment,
         capture_output=True,
         text=True,
         check=False,
     )
-    return done.returncode, done.stdout, done.stderr
+    return run.returncode, run.stdout, run.stderr
 
 
 def install(folder, cupy):
@@ -88,9 +88,7 @@ WITHOUT_CUPY = "import sys; sys.modules['cupy'] = None\n"
 
 
 @pytest.mark.parametrize("fault", INSTALLATIONS)
-def test_an_unusable_installation_is_told_in_one_line_and_auto_does_without(
-    fault, tmp_path
-):
+def test_an_unusable_installation_gives_one_line_and_auto_does_without(fault, tmp_path):
     text, reason = INSTALLATIONS[fault]
     install(tmp_path, text)
     status, out, notice = run_python(TAKE, tmp_path)
@@ -103,7 +101,7 @@ def test_an_unusable_installation_is_told_in_one_line_and_auto_does_without(
     assert out.count("\n") == 1
 
 
-def test_missing_cupy_is_told_where_there_is_a_driver_only(tmp_path):
+def test_missing_cupy_is_reported_only_where_there_is_a_driver(tmp_path):
     if not os.path.exists("/dev/nvidiactl"):
         status, out, notice = run_python(WITHOUT_CUPY + TAKE)
         assert (status, out.split(), notice) == (0, ["numba", "numba"], "")
@@ -136,14 +134,14 @@ def test_examples_refuse_a_backend_that_is_not_there_in_one_line():
     assert "argument --backend: backend 'cupy': CuPy is missing" in message
 
 
-# --- where all is there ---------------------------------------------------------------
+# --- where a GPU can be used ----------------------------------------------------------
 
 
 @needs_compiler
 def test_auto_takes_the_gpu_where_it_can_be_used(monkeypatch):
     device = gpu_backend("stand-in").device
-    monkeypatch.setattr(cuda, "_found", lambda tf32: (device, ""))
-    monkeypatch.setattr(cuda, "seems_wanted", lambda: True)
+    monkeypatch.setattr(cuda, "_find_device", lambda tf32: (device, ""))
+    monkeypatch.setattr(cuda, "has_gpu_software", lambda: True)
     assert tm.get_backend().name == "cupy"
     assert tm.get_backend("cupy-tf32", threads=3).threads == 3
     tape = tm.Tape()
@@ -156,7 +154,7 @@ def test_auto_takes_the_gpu_where_it_can_be_used(monkeypatch):
 
 @needs_compiler
 @pytest.mark.parametrize("tf32", [False, True])
-def test_cublas_is_told_stream_workspace_and_precision(tf32):
+def test_cublas_gets_stream_workspace_and_precision(tf32):
     cupy = SerialCupy()
     cublas = SerialCublas(cupy.queue)
     device = CupyDevice(cupy, cupy, cublas, tf32)
@@ -180,17 +178,17 @@ def test_grids_cover_the_work_as_far_as_grids_go(work, tasks):
 
 
 @needs_compiler
-def test_capture_does_nothing_but_note_the_calls():
+def test_capture_records_calls_and_replays_them():
     backend = gpu_backend("stand-in")
     calls = []
     replay = backend.device.capture([lambda: calls.append("called")])
     assert calls == ["called", "called"]  # once before the capture, and once in it
     counter = backend.device.put(np.array([0.0]))
     one = backend.device.put(np.array([1.0]))
-    links = backend.device.put(
+    operations = backend.device.put(
         np.array([[0, *(counter.address, 0) * 2, one.address, 0, 1, 1]])
     )
-    arguments = (links.address, 1, 1)
+    arguments = (operations.address, 1, 1)
     replay = backend.device.capture(
         [lambda: backend.device.launch("elementwise", "float64", 1, 1, arguments)]
     )

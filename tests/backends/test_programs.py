@@ -1,0 +1,104 @@
+"""The cache of compiled programs: bounded, and left behind by copies and pickles."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+
+import tinymaml as tm
+from tests.support.maml_problems import problem
+from tinymaml.backends.programs import CAPACITY, ProgramCache
+
+
+def test_the_program_that_was_used_longest_ago_is_dropped():
+    programs, compiled = ProgramCache(capacity=2), []
+    for key in "abacab":
+        programs.get(key, lambda key=key: compiled.append(key) or key)
+    assert compiled == ["a", "b", "c", "b"]
+    assert len(programs) == 2
+
+
+def test_a_failed_compilation_leaves_nothing_behind():
+    programs = ProgramCache()
+    with pytest.raises(MemoryError):
+        programs.get("key", lambda: (_ for _ in ()).throw(MemoryError))
+    assert len(programs) == 0
+    assert programs.get("key", lambda: "program") == "program"
+
+
+@pytest.mark.parametrize(
+    "duplicate",
+    [copy.copy, copy.deepcopy, lambda cache: pickle.loads(pickle.dumps(cache))],
+    ids=["copy", "deepcopy", "pickle"],
+)
+def test_programs_do_not_travel(duplicate):
+    programs = ProgramCache(capacity=3)
+    programs.get("key", object)
+    other = duplicate(programs)
+    assert (len(other), other.capacity, len(programs)) == (0, 3, 1)
+
+
+def test_a_deep_copy_of_a_used_learner_answers_for_its_own_inputs():
+    p, q = problem(seed=0), problem(seed=1)
+    maml = p.maml("numba")
+    maml.meta_gradient(p.theta, p.tasks)
+    duplicate = copy.deepcopy(maml)
+    results = [m.meta_gradient(q.theta, q.tasks).gradient for m in (duplicate, maml)]
+    assert results[0].tobytes() == results[1].tobytes()
+    del maml, results
+    again = duplicate.meta_gradient(p.theta, p.tasks).gradient
+    fresh = p.maml("numba").meta_gradient(p.theta, p.tasks).gradient
+    assert again.tobytes() == fresh.tobytes()
+
+
+def test_a_new_function_in_every_call_does_not_fill_the_memory():
+    p = problem()
+    maml = p.maml("numpy")
+    for _ in range(2 * CAPACITY):
+        maml.predict(lambda theta, x, x_support: theta.sum(), p.theta, p.tasks)
+    assert len(maml._programs) == CAPACITY
+
+
+@pytest.mark.parametrize("name", ["loss", "query_loss"])
+def test_another_loss_is_heeded(name):
+    p = problem()
+
+    def double(theta, x, y, x_support=None):
+        return p.loss(theta, x, y) * 2.0
+
+    maml = p.maml("numpy", alpha=0.0)
+    before = maml.meta_gradient(p.theta, p.tasks).loss
+    setattr(maml, name, double)
+    assert maml.meta_gradient(p.theta, p.tasks).loss == pytest.approx(2 * before)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error"),
+    [
+        ("order", 3, ValueError),
+        ("order", True, ValueError),
+        ("reduction", "max", ValueError),
+        ("steps", 1.5, TypeError),
+        ("clip", -1.0, ValueError),
+        ("loss", 7, TypeError),
+        ("alpha", np.nan, ValueError),
+    ],
+)
+def test_what_the_constructor_refuses_is_refused_later(name, value, error):
+    maml = problem().maml("numpy")
+    before = getattr(maml, name)
+    with pytest.raises(error, match=f"^{name}: expected"):
+        setattr(maml, name, value)
+    assert getattr(maml, name) is before
+
+
+def test_the_number_of_step_weights_is_checked_when_they_are_used():
+    p = problem()
+    maml = p.maml("numpy", steps=2)
+    maml.step_weights = [0.5, 0.5]
+    maml.meta_gradient(p.theta, p.tasks)
+    maml.steps = 3
+    with pytest.raises(ValueError, match="step_weights: expected 3 finite weights"):
+        maml.meta_gradient(p.theta, p.tasks)
+    assert isinstance(maml, tm.MAML)

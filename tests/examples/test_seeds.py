@@ -1,0 +1,54 @@
+"""examples/seeds.py: means and intervals over seeds, with and without SciPy."""
+
+import json
+import sys
+
+import pytest
+
+from tests.support.running_examples import load_example
+
+
+@pytest.fixture
+def example():
+    return load_example("seeds")
+
+
+def write(folder, *errors):
+    """Write one results.json for each error; return their paths."""
+    paths = []
+    for seed, mse in enumerate(errors):
+        row = {"method": "maml", "order": 2, "shots": 5, "steps": 1, "mse": mse}
+        other = {**row, "shots": 10, "mse": 9.0}
+        rows = [{**row, "paper": 0.67}, {**other, "paper": None}]
+        paths.append(folder / f"{seed}.json")
+        paths[-1].write_text(json.dumps({"rows": rows}))
+    return [str(path) for path in paths]
+
+
+def test_interval_is_students_t_times_the_standard_error(example):
+    # Two values have one degree of freedom, whose quantile is tan(0.95 pi / 2).
+    assert example.interval([1.0, 3.0]) == pytest.approx(12.7062, rel=1e-5)
+    assert example.interval([1.0, 2.0, 3.0]) == pytest.approx(4.30265 / 3**0.5)
+
+
+@pytest.mark.parametrize(
+    ("errors", "cells"),
+    [
+        ((1.0, 3.0), "2 | 13 | 1, 3 |"),
+        ((0.5,), "0.5 |  | 0.5 |"),
+        ((1.0, None), "not finite |  | 1, inf |"),
+    ],
+)
+def test_a_row_has_the_mean_the_interval_and_each_seed(
+    example, tmp_path, capsys, errors, cells
+):
+    example.main(write(tmp_path, *errors))
+    out, _ = capsys.readouterr()
+    assert out.splitlines()[2:] == [f"| maml | 2 | 1 | 0.67 | {cells}"]
+
+
+def test_without_scipy_one_line_says_what_to_install(example, monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy.stats", None)
+    with pytest.raises(SystemExit) as stop:
+        example.interval([1.0, 2.0])
+    assert "pip install scipy" in stop.value.code

@@ -1,0 +1,140 @@
+"""Outer steps, and where they are computed: here, or on a device with its own memory.
+
+With this file the training loop (`train.py`) is the same for every learner: it asks for
+`Steps`, draws a batch, takes a step, and fetches what has happened. `HostSteps` calls a
+gradient function and an optimiser in this process. A learner that can train elsewhere
+says so in `Trainable.training_steps`; `backends/cuda/training.py` is such a place.
+
+Left out: what surrounds a step (validation, log, checkpoints), which is in `train.py`.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from tinymaml.training.optim import Optimiser
+
+Array = np.ndarray[Any, Any]
+Sample = Callable[[np.random.Generator], Any]
+
+
+class GradientResult(Protocol):
+    """What a gradient function returns: a loss and its gradient (P,)."""
+
+    @property
+    def loss(self) -> float: ...
+
+    @property
+    def gradient(self) -> Array: ...
+
+
+class StepResult(NamedTuple):
+    """What the log, and an error, say of one outer step."""
+
+    loss: float
+    columns: tuple[float, ...] = ()  # further numbers for the log
+    failure: str = ""  # why the step has changed nothing; "" if it succeeded
+
+
+class Steps(Protocol):
+    """The outer steps of one training, on theta and an optimiser given at the start.
+
+    theta and the optimiser are up to date after `fetch`, and need not be before it. A
+    step whose loss or gradient is not finite changes neither.
+    """
+
+    @property
+    def full(self) -> bool:
+        """Whether results must be fetched before the next step."""
+
+    def draw(self, rng: np.random.Generator) -> Any:
+        """A batch for `step`."""
+
+    def step(self, batch: Any) -> None:
+        """Take an outer step, or start one: paper, equation (1)."""
+
+    def fetch(self) -> list[StepResult]:
+        """Finish all steps and return the results since the last fetch, in order."""
+
+
+class HostSteps:
+    """Outer steps in this process, each finished when `step` returns.
+
+    gradient: from theta (P,) and a batch to a `GradientResult`. theta, optimiser:
+    changed in place. sample: from a random generator to a batch. columns: attributes of
+    the gradient's result, numbers that go into the log.
+    """
+
+    full = True  # so each loss reaches the progress bar at once
+
+    def __init__(
+        self,
+        gradient: Callable[[Array, Any], GradientResult],
+        theta: Array,
+        optimiser: Optimiser,
+        sample: Sample,
+        columns: Sequence[str] = (),
+    ) -> None:
+        self._gradient, self._theta, self._optimiser = gradient, theta, optimiser
+        self._sample, self._columns = sample, columns
+        self._results: list[StepResult] = []
+
+    def draw(self, rng: np.random.Generator) -> Any:
+        """A batch: whatever `sample` returns."""
+        return self._sample(rng)
+
+    def step(self, batch: Any) -> None:
+        """Compute the gradient and let the optimiser change theta."""
+        # [alg2-line10]
+        result = self._gradient(self._theta, batch)
+        loss = float(result.loss)
+        failure = _failure(loss, result.gradient)
+        if not failure:
+            self._optimiser.update(self._theta, result.gradient)
+        # [/alg2-line10]
+        columns: tuple[float, ...] = ()
+        if self._columns:
+            columns = tuple(float(getattr(result, name)) for name in self._columns)
+        self._results.append(StepResult(loss, columns, failure))
+
+    def fetch(self) -> list[StepResult]:
+        """The results since the last fetch."""
+        results, self._results = self._results, []
+        return results
+
+
+class Trainable:
+    """A gradient function that chooses where it is trained; `MAML` is one.
+
+    Functions that `train` is given, and subclasses that do not override
+    `training_steps`, are trained in this process.
+    """
+
+    def __call__(self, theta: Array, batch: Any, /) -> GradientResult:
+        """Loss and gradient (P,) at theta (P,)."""
+        raise NotImplementedError
+
+    def training_steps(
+        self,
+        theta: Array,
+        optimiser: Optimiser,
+        sample: Sample,
+        columns: Sequence[str] = (),
+    ) -> Steps:
+        """The steps that `train` takes from theta on; arguments as in `HostSteps`."""
+        return HostSteps(self, theta, optimiser, sample, columns)
+
+
+def _failure(loss: float, gradient: Array) -> str:
+    """Which number is not finite; "" if all are."""
+    if not math.isfinite(loss):
+        return f"the loss is {loss}"
+    if np.isfinite(gradient).all():
+        return ""
+    entries = np.flatnonzero(~np.isfinite(gradient))
+    return (
+        f"{entries.size} of {gradient.size} entries of the gradient are not finite "
+        f"(the first, at {entries[0]}, is {gradient[entries[0]]})"
+    )
