@@ -158,6 +158,8 @@ def check_dtype(dtype: Any) -> np.dtype[Any]:
 
 def is_array(value: Any) -> bool:
     """Whether it is a NumPy array; a masked one is not, for its mask would be lost."""
+    if type(value) is np.ndarray:  # the quick answer, for every step of training
+        return True
     return isinstance(value, np.ndarray) and not isinstance(value, MASKED)
 
 
