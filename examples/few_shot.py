@@ -1,7 +1,7 @@
 """What the classification examples share: train a recipe, test it, draw the results.
 
-`omniglot.py` and `miniimagenet.py` say where their images come from; all the rest is
-here.
+`omniglot.py` and `miniimagenet.py` choose the images and the recipes; everything else
+that they do is here.
 """
 
 import argparse
@@ -62,7 +62,12 @@ class Experiment(NamedTuple):
 def make_parser(doc: str, name: str, recipes: Sequence[str]) -> Parser:
     """The options of a classification example; `recipes` are cells of table 1."""
     parser = experiment_parser(
-        doc, f"results/{name}", RECIPES[recipes[0]].iterations, fast=60
+        doc,
+        f"results/{name}",
+        RECIPES[recipes[0]].iterations,
+        fast=60,
+        fast_changes=f", {VALIDATION_TASKS_FAST} tasks for validation and "
+        f"{TEST_TASKS_FAST} for the test",
     )
     add = parser.add_argument
     add(
@@ -82,8 +87,8 @@ def make_parser(doc: str, name: str, recipes: Sequence[str]) -> Parser:
         "--scaling",
         choices=SCALINGS,
         default=SCALINGS[0],
-        help="of the cross-entropy: its sum / K as in the authors' code (default), or "
-        "its mean; an inner step is N times larger with the sum",
+        help="scale of the cross-entropy: its sum / K, as in the authors' code "
+        "(per_shot, the default), or its mean, with inner steps N times smaller",
     )
     add(
         "--data",
@@ -94,7 +99,7 @@ def make_parser(doc: str, name: str, recipes: Sequence[str]) -> Parser:
     add(
         "--standin",
         action="store_true",
-        help="use drawn stand-in images instead of the data: to try the program out",
+        help="use images drawn by a program instead of the data, to try the example",
     )
     add_resume(parser, "--recipe, --order, --scaling and --seed")
     return parser

@@ -18,7 +18,7 @@ from tinymaml.tasks.images import ImageSet
 Array = np.ndarray[Any, Any]
 Row = dict[str, Any]  # of results.json
 TEST_STEPS = 10
-BLOCK = 60  # tasks in one call of `predict`, which bounds the memory of its results
+BLOCK = 60  # tasks in one call of `predict`, so that its results fit in memory
 
 
 def sampler(
@@ -82,9 +82,10 @@ def test(
     backend: Backend,
     real: bool,
 ) -> list[Row]:
-    """The rows of `results.json`: mean and interval by statistics and step.
+    """The rows of `results.json`: one for each normalisation and number of steps.
 
-    Only results on `real` data are compared with the paper's number.
+    A row has the mean accuracy and its 95 % interval. Results on `real` data also have
+    the paper's number.
     """
     rows = []
     paper = recipe.paper_of(order) if real else None
@@ -114,7 +115,7 @@ def test(
 
 
 def table(rows: Sequence[Row], recipe: Recipe) -> str:
-    """Accuracy in per cent after each number of steps; the paper's step is marked."""
+    """Accuracy in per cent after each number of steps; * marks the paper's number."""
     lines = []
     for steps in range(TEST_STEPS + 1):
         by_mode = [r for r in rows if r["steps"] == steps]

@@ -10,7 +10,7 @@ import tinymaml as tm
 from shared import save_figure
 
 Array = np.ndarray[Any, Any]
-MOST_IMAGES = 25  # drawn of a set
+MOST_IMAGES = 25  # images drawn of each set
 
 
 class Episode(NamedTuple):

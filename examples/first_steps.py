@@ -2,11 +2,12 @@
 
     python examples/first_steps.py     # under 20 seconds, compilation included
 
-Meta-training looks for a start theta from which one gradient step on 10 points of a new
-wave already draws that wave. The loop is algorithm 2 of the paper; the meta-gradient is
-computed by the function of that name in `tinymaml/maml.py`. Printed: the mean squared
-error on 600 new waves after 0, 1, 2, 3 gradient steps. Drawn into first_steps.png: the
-fits to three of them. The settings suit a short run; the paper's are in `sinusoid.py`.
+Meta-training looks for initial parameters theta from which one gradient step on 10
+points of a new wave is enough to draw that wave. The loop is algorithm 2 of the paper;
+the meta-gradient is computed by the function of that name in `tinymaml/maml.py`. The
+program prints the mean squared error on 600 new waves after 0, 1, 2, 3 gradient steps,
+and draws the fits to three of them into first_steps.png. The settings suit a short run;
+the paper's are in `sinusoid.py`.
 """
 
 import matplotlib.pyplot as plt
@@ -31,8 +32,7 @@ def meta_train(maml: tm.MAML) -> np.ndarray:
     adam = tm.Adam(0.005)  # the outer learning rate
     for _ in range(ITERATIONS):
         tasks = sinusoid.sample_tasks(rng, tasks=25, shots=10)
-        result = maml.meta_gradient(theta, tasks)
-        adam.update(theta, result.gradient)  # in place
+        adam.update(theta, maml.meta_gradient(theta, tasks).gradient)  # in place
     return theta
 
 
@@ -41,23 +41,24 @@ def main() -> None:
     waves = sinusoid.sample_waves(np.random.default_rng(1), tasks=600)
     new = sinusoid.sample_points(np.random.default_rng(2), waves, shots=10, query=10)
     grid = np.linspace(-5, 5, 200, dtype=np.float32)[:, None]
-    figure = plt.figure(figsize=(9, 4), layout="constrained")
-    panels = figure.subplots(2, 3, sharex=True, sharey=True)
+    _, panels = plt.subplots(2, 3, figsize=(9, 4), sharey=True, layout="constrained")
     print("error after        0    1    2    3 gradient steps")
     for row, (order, name) in enumerate([(2, "MAML"), (1, "first-order MAML")]):
         maml = tm.MAML(loss, alpha=0.003, steps=1, order=order)
         theta = meta_train(maml)
         print(f"{name:17}", maml.evaluate(theta, new, steps=3).mean(axis=0).round(2))
-        panels[row, 0].set_ylabel(name)
+        panels[row, 0].set_ylabel(f"{name}\ny")
         adapted = maml.adapt(theta, new.x_support, new.y_support, steps=3)
-        for wave, panel in enumerate(panels[row]):
-            panel.plot(grid, waves(grid[None])[wave], "k", lw=1, label="true wave")
+        for i, axes in enumerate(panels[row]):  # axes i show wave i
+            axes.plot(grid, waves(grid[None])[i], "k", lw=1, label="true wave")
             for steps, style in ((0, ":C7"), (1, "--C0"), (3, "C0")):
-                fit = network.predict(adapted[wave, steps], grid)
-                panel.plot(grid, fit, style, label=f"gradient steps: {steps}")
-            panel.plot(new.x_support[wave], new.y_support[wave], "^C1", label="points")
-    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside right upper")
-    figure.savefig("first_steps.png")
+                label = f"gradient steps: {steps}" if steps else "before any step"
+                fit = network.predict(adapted[i, steps], grid)
+                axes.plot(grid, fit, style, label=label)
+            axes.plot(new.x_support[i], new.y_support[i], "^C1", label="support points")
+    plt.setp(panels[-1], xlabel="x")
+    plt.figlegend(*panels[0, 0].get_legend_handles_labels(), loc="outside right upper")
+    plt.savefig("first_steps.png")
 
 
 if __name__ == "__main__":

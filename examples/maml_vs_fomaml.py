@@ -8,9 +8,9 @@ First-order MAML leaves the Hessian out of the meta-gradient. With one inner ste
     exact = first-order - correction,   correction = H_S(theta) (alpha grad Q(theta')).
 
 On the sinusoids of section 5.1 this example measures
-- the norms of these three vectors and the angle between the first two, in the course of
-  two trainings, one with the exact and one with the first-order meta-gradient; always
-  on the same 500 tasks, which no training uses;
+- the norms of these three vectors and the angle between the first two, during
+  two trainings, one with the exact and one with the first-order meta-gradient. They
+  are always measured on the same 500 tasks, which no training uses;
 - the cost: the time and the floating-point operations of a meta-gradient of 25 tasks,
   for 1 to 10 inner steps. The paper reports a "speed-up in network computation" of
   roughly 33 %, for convolutions on MiniImagenet. Here the saving is the share of the
@@ -19,8 +19,8 @@ On the sinusoids of section 5.1 this example measures
   K = 100 support points, where activations need more memory than parameters. With
   `recompute` only the thetas are stored and the activations are computed again.
 
-Written into the folder of --out: maml_vs_fomaml.png, results.json, and a folder with
-log.csv for each training.
+Written into the folder of --out: maml_vs_fomaml.png, results.json, and log.csv in the
+folders exact and first-order.
 """
 
 import argparse
@@ -56,7 +56,7 @@ Row = dict[str, Any]
 LOGS = {2: "exact/log.csv", 1: "first-order/log.csv"}
 FILES = ("maml_vs_fomaml.png", "results.json", *LOGS.values())
 ALPHA = 0.01
-LABELS = {2: "exact", 1: "first order"}
+LABELS = {2: "exact MAML", 1: "first-order MAML"}
 COLOURS = {2: "#0072B2", 1: "#E69F00"}
 STEPS = (1, 2, 3, 5, 7, 10)
 ROUNDS = 300
@@ -86,7 +86,7 @@ def rows_of(rows: Sequence[Row], quantity: str, **about: Any) -> list[Row]:
     return [r for r in rows if all(r[key] == fields[key] for key in fields)]
 
 
-# %% Norms and angle, in the course of training
+# %% Norms and angle during training
 # `parts=True` gives the terms of the exact meta-gradient. They are measured before
 # about 40 of the iterations; measuring them does not change the training.
 
@@ -141,8 +141,8 @@ def train_and_measure(
 
 
 # %% Cost
-# Exact and first-order meta-gradients take turns, so that whatever else the computer
-# does disturbs both alike. The shortest time counts, as the least disturbed one.
+# Exact and first-order meta-gradients are timed in turns, so that other programs
+# disturb both alike. The shortest time counts, as the least disturbed one.
 
 
 def measure_cost(backend: Backend) -> list[Row]:
@@ -178,7 +178,7 @@ def measure_cost(backend: Backend) -> list[Row]:
 
 
 # %% Memory
-# The planner knows it from the tape, to the byte, before anything runs.
+# The planner computes it from the tape, exactly, before anything runs.
 
 
 def count_memory(backend: Backend) -> list[Row]:

@@ -1,7 +1,7 @@
 """Few-shot classification of MiniImagenet: section 5.2 of the paper, table 1.
 
-    python examples/miniimagenet.py --recipe mini-5w1s --data DIR   # half a day
-    python examples/miniimagenet.py --fast --standin                # a few minutes
+    python examples/miniimagenet.py --data DIR        # 60,000 iterations: 16 hours
+    python examples/miniimagenet.py --fast --standin  # a few minutes, without the data
 
 DIR holds the images, which may not be distributed with the code, and the lists of Ravi
 and Larochelle (train.csv, val.csv, test.csv): 64 classes to train, 16 to validate, 20

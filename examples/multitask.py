@@ -43,8 +43,8 @@ class Regressors(NamedTuple):
 
     groups: int = 20
     size: int = 25  # regressors in a group
-    points: int = 40
-    steps: int = 6_000
+    points: int = 40  # new points of a regressor's wave in each step
+    steps: int = 6_000  # gradient steps of a regressor
     learning_rate: float = 0.01
     variants: tuple[Variant, ...] = (
         Variant("multitask", 0.0, to_mean=False),
@@ -61,9 +61,9 @@ REGRESSORS = Regressors()
 
 
 class GroupResult(NamedTuple):
-    """What `train` needs to know of a group."""
+    """What `train` needs from a group."""
 
-    loss: float  # the mean error of the group
+    loss: float  # the mean error of the group's regressors
     gradient: Array  # (P,) the mean of the groups before minus the mean of this group
 
 
@@ -109,9 +109,9 @@ class Group:
 
 
 # %% All groups
-# `train` sees this as one more training: its theta is the mean so far, one iteration is
-# one group, and the optimiser below moves the mean. So the baselines have checkpoints,
-# a log and Ctrl-C as all other trainings do.
+# A variant is one call of `train`: theta is the mean so far, an iteration trains one
+# group, and the optimiser below updates the mean. So the baselines have checkpoints, a
+# log and Ctrl-C, as all other trainings do.
 
 
 class RunningMean:
@@ -148,8 +148,9 @@ def train_multitask(
 ) -> dict[str, Array]:
     """The mean parameters (P,) of each variant, by name.
 
-    iterations: those of the other trainings; few make this a trial run with fewer and
-    shorter groups. new_rng: gives each variant the same stream of random numbers.
+    iterations: the number for the other trainings; if it is small, there are fewer
+    groups here, and they are shorter. new_rng: gives each variant the same stream of
+    random numbers.
     """
     steps = min(REGRESSORS.steps, iterations)
     groups = min(REGRESSORS.groups, -(-iterations // 500))

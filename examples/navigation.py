@@ -1,8 +1,8 @@
 """2D navigation: section 5.3 of the paper, figure 4 and table 4.
 
-    python examples/navigation.py                 # all methods
-    python examples/navigation.py --order 2       # without first-order MAML
-    python examples/navigation.py --fast          # a trial
+    python examples/navigation.py             # all methods: 8 minutes on two cores
+    python examples/navigation.py --order 2   # without first-order MAML
+    python examples/navigation.py --fast      # a short run, in seconds
 
 A task is to move to a goal that the agent does not see; it observes its own position
 and learns from the rewards of some trajectories. Policies meta-learned by MAML (exact
@@ -11,24 +11,25 @@ weights, and with an oracle, which observes the goal as well.
 
 The recipe is that of the authors' code: policy 2-100-100-2 with relu, actions normal
 with standard deviations that are parameters too; one inner policy-gradient step of
-alpha = 0.5 on 20 trajectories of at most 100 steps; discount 0.99, linear baseline,
-standardised advantages; 100 outer steps by TRPO with a mean KL divergence of 0.01, on
-40 goals each. Test: 40 goals, the same for all methods and seeds, 4,000 steps (40
-trajectories or more) for each gradient step, the first of size alpha and the others of
-half of it; 95 % intervals of 1.96 standard deviations / sqrt(40). Every 5 outer steps
-the mean return after 1 to 3 gradient steps on 40 validation goals is measured, and the
-parameters with the highest are tested.
+alpha = 0.5 on 20 trajectories of at most 100 environment steps; discount 0.99, linear
+baseline, standardised advantages; 100 outer steps by TRPO with a mean KL divergence of
+0.01, on 40 goals each. Test: 40 goals, the same for all methods and seeds; 4,000
+environment steps (40 trajectories or more) per gradient step; inner learning rate alpha
+for the first gradient step and alpha / 2 after it; 95 % intervals of 1.96 standard
+deviations / sqrt(40). Every 5 outer steps the mean return after 1 to 3 gradient steps
+on 40 validation goals is measured, and the parameters with the highest are tested.
 
-Deviations: alpha = 0.5 is what the file behind the authors' figure is named after; the
-paper's text has 0.1 (try --alpha 0.1). The reward is minus the distance, as in the
-code, and not minus its square, as in the text (try --reward squared). More are listed
-in docs/paper/section-5-3.md.
+Deviations: alpha = 0.5 is in the name of the authors' file with the results of figure
+4; the paper's text has 0.1 (try --alpha 0.1). The reward is minus the distance, as in
+the code, and not minus its square, as in the text (try --reward squared). More are
+listed in docs/paper/section-5-3.md.
 
 Written into the folder of --out: figure4.png (return against gradient steps, training,
 and trajectories), results.json, and for each training a folder with log.csv and
-checkpoint.npz. A row of the log has the mean return before and after adaptation, and
-whether the outer step was accepted; if not, it has changed no parameter. Ctrl-C saves
-and stops; a run continued with --resume gives the same bits as one that never stopped.
+checkpoint.npz: exact (MAML), first-order (first-order MAML), pretrained, oracle. A row
+of the log has the mean return before and after adaptation, and whether the outer step
+was accepted; if not, it has changed no parameter. Ctrl-C saves and stops; a run
+continued with --resume gives the same bits as one that never stopped.
 """
 
 import argparse
@@ -70,13 +71,13 @@ FILES = ("figure4.png", "results.json")
 
 # %% The recipe
 
-HIDDEN = (100, 100)  # sizes of the policy's hidden layers
+HIDDEN = (100, 100)  # units of the policy's hidden layers
 TASKS = 40  # goals in an outer step
 TRAJECTORIES = 20  # for each goal, before and after the inner step
 POOLED = 100  # trajectories in an outer step of a baseline, each with its own goal
 TEST_TASKS, TEST_STEPS = 40, 4
-TEST_TRANSITIONS = 4000  # steps for each gradient step, 40 trajectories if all are long
-TEST_TRAJECTORIES = 160  # at most, where they are short
+TEST_TRANSITIONS = 4000  # environment steps per gradient step: 40 trajectories of 100
+TEST_TRAJECTORIES = 160  # the most that are sampled if trajectories end early
 VALIDATION_STEPS, VALIDATE_EVERY = 3, 5
 COLUMNS = ("before", "after", "kl", "improvement", "backtracks", "accepted")
 
@@ -110,7 +111,7 @@ def make_learner(
 
 
 def draw_pooled(learner: MAMLTRPO, rng: np.random.Generator) -> MetaBatch:
-    """Trajectories with a goal each, as one task."""
+    """A meta-batch of one task, in which each trajectory has its own goal."""
     goals = learner.environment.draw(rng, (1, learner.trajectories))
     return MetaBatch(goals, learner.noise(rng, tasks=1, steps=0))
 
@@ -235,7 +236,7 @@ def draw_figure(
     goals: Array,
     out: Path,
 ) -> None:
-    """Curves of all methods; paths of MAML and the pretrained policy to three goals."""
+    """Figure 4: curves of all methods, and paths of two policies to three goals."""
     curves, training = [], []
     for name, points in rows.items():
         method = METHODS[name]
@@ -283,15 +284,16 @@ def make_parser() -> Parser:
         "--alpha",
         type=positive_number,
         default=0.5,
-        metavar="SIZE",
-        help="inner learning rate, in training and at test (default: %(default)s)",
+        metavar="RATE",
+        help="inner learning rate (step size), in training and at test (default: "
+        "%(default)s)",
     )
     parser.add_argument(
         "--reward",
         choices=REWARDS,
         default=REWARDS[0],
-        help="minus the distance to the goal, as in the authors' code (default), or "
-        "minus its square, as in the paper",
+        help="the reward is minus the distance to the goal, as in the authors' code "
+        "(default), or minus its square, as in the paper",
     )
     add_resume(parser, "--seed, --alpha and --reward")
     return parser

@@ -18,14 +18,14 @@ Array = np.ndarray[Any, Any]
 
 
 class Curve(NamedTuple):
-    """Returns against gradient steps or iterations, with their 95 % interval."""
+    """One method's mean return against gradient steps or outer steps."""
 
     label: str
     colour: str
     marker: str
-    steps: Array
-    values: Array
-    interval: Array | None
+    steps: Array  # gradient steps or outer steps: the horizontal axis
+    values: Array  # mean returns
+    interval: Array | None  # half-widths of the 95 % intervals
 
 
 class Paths(NamedTuple):
@@ -33,7 +33,7 @@ class Paths(NamedTuple):
 
     label: str
     colour: str
-    steps: list[list[Array]]  # positions (moves + 1, 2), from the start to the end
+    positions: list[list[Array]]  # [j][goal]: (moves + 1, 2), after j gradient steps
 
 
 def draw_figure_4(
@@ -65,14 +65,14 @@ def draw_figure_4(
     handles, labels = above.get_legend_handles_labels()
     left.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
 
-    right.suptitle("One trajectory for each goal, cut off where it leaves the square")
+    right.suptitle("One trajectory for each goal, drawn inside the square [-1, 1]^2")
     panels = right.subplots(
-        len(goals), len(paths[0].steps), sharex=True, sharey=True, squeeze=False
+        len(goals), len(paths[0].positions), sharex=True, sharey=True, squeeze=False
     )
     for row, goal in enumerate(goals):
         for step, panel in enumerate(panels[row]):
             for path in paths:
-                x, y = path.steps[step][row].T
+                x, y = path.positions[step][row].T
                 panel.plot(x, y, "-", color=path.colour, lw=0.8, label=path.label)
             panel.plot(*goal, "*k", ms=12, mfc="#F0E442", label="goal")
             panel.plot(0, 0, "ok", ms=4, label="start")
@@ -89,7 +89,7 @@ def draw_figure_4(
 
 
 def _draw_adaptation(panel: "Axes", curve: Curve) -> None:
-    """Values with their band; a method that takes no steps is a level line."""
+    """Returns with their intervals; a method that takes no steps is a level line."""
     low, high = curve.values - curve.interval, curve.values + curve.interval
     band: dict[str, Any] = {"color": curve.colour, "alpha": 0.2, "linewidth": 0}
     if len(curve.steps) == 1:

@@ -1,4 +1,4 @@
-"""What `examples/navigation.py` compares, the authors' numbers, and its table.
+"""The methods of `examples/navigation.py`, the authors' numbers, and its table.
 
 Left out: where the numbers come from.
 """
@@ -16,7 +16,7 @@ SHOTS = 40  # K of the paper: trajectories for each gradient step, if none ends 
 class Method(NamedTuple):
     """One of the methods compared."""
 
-    name: str  # in results.json
+    name: str  # the method's name in results.json, together with the order
     order: int | None
     label: str  # in the table and the figure
     paper: tuple[float, ...]  # returns after 0, 1, 2 ... gradient steps
@@ -24,7 +24,7 @@ class Method(NamedTuple):
     marker: str
 
 
-# The returns are those in the authors' files behind figure 4. Keys name the trainings.
+# The returns are in the authors' files behind figure 4. Keys are names of trainings.
 MAML = (-40.41, -11.68, -3.33, -3.23, -3.35)
 PRETRAINED = (-40.81, -19.73, -11.72, -8.47, -7.49)
 RANDOM = (-82.66, -57.96, -53.84, -46.81)
@@ -40,8 +40,8 @@ METHODS = {
 def rows_of(name: str, adaptation: Adaptation, reward: str) -> list[Row]:
     """The rows of `results.json`: mean and interval for each number of steps.
 
-    "shots" is nominal, the same in all rows. "trajectories" is the mean number that a
-    task really had: if trajectories are short, more are sampled.
+    "shots" is 40 in all rows, the number if no trajectory ends early. "trajectories" is
+    the mean number that was used: if some end early, more are sampled.
     """
     method = METHODS[name]
     rows = []

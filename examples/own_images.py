@@ -20,7 +20,7 @@ network = ImageNetwork([tm.Flatten(), *tm.MLP([SIZE * SIZE, 64, 64, 5]).layers])
 
 
 def draw_stripes(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Images (M, 12, 12) uint8 and their classes (M,): 20 images of each of 60."""
+    """Images (M, 12, 12) uint8 and labels (M,): 20 images of each of 60 classes."""
     labels = np.repeat(np.arange(60), 20)
     u, v = rng.uniform(-1.5, 1.5, (2, 60))[:, labels, None, None]
     row, column = np.mgrid[:SIZE, :SIZE]
@@ -36,7 +36,7 @@ def loss(theta: tm.Value, x: tm.Value, y: tm.Value) -> tm.Value:
 
 
 def main(iterations: int = 1000) -> np.ndarray:
-    """Meta-train on 40 classes; return the accuracy on 600 tasks of 20 others."""
+    """Meta-train on 40 classes; return the accuracy on tasks of the 20 others."""
     rng = np.random.default_rng(0)
     images, labels = draw_stripes(rng)
     train, test = labels < 40, labels >= 40

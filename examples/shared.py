@@ -1,10 +1,10 @@
 """What the examples share: options, a folder to write to, intervals, tables, figures.
 
-With this file an example keeps to its subject. It reads its options with one-line
-errors, finds out before training whether it can write its files, continues an earlier
-run, and leaves results and figures that are whole or not there.
+This file keeps the examples short. It reads their options, with one-line errors; checks
+before training that their files can be written; continues an earlier run; and writes
+results and figures completely or not at all.
 
-Left out: settings files, sweeps, and trackers of experiments.
+Left out: settings files, searches over settings, and trackers of experiments.
 """
 
 import argparse
@@ -39,8 +39,13 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
 
 
-def experiment_parser(doc: str, out: str, iterations: int, fast: int) -> Parser:
-    """A parser with the options of every experiment; `doc` is its description."""
+def experiment_parser(
+    doc: str, out: str, iterations: int, fast: int, fast_changes: str = ""
+) -> Parser:
+    """A parser with the options of every experiment; `doc` is its description.
+
+    fast: the number of iterations with --fast. fast_changes: what else it changes.
+    """
     parser = Parser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -49,18 +54,20 @@ def experiment_parser(doc: str, out: str, iterations: int, fast: int) -> Parser:
         "--iterations",
         type=whole_number(0),
         metavar="N",
-        help=f"outer steps of each training (default: {iterations:,})",
+        help=f"number of outer steps of each training (default: {iterations:,})",
     )
     add(
         "--fast",
         action="store_true",
-        help=f"a trial run: {fast:,} iterations, far too few for good numbers",
+        help=f"a short run to try the program: {fast:,} iterations{fast_changes}; its "
+        "numbers are worse than those of a full run",
     )
     add(
         "--backend",
         choices=BACKENDS,
         default="auto",
-        help="what runs the tapes (default: auto, a GPU if there is one, else numba)",
+        help="what runs the computations (default: auto, a GPU if there is one, else "
+        "numba)",
     )
     add(
         "--threads",
@@ -73,7 +80,8 @@ def experiment_parser(doc: str, out: str, iterations: int, fast: int) -> Parser:
         type=whole_number(0),
         default=0,
         metavar="N",
-        help="of initial weights and training tasks; test tasks do not depend on it "
+        help="seed of the initial weights and training tasks; test tasks do not depend "
+        "on it "
         "(default: %(default)s)",
     )
     add(
@@ -81,7 +89,7 @@ def experiment_parser(doc: str, out: str, iterations: int, fast: int) -> Parser:
         type=Path,
         default=Path(out),
         metavar="DIR",
-        help="folder for all files written, made if missing (default: %(default)s)",
+        help="folder for all files of this run, made if missing (default: %(default)s)",
     )
     parser.set_defaults(default_iterations=iterations, fast_iterations=fast)
     return parser
@@ -94,7 +102,7 @@ def add_resume(parser: Parser, settings: str) -> None:
         type=Path,
         metavar="DIR",
         help="folder of an earlier run (its --out) to continue from, with the same "
-        f"{settings}; --iterations may be more",
+        f"{settings}; --iterations may be larger",
     )
 
 
@@ -172,9 +180,9 @@ def open_stages(
 ) -> Stages:
     """The trainings of this run, resumed if --resume is given.
 
-    Before anything is trained, `options.resume` is read and checked, and so is that the
-    trainings' files and `files` can be written into `options.out`. Otherwise the
-    program ends with one line.
+    Before anything is trained, this reads and checks `options.resume`, and checks that
+    the trainings' files and `files` can be written into `options.out`. If not, the
+    program ends with a one-line error.
     """
     try:
         stages = Stages(options.out, names, config, options.iterations, options.resume)
@@ -246,8 +254,8 @@ def random_stream(purpose: int, number: int) -> np.random.Generator:
 def mean_and_interval(values: np.ndarray) -> tuple[float, float]:
     """Mean and half-width of the 95 % interval of numbers (N,), in float64.
 
-    The half-width is 1.96 standard deviations over sqrt(N), as the authors' code has
-    it. Of no numbers at all both are NaN.
+    The half-width is 1.96 standard deviations / sqrt(N), as in the authors' code. If
+    there are no numbers, both are NaN.
 
     >>> mean_and_interval(np.array([1.0, 3.0]))
     (2.0, 1.3859292911256331)
@@ -255,7 +263,7 @@ def mean_and_interval(values: np.ndarray) -> tuple[float, float]:
     values = np.asarray(values, np.float64)
     if len(values) == 0:
         return math.nan, math.nan
-    with np.errstate(all="ignore"):  # infinite values have no interval: NaN
+    with np.errstate(all="ignore"):  # the interval of infinite values is NaN
         interval = 1.96 * values.std() / math.sqrt(len(values))
     return float(values.mean()), float(interval)
 
@@ -292,7 +300,7 @@ def write_results(
 ) -> None:
     """Write `results.json` into `options.out`, as `write_json` does.
 
-    `more` are further facts about the run, put before its rows.
+    `more` has further facts about the run, which are written before its rows.
     """
     from tinymaml import __version__
 
@@ -311,7 +319,7 @@ def write_results(
 
 
 def write_json(path: str | os.PathLike[str], results: Mapping[str, Any]) -> None:
-    """Write JSON, whole or not at all; NaN and infinity become null."""
+    """Write JSON, completely or not at all; NaN and infinity become null."""
     text = json.dumps(_finite(results), indent=1, allow_nan=False, ensure_ascii=False)
     with write_atomically(path) as file:
         file.write(text.encode() + b"\n")
@@ -328,7 +336,7 @@ def _finite(value: Any) -> Any:
 
 
 def save_figure(figure: "Figure", path: str | os.PathLike[str]) -> None:
-    """Write a figure as PNG, whole or not at all."""
+    """Write a figure as PNG, completely or not at all."""
     encoded = io.BytesIO()
     figure.savefig(encoded, format="png", dpi=150)
     with write_atomically(path) as file:

@@ -28,7 +28,7 @@ class Method(NamedTuple):
     name: str  # in results.json, together with the order
     order: int | None
     label: str
-    table_2: tuple[float, ...]  # the paper's errors after TABLE_2_STEPS
+    table_2: tuple[float, ...]  # the paper's errors after TABLE_2_STEPS, or ()
     colour: str = ""
     marker: str = ""
 
@@ -38,7 +38,7 @@ class Method(NamedTuple):
         return errors.get(steps) if shots == TABLE_2_SHOTS else None
 
 
-# The key of a method is the name of its training in the log and the checkpoint.
+# A key is the name of the method's training, and of the folder with its checkpoint.
 METHODS = {
     "exact": Method("maml", 2, "MAML", (0.67, 0.38, 0.35), "#0072B2", "o"),
     "first-order": Method("maml", 1, "MAML, first order", (), "#E69F00", "s"),
@@ -127,7 +127,7 @@ def _draw_curve(panel: "Axes", method: Method, rows: Sequence[Row]) -> None:
 
 
 class Fits(NamedTuple):
-    """A column of figure 2: what one method makes of K support points of each wave."""
+    """A column of figure 2: one method's fits to K support points of each wave."""
 
     name: str  # key of METHODS
     shots: int
@@ -161,7 +161,7 @@ def draw_fits(
     legend = figure.legend(
         handles, labels, loc="outside lower center", ncols=len(labels), frameon=False
     )
-    for line in legend.get_lines()[2:4]:  # grey, as every method has these two lines
+    for line in legend.get_lines()[2:4]:  # grey: these two stand for every method
         line.set_color("0.3")
     save_figure(figure, out)
 

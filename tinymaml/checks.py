@@ -207,8 +207,11 @@ def check_theta(theta: Array, size: int | None = None, finite: bool = True) -> A
     return theta
 
 
-def check_alpha(alpha: float | Array) -> Array:
-    """The inner learning rate as an array: one finite number (), or a vector (P,)."""
+def check_alpha(alpha: float | Array, size: int | None = None) -> Array:
+    """The inner learning rate as an array: one finite number (), or a vector (P,).
+
+    size: P, or None where theta is not known yet.
+    """
     try:
         array = np.asarray(alpha)
     except ValueError:  # a ragged list
@@ -217,6 +220,8 @@ def check_alpha(alpha: float | Array) -> Array:
         raise TypeError(
             f"alpha: expected a number or a vector of numbers, got {shown(alpha)}"
         )
+    if size is not None and array.size not in (1, size):
+        raise ValueError(f"alpha: expected 1 or {size} numbers, got {array.size}")
     check_finite(alpha=array)
     return array
 

@@ -90,8 +90,8 @@ def meta_gradient(
         if order == 2:
             if recompute:  # a new name for theta_j: nothing stored is found under it
                 theta_j = rematerialise(theta_j)
-            # The chain rule through one inner step: v <- (I - H_j alpha) v. Unless it is
-            # recomputed, the gradient that `hvp` differentiates is on the tape already.
+            # The chain rule through one inner step: v <- (I - H_j alpha) v. Unless it
+            # is recomputed, the gradient inside `hvp` is on the tape already.
             v = v - hvp(loss(theta_j, *support), theta_j, alpha * v)
         cotangents.append(v)
     # [/maml-eq1]

@@ -1,4 +1,4 @@
-"""The promises of size: what can be read in an evening, and what the wings may take.
+"""The promises of size: what can be read in an evening, and how long each part may be.
 
 A budget is there to make us choose, not to split files: when one is full, something
 goes. A table or a file of kernels may be long.
@@ -15,7 +15,7 @@ EVENING_LIMIT = 1_200
 CUDA = ("backends/cuda",)
 CUDA_LIMIT = 800
 PACKAGE_LIMIT = 5_500  # without backends/cuda
-# What later wings may add to the package; each brings its own line here.
+# What later subpackages may add to the package; each brings its own line here.
 LATER = {
     "rl/locomotion": 350,
     "variants": 500,
@@ -43,10 +43,10 @@ def test_an_evening_is_enough_for_the_heart_and_the_autodiff() -> None:
 def test_package_is_within_its_budget() -> None:
     shares: dict[str, int] = {}
     for path in MODULES:
-        wing = path.relative_to(PACKAGE).parts[0]
-        shares[wing] = shares.get(wing, 0) + code_lines(path)
-    for wing, lines in sorted(shares.items(), key=lambda share: -share[1]):
-        print(f"{lines:5d}  {wing}")
+        part = path.relative_to(PACKAGE).parts[0]
+        shares[part] = shares.get(part, 0) + code_lines(path)
+    for part, lines in sorted(shares.items(), key=lambda share: -share[1]):
+        print(f"{lines:5d}  {part}")
     outside = sum(shares.values()) - lines_of(*CUDA) - lines_of("variants")
     print(f"{outside:5d}  without backends/cuda and variants, which have their own")
     assert 0 < outside <= PACKAGE_LIMIT

@@ -1,4 +1,4 @@
-"""The wings of the package: who may import whom, and where the tests of a file are."""
+"""The layers of the package: who may import whom, and where the tests of a file are."""
 
 from collections.abc import Iterable, Mapping
 from graphlib import CycleError, TopologicalSorter
@@ -8,9 +8,9 @@ import pytest
 
 from tests.support.source_tree import MODULES, PACKAGE, ROOT, imports_of, module_name
 
-# From the ground up: a wing may import from those above it in this list, and from its
-# own line. The reasons are in docs/design.md.
-WINGS = (
+# Subpackages and modules, from the lowest layer to the highest. Each may import from
+# its own layer and from lower ones. The reasons are in docs/design.md.
+LAYERS = (
     ("checks", "files"),
     ("tasks", "training"),
     ("autodiff",),
@@ -21,12 +21,13 @@ WINGS = (
     ("rl",),
     ("paper",),
 )
-FLOORS = {wing: floor for floor, wings in enumerate(WINGS) for wing in wings}
-# `get_backend` imports a backend when it is asked for it: Numba and CuPy are optional.
+LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}
+# `get_backend` imports a backend when it is first used: Numba and CuPy are optional.
 LAZY = "tinymaml.backends"
 
 
-def wing_of(module: str) -> str:
+def subpackage_of(module: str) -> str:
+    """The subpackage, or the module itself if it is in none."""
     return module.split(".")[1]
 
 
@@ -42,8 +43,8 @@ def import_graph() -> dict[str, set[str]]:
     return graph
 
 
-def circle_in(graph: Mapping[str, Iterable[str]]) -> list[str]:
-    """The modules of an import circle, or none."""
+def cycle_in(graph: Mapping[str, Iterable[str]]) -> list[str]:
+    """The modules of an import cycle, or none."""
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
@@ -52,24 +53,24 @@ def circle_in(graph: Mapping[str, Iterable[str]]) -> list[str]:
 
 
 def upward_imports(graph: Mapping[str, Iterable[str]]) -> list[tuple[str, str]]:
-    """Imports from a wing into one that stands higher."""
+    """Imports from a module of a higher layer."""
     return [
         (module, target)
         for module, targets in graph.items()
         for target in targets
-        if FLOORS[wing_of(target)] > FLOORS[wing_of(module)]
+        if LAYER_OF[subpackage_of(target)] > LAYER_OF[subpackage_of(module)]
     ]
 
 
-def test_every_module_belongs_to_a_wing() -> None:
-    assert {wing_of(module) for module in import_graph()} == {*FLOORS}
+def test_every_module_belongs_to_a_layer() -> None:
+    assert {subpackage_of(module) for module in import_graph()} == {*LAYER_OF}
 
 
-def test_there_is_no_import_circle() -> None:
-    assert circle_in(import_graph()) == []
+def test_there_is_no_import_cycle() -> None:
+    assert cycle_in(import_graph()) == []
 
 
-def test_no_wing_imports_from_a_higher_one() -> None:
+def test_no_layer_imports_from_a_higher_one() -> None:
     assert upward_imports(import_graph()) == []
 
 
@@ -87,14 +88,14 @@ def test_only_get_backend_imports_backends_lazily() -> None:
 def test_data_sets_do_not_import_the_engine() -> None:
     allowed = {"tasks", "checks", "files"}
     for module, targets in import_graph().items():
-        if wing_of(module) == "tasks":
-            assert {wing_of(target) for target in targets} <= allowed, module
+        if subpackage_of(module) == "tasks":
+            assert {subpackage_of(name) for name in targets} <= allowed, module
 
 
-def test_a_circle_would_be_found() -> None:
+def test_a_cycle_would_be_found() -> None:
     graph = import_graph()
     graph["tinymaml.autodiff.tape"] |= {"tinymaml.maml"}
-    assert {"tinymaml.autodiff.tape", "tinymaml.maml"} <= {*circle_in(graph)}
+    assert {"tinymaml.autodiff.tape", "tinymaml.maml"} <= {*cycle_in(graph)}
 
 
 def test_an_upward_import_would_be_found() -> None:
@@ -121,9 +122,11 @@ def test_every_module_has_a_test_file_of_its_name(path: Path) -> None:
     assert tests.exists(), f"{path.relative_to(ROOT)} has no {tests.relative_to(ROOT)}"
 
 
-def test_tests_are_in_the_same_wings() -> None:
-    wings = {path.name for path in PACKAGE.iterdir() if path.is_dir()}
+def test_tests_are_in_the_same_folders() -> None:
+    subpackages = {path.name for path in PACKAGE.iterdir() if path.is_dir()}
     extra = {"support", "project", "examples", "benchmarks"}
     folders = {path.name for path in (ROOT / "tests").iterdir() if path.is_dir()}
-    wings, folders = ({f for f in s if f[0] != "_"} for s in (wings, folders))
-    assert folders == wings | extra
+    subpackages, folders = (
+        {name for name in names if name[0] != "_"} for names in (subpackages, folders)
+    )
+    assert folders == subpackages | extra

@@ -206,7 +206,7 @@ def narrow_product_takes_a_transposed_matrix_as_it_is(tape):
 
 
 @recipe("add matmul matmul transpose transpose")
-def narrow_product_of_a_transposed_matrix_is_turned_and_does_not_accumulate(tape):
+def narrow_product_of_a_transposed_matrix_is_transposed_and_does_not_accumulate(tape):
     a, b, c, d = inputs(tape, (5, 9), (5, 2), (5, 9), (5, 2))
     return [product(a, b, ta=True) + product(c, d, ta=True)]
 

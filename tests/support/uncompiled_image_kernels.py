@@ -50,8 +50,8 @@ def check_blocks():
             patch.setattr(image_kernels, "NEAR", elements)
             patch.setattr(image_kernels, "WIDE", wide)
             patch.setattr(kernels, "WIDE", wide)
-            for row in ("conv", "conv_weight"):
-                check_primitive(row)
+            for primitive in ("conv", "conv_weight"):
+                check_primitive(primitive)
 
 
 def test_kernels_find_the_first_largest_element_or_nan():

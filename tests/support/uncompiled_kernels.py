@@ -66,10 +66,10 @@ def check(tape, inputs, dtype="float64"):
         assert_close(actual, array, AGREE[dtype], name, floor)
 
 
-def check_primitive(row, dtype="float64"):
-    for seed, (shapes, attributes) in enumerate(CASES[row].odd):
-        tape = derivative_tape(row, shapes, attributes)
-        check(tape, derivative_inputs(tape, row, shapes, attributes, seed), dtype)
+def check_primitive(name, dtype="float64"):
+    for seed, (shapes, attributes) in enumerate(CASES[name].odd):
+        tape = derivative_tape(name, shapes, attributes)
+        check(tape, derivative_inputs(tape, name, shapes, attributes, seed), dtype)
 
 
 def check_recipe(recipe, dtype="float64"):
@@ -81,8 +81,8 @@ def check_extremes():
     """No overflow in rows of logits, and NaN stays NaN."""
     tape = Tape()
     x = tape.input("x", (2, 3))
-    for row in ("softmax", "logsumexp"):
-        tape.output(row, tape.record(row, x))
+    for name in ("softmax", "logsumexp"):
+        tape.output(name, tape.record(name, x))
     check(tape, {"x": np.array([[1e3, -1e3, 999.0], [-1e4, -1e4, -1e4]])})
     tape = Tape()
     x = tape.input("x", (3,))
@@ -98,9 +98,9 @@ def test_compiler_is_off():
 
 
 @every_dtype
-@pytest.mark.parametrize("row", CASES)
-def test_kernels_compute_the_derivatives_of_every_primitive(row, dtype):
-    check_primitive(row, dtype)
+@pytest.mark.parametrize("primitive", CASES)
+def test_kernels_compute_the_derivatives_of_every_primitive(primitive, dtype):
+    check_primitive(primitive, dtype)
 
 
 @every_dtype
@@ -252,10 +252,10 @@ def test_broken_kernel_is_caught(monkeypatch, kernel, old, new):
     if kernel in KERNELS:
         monkeypatch.setitem(KERNELS, kernel, getattr(kernels, kernel))
     calls = {"dots": "matmul", "transpose": "matmul"}
-    row = {**calls, "add_relu": "add", "mul_sum": "mul"}.get(kernel, kernel)
+    primitive = {**calls, "add_relu": "add", "mul_sum": "mul"}.get(kernel, kernel)
 
     def recipes():
         for recipe in RECIPES:
             check_recipe(recipe)
 
-    assert not survives(lambda: check_primitive(row), recipes, check_extremes)
+    assert not survives(lambda: check_primitive(primitive), recipes, check_extremes)

@@ -202,7 +202,7 @@ def test_constructor_refuses_a_bad_argument_by_name(argument, value):
         (np.zeros(2), np.zeros(2, np.float32), "^gradient: expected float64.*float32"),
         (np.zeros((2, 1)), np.zeros((2, 1)), r"^theta: expected a flat.*\(2, 1\)"),
         (np.zeros(2, int), np.zeros(2), "^theta: expected a flat float32 or.*int64"),
-        (np.zeros(2), np.zeros(2, complex), "^gradient: expected a flat.*complex"),
+        (np.zeros(2), np.zeros(2, complex), "^gradient: expected float64.*complex"),
         (np.zeros(4), np.zeros(4), r"^theta: expected .*\(3,\).*got .*\(4,\)"),
         (
             np.zeros(3, np.float32),

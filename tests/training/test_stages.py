@@ -30,7 +30,7 @@ NAMES = ("first", "second")
 
 def stages(folder, config=None, iterations=100, resume=None, names=NAMES):
     config = {"seed": 0} if config is None else config
-    return Stages(folder, names, config, iterations, resume, progress=False)
+    return Stages(folder, names, config, iterations, resume)
 
 
 def run(stages, name, iterations=10, sample=noise, theta=START, **options):
@@ -42,6 +42,7 @@ def run(stages, name, iterations=10, sample=noise, theta=START, **options):
         iterations=iterations,
         optimiser=Adam(learning_rate=0.1),
         rng=np.random.default_rng(len(name)),
+        progress=False,
         **options,
     )
 

@@ -134,7 +134,6 @@ class MAMLTRPO:
         backend: str | Backend = "auto",
         threads: int | None = None,
     ) -> None:
-        check_choice("order", order, (1, 2))
         check_sizes(trajectories=trajectories)
         if transitions is not None:
             check_sizes(transitions=transitions)
@@ -142,9 +141,9 @@ class MAMLTRPO:
         check_fractions(discount=discount, decay=decay)
         self.policy = policy
         self.environment = environment
-        self.alpha = self._check_alpha(alpha)
+        self.alpha = check_alpha(alpha, policy.size)
         self.steps = whole_number("steps", steps, least=0)
-        self.order = order
+        self.order = check_choice("order", order, (1, 2))
         self.trajectories, self.transitions = trajectories, transitions
         self.max_kl, self.iterations, self.damping = max_kl, iterations, damping
         self.discount, self.decay = discount, decay
@@ -190,7 +189,7 @@ class MAMLTRPO:
         FloatingPointError when a step is so large that actions overflow.
         """
         alphas = [self.alpha] * self.steps if alphas is None else alphas
-        alphas = [self._check_alpha(alpha) for alpha in alphas]
+        alphas = [check_alpha(alpha, self.policy.size) for alpha in alphas]
         check_theta(theta, self.policy.size)
         if len(batch.noise) != len(alphas) + 1:
             raise ValueError(
@@ -244,13 +243,6 @@ class MAMLTRPO:
             after=float(returns[-1]),
             **step._asdict(),
         )
-
-    def _check_alpha(self, alpha: Alpha) -> Array:
-        """The inner learning rate as an array: one number or one per parameter."""
-        checked, size = check_alpha(alpha), self.policy.size
-        if checked.size not in (1, size):
-            raise ValueError(f"alpha: expected 1 or {size} numbers, got {checked.size}")
-        return checked
 
     # [alg3-line7]
     def inner_step(self, thetas: Array, samples: Samples, alpha: Alpha) -> Array:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from tinymaml.checks import check_arrays, check_sizes, whole_number
+from tinymaml.checks import check_arrays, check_choice, check_sizes, whole_number
 
 GOALS = (-0.5, 0.5)  # lowest and highest coordinate of a goal
 LARGEST_MOVE = 0.1  # along each axis, in one step
@@ -54,15 +54,11 @@ class Navigation:
         horizon: int = HORIZON,
         goal_visible: bool = False,
     ) -> None:
-        if reward not in REWARDS:
-            raise ValueError(
-                f"reward: expected one of {', '.join(REWARDS)}, got {reward!r}"
-            )
         if not isinstance(goal_visible, bool):
             raise TypeError(
                 f"goal_visible: expected True or False, got {goal_visible!r}"
             )
-        self.reward = reward
+        self.reward = check_choice("reward", reward, REWARDS)
         self.horizon = whole_number("horizon", horizon)
         self.goal_visible = goal_visible
         self.observations = 4 if goal_visible else 2

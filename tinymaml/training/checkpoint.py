@@ -90,8 +90,10 @@ state={'iteration': 7})
     encoded = io.BytesIO()
     with zipfile.ZipFile(encoded, "w", zipfile.ZIP_STORED) as archive:
         for name, array in members.items():
+            member = io.BytesIO()
+            np.lib.format.write_array(member, array, (1, 0), allow_pickle=False)
             # The fixed date of ZipInfo makes equal contents equal files.
-            archive.writestr(zipfile.ZipInfo(name + ".npy"), _encode(array))
+            archive.writestr(zipfile.ZipInfo(name + ".npy"), member.getvalue())
     with write_atomically(path) as file:
         file.write(encoded.getbuffer())
 
@@ -119,15 +121,11 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
                 raise CheckpointError("its contents differ from its SHA-256 digest")
             config = json.loads(members.pop("config").tobytes())
             state = json.loads(members.pop("state").tobytes())
-        except CheckpointError as error:
-            raise CheckpointError(
-                f"{os.fspath(path)}: expected a whole '{FORMAT}', but {error}"
-            ) from None
         # zipfile and numpy raise a dozen kinds of error for damaged bytes.
         except Exception as error:
             raise CheckpointError(
                 f"{os.fspath(path)}: expected a whole '{FORMAT}', got a file that is "
-                f"truncated, damaged or of another kind ({error})"
+                f"truncated, damaged or of another kind: {error}"
             ) from error
     del members["format"]
     return Checkpoint(members, config, state)
@@ -171,12 +169,6 @@ def _digest(members: Mapping[str, np.ndarray]) -> np.ndarray:
         digest.update(line.encode())
         digest.update(array.tobytes())
     return np.frombuffer(digest.digest(), np.uint8)
-
-
-def _encode(array: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    np.lib.format.write_array(file, array, version=(1, 0), allow_pickle=False)
-    return file.getvalue()
 
 
 def _decode(encoded: bytes) -> np.ndarray:

@@ -13,6 +13,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 
@@ -25,7 +26,7 @@ class LogRow(NamedTuple):
     more: tuple[float, ...] = ()  # of further columns
 
 
-class CsvLog:
+class CsvLog(AbstractContextManager["CsvLog"]):
     """A CSV file of `LogRow`s, each on disk as soon as it is written.
 
     path: file to write or overwrite; None for no log. columns: names of the numbers
@@ -50,9 +51,6 @@ class CsvLog:
         seconds = f"{row.seconds:.3f}"
         self._writer.writerow([row.iteration, row.loss, seconds, *row.more])
         self._file.flush()
-
-    def __enter__(self) -> "CsvLog":
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
@@ -91,7 +89,7 @@ class Interrupt:
             signal.signal(signal.SIGINT, self._previous)
 
 
-class ProgressBar:
+class ProgressBar(AbstractContextManager["ProgressBar"]):
     """A tqdm bar with rate and smoothed loss, redrawn at most ten times a second.
 
     The loss shown is an exponential moving average over about 50 steps. It is divided
@@ -111,7 +109,7 @@ class ProgressBar:
         self, enabled: bool, description: str, iteration: int, iterations: int
     ) -> None:
         self._iteration = iteration
-        self._average, self._count = 0.0, 0
+        self._average = 0.0
         self._next_drawing = 0.0
         self._bar: Any = None
         if enabled:
@@ -131,20 +129,17 @@ class ProgressBar:
             return
         self._iteration = iteration
         self._average += 0.02 * (loss - self._average)
-        self._count += 1
         now = time.perf_counter()
         if now >= self._next_drawing:
             self._next_drawing = now + 0.1
             self._draw()
 
     def _draw(self) -> None:
-        if self._count:
-            loss = self._average / (1 - 0.98**self._count)
+        count = self._iteration - self._bar.initial
+        if count:
+            loss = self._average / (1 - 0.98**count)
             self._bar.set_postfix_str(f"loss {loss:.4g}", refresh=False)
         self._bar.update(self._iteration - self._bar.n)
-
-    def __enter__(self) -> "ProgressBar":
-        return self
 
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:

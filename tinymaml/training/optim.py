@@ -11,7 +11,7 @@ uses. The inner loop has no optimiser object: it is part of the tape (`maml.py`)
 import math
 from collections.abc import Mapping
 from numbers import Real
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -19,24 +19,12 @@ import numpy as np
 TINY = float(np.finfo(np.float32).tiny)
 
 
-class Optimiser(Protocol):
-    """What the training loop needs of an optimiser."""
+class Optimiser:
+    """What SGD and Adam share: checks, the count of steps, moments, working memory.
 
-    def update(self, theta: np.ndarray, gradient: np.ndarray) -> None:
-        """Take one step: change theta in place."""
-
-    def state(self) -> dict[str, np.ndarray]:
-        """Return a copy of everything that the next step depends on."""
-
-    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Continue from a state that `state` returned."""
-
-    def config(self) -> dict[str, Any]:
-        """Return name and settings, ready for JSON."""
-
-
-class _FlatOptimiser:
-    """What SGD and Adam share: checks, the count of steps, moments, working memory."""
+    The training loop also takes any other object with the methods `update`, `state`,
+    `load_state` and `config`.
+    """
 
     moment_names: tuple[str, ...] = ()
 
@@ -111,15 +99,12 @@ class _FlatOptimiser:
         return {"name": type(self).__name__, **self._settings}
 
     def __repr__(self) -> str:
-        settings = ", ".join(
-            f"{key}={value!r}" for key, value in self._settings.items()
-        )
-        return f"{type(self).__name__}({settings})"
+        settings = [f"{key}={value!r}" for key, value in self._settings.items()]
+        return f"{type(self).__name__}({', '.join(settings)})"
 
     def _allocate(self, theta: np.ndarray, gradient: np.ndarray) -> None:
         """Allocate memory at the first step; at a later one say what does not fit."""
         _check_vector("theta", theta)
-        _check_vector("gradient", gradient)
         kind = _kind(theta)
         same = kind == _kind(gradient)
         _require(same, "gradient", f"{kind} like theta", _kind(gradient))
@@ -132,7 +117,7 @@ class _FlatOptimiser:
         raise NotImplementedError
 
 
-class SGD(_FlatOptimiser):
+class SGD(Optimiser):
     """Plain gradient descent: theta <- theta - learning_rate * gradient.
 
     With the meta-gradient this is equation (1) of the paper; learning_rate is its beta.
@@ -158,7 +143,7 @@ class SGD(_FlatOptimiser):
         theta -= self._scratch
 
 
-class Adam(_FlatOptimiser):
+class Adam(Optimiser):
     r"""Adam: gradient descent scaled by running moments of the gradient.
 
     .. math::

@@ -8,13 +8,13 @@ bit for bit, and explains a step that failed.
 import json
 import math
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from tinymaml.training.checkpoint import (
+    Checkpoint,
     CheckpointError,
     load_checkpoint,
     save_checkpoint,
@@ -99,17 +99,21 @@ class TrainingRun:
 
     def save(self, out: FilePath | None) -> None:
         """Check that all numbers are finite; write them to `out` unless it is None."""
-        arrays = {"theta": self.theta}
-        for name, array in self.optimiser.state().items():
-            arrays[f"optimiser/{name}"] = array
-        for name, array in arrays.items():
+        for name, array in {"theta": self.theta, **self.optimiser.state()}.items():
             if not np.isfinite(array).all():
                 raise self._error(self.iteration, f"{name} is no longer finite")
         if out is None or self.saved == (os.path.realpath(out), self.iteration):
             return
+        save_checkpoint(out, **vars(self._checkpoint()))
+        self.saved = (os.path.realpath(out), self.iteration)
+
+    def _checkpoint(self) -> Checkpoint:
+        """What `save` writes."""
         rows = [(*row[:3], *row.more) for row in self.rows]
-        width = 3 + len(self.columns)
-        arrays["log"] = np.array(rows, np.float64).reshape(-1, width)
+        log = np.array(rows, np.float64).reshape(-1, 3 + len(self.columns))
+        arrays = {"theta": self.theta, "log": log}
+        for name, array in self.optimiser.state().items():
+            arrays[f"optimiser/{name}"] = array
         if self.best is not None:
             arrays["best"] = self.best
             arrays["scores"] = np.array(self.scores, np.float64)
@@ -122,49 +126,41 @@ class TrainingRun:
             "rng": _rng_state(self.rng),
             "optimiser": self.optimiser.config(),
         }
-        save_checkpoint(out, arrays, self.config, state)
-        self.saved = (os.path.realpath(out), self.iteration)
+        return Checkpoint(arrays, self.config, state)
 
     def restore(self, path: FilePath) -> dict[str, Any]:
         """Continue from a checkpoint; return the state of its random generator.
 
         The caller sets `rng` to it once nothing can be refused any more.
         """
-        checkpoint = load_checkpoint(path)
+        checkpoint, here = load_checkpoint(path), _identity(self._checkpoint())
         arrays, state = checkpoint.arrays, checkpoint.state
         try:
-            theta, log = arrays.pop("theta"), arrays.pop("log")
+            saved = _identity(checkpoint)
             self.iteration, self.seconds = state["iteration"], state["seconds"]
             self.loss_sum, self.loss_count = state["loss_sum"], state["loss_count"]
-            self.column_sums = state.get("sums", [])  # older versions had no columns
-            optimiser, rng_state = state["optimiser"], state["rng"]
         except KeyError as error:
             raise CheckpointError(
                 f"resume: expected a training run, but {path} has no {error}"
             ) from None
-        here = _identity(
-            self.theta, self.optimiser.config(), _rng_state(self.rng), self.config
-        )
-        saved = _identity(theta, optimiser, rng_state, checkpoint.config)
-        here["width of the log"] = 3 + len(self.columns)
-        saved["width of the log"] = log.shape[-1]
         for key in {**here, **saved}:
             check_setting(
                 key, here.get(key, "nothing"), saved.get(key, "nothing"), path
             )
-        self.theta = theta
+        self.column_sums = state.get("sums", [])  # older versions had no columns
+        self.theta = arrays.pop("theta")
         self.best = arrays.pop("best", None)
         scores = arrays.pop("scores", np.empty((0, 2)))
         self.scores = [(int(iteration), score) for iteration, score in scores.tolist()]
+        self.rows = [
+            LogRow(int(iteration), loss, seconds, tuple(more))
+            for iteration, loss, seconds, *more in arrays.pop("log").tolist()
+        ]
         self.optimiser.load_state(
             {name.removeprefix("optimiser/"): array for name, array in arrays.items()}
         )
-        self.rows = [
-            LogRow(int(iteration), loss, seconds, tuple(more))
-            for iteration, loss, seconds, *more in log.tolist()
-        ]
         self.saved = (os.path.realpath(path), self.iteration)
-        return dict(rng_state)
+        return dict(state["rng"])
 
     def _error(self, iteration: int, what: str) -> NonFiniteLossError:
         rescue = "no checkpoint has been written"
@@ -187,19 +183,16 @@ def check_setting(key: str, ours: Any, theirs: Any, path: FilePath) -> None:
         )
 
 
-def _identity(
-    theta: np.ndarray,
-    optimiser: Mapping[str, Any],
-    rng_state: Mapping[str, Any],
-    config: Mapping[str, Any],
-) -> dict[str, Any]:
+def _identity(checkpoint: Checkpoint) -> dict[str, Any]:
     """Everything in which a checkpoint must agree with the run that resumes it."""
+    theta, state = checkpoint.arrays["theta"], checkpoint.state
     identity = {
         "parameters": f"{theta.dtype} of shape {theta.shape}",
-        "random generator": rng_state["bit_generator"],
+        "random generator": state["rng"]["bit_generator"],
+        "width of the log": checkpoint.arrays["log"].shape[-1],
     }
-    identity |= {f"optimiser {key}": value for key, value in optimiser.items()}
-    identity |= {f"config {key}": value for key, value in config.items()}
+    identity |= {f"optimiser {key}": value for key, value in state["optimiser"].items()}
+    identity |= {f"config {key}": value for key, value in checkpoint.config.items()}
     identity.pop("config iterations", None)
     return identity
 
@@ -207,5 +200,4 @@ def _identity(
 def _rng_state(rng: np.random.Generator) -> dict[str, Any]:
     """The state of the bit generator in JSON types (some generators hold arrays)."""
     text = json.dumps(rng.bit_generator.state, default=lambda array: array.tolist())
-    state: dict[str, Any] = json.loads(text)
-    return state
+    return dict(json.loads(text))

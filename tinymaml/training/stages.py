@@ -10,12 +10,11 @@ finished training can be prolonged as well.
 Left out: trainings at the same time.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from tinymaml.checks import check_choice
 from tinymaml.training.checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -23,7 +22,6 @@ from tinymaml.training.checkpoint import (
     save_checkpoint,
 )
 from tinymaml.training.run import FilePath, check_setting
-from tinymaml.training.steps import GradientResult, Trainable
 from tinymaml.training.train import TrainResult, train
 
 CHECKPOINT, LOG = "checkpoint.npz", "log.csv"
@@ -41,7 +39,6 @@ class Stages:
         resume: `folder` of an earlier run, some of whose trainings are continued here.
             Its checkpoints are read and checked at once. The older format, one
             checkpoint file for all trainings, is accepted too.
-        progress: whether trainings show their bars.
 
     Raises:
         CheckpointError: `resume` is damaged, or belongs to another run.
@@ -55,12 +52,10 @@ class Stages:
         config: Mapping[str, Any],
         iterations: int,
         resume: FilePath | None = None,
-        progress: bool = True,
     ) -> None:
         self.folder = Path(folder)
         self.names = list(names)
         self.config = dict(config)
-        self.progress = progress
         self.results: dict[str, TrainResult] = {}
         self._resumed: set[str] = set()
         self._loaded: dict[str, Checkpoint] = {}
@@ -85,34 +80,35 @@ class Stages:
     def train(
         self,
         name: str,
-        gradient: Trainable | Callable[[np.ndarray, Any], GradientResult],
-        theta: np.ndarray,
-        sample: Callable[[np.random.Generator], Any],
-        *,
+        *arguments: Any,
         config: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> TrainResult:
         """`train` with a checkpoint and a log of its own, continued if it was resumed.
 
-        Arguments as in `train`. `name` is one of the run's names; `config` is added to
-        that of the run. An earlier run's checkpoint of the same name is replaced.
+        name: one of the run's names. The other arguments are those of `train`: first
+        gradient, theta and sample. `config` is added to that of the run. An earlier
+        run's checkpoint of the same name is replaced.
 
         Raises KeyboardInterrupt after Ctrl-C, once all is saved; otherwise as `train`.
         """
-        if name not in self.names:
-            raise ValueError(f"name: expected one of {self.names}, got {name!r}")
+        check_choice("name", name, self.names)
         folder = self.folder / name
         folder.mkdir(parents=True, exist_ok=True)
-        self._save_resumed()
+        # All resumed checkpoints are copied into this run's folder before any is
+        # continued. If this run stops early, the folder holds what the next continues.
+        while self._loaded:
+            resumed, checkpoint = self._loaded.popitem()
+            copied = self.folder / resumed / CHECKPOINT
+            copied.parent.mkdir(exist_ok=True)
+            save_checkpoint(copied, **vars(checkpoint))
+            self._resumed.add(resumed)
         result = train(
-            gradient,
-            theta,
-            sample,
+            *arguments,
             out=folder / CHECKPOINT,
             log=folder / LOG,
             config={**self.config, **(config or {})},
             resume=folder / CHECKPOINT if name in self._resumed else None,
-            progress=self.progress,
             description=name,
             **options,
         )
@@ -124,18 +120,6 @@ class Stages:
         if result.interrupted:
             raise KeyboardInterrupt
         return result
-
-    def _save_resumed(self) -> None:
-        """Copy all resumed checkpoints into this run's folder before any is continued.
-
-        If this run stops early, the folder then holds what the next one continues.
-        """
-        while self._loaded:
-            name, checkpoint = self._loaded.popitem()
-            folder = self.folder / name
-            folder.mkdir(exist_ok=True)
-            save_checkpoint(folder / CHECKPOINT, **vars(checkpoint))
-            self._resumed.add(name)
 
 
 def _load_trainings(

@@ -3,7 +3,7 @@
 With this file the training loop (`train.py`) is the same for every learner: it asks for
 `Steps`, draws a batch, takes a step, and fetches what has happened. `HostSteps` calls a
 gradient function and an optimiser in this process. A learner that can train elsewhere
-says so in `Trainable.training_steps`; `backends/cuda/training.py` is such a place.
+is a `Trainable`, as `MAML` is; `backends/cuda/training.py` is such a place.
 
 Left out: what surrounds a step (validation, log, checkpoints), which is in `train.py`.
 """
@@ -18,16 +18,8 @@ from tinymaml.training.optim import Optimiser
 
 Array = np.ndarray[Any, Any]
 Sample = Callable[[np.random.Generator], Any]
-
-
-class GradientResult(Protocol):
-    """What a gradient function returns: a loss and its gradient (P,)."""
-
-    @property
-    def loss(self) -> float: ...
-
-    @property
-    def gradient(self) -> Array: ...
+# From theta (P,) and a batch to an object with a number `loss` and a `gradient` (P,).
+Gradient = Callable[[Array, Any], Any]
 
 
 class StepResult(NamedTuple):
@@ -62,28 +54,25 @@ class Steps(Protocol):
 class HostSteps:
     """Outer steps in this process, each finished when `step` returns.
 
-    gradient: from theta (P,) and a batch to a `GradientResult`. theta, optimiser:
-    changed in place. sample: from a random generator to a batch. columns: attributes of
-    the gradient's result, numbers that go into the log.
+    gradient: from theta (P,) and a batch to an object with `loss` and `gradient`.
+    theta, optimiser: changed in place. sample: from a random generator to a batch; it
+    becomes the method `draw`. columns: attributes of the gradient's result, numbers
+    that go into the log.
     """
 
     full = True  # so each loss reaches the progress bar at once
 
     def __init__(
         self,
-        gradient: Callable[[Array, Any], GradientResult],
+        gradient: Gradient,
         theta: Array,
         optimiser: Optimiser,
         sample: Sample,
         columns: Sequence[str] = (),
     ) -> None:
         self._gradient, self._theta, self._optimiser = gradient, theta, optimiser
-        self._sample, self._columns = sample, columns
+        self.draw, self._columns = sample, columns
         self._results: list[StepResult] = []
-
-    def draw(self, rng: np.random.Generator) -> Any:
-        """A batch: whatever `sample` returns."""
-        return self._sample(rng)
 
     def step(self, batch: Any) -> None:
         """Compute the gradient and let the optimiser change theta."""
@@ -106,14 +95,13 @@ class HostSteps:
 
 
 class Trainable:
-    """A gradient function that chooses where it is trained; `MAML` is one.
+    """A gradient function that decides where it is trained; `MAML` is one.
 
-    Functions that `train` is given, and subclasses that do not override
-    `training_steps`, are trained in this process.
+    A subclass that does not override `training_steps` is trained in this process.
     """
 
-    def __call__(self, theta: Array, batch: Any, /) -> GradientResult:
-        """Loss and gradient (P,) at theta (P,)."""
+    def __call__(self, theta: Array, batch: Any, /) -> Any:
+        """An object with a number `loss` and a `gradient` (P,), at theta (P,)."""
         raise NotImplementedError
 
     def training_steps(

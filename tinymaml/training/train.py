@@ -20,13 +20,13 @@ from typing import Any
 
 import numpy as np
 
-from tinymaml.checks import check_theta, whole_number
+from tinymaml.checks import check_function, check_sizes, check_theta, whole_number
 from tinymaml.files import check_writable
 from tinymaml.training.checkpoint import to_json
 from tinymaml.training.console import CsvLog, Interrupt, LogRow, ProgressBar
 from tinymaml.training.optim import Optimiser
 from tinymaml.training.run import FilePath, TrainingRun
-from tinymaml.training.steps import GradientResult, HostSteps, Trainable
+from tinymaml.training.steps import Gradient, HostSteps, Sample, Steps, Trainable
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,9 @@ class TrainResult:
 
 
 def train(
-    gradient: Trainable | Callable[[np.ndarray, Any], GradientResult],
+    gradient: Gradient | Trainable,
     theta: np.ndarray,
-    sample: Callable[[np.random.Generator], Any],
+    sample: Sample,
     *,
     iterations: int,
     optimiser: Optimiser,
@@ -82,8 +82,8 @@ def train(
 
     Args:
         gradient: from theta, shape (P,), and a batch to an object with `.loss` (a
-            number) and `.gradient`, shape (P,). A `MAML` object is such a function. As
-            a `Trainable` it may do its training on the device that it computes on.
+            number) and `.gradient`, shape (P,). A `MAML` object is such a function.
+            As a `Trainable` it decides where the training is computed.
         theta: start, shape (P,), float32 or float64; copied. With `resume` only its
             shape and dtype count.
         sample: from `rng` to a batch. For an exact resume all its randomness must come
@@ -140,10 +140,16 @@ def train(
     (array([1., 3.]), 50)
     """
     iterations = whole_number("iterations", iterations, least=0)
-    checkpoint_every = whole_number("checkpoint_every", checkpoint_every, least=1)
-    log_every = whole_number("log_every", log_every, least=1)
-    validate_every = whole_number("validate_every", validate_every, least=1)
-    _check_functions(gradient, sample, optimiser, validate)
+    check_sizes(checkpoint_every=checkpoint_every, log_every=log_every)
+    check_sizes(validate_every=validate_every)
+    check_function("gradient", gradient)
+    check_function("sample", sample)
+    if validate is not None:
+        check_function("validate", validate)
+    if not hasattr(optimiser, "load_state") or isinstance(optimiser, type):
+        raise TypeError(
+            f"optimiser: expected an object such as Adam(), got {optimiser!r}"
+        )
     check_theta(theta)
     if not isinstance(rng, np.random.Generator):
         raise TypeError(f"rng: expected a numpy.random.Generator, got {type(rng)}")
@@ -157,15 +163,15 @@ def train(
     )
     with _naming("resume"):
         rng_state = None if resume is None else run.restore(resume)
-    with _naming("out"):
-        if out is not None:
+    if out is not None:
+        with _naming("out"):
             check_writable(out)
     start = run.theta, run.optimiser, sample, run.columns
-    steps = (
-        gradient.training_steps(*start)
-        if isinstance(gradient, Trainable)
-        else HostSteps(gradient, *start)
-    )
+    steps: Steps
+    if isinstance(gradient, Trainable):
+        steps = gradient.training_steps(*start)
+    else:
+        steps = HostSteps(gradient, *start)
     with _naming("log"):
         csv_log = CsvLog(log, columns, run.rows)
     if rng_state is not None:
@@ -226,18 +232,3 @@ def _naming(argument: str) -> Iterator[None]:
     except OSError as error:
         reason = f"{argument}: {error.strerror}"
         raise OSError(error.errno, reason, error.filename) from error
-
-
-def _check_functions(
-    gradient: object, sample: object, optimiser: object, validate: object
-) -> None:
-    functions = {"gradient": gradient, "sample": sample}
-    if validate is not None:
-        functions["validate"] = validate
-    for name, function in functions.items():
-        if not callable(function):
-            raise TypeError(f"{name}: expected a function, got {function!r}")
-    if not hasattr(optimiser, "load_state") or isinstance(optimiser, type):
-        raise TypeError(
-            f"optimiser: expected an object such as Adam(), got {optimiser!r}"
-        )

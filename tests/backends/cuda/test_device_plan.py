@@ -80,7 +80,7 @@ def test_device_plan_of_random_programs_is_sound(program, picks, tasks):
 
 @many
 @given(program=programs())
-def test_device_plan_of_sweeps_of_random_programs_is_sound(program):
+def test_device_plan_of_derivatives_of_random_programs_is_sound(program):
     assert_device_plan_is_sound(device_plan(derivative_tape(program)))
 
 

@@ -302,7 +302,7 @@ def test_examples_of_episodes_are_the_hosts_bit_by_bit():
 
 
 class Negatives(Episodes):
-    """Episodes of images turned from black to white."""
+    """Episodes of images with black and white exchanged."""
 
     def __call__(self, rng):
         tasks = super().__call__(rng)

@@ -52,10 +52,10 @@ def test_pixels_meet_the_weights_that_the_definition_says(shape, dtype, accumula
         expected[1][at_x] += k[at_k] @ y[at_y]
         expected[2][at_k] += np.outer(x[at_x], y[at_y])
     sizes = images, *pixels, channels, *outputs, features, *kernel, stride, *padding
-    turned = k.transpose(3, 0, 1, 2)  # (F, kh, kw, C), as conv_input reads it
+    transposed = k.transpose(3, 0, 1, 2)  # (F, kh, kw, C), as conv_input reads it
     for name, target, operands, result in (
         ("conv", y, (x, k), expected[0]),
-        ("conv_input", x, (y, turned), expected[1]),
+        ("conv_input", x, (y, transposed), expected[1]),
         ("conv_weight", k, (x, y), expected[2]),
     ):
         arrays = [array.ravel() for array in (target, *operands)]

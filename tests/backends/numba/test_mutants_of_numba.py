@@ -287,9 +287,9 @@ def meta_gradients_agree():
 
 
 def primitives_agree():
-    for row in CASES:
-        for seed, call in enumerate(CASES[row].odd):
-            check_agreement(row, *call, seed, "float64")
+    for primitive in CASES:
+        for seed, call in enumerate(CASES[primitive].odd):
+            check_agreement(primitive, *call, seed, "float64")
 
 
 def give_slack(monkeypatch):

@@ -32,10 +32,10 @@ from tinymaml.backends.cuda.training import MOMENTS, DeviceTraining
 from tinymaml.checks import check_dtype, check_threads
 from tinymaml.training.optim import Optimiser
 
-OLDEST_CUPY = 13  # the first that works with NumPy 2
-THREADS = 128  # in a block
-# The largest grid: across, down. Where a grid is smaller than the work, each thread of
-# a kernel goes on with the elements and tasks that lie one grid further.
+OLDEST_CUPY = 13  # the first version that works with NumPy 2
+THREADS = 128  # threads in a block
+# The largest grid: blocks across (elements) and down (tasks). If there is more work,
+# each thread continues with the elements and tasks one grid further.
 MOST_BLOCKS = 4096, MOST_TASKS
 REAL = {"float32": "float", "float64": "double"}
 SOURCE = Path(__file__).with_name("kernels.cu")
@@ -53,7 +53,7 @@ class CupyMemory:
 class CupyStaging:
     """Pinned host memory from which a part of an array on the GPU is filled.
 
-    Pinned memory is what a GPU can copy from while the host goes on.
+    A GPU can copy from pinned memory while the host continues with other work.
     """
 
     def __init__(self, device: "CupyDevice", target: Any) -> None:
@@ -124,8 +124,8 @@ class CupyDevice:
     def launch(
         self, kernel: str, dtype: Any, work: int, tasks: int, arguments: tuple[int, ...]
     ) -> None:
-        """Launch a kernel of kernels.cu, with one thread for each element of each task
-        as far as the largest grid goes."""
+        """Launch a kernel of kernels.cu, with one thread for each element of each task,
+        or with the largest grid."""
         grid = min(-(-work // THREADS), MOST_BLOCKS[0]), min(tasks, MOST_BLOCKS[1])
         function = self._kernel(kernel, np.dtype(dtype).name)
         with self.stream:
@@ -185,7 +185,7 @@ def gpu_obstacle() -> str:
 def has_gpu_software() -> bool:
     """Whether CuPy is installed, or an NVIDIA driver with which it could be used.
 
-    Where neither is, nobody expects a GPU to be used, and no notice is needed.
+    If neither is installed, nobody expects a GPU to be used, and no notice is needed.
     """
     driver = os.path.exists("/dev/nvidiactl") or shutil.which("nvidia-smi") is not None
     return driver or find_spec("cupy") is not None
@@ -195,8 +195,8 @@ def has_gpu_software() -> bool:
 def _find_device(tf32: bool) -> tuple[CupyDevice | None, str]:
     """(the device, ""), or (None, why there is none, in one line).
 
-    All kernels are compiled and one is launched: a broken installation often shows
-    nowhere else.
+    As a test, all kernels are compiled and one is launched: a broken installation often
+    shows only then.
     """
     if find_spec("cupy") is None:
         return None, "CuPy is missing (pip install 'tinymaml[cuda]')"

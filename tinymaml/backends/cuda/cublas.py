@@ -23,9 +23,9 @@ NO_TRANSPOSE, TRANSPOSE = 0, 1  # values of cublasOperation_t
 class Matrix(NamedTuple):
     """One matrix per task, as the library stores it: column by column."""
 
-    address: int  # of the first task's
+    address: int  # where the first task's matrix begins
     ld: int  # "leading dimension": elements from one column to the next
-    step: int  # elements from one task's to the next; 0 if all tasks share one
+    step: int  # elements from one task's matrix to the next; 0 if all tasks share one
 
 
 class Gemm(NamedTuple):
@@ -43,7 +43,7 @@ class Gemm(NamedTuple):
     b: Matrix
     accumulate: bool  # whether the product is added to C
     c: Matrix
-    tasks: int
+    tasks: int  # the number of products
 
 
 class CublasError(RuntimeError):

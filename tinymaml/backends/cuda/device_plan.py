@@ -37,12 +37,12 @@ from tinymaml.backends.numba.selection import (
     sum_call,
 )
 
-# In the order of kernels.cu.
+# The elementwise kernels, in the order of `enum Opcode` in kernels.cu.
 ELEMENTWISE = (
     *("add", "sub", "mul", "mul_add", "add_relu", "gate", "scale", "relu", "exp"),
     *("log", "tanh", "reciprocal", "rsqrt", "copy", "broadcast"),
 )
-LONG_SUM = 64  # terms: more are added in several passes
+LONG_SUM = 64  # a sum of more terms than this takes several passes
 
 
 def device_plan(tape: Tape) -> Plan:
@@ -56,8 +56,8 @@ def device_plan(tape: Tape) -> Plan:
     """
     # Every kernel for a product, and cuBLAS, can add the product to what is in memory.
     selection = select(fuse(tape, can_accumulate=lambda product: True), GPU_RULES)
-    # Operations of a group are grouped before they are placed: all their buffers are
-    # needed at the time of the launch, so none lies where another operation reads.
+    # Fuse before assigning memory. The operations of one launch run concurrently, so
+    # none of their buffers may share memory with another's.
     launches = fused_groups(selection.instructions)
     return place(selection, launches, inputs_in_workspace=False)
 
@@ -79,9 +79,10 @@ def select_patch_convolution(
 ) -> None:
     """Patches (P, Q) times a kernel (Q, F) give the pixels (P, F) of the outputs.
 
-    P counts the pixels of all outputs, Q = kh kw C the weights that meet in one of
-    them. The other two convolutions are the transposes of this product: in the patches,
-    which are then summed where they overlap in the images, and in the kernel.
+    P is the number of pixels of all outputs, Q = kh kw C the number of terms of each.
+    The other two convolutions are the transposes of this product. `conv_input` gives
+    patches, which are summed where they overlap in the images; `conv_weight` gives the
+    kernel.
     """
     images, outputs, kernel, steps = convolution_sizes(s, node)
     first, second = s.reads(node)
@@ -101,7 +102,7 @@ def select_patch_convolution(
 
 
 def select_window_pooling(s: Selection, index: int, node: Node, *, size: int) -> None:
-    """Each thread looks for the largest element of its window itself."""
+    """Pooling in which each thread finds the largest element of its window."""
     shape = s.tape.nodes[node.arguments[1]].shape
     s.emit(node.primitive.name, index, s.reads(node), (*shape, size))
 
@@ -120,7 +121,7 @@ def select_long_sum(
 
 
 def divisor_of(terms: int) -> int:
-    """The largest divisor up to LONG_SUM of a long sum; all of it if none helps.
+    """The largest divisor of `terms` up to LONG_SUM; `terms` if that is less than 8.
 
     >>> divisor_of(50), divisor_of(980), divisor_of(2 * 509)
     (50, 49, 1018)
@@ -144,7 +145,7 @@ GPU_RULES: dict[str, Rule] = {
 
 
 def fused_groups(instructions: Sequence[Instruction]) -> list[Instruction]:
-    """Launches, in which neighbouring elementwise operations of one size are one.
+    """Launches; neighbouring elementwise operations of one size become one launch.
 
     In a launch, one thread computes element i of all operations of the group, in their
     order. Threads do not wait for each other.

@@ -3,18 +3,19 @@
     program = DeviceProgram(tape, dtype, device)
     results = program({"theta": theta, "x": x, ...})    # NumPy arrays in and out
 
-A program is made ready for a number of tasks T once. A `Layout` gives every array of
+A program is prepared once for each number of tasks T. A `Layout` gives every array of
 the plan an offset in one block of memory. `Commands` turns the launches of the plan
 into calls of kernels and of cuBLAS that contain all addresses. The device captures
-these calls (a GPU as a CUDA graph) and gives back a function that repeats them.
+these calls (on a GPU, as a CUDA graph) and returns a function that repeats them.
 
 From then on, running the program is one copy of all inputs to the device, one replay,
 and one copy of all outputs back: the host does not launch kernels one by one, which
 would take longer than the kernels of a small network run.
 
-The protocol `Device` is what this file asks of a device; `cuda/backend.py` does it with
-CuPy. In the tests a stand-in for CuPy runs the same kernels on the processor, one
-thread after another, so that all of this is tested where there is no GPU.
+The protocol `Device` lists what this file needs of a device; `cuda/backend.py`
+implements it with CuPy. In the tests a stand-in for CuPy runs the same kernels on the
+processor, one thread after another, so that all of this is tested where there is no
+GPU.
 
 Left out: copies that overlap with computation; `training.py` has them.
 """
@@ -34,11 +35,12 @@ from tinymaml.backends.numba.planner import ALIGNMENT, Plan
 from tinymaml.backends.numba.selection import Instruction, View
 from tinymaml.checks import check_inputs
 
-BLOCKS = 32  # of tasks, in a sum over tasks
+BLOCKS = 32  # blocks of tasks in a sum over tasks, as in the numba backend
 MEMORY_FRACTION = 0.9  # how much of the free memory a program may allocate
-# Kernels count the elements of one task in 32 bits, and go on by up to a grid.
+# A kernel's element index has 32 bits and advances by one grid at a time. 2^20, more
+# than the elements of a grid, is kept free so that the index cannot overflow.
 MOST_ELEMENTS = 2**31 - 2**20
-MOST_TASKS = 65_535  # in one run: the limit of cuBLAS and of grids on all cards
+MOST_TASKS = 65_535  # tasks in one run: the limit of cuBLAS and of CUDA grids
 CACHED_GRAPHS = 4  # numbers of tasks for which a program keeps a captured graph
 Array = np.ndarray[Any, Any]
 Command = Callable[[], None]
@@ -51,14 +53,14 @@ class Memory(Protocol):
 
 
 class Staging(Protocol):
-    """Host memory from which a device reads fast, for one part of its own memory."""
+    """Host memory whose contents can be sent fast to one part of a device's memory."""
 
     @property
     def array(self) -> Array:
         """The host memory, flat. Fill it, then call `send`."""
 
     def send(self) -> None:
-        """Copy it to the device, after the work that the device has been given."""
+        """Copy it to the device, once the device has done its work so far."""
 
 
 class Device(Protocol):
@@ -93,23 +95,23 @@ class Device(Protocol):
 
 
 class Operand(NamedTuple):
-    """One array per task: where that of the first task begins, in elements."""
+    """The arrays of all tasks for one value: their positions, in elements."""
 
-    start: int
+    start: int  # where the array of the first task begins
     step: int  # from one task's array to the next; 0 if all tasks share one
 
 
 class Layout:
     """Where the arrays of T tasks lie in one block of memory, in elements.
 
-    The order makes each copy one copy. First come shared inputs, constants and inputs
-    per task, which the host sends; then the workspace and sums over blocks of tasks;
-    then the outputs, which the host fetches.
+    The order lets one copy send all inputs, and one fetch all outputs. First come
+    shared inputs, constants and inputs per task, which the host sends; then the
+    workspace and sums over blocks of tasks; then the outputs.
     """
 
     def __init__(self, plan: Plan, tasks: int) -> None:
         self.plan, self.tasks = plan, tasks
-        self._outside: dict[int, Operand] = {}  # buffers that are not in the workspace
+        self._outside: dict[int, Operand] = {}  # buffers outside the workspace
         self.size = 0
         self.inputs: dict[str, Operand] = {}
         self._allocate_inputs(per_task=False)
@@ -280,7 +282,7 @@ class Commands:
         source = self._view(self.layout.plan.views[output.node])
         target = self.argument(self.layout.outputs[name])
         size, tasks, blocks = prod(output.shape), self.tasks, min(BLOCKS, self.tasks)
-        if output.reduction == "each":  # a pad with no zeros around is a copy
+        if output.reduction == "each":  # a pad without zeros is a copy
             return [self.launch("pad", size, tasks, *target, *source, 0, size, size)]
         partial = self.argument(self.layout.partial_sums[name])
         return [
@@ -290,8 +292,10 @@ class Commands:
 
 
 def threads_per_task(launch: Instruction) -> int:
-    """How many threads have work for one task: one for each element of the result, but
-    one for each row of logits."""
+    """How many threads have work for one task.
+
+    One thread computes one element of the result; for softmax and logsumexp, one row.
+    """
     sizes = launch.sizes
     if launch.kernel in ("sum", "mul_sum"):
         return sizes[0] * sizes[2]
@@ -357,7 +361,7 @@ class DeviceProgram:
         self.tape, self.dtype, self.device = tape, dtype, device
         self.plan = device_plan(tape)
         self._memory: Memory | None = None
-        self._size = 0  # of this memory, in elements
+        self._size = 0  # elements in this memory
         self._captured: dict[int, CapturedProgram] = {}  # by number of tasks
         # How many tasks run at once, by number of tasks. It is decided in the first
         # call with that number: if it changed with the free memory, so would the bits
@@ -400,7 +404,7 @@ class DeviceProgram:
         """How many of `tasks` tasks are run at once: as few equal parts as fit."""
         if tasks in self._tasks_per_run:
             return self._tasks_per_run[tasks]
-        # The program's own memory may be used again, or freed for a larger block.
+        # The memory that the program has already counts as free: it is used again.
         available = self.device.free_bytes() // self.dtype.itemsize + self._size
         allowed = max(self._size, int(MEMORY_FRACTION * available))
         counts = range(1, min(tasks, MOST_TASKS) + 1)

@@ -1,5 +1,5 @@
-// The kernels of the GPU backend. A kernel that kernels.py or image_kernels.py also has
-// goes by the same name there. Matrix products are left to cuBLAS.
+// The kernels of the GPU backend. Those that kernels.py or image_kernels.py has too
+// have the same names there. Matrix products are left to cuBLAS.
 //
 // Every kernel computes for all tasks in one launch. TO(x) and FROM(x) declare one
 // array per task, to write or to read: a pointer to the first task's array, and the
@@ -20,8 +20,8 @@ typedef long long whole;
 #define TO(x) real *x, whole x##_step
 #define FROM(x) const real *x, whole x##_step
 
-// Grids are two-dimensional: tasks down, the elements of one task across. A thread goes
-// on with the element, and the task, that lies one whole grid further.
+// Grids are two-dimensional: tasks down, the elements of one task across. A thread
+// continues with the element, and the task, one whole grid further.
 #define EACH_TASK for (whole task = blockIdx.y; task < tasks; task += gridDim.y)
 #define EACH(i, n)                                                  \
     for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < (n);    \
@@ -122,9 +122,9 @@ KERNEL mul_sum(
     }
 }
 
-// Sums over blocks of neighbouring tasks, of arrays of n elements. There are `terms`
-// tasks, and as many blocks as other kernels have tasks: this is the first parameter. A
-// second launch, with one block, adds up the sums of the blocks.
+// Sums over blocks of neighbouring tasks, of arrays of n elements. `terms` is the number
+// of tasks; `tasks`, the first parameter of every kernel, is here the number of blocks.
+// A second launch, with one block, adds up the sums of the blocks.
 KERNEL sum_tasks(whole tasks, TO(out), FROM(x), whole terms, whole n)
 {
     EACH_TASK EACH(i, n) {

@@ -1,10 +1,10 @@
 """On-device training: an iteration is one launch of a CUDA graph.
 
-The graph of an iteration assembles the episodes, runs the tape of the meta-gradient
-and takes the optimiser's step. Parameters and moments stay on the device. All the host
-does is draw random numbers and send them, while the device is busy with the step
-before. The device keeps a list of the losses; the host fetches it together with the
-parameters whenever the training loop needs them.
+The graph of an iteration assembles the episodes, runs the tape of the meta-gradient and
+takes the optimiser's step. Parameters and moments stay on the device. The host only
+draws random numbers and sends them, while the device computes the previous step. The
+device keeps a list of the losses; the host fetches it together with the parameters
+whenever the training loop needs them.
 
     steps = maml.training_steps(theta, optimiser, sample)    # as `train` does
     steps.step(steps.draw(rng))      # many times; does not wait for the device
@@ -42,7 +42,7 @@ TRAINING = (
     *("scale", "clip", "learning_rate", "beta1", "beta2", "epsilon"),
     *("step", "rate", "failed"),
 )
-HISTORY = 1024  # losses that the device can keep; then they must be fetched
+HISTORY = 1024  # losses that the device can store before they must be fetched
 FAILURE = "the loss or its gradient is not finite"
 
 
@@ -72,7 +72,7 @@ class DeviceTraining:
         self._shared = {**shared, "theta": theta}
         self._moment_names = MOMENTS[type(optimiser)]
         self._episodes, self._draw = None, sample
-        # Only the class itself: a subclass may do more than look up images.
+        # Not for subclasses of Episodes: they may do more than look up images.
         if type(sample) is Episodes and sample.images.dtype == np.uint8:
             self._episodes, self._draw = sample, sample.draw
         self._kinds: list[str] = []  # shape and dtype of a batch's arrays
@@ -80,7 +80,7 @@ class DeviceTraining:
 
     @property
     def full(self) -> bool:
-        """Whether the device can keep no more losses."""
+        """Whether the device can store no more losses until `fetch` is called."""
         return self._steps - self._fetched == HISTORY
 
     def draw(self, rng: np.random.Generator) -> Any:
@@ -111,7 +111,7 @@ class DeviceTraining:
         """Wait for the device; bring theta and the optimiser up to date.
 
         A step whose loss or gradient is not finite has failed. From then on the device
-        changes nothing, so theta is what the failed step found.
+        changes nothing, so theta has the values from before the failed step.
         """
         if self._steps == self._fetched:
             return []
@@ -132,9 +132,9 @@ class DeviceTraining:
         ]
 
     def _send(self, batch: Any) -> None:
-        """Copy a batch to the device, by way of one of two pinned buffers.
+        """Copy a batch to the device, from one of two pinned buffers in turn.
 
-        The copy from the other buffer may not have ended yet.
+        The copy of the previous batch, from the other buffer, may still be running.
         """
         staging = self._stagings[self._steps % 2]
         pinned, first = staging.array, self._layout.per_task
@@ -178,9 +178,7 @@ class DeviceTraining:
         assemble = self._assemble(commands, batch, tasks)
         steps = [*assemble, *commands.list, *self._update(commands)]
         self._send(batch)  # so that the run within `capture` finds valid image numbers
-        self._commands = (
-            commands  # the graph reads the instructions of their fused groups
-        )
+        self._commands = commands  # the graph reads their tables of fused groups
         self._launch = device.capture(steps)
         self._send_start(layout, count)
 
@@ -197,7 +195,7 @@ class DeviceTraining:
     def _assemble(self, commands: Commands, batch: Any, tasks: Tasks) -> list[Command]:
         """Commands that make the inputs of all tasks out of the numbers sent.
 
-        Nothing has to be made of a batch that is sent as it is.
+        There are none for a batch of arrays, which is sent as it is.
         """
         device, layout = self._device, self._layout
         if self._episodes is None:
@@ -211,7 +209,8 @@ class DeviceTraining:
         self._stagings = [device.staging(self._numbers, 0, numbers) for _ in range(2)]
         assemble, address, count = [], self._numbers.address, len(tasks[0])
         for part, x, y in (("support", *tasks[:2]), ("query", *tasks[2:])):
-            # Images, rotations and labels follow each other: an int64 an example each.
+            # The numbers of the images, the rotations and the labels follow each other:
+            # one int64 of each for every example.
             length = count * x.shape[1] * 8
             images, rotations, labels, address = (
                 address + i * length for i in range(4)
