@@ -221,18 +221,21 @@ class Tape:
         >>> x.tape.record("tanh", x).index, x.tape.record("tanh", x).index
         (1, 1)
         """
-        check_choice("primitive", name, PRIMITIVES)
+        if type(name) is not str or name not in PRIMITIVES:
+            check_choice("primitive", name, PRIMITIVES)
         if name == "input":
             raise ValueError("primitive: an input is recorded by `tape.input`")
         primitive = PRIMITIVES[name]
         for argument in arguments:
-            self.check(argument)
+            if type(argument) is not Value or argument.tape is not self:
+                self.check(argument)
         # Attributes are Python's own numbers, so that equal ones are written alike.
         attributes = {key: plain(value) for key, value in attributes.items()}
         shape = primitive.shape(*(a.shape for a in arguments), **attributes)
         # The kernels of a backend check nothing: they go where sizes and attributes
         # send them. What they could not do is refused here, and by the shape rule.
-        shape = whole_numbers(name, shape)
+        if not all(type(n) is int and n > 0 for n in shape):
+            shape = whole_numbers(name, shape)
         if prod(shape) > 2**40:  # Sizes and offsets of memory are far from overflow.
             raise ValueError(f"{name}: expected at most 2**40 elements, got {shape}")
         cheaper = primitive.simplify(*arguments, **attributes)
