@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 import tinymaml as tm
+from tests.support import fuzz_calls
 from tests.support.maml_problems import problem
 from tests.support.running import BACKENDS
+from tinymaml.autodiff import functions
 
 every_backend = pytest.mark.parametrize("backend", BACKENDS)
 P = problem()  # T = 3 tasks, 4 support and 5 query examples, 2 inputs, 3 outputs
@@ -108,7 +110,7 @@ BAD_TASKS = {
     "y with another number of outputs": (
         changed(y_support=Y[:, :, :1]),
         ValueError,
-        r"y: expected the prediction's shape .*\(4, 3\), got \(4, 1\)",
+        r"y: expected the shape of (?:prediction|logits), \(4, 3\), got \(4, 1\)",
     ),
     "no tasks": (
         tm.Tasks(*(array[:0] for array in P.tasks)),
@@ -280,3 +282,19 @@ def test_a_changed_order_or_alpha_is_not_answered_from_the_cache():
     np.testing.assert_array_equal(maml.meta_gradient(theta, tasks).gradient, plain)
     with pytest.raises(ValueError, match="alpha: expected finite numbers"):
         maml.alpha = float("nan")
+
+
+# --- random calls ---------------------------------------------------------------------
+
+
+def test_every_bad_call_is_answered_by_one_line_that_names_an_argument():
+    """The long form: python -m tests.support.fuzz_calls 10000."""
+    ends, complaints = fuzz_calls.fuzz(3000)
+    assert not complaints, "\n".join(complaints)
+    assert min(ends["returned"], ends["TypeError"], ends["ValueError"]) > 300
+
+
+def test_a_foreign_error_would_be_noticed(monkeypatch):
+    monkeypatch.setattr(functions, "check_values", lambda **_: None)
+    _, complaints = fuzz_calls.fuzz(300)
+    assert any("AttributeError" in complaint for complaint in complaints)

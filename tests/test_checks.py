@@ -182,6 +182,7 @@ def test_alpha_is_a_finite_number_or_vector():
     ragged = [[1.0], [1.0, 2.0]]
     for alpha in (True, "0.1", None, 1j, np.ones((2, 2)), [True, False], ragged):
         message = f"alpha: expected a number or a vector of numbers, got {alpha!r}"
+        message = " ".join(message.split())
         refused(TypeError, message, check_alpha, alpha)
     for alpha in (NAN, INF, [0.1, -INF]):
         message = "alpha: expected finite numbers, got NaN or inf"
@@ -342,3 +343,64 @@ def test_a_batch_that_does_not_fit_is_refused(changed, error, message):
 def test_a_batch_needs_a_theta():
     message = "theta: expected a float32 or float64 array, got list"
     refused(TypeError, message, check_tasks, [0.0], batch())
+
+
+# --- sizes, numbers, flags ------------------------------------------------------------
+
+
+def test_whole_numbers_become_a_tuple_of_ints():
+    sizes = checks.whole_numbers("shape", np.array([2, 3]))
+    assert sizes == (2, 3) and all(type(n) is int for n in sizes)
+    assert checks.whole_numbers("shape", []) == ()
+    for bad in (3, None, 2.5):
+        message = f"shape: expected whole numbers, got {bad!r}"
+        refused(TypeError, message, checks.whole_numbers, "shape", bad)
+    message = "shape: expected a whole number, got 2.5"
+    refused(TypeError, message, checks.whole_numbers, "shape", (1, 2.5))
+    message = "shape: expected at least 0, got -1"
+    refused(ValueError, message, checks.whole_numbers, "shape", (1, -1), least=0)
+
+
+def test_real_number_becomes_a_float():
+    third = checks.real_number("x", np.float32(1 / 3))
+    assert type(third) is float and third == float(np.float32(1 / 3))
+    message = "x: expected a number below 1.8e308"
+    refused(ValueError, message, checks.real_number, "x", 10**400)
+    refused(TypeError, "x: expected a number, got True", checks.real_number, "x", True)
+
+
+def test_flags_are_true_or_false():
+    checks.check_flags(a=True, b=np.bool_(False))
+    message = "a: expected True or False, got 'no'"
+    refused(TypeError, message, checks.check_flags, a="no")
+
+
+def test_a_generator_is_numpys():
+    checks.check_generator(np.random.default_rng())
+    message = "rng: expected a numpy.random.Generator, got 0"
+    refused(TypeError, message, checks.check_generator, 0)
+
+
+def test_what_came_is_shown_in_one_short_line():
+    assert checks.shown(np.eye(2)) == "array([[1., 0.], [0., 1.]])"
+    assert len(checks.shown("x" * 10_000)) < 210
+
+
+# --- masked arrays --------------------------------------------------------------------
+
+
+def test_masked_arrays_are_refused():
+    masked = np.ma.masked_array(np.ones((2, 3, 1)), mask=False)
+    vector, plain = masked[0, :, 0], np.ones((2, 3, 1))
+    message = "a: expected an array, got MaskedArray"
+    refused(TypeError, message, check_arrays, a=masked)
+    message = "theta: expected a float32 or float64 array, got MaskedArray"
+    refused(TypeError, message, check_theta, vector)
+    message = "y: expected an array of theta's dtype, float64, got MaskedArray"
+    tasks = [plain, plain, plain, masked]
+    message = message.replace("y:", "y_query:")
+    refused(TypeError, message, check_tasks, np.ones(2), tasks)
+    placeholder = SimpleNamespace(shape=(3, 1), per_task=True)
+    message = "x: expected an array of float64, got MaskedArray"
+    dtype = np.dtype("float64")
+    refused(TypeError, message, check_inputs, {"x": placeholder}, dtype, {"x": masked})

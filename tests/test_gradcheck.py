@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 import tinymaml as tm
 from tests.support.running import BACKENDS
 from tinymaml.autodiff.functions import reciprocal
+from tinymaml.autodiff.tape import PRIMITIVES
 
 every_backend = pytest.mark.parametrize("backend", BACKENDS)
 X = np.array([[0.5, -1.0], [2.0, 0.25], [-0.75, 1.5]])
@@ -117,3 +118,99 @@ def test_gradcheck_refuses_arguments_of_another_dtype():
 def test_gradcheck_refuses_a_loss_that_is_not_one_number():
     with pytest.raises(ValueError, match=r"loss: expected one number .*\(15,\)"):
         tm.gradcheck(lambda theta: theta * theta, point())
+
+
+# --- where terms cancel ---------------------------------------------------------------
+
+RNG = np.random.default_rng(0)
+A = RNG.normal(size=(20, 3))
+B = A @ np.array([[1.0], [2.0], [3.0]]) + 0.1 * RNG.normal(size=(20, 1))
+BEST = np.linalg.lstsq(A, B, rcond=None)[0].ravel()
+
+
+def least_squares(theta, x, y):
+    return tm.squared_error(x @ theta.reshape(3, 1), y)
+
+
+def classify(theta, y):
+    return tm.cross_entropy(theta.reshape(1, 3), y)
+
+
+ONE = np.eye(3)[:1]
+CANCELLING = {
+    "at the minimum": (least_squares, BEST, A, B),
+    "at a minimum of zero": (least_squares, np.ones(3), A, A.sum(1, keepdims=True)),
+    "at the minimum of a tiny loss": (
+        lambda theta, x, y: least_squares(theta, x, y) * 1e-30,
+        *(BEST, A, B),
+    ),
+    "beside a constant": (
+        lambda theta, x, y: least_squares(theta, x, y) + 1e6,
+        *(BEST + 0.1, A, B),
+    ),
+    "far from the origin": (least_squares, BEST, A + 1e3, B),
+    "confident": (classify, np.array([40.0, 0.0, 0.0]), ONE),
+    "confident by negative logits": (classify, np.array([0.0, -40.0, -40.0]), ONE),
+    "very confident": (classify, np.array([1000.0, 0.0, 0.0]), ONE),
+    "confident and wrong": (classify, np.array([0.0, 40.0, 0.0]), ONE),
+    "at the origin of a quartic": (
+        lambda theta: (theta * theta * theta * theta).sum(),
+        np.zeros(3),
+    ),
+}
+
+
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("case", CANCELLING)
+def test_gradcheck_accepts_right_derivatives_where_terms_cancel(case, dtype, order):
+    loss, *arrays = CANCELLING[case]
+    tm.gradcheck(loss, *(array.astype(dtype) for array in arrays), order=order)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+@pytest.mark.parametrize("factor", [1.001, -1.0, 0.0])
+def test_gradcheck_rejects_wrong_derivatives_whatever_the_unit(
+    monkeypatch, scale, factor
+):
+    def wrong(i, t, out, a):
+        return t * (1.0 - out * out) * factor
+
+    monkeypatch.setattr(PRIMITIVES["tanh"], "vjp", staticmethod(wrong))
+    with pytest.raises(tm.GradientError, match="gradient differs"):
+        tm.gradcheck(lambda theta: tm.tanh(theta).sum() * scale, point())
+    if factor != 1.001:
+        with pytest.raises(tm.GradientError, match="gradient differs"):
+            tm.gradcheck(lambda theta: tm.tanh(theta).sum() + 1e6, point())
+
+
+def test_gradcheck_rejects_a_wrong_hessian_at_a_minimum(monkeypatch):
+    right = PRIMITIVES["matmul"].jvp
+
+    def wrong(i, t, *rest, **attributes):
+        return right(i, t, *rest, **attributes) * 1.0001
+
+    monkeypatch.setattr(PRIMITIVES["matmul"], "jvp", staticmethod(wrong))
+    with pytest.raises(tm.GradientError, match="Hessian-vector product differs"):
+        tm.gradcheck(least_squares, BEST, A, B)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"loss": 3}, TypeError, "loss: expected a function, got 3"),
+        ({"theta": [1.0]}, TypeError, "theta: expected an array, got list"),
+        ({"theta": np.ma.ones(3)}, TypeError, "theta: .* got MaskedArray"),
+        ({"tolerance": 0}, ValueError, "tolerance: expected more than 0, got 0"),
+        ({"tolerance": float("nan")}, ValueError, "tolerance: expected more than 0"),
+        ({"tolerance": "1"}, TypeError, "tolerance: expected a number, got '1'"),
+        ({"seed": -1}, ValueError, "seed: expected at least 0, got -1"),
+        ({"seed": None}, TypeError, "seed: expected a whole number, got None"),
+        ({"order": np.ones(2)}, ValueError, "order: expected one of 1, 2, got array"),
+        ({"backend": 3}, ValueError, "backend: expected one of"),
+    ],
+)
+def test_gradcheck_names_the_argument_that_does_not_fit(options, error, message):
+    good = {"loss": lambda theta: (theta * theta).sum(), "theta": np.ones(3)}
+    with pytest.raises(error, match=f"^{message}"):
+        tm.gradcheck(**(good | options))

@@ -120,7 +120,7 @@ def test_per_shot_divides_the_sum_by_the_shots():
             r"y: expected .*\(4, 1\), got \(4, 2\)",
         ),
         (tm.squared_error, [(4, 1), (4,)], {}, r"y: expected .*\(4, 1\), got \(4,\)"),
-        (tm.squared_error, [(4,), (4,)], {}, r"y: expected .*\(N, outputs\)"),
+        (tm.squared_error, [(4,), (4,)], {}, r"prediction: expected .*\(N, outputs\)"),
         (
             tm.cross_entropy,
             [(4, 3), (4, 1)],
@@ -131,19 +131,19 @@ def test_per_shot_divides_the_sum_by_the_shots():
             tm.cross_entropy,
             [(4, 3), (4, 3)],
             {"scaling": "max"},
-            "scaling: expected 'mean', 'sum' or 'per_shot', got 'max'",
+            "scaling: expected one of mean, sum, per_shot, got 'max'",
         ),
         (
             tm.cross_entropy,
             [(4, 3), (4, 3)],
             {"scaling": "per_shot"},
-            "shots: 'per_shot' needs K of at least 1, got None",
+            "shots: 'per_shot' needs the number K, got None",
         ),
         (
             tm.cross_entropy,
             [(4, 3), (4, 3)],
             {"scaling": "per_shot", "shots": 0},
-            "shots: 'per_shot' needs K of at least 1, got 0",
+            "shots: expected at least 1, got 0",
         ),
     ],
 )
@@ -159,3 +159,35 @@ def test_squared_error_refuses_per_shot_because_it_has_no_shots():
     f, y = tape.input("f", (4, 1)), tape.input("y", (4, 1))
     with pytest.raises(ValueError, match="shots|scaling"):
         tm.squared_error(f, y, scaling="per_shot")
+
+
+@pytest.mark.parametrize("loss", [tm.policy_gradient_loss, tm.surrogate_loss])
+def test_losses_of_policies_refuse_other_shapes(loss):
+    """(N, 1) beside (N,) would broadcast to (N, N)."""
+    tape = tm.Tape()
+    vector, column = tape.input("vector", (4,)), tape.input("column", (4, 1))
+    count = 3 if loss is tm.policy_gradient_loss else 4
+    for i in range(1, count):
+        values = [vector] * count
+        values[i] = column
+        with pytest.raises(ValueError, match=r"^\w+: expected the shape of log_prob"):
+            loss(*values)
+    with pytest.raises(ValueError, match=r"^log_probability: expected shape \(N,\)"):
+        loss(*[column] * count)
+
+
+@pytest.mark.parametrize("shots", [True, 1.5, "5", float("nan")])
+def test_cross_entropy_refuses_shots_that_are_no_whole_number(shots):
+    tape = tm.Tape()
+    values = [tape.input(name, (4, 3)) for name in "fy"]
+    with pytest.raises(TypeError, match="^shots: expected a whole number"):
+        tm.cross_entropy(*values, scaling="per_shot", shots=shots)
+
+
+@pytest.mark.parametrize("loss", [tm.squared_error, tm.cross_entropy])
+def test_losses_refuse_arrays_by_name(loss):
+    y = tm.Tape().input("y", (4, 3))
+    with pytest.raises(TypeError, match="^y: expected a Value of a tape, got an array"):
+        loss(y, np.ones((4, 3)))
+    with pytest.raises(TypeError, match="^(prediction|logits): .*got an array"):
+        loss(np.ones((4, 3)), y)

@@ -19,9 +19,16 @@ import numpy as np
 
 Array = np.ndarray[Any, Any]
 DTYPES = (np.dtype("float32"), np.dtype("float64"))
+MASKED = np.ma.MaskedArray
 
 
 # --- numbers and names ----------------------------------------------------------------
+
+
+def shown(value: Any) -> str:
+    """What came, in one line of a message."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def whole_number(name: str, value: Any, least: int = 1) -> int:
@@ -34,10 +41,25 @@ def whole_number(name: str, value: Any, least: int = 1) -> int:
     ValueError: shots: expected at least 1, got 0
     """
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
-        raise TypeError(f"{name}: expected a whole number, got {value!r}")
+        raise TypeError(f"{name}: expected a whole number, got {shown(value)}")
     if value < least:
         raise ValueError(f"{name}: expected at least {least}, got {value}")
     return int(value)
+
+
+def whole_numbers(name: str, values: Any, least: int = 1) -> tuple[int, ...]:
+    """The values as whole numbers of at least `least`, such as the sizes of a shape.
+
+    >>> whole_numbers("shape", (2, 0))
+    Traceback (most recent call last):
+    ValueError: shape: expected at least 1, got 0
+    """
+    try:
+        numbers = tuple(values)
+    except TypeError:
+        message = f"{name}: expected whole numbers, got {shown(values)}"
+        raise TypeError(message) from None
+    return tuple(whole_number(name, number, least) for number in numbers)
 
 
 def check_sizes(**sizes: int) -> None:
@@ -50,7 +72,16 @@ def check_numbers(**numbers: float) -> None:
     """Check that every argument is a real number; a bool is not one, NaN is."""
     for name, value in numbers.items():
         if isinstance(value, bool) or not isinstance(value, Real):
-            raise TypeError(f"{name}: expected a number, got {value!r}")
+            raise TypeError(f"{name}: expected a number, got {shown(value)}")
+
+
+def real_number(name: str, value: Any) -> float:
+    """The value as a float64 number; a bool is none, NaN and infinity are."""
+    check_numbers(**{name: value})
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name}: expected a number below 1.8e308") from None
 
 
 def check_fractions(**numbers: float) -> None:
@@ -59,6 +90,27 @@ def check_fractions(**numbers: float) -> None:
     for name, number in numbers.items():
         if not 0 <= number <= 1:
             raise ValueError(f"{name}: expected a number in [0, 1], got {number}")
+
+
+def plain(value: Any) -> Any:
+    """Numbers and sequences of numbers in Python's own types: ints, floats, tuples."""
+    if isinstance(value, tuple | list):
+        return tuple(plain(part) for part in value)
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def check_flags(**flags: bool) -> None:
+    """Check that every argument is True or False."""
+    for name, value in flags.items():
+        if not isinstance(value, bool | np.bool_):
+            raise TypeError(f"{name}: expected True or False, got {shown(value)}")
+
+
+def check_end(name: str, per_task: bool = False) -> None:
+    """Check the name of an input or output of a tape, and whether it is per task."""
+    if not isinstance(name, str):
+        raise TypeError(f"name: expected text, got {shown(name)}")
+    check_flags(per_task=per_task)
 
 
 def check_threads(threads: int | None, default: int) -> int:
@@ -74,16 +126,17 @@ def check_choice(name: str, value: Any, choices: Iterable[Any]) -> Any:
     ValueError: mode: expected one of batch, support, got 'bach'
     """
     choices = list(choices)
-    if value not in choices or isinstance(value, bool):
+    known = isinstance(value, str | int | np.integer) and not isinstance(value, bool)
+    if not known or value not in choices:
         names = ", ".join(map(str, choices))
-        raise ValueError(f"{name}: expected one of {names}, got {value!r}")
+        raise ValueError(f"{name}: expected one of {names}, got {shown(value)}")
     return value
 
 
 def check_function(name: str, function: Any) -> Any:
     """The function, or any other object that can be called."""
     if not callable(function):
-        raise TypeError(f"{name}: expected a function, got {function!r}")
+        raise TypeError(f"{name}: expected a function, got {shown(function)}")
     return function
 
 
@@ -95,17 +148,32 @@ def check_dtype(dtype: Any) -> np.dtype[Any]:
     try:
         numpy_dtype = np.dtype(dtype)
     except TypeError:
-        raise TypeError(f"dtype: expected float32 or float64, got {dtype!r}") from None
+        raise TypeError(
+            f"dtype: expected float32 or float64, got {shown(dtype)}"
+        ) from None
     if numpy_dtype not in DTYPES:
         raise TypeError(f"dtype: expected float32 or float64, got {numpy_dtype}")
     return numpy_dtype
 
 
+def is_array(value: Any) -> bool:
+    """Whether it is a NumPy array; a masked one is not, for its mask would be lost."""
+    if type(value) is np.ndarray:  # the quick answer, for every step of training
+        return True
+    return isinstance(value, np.ndarray) and not isinstance(value, MASKED)
+
+
 def check_arrays(**arrays: Array) -> None:
-    """Check that every argument is a NumPy array; a list is not one."""
+    """Check that every argument is a NumPy array; a list or a masked array is none."""
     for name, array in arrays.items():
-        if not isinstance(array, np.ndarray):
+        if not is_array(array):
             raise TypeError(f"{name}: expected an array, got {type(array).__name__}")
+
+
+def check_generator(rng: Any) -> None:
+    """Check that the argument `rng` is a random generator of NumPy."""
+    if not isinstance(rng, np.random.Generator):
+        raise TypeError(f"rng: expected a numpy.random.Generator, got {shown(rng)}")
 
 
 def check_finite(**arrays: Array) -> None:
@@ -115,9 +183,10 @@ def check_finite(**arrays: Array) -> None:
             raise ValueError(f"{name}: expected finite numbers, got NaN or inf")
 
 
-def _dtype_or_type(value: Any) -> Any:
+def dtype_or_type(value: Any) -> Any:
     """What a message says about an array, or about something that is no array."""
-    return getattr(value, "dtype", type(value).__name__)
+    kind = type(value).__name__
+    return kind if isinstance(value, MASKED) else getattr(value, "dtype", kind)
 
 
 def check_theta(theta: Array, size: int | None = None, finite: bool = True) -> Array:
@@ -126,9 +195,9 @@ def check_theta(theta: Array, size: int | None = None, finite: bool = True) -> A
     size: P, or None for any P of at least 1. finite: False leaves out the search for
     NaN and infinity, which reads all of theta and is too slow for every training step.
     """
-    if not isinstance(theta, np.ndarray) or theta.dtype not in DTYPES:
+    if not is_array(theta) or theta.dtype not in DTYPES:
         raise TypeError(
-            f"theta: expected a float32 or float64 array, got {_dtype_or_type(theta)}"
+            f"theta: expected a float32 or float64 array, got {dtype_or_type(theta)}"
         )
     if theta.ndim != 1 or theta.size == 0 or size not in (None, theta.size):
         expected = "(P,), P > 0" if size is None else f"({size},)"
@@ -149,7 +218,7 @@ def check_alpha(alpha: float | Array, size: int | None = None) -> Array:
         array = np.asarray(None)
     if array.dtype.kind not in "fiu" or array.ndim > 1:
         raise TypeError(
-            f"alpha: expected a number or a vector of numbers, got {alpha!r}"
+            f"alpha: expected a number or a vector of numbers, got {shown(alpha)}"
         )
     if size is not None and array.size not in (1, size):
         raise ValueError(f"alpha: expected 1 or {size} numbers, got {array.size}")
@@ -165,7 +234,7 @@ def check_step_weights(weights: Sequence[float], steps: int) -> tuple[float, ...
         array = np.array(float("nan"))
     if array.shape != (steps,) or not np.isfinite(array).all():
         raise ValueError(
-            f"step_weights: expected {steps} finite weights, got {weights!r}"
+            f"step_weights: expected {steps} finite weights, got {shown(weights)}"
         )
     return tuple(array.tolist())
 
@@ -202,9 +271,9 @@ def check_inputs(
         raise ValueError(f"inputs: expected {[*placeholders]}, got {[*inputs]}")
     for name, placeholder in placeholders.items():
         array, shape = inputs[name], placeholder.shape
-        if not isinstance(array, np.ndarray) or array.dtype != dtype:
+        if not is_array(array) or array.dtype != dtype:
             raise TypeError(
-                f"{name}: expected an array of {dtype}, got {_dtype_or_type(array)}"
+                f"{name}: expected an array of {dtype}, got {dtype_or_type(array)}"
             )
         if placeholder.per_task and array.ndim and tasks is None:
             tasks = len(array)
@@ -231,10 +300,10 @@ def check_tasks(theta: Array, tasks: Any) -> int:
     check_theta(theta, finite=False)
     names = ("x_support", "y_support", "x_query", "y_query")
     for name, array in zip(names, tasks, strict=True):
-        if not isinstance(array, np.ndarray) or array.dtype != theta.dtype:
+        if not is_array(array) or array.dtype != theta.dtype:
             raise TypeError(
                 f"{name}: expected an array of theta's dtype, {theta.dtype}, got "
-                f"{_dtype_or_type(array)}"
+                f"{dtype_or_type(array)}"
             )
         if array.ndim < 2 or len(array) != len(tasks[0]) or array.size == 0:
             raise ValueError(

@@ -12,7 +12,14 @@ The difference quotient is the one of four points,
     f'(theta) v = (8 (f(theta + h v) - f(theta - h v))
                    - (f(theta + 2 h v) - f(theta - 2 h v))) / (12 h)
 
-whose error falls with h^4. It is meaningless where a kink (relu at 0) lies within 2 h
+whose error falls with h^4. A tolerance of 1e-8 means that a derivative may be wrong by
+1e-8 of its own size, and by ten times what rounding can do to the comparison, which is
+more than that only where terms cancel: at a minimum, for a confident classifier, or
+with a large constant in the loss. Rounding moves each value a on the tape by about
+eps |a|, and so the loss by S eps, where S is the sum of |a da| over all values a with
+their cotangents da. The difference quotient then moves by S eps / h.
+
+The quotient is meaningless where a kink (relu at 0) lies within 2 h
 of theta, because there is no derivative to compare with. Choose another theta then.
 
 Left out: derivatives of order 3, and any check of the loss itself.
@@ -23,16 +30,24 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinymaml.autodiff.derivatives import grad, hvp
+from tinymaml.autodiff.derivatives import cotangents, grad, hvp
 from tinymaml.autodiff.tape import Tape, Value
 from tinymaml.backends import Backend, get_backend
-from tinymaml.checks import check_choice, check_dtype
+from tinymaml.checks import (
+    check_arrays,
+    check_choice,
+    check_dtype,
+    check_function,
+    real_number,
+    whole_number,
+)
 
 Array = np.ndarray[Any, Any]
 
 # For each dtype, the step h along a unit vector and the largest error that is accepted.
 # A smaller h loses digits in the subtraction, a larger one leaves the h^4 term.
 STEPS = {"float64": (1e-4, 1e-8), "float32": (3e-2, 2e-3)}
+MARGIN = 10  # rounding counts so many times
 
 
 class GradientError(AssertionError):
@@ -61,7 +76,8 @@ def gradcheck(
     its dtype, float32 or float64, is that of the check. arguments: further arrays of
     this dtype, which stay fixed. Errors are relative to the size of the derivative,
     |g v - difference| / |g| and |H v - difference| / |H v|, for a random unit vector v
-    drawn from the seed.
+    drawn from the seed. Where terms cancel, so that the derivative is small beside what
+    it is the sum of, they are relative to the rounding of these terms: see above.
 
     Raises GradientError when an error exceeds the tolerance, by default 1e-8 in float64
     and 2e-3 in float32; ValueError for another order, TypeError for another dtype.
@@ -72,8 +88,12 @@ def gradcheck(
     True
     """
     check_choice("order", order, (1, 2))
+    check_function("loss", loss)
+    check_arrays(theta=theta, **{f"x{i}": array for i, array in enumerate(arguments)})
     h, default = STEPS[check_dtype(theta.dtype).name]
-    tolerance = default if tolerance is None else tolerance
+    tolerance = default if tolerance is None else real_number("tolerance", tolerance)
+    if not tolerance > 0:
+        raise ValueError(f"tolerance: expected more than 0, got {tolerance}")
     fixed = {f"x{i}": array for i, array in enumerate(arguments)}
     tape = Tape()
     point = tape.input("theta", theta.shape)
@@ -81,11 +101,12 @@ def gradcheck(
     data = [tape.input(name, array.shape) for name, array in fixed.items()]
     value = loss(point, *data)
     tape.output("loss", value)
-    tape.output("gradient", grad(value, point))
+    tape.output("gradient", gradient := grad(value, point))
     if order == 2:
         tape.output("hvp", hvp(value, point, direction))
     program = get_backend(backend).compile(tape, theta.dtype)
-    v = np.random.default_rng(seed).standard_normal(theta.shape)
+    rng = np.random.default_rng(whole_number("seed", seed, least=0))
+    v = rng.standard_normal(theta.shape)
     v = (v / np.linalg.norm(v)).astype(theta.dtype)
 
     def outputs_at(step: float) -> dict[str, Array]:
@@ -102,11 +123,19 @@ def gradcheck(
         inner, outer = (plus[name] - minus[name] for plus, minus in (near, far))
         return (8 * inner - outer) / (12 * h)
 
+    eps = float(np.finfo(theta.dtype).eps)
+    inputs = {"theta": theta, "v": v, **fixed}
+    terms = _terms(value, point, inputs)  # S of the loss, and of its slope along v
+    terms_of_slope = _terms((gradient * direction).sum(), point, inputs)
     slope = np.sum(exact["gradient"] * v)
-    error1 = _relative(slope - difference("loss").ravel(), exact["gradient"])
+    rounding = MARGIN * eps * (terms / h + terms_of_slope) / default
+    error1 = _relative(slope - difference("loss").ravel(), exact["gradient"], rounding)
     error2 = float("nan")
     if order == 2:
-        error2 = _relative(exact["hvp"] - difference("gradient"), exact["hvp"])
+        rounding = MARGIN * eps * terms_of_slope / h / default
+        error2 = _relative(
+            exact["hvp"] - difference("gradient"), exact["hvp"], rounding
+        )
     errors = [("gradient", error1), ("Hessian-vector product", error2)][:order]
     for name, error in errors:
         if not error <= tolerance:  # This is also true of a NaN.
@@ -117,7 +146,20 @@ def gradcheck(
     return Errors(error1, error2)
 
 
-def _relative(error: Array, derivative: Array) -> float:
-    """|error| / |derivative|; 0 if both are zero, infinite if only the second is."""
-    norm, size = float(np.linalg.norm(error)), float(np.linalg.norm(derivative))
+def _relative(error: Array, derivative: Array, rounding: float) -> float:
+    """|error| / (|derivative| + rounding); 0 if both are zero."""
+    norm = float(np.linalg.norm(error))
+    size = float(np.linalg.norm(derivative)) + rounding
     return norm / size if size else (float("inf") if norm else 0.0)
+
+
+def _terms(scalar: Value, theta: Value, inputs: dict[str, Array]) -> float:
+    """S, the sum of |a da| over the values a between theta and a scalar."""
+    tape = scalar.tape.snapshot()
+    tape.outputs.clear()
+    for index, g in cotangents(
+        tape.value(scalar.index), tape.value(theta.index)
+    ).items():
+        tape.output(str(index), g * tape.value(index))
+    products = get_backend("numpy").compile(tape, inputs["theta"].dtype)(inputs)
+    return float(sum(np.abs(a[np.isfinite(a)]).sum() for a in products.values()))

@@ -12,7 +12,8 @@ Left out: the networks and policies that make the predictions.
 """
 
 from tinymaml.autodiff import functions
-from tinymaml.autodiff.tape import Value
+from tinymaml.autodiff.tape import Value, check_values
+from tinymaml.checks import check_choice, whole_number
 
 
 def _scaled(total: Value, examples: int, scaling: str, shots: int | None) -> Value:
@@ -21,19 +22,24 @@ def _scaled(total: Value, examples: int, scaling: str, shots: int | None) -> Val
         return total
     if scaling == "mean":
         return total / examples
-    if scaling == "per_shot":
-        if shots is None or shots < 1:
-            raise ValueError(f"shots: 'per_shot' needs K of at least 1, got {shots}")
-        return total / shots
-    raise ValueError(f"scaling: expected 'mean', 'sum' or 'per_shot', got {scaling!r}")
+    if shots is None:
+        raise ValueError("shots: 'per_shot' needs the number K, got None")
+    return total / whole_number("shots", shots)
 
 
-def _check_targets(prediction: Value, y: Value) -> None:
-    if prediction.shape != y.shape or len(y.shape) != 2:
-        raise ValueError(
-            f"y: expected the prediction's shape (N, outputs), {prediction.shape}, "
-            f"got {y.shape}"
-        )
+def _check_shapes(rank: int, **values: Value) -> None:
+    """Check that all are Values of one tape and one shape, with so many axes."""
+    check_values(**values)
+    (first, value), *rest = values.items()
+    if len(value.shape) != rank:
+        expected = "(N,)" if rank == 1 else "(N, outputs)"
+        raise ValueError(f"{first}: expected shape {expected}, got {value.shape}")
+    for name, other in rest:
+        if other.shape != value.shape:
+            raise ValueError(
+                f"{name}: expected the shape of {first}, {value.shape}, "
+                f"got {other.shape}"
+            )
 
 
 # [maml-eq2]
@@ -45,7 +51,8 @@ def squared_error(prediction: Value, y: Value, scaling: str = "mean") -> Value:
 
     Raises ValueError when shapes differ or the scaling is not one of these.
     """
-    _check_targets(prediction, y)
+    _check_shapes(2, prediction=prediction, y=y)
+    check_choice("scaling", scaling, ("mean", "sum"))
     difference = prediction - y
     return _scaled((difference * difference).sum(), y.size, scaling, None)
 
@@ -66,7 +73,8 @@ def cross_entropy(
 
     Raises ValueError when shapes differ, or scaling or shots is not one of these.
     """
-    _check_targets(logits, y)
+    _check_shapes(2, logits=logits, y=y)
+    check_choice("scaling", scaling, ("mean", "sum", "per_shot"))
     total = (functions.logsumexp(logits) * y.sum(axis=1).reshape(-1, 1)).sum()
     total = total - (logits * y).sum()
     return _scaled(total, y.shape[0], scaling, shots)
@@ -85,6 +93,9 @@ def policy_gradient_loss(
     (N,). With weights 1 / N the loss is minus the mean of log pi(a | x) times the
     advantage. A step of weight 0 does not count. The value of the loss means nothing.
     """
+    _check_shapes(
+        1, log_probability=log_probability, advantages=advantages, weights=weights
+    )
     return -(log_probability * advantages * weights).sum()
 
 
@@ -97,6 +108,13 @@ def surrogate_loss(
     sampled the actions, pi_old. At pi = pi_old the gradient equals that of
     `policy_gradient_loss`. Elsewhere the value estimates how good pi is.
     """
+    _check_shapes(
+        1,
+        log_probability=log_probability,
+        old_log_pi=old_log_pi,
+        advantages=advantages,
+        weights=weights,
+    )
     ratio = functions.exp(log_probability - old_log_pi)
     return -(ratio * advantages * weights).sum()
 

@@ -8,9 +8,11 @@ import pytest
 from scipy import special
 
 import tinymaml as tm
-from tests.support.running import BACKENDS, assert_close, run_tape
+from tests.support.gpu_backends import gpu_backend
+from tests.support.running import BACKENDS, DTYPES, assert_close, run_tape
 from tinymaml.autodiff import functions
 from tinymaml.autodiff.tape import Tape
+from tinymaml.backends import get_backend
 
 every_backend = pytest.mark.parametrize("backend", BACKENDS)
 X = np.array([[0.5, -1.5, 2.0], [3.0, 0.0, -0.25]])
@@ -85,10 +87,10 @@ def test_broadcast_to_repeats_as_numpy_does(backend):
 
 def test_broadcast_to_refuses_a_shape_that_does_not_fit():
     theta = Tape().input("theta", (3,))
-    with pytest.raises(ValueError, match=r"shape \(3,\) does not broadcast to \(4,\)"):
+    with pytest.raises(ValueError, match=r"shape: \(3,\) does not broadcast to \(4,\)"):
         functions.broadcast_to(theta, (4,))
     with pytest.raises(
-        ValueError, match=r"shape \(3,\) does not broadcast to \(3, 1\)"
+        ValueError, match=r"shape: \(3,\) does not broadcast to \(3, 1\)"
     ):
         functions.broadcast_to(theta, (3, 1))
 
@@ -98,3 +100,61 @@ def test_rematerialise_makes_a_new_node():
     first, second = functions.rematerialise(theta), functions.rematerialise(theta)
     assert first.index != second.index
     assert tm.tanh(first).index != tm.tanh(theta).index
+
+
+@pytest.mark.parametrize("backend", [*BACKENDS, "stand-in"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_infinite_logits_have_the_logsumexp_of_scipy(backend, dtype):
+    inf = np.inf
+    rows = [[-inf, -inf], [inf, 0], [0, inf], [-inf, 0], [inf, inf], [inf, -inf]]
+    rows += [[np.nan, 0], [0, np.nan], [np.nan, inf], [-inf, np.nan], [3e38, -3e38]]
+    logits = np.array(rows, dtype)
+    tape = Tape()
+    tape.output("out", functions.logsumexp(tape.input("x", logits.shape)))
+    run = (gpu_backend if backend == "stand-in" else get_backend)(backend)
+    out = run.compile(tape, dtype)({"x": logits})["out"][0]
+    with np.errstate(all="ignore"):
+        expected = np.logaddexp(*logits.T)[:, None]
+    assert np.array_equal(out, expected, equal_nan=True)
+
+
+NO_VALUES = {
+    "number": lambda: tm.exp(3),
+    "text": lambda: tm.softmax("x"),
+    "array": lambda: tm.relu(np.ones(3)),
+    "nothing": lambda: tm.logsumexp(None),
+    "broadcast of a list": lambda: functions.broadcast_to([1.0], (3,)),
+    "gradient by a number": lambda: tm.grad(Tape().input("x", ()), 3),
+    "tangent of text": lambda: tm.jvp(x := Tape().input("x", ()), x, "v"),
+    "images of an array": lambda: tm.max_pool(np.ones((1, 2, 2, 1))),
+    "kernel of an array": lambda: tm.conv2d(
+        Tape().input("x", (1, 2, 2, 1)), np.ones((1, 1, 1, 1))
+    ),
+    "vectors of which one is none": lambda: tm.concatenate(
+        [Tape().input("x", (3,)), np.ones(3)]
+    ),
+}
+
+
+@pytest.mark.parametrize("case", NO_VALUES)
+def test_what_is_no_value_is_refused_by_name(case):
+    with pytest.raises(
+        TypeError, match=r"^[\w\[\]]+: expected a Value of a tape, got \w"
+    ):
+        NO_VALUES[case]()
+
+
+def test_concatenate_refuses_what_it_cannot_join():
+    x = Tape().input("x", (2, 3))
+    with pytest.raises(ValueError, match=r"^vectors: expected a list.* got \[\]"):
+        tm.concatenate([])
+    with pytest.raises(ValueError, match="^concat: expected vectors"):
+        tm.concatenate([x])
+    with pytest.raises(ValueError, match="^vectors: expected a list.* got 3"):
+        tm.concatenate(3)
+
+
+def test_values_of_two_tapes_are_refused_by_name():
+    x, y = Tape().input("x", (3, 1)), Tape().input("y", (3, 1))
+    with pytest.raises(ValueError, match="^y: it was recorded on another tape"):
+        tm.squared_error(x, y)

@@ -89,14 +89,14 @@ def recomputation():
 MUTANTS = {  # name: (module, function, old text, new text, the checks that must notice)
     "only the last path counts": (
         derivatives,
-        "grad",
+        "cotangents",
         "contributions.setdefault(argument.index, []).append(part)",
         "contributions[argument.index] = [part]",
         [fan_out, gradcheck_net, dense_hessian],
     ),
     "only the first path counts": (
         derivatives,
-        "grad",
+        "cotangents",
         "g = accumulate_cotangents(tape, contributions.pop(index))",
         "g = contributions.pop(index)[0]",
         [fan_out, reverse_order],

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support import fuzz_records
 from tests.support.mutants import put, survives
 from tests.support.primitive_cases import CASES
 from tests.support.primitive_checks import (
@@ -83,21 +84,21 @@ def test_backends_agree_on_primitive(primitive, dtype, data, seed):
 @pytest.mark.parametrize(
     ("primitive", "shapes", "attributes", "message"),
     [
-        ("add", [(2,), (3,)], {}, "shapes must be equal"),
-        ("gate", [(2, 1), (2,)], {}, "shapes must be equal"),
+        ("add", [(2,), (3,)], {}, "shapes: expected two equal ones"),
+        ("gate", [(2, 1), (2,)], {}, "shapes: expected two equal ones"),
         ("logsumexp", [()], {}, "at least one axis"),
         ("matmul", [(2, 3), (2, 3)], {"ta": False, "tb": False}, "inner sizes differ"),
         ("matmul", [(3,), (3, 1)], {"ta": False, "tb": False}, "two matrices"),
         ("sum", [(2, 3)], {"start": 1, "stop": 3}, "no axes"),
         ("sum", [(2, 3)], {"start": 1, "stop": 1}, "no axes"),
-        ("broadcast", [(2, 3)], {"start": 1, "sizes": (4,)}, "not 1"),
-        ("broadcast", [(1,)], {"start": 0, "sizes": (4, 2)}, "not 1"),
+        ("broadcast", [(2, 3)], {"start": 1, "sizes": (4,)}, "no axes of length 1"),
+        ("broadcast", [(1,)], {"start": 0, "sizes": (4, 2)}, "no axes of length 1"),
         ("reshape", [(6,)], {"shape": (4,)}, "other size"),
         ("slice", [(6,)], {"start": 2, "stop": 7}, "no elements"),
         ("slice", [(6,)], {"start": 2, "stop": 2}, "no elements"),
         ("slice", [(6, 1)], {"start": 0, "stop": 1}, "no elements"),
         ("pad", [(6,)], {"start": 2, "size": 7}, "does not fit"),
-        ("concat", [(6,), (2, 1)], {}, "needs vectors"),
+        ("concat", [(6,), (2, 1)], {}, "concat: expected vectors"),
     ],
 )
 def test_primitive_refuses_shapes_that_do_not_fit(
@@ -290,3 +291,62 @@ def test_broken_simplification_is_caught(monkeypatch, mutant):
         check_simplified_operations,
         check_factors_of_batch_norm,
     )
+
+
+# --- what kernels cannot do -----------------------------------------------------------
+
+G, W, X = (1, 3, 3, 2), (2, 2, 1, 2), (1, 4, 4, 1)
+
+
+@pytest.mark.parametrize(
+    ("primitive", "shapes", "attributes"),
+    [
+        ("broadcast", [(6, 6)], {"start": -1, "sizes": (1,)}),
+        ("broadcast", [(1,)], {"start": 0, "sizes": (-3,)}),
+        ("broadcast", [(1,)], {"start": 0, "sizes": (2.0,)}),
+        ("full", [], {"shape": (-5,), "number": 7.0}),
+        ("full", [], {"shape": (2,), "number": "7"}),
+        ("scale", [(2,)], {"number": None}),
+        ("pad", [(3,)], {"start": 2.5, "size": 9}),
+        ("pad", [(3,)], {"start": -1, "size": 9}),
+        ("slice", [(3,)], {"start": True, "stop": 2}),
+        ("sum", [(3, 3)], {"start": -1, "stop": 1}),
+        ("reshape", [(6,)], {"shape": (-2, -3)}),
+        ("matmul", [(2, 2), (2, 2)], {"ta": 2, "tb": False}),
+        ("softmax", [()], {}),
+        ("tanh", [(2,), (2,)], {}),
+        ("add", [(2,)], {}),
+        ("concat", [], {}),
+        ("max_gather", [X, X], {"size": 0}),
+        ("max_gather", [X, X], {"size": 1.5}),
+        ("conv", [X, W], {"stride": 0, "padding": (0, 0), "size": (3, 3)}),
+        ("conv", [X, W], {"stride": -1, "padding": (0, 0), "size": (3, 3)}),
+        ("conv", [X, W], {"stride": 1, "padding": (-1, 0), "size": (3, 3)}),
+        ("conv", [X, W], {"stride": 1, "padding": (2, 0), "size": (3, 3)}),
+        ("conv", [X, W], {"stride": 1, "padding": (0, 0), "size": (5, 3)}),
+        ("conv", [X, W], {"stride": 1, "padding": (0, 0), "size": (0, 3)}),
+        ("conv", [X, W], {"stride": 1, "padding": (0,), "size": (3, 3)}),
+        ("conv", [X, W], {"stride": 1, "padding": 0, "size": (3, 3)}),
+        ("conv_input", [G, W], {"stride": 0, "padding": (99, 99), "size": (4, 4)}),
+        ("conv_input", [G, W], {"stride": 1, "padding": (0, 0), "size": (2, 4)}),
+        ("conv_weight", [X, G], {"stride": 1, "padding": (0, 0), "size": (-2, 2)}),
+        ("conv_weight", [X, G], {"stride": 3, "padding": (0, 0), "size": (2, 2)}),
+    ],
+)
+def test_shape_rule_refuses_what_kernels_cannot_do(primitive, shapes, attributes):
+    tape = Tape()
+    arguments = [tape.input(f"x{i}", shape) for i, shape in enumerate(shapes)]
+    with pytest.raises((TypeError, ValueError)):
+        tape.record(primitive, *arguments, **attributes)
+
+
+def test_windows_need_not_be_those_of_same_padding():
+    tape = Tape()
+    x, w = tape.input("x", (1, 5, 5, 1)), tape.input("w", (3, 3, 1, 1))
+    y = tape.record("conv", x, w, stride=1, padding=(2, 0), size=(7, 3))  # FULL, VALID
+    assert y.shape == (1, 7, 3, 1)
+
+
+def test_random_records_are_refused_or_stay_in_their_workspace():
+    results = fuzz_records.fuzz(800)
+    assert results["refused"] > 150 and results["the same"] > 300

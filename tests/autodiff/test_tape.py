@@ -134,11 +134,10 @@ def test_flops_count_live_operations_once():
     assert tape.flops() == 2 * 10 * 4 * 5 + 10 * 5 + 10 * 5
 
 
-def test_tape_imports_nothing_of_the_package():
+def test_tape_imports_nothing_of_the_package_but_checks():
     source = Path(sys.modules[Tape.__module__].__file__).read_text(encoding="utf-8")
-    assert "tinymaml" not in "".join(
-        re.findall(r"^\s*(?:from|import) .*", source, re.M)
-    )
+    imports = re.findall(r"^\s*(?:from|import) (tinymaml\S*)", source, re.M)
+    assert imports == ["tinymaml.checks"]
 
 
 # --- refusals -------------------------------------------------------------------------
@@ -161,17 +160,17 @@ REFUSALS = {
     "input with an empty axis": (
         lambda: Tape().input("x", (2, 0)),
         ValueError,
-        r"input 'x': sizes must be at least 1, got \(2, 0\)",
+        "shape of input 'x': expected at least 1, got 0",
     ),
     "unknown reduction of an output": (
         lambda: vector().tape.output("y", vector(), "max"),
         ValueError,
-        "reduction: expected 'each' or 'sum', got 'max'",
+        "reduction: expected one of each, sum, got 'max'",
     ),
     "output that is no value": (
         lambda: Tape().output("y", np.ones(3)),
         TypeError,
-        "expected a Value of a tape, got ndarray",
+        "value: expected a Value of a tape, got an array",
     ),
     "output of another tape": (
         lambda: Tape().output("y", vector()),
@@ -191,22 +190,22 @@ REFUSALS = {
     "array on the right": (
         lambda: vector() + np.ones(3),
         TypeError,
-        "expected a Value or a number, got ndarray",
+        "operand: expected a Value of a tape, got an array",
     ),
     "array on the left": (
         lambda: np.ones(3) * vector(),
         TypeError,
-        "expected a Value or a number, got ndarray",
+        "operand: expected a Value of a tape, got an array",
     ),
     "array as a divisor": (
         lambda: vector() / np.ones(3),
         TypeError,
-        "expected a Value or a number, got ndarray",
+        "operand: expected a Value of a tape, got an array",
     ),
     "text": (
         lambda: vector() + "1",
         TypeError,
-        "expected a Value or a number, got str",
+        "operand: expected a Value of a tape, got str",
     ),
     "shapes that do not broadcast": (
         lambda: with_itself(lambda v: v + v[0:2]),
@@ -216,12 +215,12 @@ REFUSALS = {
     "rank that does not broadcast": (
         lambda: broadcast_to(vector(), ()),
         ValueError,
-        r"shape \(3,\) does not broadcast to \(\)",
+        r"shape: \(3,\) does not broadcast to \(\)",
     ),
     "product of vectors": (
         lambda: with_itself(lambda v: v @ v),
         ValueError,
-        r"matmul needs two matrices, got \(3,\) and \(3,\)",
+        r"matmul: expected two matrices, got \(3,\) and \(3,\)",
     ),
     "element": (lambda: vector()[0], TypeError, r"vector\[start:stop\] only"),
     "strided slice": (lambda: vector()[::2], TypeError, r"vector\[start:stop\] only"),
@@ -236,7 +235,11 @@ REFUSALS = {
         ValueError,
         r"axis: expected axes of shape \(3,\), got 1",
     ),
-    "other size": (lambda: vector().reshape(2, -1), ValueError, "other size"),
+    "other size": (
+        lambda: vector().reshape(2, -1),
+        ValueError,
+        "reshape: .* other size",
+    ),
 }
 
 
@@ -252,3 +255,189 @@ def test_second_output_of_a_name_is_refused():
     theta.tape.output("y", theta)
     with pytest.raises(ValueError, match="output 'y': the tape already has an output"):
         theta.tape.output("y", theta * 2.0)
+
+
+# --- a Value has no numbers -----------------------------------------------------------
+
+WITHOUT_NUMBERS = {
+    "== number": lambda v: v == 0,
+    "== value": lambda v: v == v,
+    "number ==": lambda v: 0 == v,
+    "array ==": lambda v: np.zeros(3) == v,
+    "!=": lambda v: v != 0,
+    "<": lambda v: v < 0,
+    "<=": lambda v: v <= v,
+    ">": lambda v: v > np.float64(0),
+    ">=": lambda v: v >= 0,
+    "if": lambda v: 1 if v else 0,
+    "not": lambda v: not v,
+    "and": lambda v: v and 1,
+    "or": lambda v: v or 1,
+    "bool": bool,
+    "len": len,
+    "iteration": list,
+    "unpacking": lambda v: [*v],
+    "in a value": lambda v: 0 in v,
+    "in a list": lambda v: v in [v * 2.0],
+    "max": lambda v: max(v, v * 2.0),
+    "float": float,
+    "int": int,
+    "complex": complex,
+    "range": lambda v: range(v),
+    "asarray": np.asarray,
+    "numpy's function": lambda v: np.exp(v),
+}
+
+
+@pytest.mark.parametrize("case", WITHOUT_NUMBERS)
+def test_value_is_not_compared_tested_or_converted(case):
+    with pytest.raises(
+        TypeError, match=r"^Value\(\w+, shape=\(3,\)\): .*Write `a is b`"
+    ):
+        WITHOUT_NUMBERS[case](vector())
+
+
+def test_a_loss_with_a_condition_on_data_is_refused_and_not_silently_wrong():
+    def loss(theta, x, y):
+        return (x * theta - y).sum() * (0.0 if y == 0 else 1.0)
+
+    one = np.ones((1, 1, 1))
+    with pytest.raises(TypeError, match="mask of 0 and 1"):
+        tm.MAML(loss, backend="numpy")(np.ones(1), tm.Tasks(one, one, one, one))
+
+
+def test_value_is_a_key_by_identity():
+    v = vector()
+    assert {v: 1}[v] == 1 and v is v and v in {v} and v in [v]
+
+
+# --- numbers beside a value -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "three",
+    [3, 3.0, np.int64(3), np.float64(3), np.float32(3), np.float16(3)],
+)
+def test_divisor_is_inverted_in_float64(three):
+    tape = Tape()
+    tape.output("quotient", tape.input("x", (1,)) / three)
+    assert run_tape(tape, {"x": np.ones(1)})["quotient"].item() == 1 / 3
+
+
+@pytest.mark.parametrize("zero", [0, 0.0, -0.0, np.float32(0), False])
+def test_division_by_zero_is_refused(zero):
+    with pytest.raises(ValueError, match="divisor: expected another number than 0"):
+        vector() / zero
+
+
+@pytest.mark.parametrize("operator", ["__add__", "__rsub__", "__mul__", "__truediv__"])
+def test_number_that_float64_does_not_hold_is_refused(operator):
+    with pytest.raises(ValueError, match=r"^(operand|factor|divisor): .*below 1.8e308"):
+        getattr(vector(), operator)(10**400)
+
+
+def test_zeros_of_both_signs_are_different_numbers():
+    x = Tape().input("x", (3,))
+    assert (x * 0.0).index != (x * -0.0).index
+    constants = [x.tape.constant(number, (3,)).index for number in (0.0, -0.0)]
+    assert len({*constants}) == 2
+
+
+def test_nan_is_one_number():
+    x = Tape().input("x", (3,))
+    assert (x * float("nan")).index == (x * (float("inf") - float("inf"))).index
+
+
+# --- sizes and axes in the types that users have --------------------------------------
+
+
+@pytest.mark.parametrize(
+    "shape", [((2, -1),), ([2, 3],), (np.array([2, 3]),), (2, 3), (np.int64(2), -1)]
+)
+def test_reshape_takes_sizes_one_by_one_or_together(shape):
+    assert Tape().input("x", (6,)).reshape(*shape).shape == (2, 3)
+
+
+@pytest.mark.parametrize("axis", [np.int64(0), np.int32(-2), [0], (np.int64(0),)])
+def test_sum_takes_numpys_whole_numbers(axis):
+    assert Tape().input("x", (2, 3)).sum(axis=axis).shape == (3,)
+    assert Tape().input("x", (2, 3)).mean(axis=axis).shape == (3,)
+
+
+MISFITS = {
+    "reshape of a fraction": (lambda v: v.reshape(1.5), TypeError, "shape: "),
+    "reshape of nan": (lambda v: v.reshape(float("nan")), TypeError, "shape: "),
+    "reshape of text": (lambda v: v.reshape("3"), TypeError, "shape: "),
+    "two sizes to infer": (lambda v: v.reshape(-1, -1), ValueError, "reshape: "),
+    "negative size": (lambda v: v.reshape(-3), ValueError, "shape: expected at least"),
+    "axis of nan": (lambda v: v.sum(float("nan")), TypeError, "axis: "),
+    "axis of text": (lambda v: v.sum("0"), TypeError, "axis: "),
+    "axis twice": (lambda v: v.sum((0, 0)), ValueError, "axis: expected axes of"),
+    "axis twice, once negative": (lambda v: v.sum((0, -1)), ValueError, "axis: "),
+    "slice of fractions": (lambda v: v[0.5:2], TypeError, "index: "),
+    "slice of a value": (lambda v: v[v:2], TypeError, "index: "),
+    "value @ array": (lambda v: v @ np.ones(3), TypeError, "operand: .*got an array"),
+    "array @ value": (lambda v: np.ones(3) @ v, TypeError, "operand: .*got an array"),
+    "value @ number": (
+        lambda v: v @ 3,
+        TypeError,
+        "operand: .*got int",
+    ),
+    "text / value": (lambda v: "x" / v, TypeError, "operand: .*got str"),
+    "value / text": (lambda v: v / "x", TypeError, "operand: .*got str"),
+    "none": (lambda v: v - None, TypeError, "operand: .*got NoneType"),
+    "constant of text": (lambda v: v.tape.constant("x"), TypeError, "number: "),
+    "constant of a negative size": (
+        lambda v: v.tape.constant(1.0, (-5,)),
+        ValueError,
+        "shape: expected at least 1, got -5",
+    ),
+    "input without a name": (lambda v: v.tape.input(3, (3,)), TypeError, "name: "),
+    "input of no shape": (lambda v: v.tape.input("x", 3), TypeError, "shape of input"),
+    "input per what": (lambda v: v.tape.input("x", (), "no"), TypeError, "per_task: "),
+    "output without a name": (lambda v: v.tape.output([], v), TypeError, "name: "),
+    "unknown primitive": (lambda v: v.tape.record("sin", v), ValueError, "primitive: "),
+    "input recorded": (
+        lambda v: v.tape.record("input"),
+        ValueError,
+        "primitive: an in",
+    ),
+    "no argument": (lambda v: v.tape.record("tanh"), TypeError, ".*missing 1"),
+    "an argument too many": (
+        lambda v: v.tape.record("exp", v, v),
+        TypeError,
+        ".*2 were given",
+    ),
+    "an attribute too many": (
+        lambda v: v.tape.record("add", v, v, start=1),
+        TypeError,
+        ".*start",
+    ),
+    "too large": (
+        lambda v: v.tape.constant(1.0, (2**30, 2**30)),
+        ValueError,
+        "full: expected at most",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MISFITS)
+def test_what_does_not_fit_is_named(case):
+    call, error, message = MISFITS[case]
+    with pytest.raises(error, match=f"^{message}"):
+        call(vector())
+
+
+# --- snapshots ------------------------------------------------------------------------
+
+
+def test_snapshot_does_not_change_with_the_tape():
+    tape = vector().tape
+    theta = tape.value(0)
+    tape.output("y", theta * 2.0)
+    snapshot = tape.snapshot()
+    tape.output("z", tm.tanh(theta))
+    tape.input("x", (2,))
+    assert repr(snapshot) == "Tape of 2 nodes: theta (3,) -> y (3,)"
+    assert tm.tanh(snapshot.value(0)).index == 2  # it can be recorded on, too
+    assert len(tape.nodes) == 4

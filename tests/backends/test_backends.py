@@ -7,8 +7,15 @@ import numpy as np
 import pytest
 
 import tinymaml as tm
+from tests.support.gpu_backends import gpu_backend
 from tests.support.running import BACKENDS, DTYPES, run_tape
 from tinymaml.autodiff.tape import Tape
+from tinymaml.backends import get_backend
+
+
+def backend_named(name):
+    return gpu_backend(name) if name == "stand-in" else get_backend(name)
+
 
 every_backend = pytest.mark.parametrize("backend", BACKENDS)
 
@@ -218,3 +225,52 @@ def test_sums_run_over_all_tasks_once(backend, tasks):
     assert np.array_equal(results["each"], numbers)
     assert results["sum"] == numbers.sum()
     assert results["count"] == tasks
+
+
+# --- what a program is made of --------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", [*BACKENDS, "stand-in"])
+def test_a_program_does_not_change_with_its_tape(backend):
+    tape = Tape()
+    x = tape.input("x", (64,))
+    a = tm.tanh(x)
+    tape.output("d", tm.exp(tm.tanh(tm.exp(a))))
+    program = backend_named(backend).compile(tape, "float64")
+    arrays = {"x": np.linspace(-1, 1, 64)}
+    before = program(arrays)["d"]
+    tape.output("a", a)
+    tape.output("sum", a.sum(), "sum")
+    tape.input("y", (3,))
+    for outputs in (
+        program(arrays),
+        program.bind({})(arrays),
+        program.bind(arrays)({}),
+    ):
+        assert outputs.keys() == {"d"} and np.array_equal(outputs["d"], before)
+
+
+@pytest.mark.parametrize("backend", [*BACKENDS, "stand-in"])
+@pytest.mark.parametrize("first", [0.0, -0.0])
+def test_zeros_keep_their_signs(backend, first):
+    tape = Tape()
+    x = tape.input("x", (3,))
+    for name, zero in (("a", first), ("b", -first)):
+        tape.output(name, 1.0 / (x * zero))
+        tape.output(f"{name} constant", 1.0 / tape.constant(zero, (3,)) + x)
+    outputs = backend_named(backend).compile(tape, "float64")({"x": np.ones(3)})
+    infinity = np.copysign(np.inf, first)
+    for name, array in outputs.items():
+        assert (array == (infinity if name[0] == "a" else -infinity)).all(), name
+
+
+@every_backend
+def test_a_masked_array_is_refused_and_a_matrix_is_an_array(backend):
+    tape = Tape()
+    x = tape.input("x", (2, 2))
+    tape.output("product", x * x)
+    program = backend_named(backend).compile(tape, "float64")
+    with pytest.raises(TypeError, match="x: expected an array of float64, got Masked"):
+        program({"x": np.ma.masked_array(np.ones((2, 2)), [[0, 0], [0, 1]])})
+    matrix = np.array([[1.0, 2.0], [3.0, 4.0]]).view(np.matrix)
+    assert program({"x": matrix})["product"][0].tolist() == [[1.0, 4.0], [9.0, 16.0]]

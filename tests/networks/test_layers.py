@@ -1,12 +1,21 @@
 """Layers and networks: hand-computed cases, the layout of theta, initial values."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 from scipy import stats
 
 import tinymaml as tm
 from tests.support.running import assert_close
-from tinymaml.networks.layers import Layer, he_normal, truncated_normal, xavier_uniform
+from tinymaml.networks.layers import (
+    Layer,
+    he_normal,
+    normal,
+    truncated_normal,
+    xavier_uniform,
+)
 
 LARGE = (200, 300)
 
@@ -219,8 +228,8 @@ def record(network, *shapes):
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: tm.MLP([3]), ValueError, r"sizes: expected inputs and outputs.*\[3\]"),
-        (lambda: tm.MLP([3, 0]), ValueError, "outputs: expected at least 1, got 0"),
+        (lambda: tm.MLP([3]), ValueError, "sizes: expected inputs and outputs"),
+        (lambda: tm.MLP([3, 0]), ValueError, "sizes: expected at least 1, got 0"),
         (lambda: tm.Linear(-1, 2), ValueError, "inputs: expected at least 1, got -1"),
         (
             lambda: tm.MLP([1, 1, 1], "elu"),
@@ -277,4 +286,80 @@ def record(network, *shapes):
 )
 def test_a_bad_argument_is_refused_by_name(call, error, message):
     with pytest.raises(error, match=message):
+        call()
+
+
+# --- networks can be sent and not be changed ------------------------------------------
+
+NETWORKS = {
+    "perceptron": lambda: tm.MLP([2, 4, 1]),
+    "tanh": lambda: tm.MLP([2, 4, 1], "tanh", truncated_normal(0.02)),
+    "normal": lambda: tm.MLP([2, 1], "relu", normal(0.5)),
+    "xavier": lambda: tm.MLP([2, 4, 1], "relu", xavier_uniform()),
+    "omniglot": lambda: tm.OmniglotConv(5, 8, "support", gamma=True),
+    "omniglot-fc": lambda: tm.OmniglotFC(5),
+    "miniimagenet": lambda: tm.MiniImagenetConv(5, 4),
+    "layers": lambda: tm.Network([tm.Flatten(), tm.Linear(2, 2), tm.MeanPool()]),
+}
+
+
+@pytest.mark.parametrize(
+    "copier", [copy.deepcopy, lambda n: pickle.loads(pickle.dumps(n))]
+)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_network_can_be_copied_and_pickled(name, copier):
+    network = NETWORKS[name]()
+    back = copier(network)
+    assert repr(back) == repr(network) and back.layout == network.layout
+    assert np.array_equal(back.init(rng()), network.init(rng()))
+    with pytest.raises(AttributeError, match="^size: "):
+        back.size = 3
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_network_and_its_layers_cannot_be_changed(name):
+    network = NETWORKS[name]()
+    for thing in (network, *network.layers):
+        for attribute in vars(thing):
+            message = f"^{attribute}: a {type(thing).__name__} cannot be changed.*new"
+            with pytest.raises(AttributeError, match=message):
+                setattr(thing, attribute, 0)
+            with pytest.raises(AttributeError, match=message):
+                delattr(thing, attribute)
+    with pytest.raises(TypeError):
+        network.layers[0] = tm.Linear(1, 1)
+
+
+def test_a_layer_of_ones_own_sets_each_attribute_once():
+    class Scale(Layer):
+        def __init__(self, factor):
+            self.factor = factor
+
+        def __call__(self, parameters, x):
+            return x * self.factor
+
+    network = tm.Network([tm.Linear(1, 1), Scale(2.0)])
+    assert network.predict(np.ones(2), np.ones((1, 1))).tolist() == [[4.0]]
+    with pytest.raises(AttributeError, match="^factor: a Scale cannot be changed"):
+        network.layers[1].factor = 3.0
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: tm.MLP(5), "sizes: expected whole numbers, got 5"),
+        (lambda: tm.Network([3]), r"layers: expected a list of layers, got \[3\]"),
+        (lambda: tm.Network(3), "layers: expected a list of layers, got 3"),
+        (lambda: tm.MLP([1, 1]).init(0), "rng: expected a numpy.random.Generator"),
+        (lambda: tm.MLP([1, 1]).vector("0"), "default: expected a number"),
+        (lambda: truncated_normal("1"), "std: expected a number"),
+        (
+            lambda: tm.BatchNorm(3, gamma="no"),
+            "gamma: expected True or False, got 'no'",
+        ),
+        (lambda: tm.Conv2d(1, 1, bias=None), "bias: expected True or False, got None"),
+    ],
+)
+def test_a_bad_type_is_refused_by_name(call, message):
+    with pytest.raises(TypeError, match=f"^{message}"):
         call()

@@ -1,5 +1,6 @@
 """Table 1 as data: the published numbers, the scaling of losses, clipping, accuracy."""
 
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -282,6 +283,54 @@ def test_accuracy_refuses_another_number_of_classes():
     message = r"^y: expected .* logits of shape \(3, 4\), got shape \(3, 5\)"
     with pytest.raises(ValueError, match=message):
         accuracy(np.zeros((3, 4)), np.eye(5)[:3])
+
+
+@given(seed=st.integers(0, 2**16), smoothing=st.floats(0, 0.7))
+def test_accuracy_takes_the_most_probable_class_of_smoothed_labels(seed, smoothing):
+    rng = np.random.default_rng(seed)
+    logits, labels = rng.standard_normal((2, 20, 5)), rng.integers(0, 5, (2, 20))
+    hard = np.eye(5)[labels]
+    soft = (1 - smoothing) * hard + smoothing / 5
+    assert np.array_equal(accuracy(logits, soft), accuracy(logits, hard))
+    single = soft.astype("float32")
+    assert np.array_equal(accuracy(logits, single), accuracy(logits, hard))
+    assert np.array_equal(accuracy(logits, hard > 0), accuracy(logits, hard))
+
+
+@pytest.mark.parametrize(
+    ("y", "error"),
+    [
+        (np.array([0, 1, 2, 0, 1]), ValueError),  # numbers of classes
+        (np.array([0.0, 0.0, 1.0, 0.0, 0.0]), ValueError),  # numbers that look one-hot
+        (np.array([[0, 1, 2, 0, 1]]), ValueError),
+        (np.zeros((5, 5)), ValueError),
+        (np.ones((5, 5)), ValueError),
+        (np.full((5, 5), 0.2), ValueError),  # no class
+        (np.eye(5) * 2 - 0.2, ValueError),
+        (np.eye(5) * np.nan, ValueError),
+        (np.stack([np.eye(5)] * 2), ValueError),  # more tasks than logits
+        (np.ma.masked_array(np.eye(5)), TypeError),
+        (np.eye(5).tolist(), TypeError),
+        (np.eye(5).astype("U"), TypeError),
+        (np.eye(5) * 1j, TypeError),
+    ],
+)
+def test_accuracy_refuses_what_is_no_probability(y, error):
+    with pytest.raises(error, match="^y: expected "):
+        accuracy(np.eye(5), y)
+
+
+# --- sent to another process ----------------------------------------------------------
+
+
+@every_recipe
+def test_recipe_and_its_loss_can_be_pickled(name):
+    recipe = RECIPES[name]
+    assert pickle.loads(pickle.dumps(recipe)) == recipe
+    loss = recipe.maml(recipe.network(), backend="numpy").loss
+    back = pickle.loads(pickle.dumps(loss))
+    assert (back.scaling, back.shots) == (recipe.scaling, recipe.shots)
+    assert repr(back.network) == repr(loss.network)
 
 
 # --- summary --------------------------------------------------------------------------

@@ -114,7 +114,9 @@ def record_step(tape, values, name, first, second, number):
         return a.reshape(*[(a.size,), (1, a.size), (a.size, 1)][number % 3])
     if name in ("slice", "pad", "concat", "accumulate_cotangents"):
         vector = pick_of(values, first, is_vector)
-        return vector and joins(tape, values, name, vector, second, number)
+        if vector is not None:
+            return joins(tape, values, name, vector, second, number)
+        return None
     return products(tape, values, name, first, second, number)
 
 

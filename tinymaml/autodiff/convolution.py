@@ -32,9 +32,9 @@ from math import prod
 
 import numpy as np
 
-from tinymaml.autodiff.primitives import Bilinear, expect
-from tinymaml.autodiff.tape import Array, Primitive, Shape, Value
-from tinymaml.checks import check_sizes
+from tinymaml.autodiff.primitives import Bilinear, expect, whole
+from tinymaml.autodiff.tape import Array, Primitive, Shape, Value, check_values
+from tinymaml.checks import whole_number
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
@@ -104,8 +104,28 @@ def number_of_tasks(*arrays: Array) -> int:
 
 def expect_images(name: str, a: Shape, b: Shape, fit: bool) -> None:
     """Raise ValueError unless both have rank 4 and the sizes that must agree do."""
-    expect(len(a) == len(b) == 4, f"{name} needs two arrays of rank 4, got {a} and {b}")
+    rank_4 = len(a) == len(b) == 4
+    expect(rank_4, f"{name}: expected two arrays of rank 4, got {a} and {b}")
     expect(fit, f"{name}: sizes do not fit, {a} and {b}")
+
+
+def expect_windows_inside(
+    name: str, images: Shape, kernel: Shape, out: Shape, stride: int, padding: Shape
+) -> None:
+    """Raise ValueError unless each window meets a pixel: kernels rely on it.
+
+    images, kernel, out: height and width. An axis of length n is met by the first
+    window if fewer zeros than the kernel's length k stand before it, and by the last
+    window, number m, if this starts before the end.
+    """
+    sizes = *images, *kernel, *out, stride
+    fit = len(sizes) == 7 and whole(*sizes, least=1) and whole(*padding)
+    fit = fit and all(
+        before < k and stride * (m - 1) < n + before
+        for n, k, m, before in zip(images, kernel, out, padding, strict=True)
+    )
+    numbers = f"stride {stride}, padding {padding}, windows {out} of {kernel}"
+    expect(fit, f"{name}: {numbers} do not fit images of {images}")
 
 
 # The attribute `size` of the three primitives is what the shapes of the arguments leave
@@ -120,6 +140,7 @@ class Conv(Bilinear):
 
     def shape(x, w, *, stride, padding, size):
         expect_images("conv", x, w, x[-1:] == w[-2:-1])
+        expect_windows_inside("conv", x[1:3], w[:2], size, stride, padding)
         return (x[0], *size, w[3])
 
     def evaluate(x, w, *, stride, padding, size):
@@ -153,6 +174,7 @@ class ConvInput(Bilinear):
 
     def shape(g, w, *, stride, padding, size):
         expect_images("conv_input", g, w, g[-1:] == w[-1:])
+        expect_windows_inside("conv_input", size, w[:2], g[1:3], stride, padding)
         return (g[0], *size, w[2])
 
     def evaluate(g, w, *, stride, padding, size):
@@ -183,7 +205,8 @@ class ConvWeight(Bilinear):
     name = "conv_weight"
 
     def shape(x, g, *, stride, padding, size):
-        expect_images("conv_weight", x, g, x[0] == g[0])
+        expect_images("conv_weight", x, g, x[:1] == g[:1])
+        expect_windows_inside("conv_weight", x[1:3], size, g[1:3], stride, padding)
         return (*size, x[3], g[3])
 
     def evaluate(x, g, *, stride, padding, size):
@@ -230,7 +253,7 @@ def argmax(x: Array, size: int) -> Array:
 
 def expect_windows(name: str, x: Shape, size: int) -> None:
     """Raise ValueError unless images have at least one whole window."""
-    fit = len(x) == 4 and size >= 1 and min(x[1:3]) >= size
+    fit = len(x) == 4 and whole(size, least=1) and min(x[1:3]) >= size
     expect(fit, f"{name}: no window of {size} by {size} in images of shape {x}")
 
 
@@ -288,10 +311,11 @@ class MaxScatter(Primitive):
 # --- functions of values --------------------------------------------------------------
 
 
-def check_images(shape: Shape) -> None:
-    """Raise ValueError unless this is the shape of images."""
-    if len(shape) != 4:
-        raise ValueError(f"x: expected images (N, H, W, C), got shape {shape}")
+def check_images(x: Value) -> None:
+    """Raise an error unless x is a Value in the shape of images."""
+    check_values(x=x)
+    if len(x.shape) != 4:
+        raise ValueError(f"x: expected images (N, H, W, C), got shape {x.shape}")
 
 
 def conv2d(x: Value, w: Value, stride: int = 1) -> Value:
@@ -300,15 +324,16 @@ def conv2d(x: Value, w: Value, stride: int = 1) -> Value:
     H' = ceil(H / stride). As in every network library this is a correlation: the kernel
     is not flipped.
     """
+    check_values(x=x, w=w)
     if len(w.shape) != 4:
         raise ValueError(f"w: expected a kernel (kh, kw, C, F), got shape {w.shape}")
-    check_images(x.shape)
+    check_images(x)
     if x.shape[3] != w.shape[2]:
         raise ValueError(
             f"x: expected images (N, H, W, C) with {w.shape[2]} channels, "
             f"got shape {x.shape}"
         )
-    check_sizes(stride=stride)
+    stride = whole_number("stride", stride)
     size, padding = zip(
         *(
             same_padding(n, k, stride)
@@ -319,13 +344,13 @@ def conv2d(x: Value, w: Value, stride: int = 1) -> Value:
     return x.tape.record("conv", x, w, stride=stride, padding=padding, size=size)
 
 
-def check_windows(shape: Shape, size: int) -> None:
-    """Raise an error unless images of this shape have a whole window."""
-    check_sizes(size=size)
-    if size > min(shape[1:3]):
+def check_windows(x: Value, size: int) -> None:
+    """Raise an error unless the images x have a whole window."""
+    check_images(x)
+    if whole_number("size", size) > min(x.shape[1:3]):
         raise ValueError(
             f"size: expected at most height and width, got {size} for images of shape "
-            f"{shape}"
+            f"{x.shape}"
         )
 
 
@@ -334,8 +359,7 @@ def max_pool(x: Value, size: int = 2) -> Value:
 
     Rows and columns after the last whole window are left out (VALID padding).
     """
-    check_images(x.shape)
-    check_windows(x.shape, size)
+    check_windows(x, size)
     return x.tape.record("max_gather", x, x, size=size)
 
 
@@ -344,11 +368,11 @@ def mean_pool(x: Value, size: int | None = None) -> Value:
 
     (N, H, W, C) -> (N, H / size, W / size, C), or (N, 1, 1, C).
     """
-    check_images(x.shape)
+    check_images(x)
+    if size is not None:
+        check_windows(x, size)
     n, height, width, channels = x.shape
     rows, columns = (height, width) if size is None else (size, size)
-    if size is not None:
-        check_windows(x.shape, size)
     if height % rows or width % columns:
         raise ValueError(
             f"size: expected a divisor of height and width, got {size} for images of "

@@ -45,7 +45,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from tinymaml.autodiff import functions
-from tinymaml.autodiff.tape import Tape, Value
+from tinymaml.autodiff.tape import Tape, Value, check_values
 
 
 # [autodiff-grad]
@@ -67,24 +67,34 @@ def grad(loss: Value, theta: Value) -> Value:
     >>> run({"a": np.array(3.0)})["gradient"]
     array([24.])
     """
+    found = cotangents(loss, theta)
+    if theta.index in found:
+        return found[theta.index]
+    return theta.tape.constant(0.0, theta.shape)
+
+
+def cotangents(loss: Value, theta: Value) -> dict[int, Value]:
+    """The cotangents of theta and of all nodes through which it acts on the loss."""
     if not isinstance(loss, Value) or loss.size != 1:
         came = getattr(loss, "shape", type(loss).__name__)
         raise ValueError(f"loss: expected one number on a tape, got {came}")
+    check_values(loss=loss, theta=theta)
     tape = loss.tape
     between = _nodes_between(theta, loss)
     # For each node: the contributions to its cotangent that have arrived so far.
     contributions = {loss.index: [tape.constant(1.0, loss.shape)]}
+    complete: dict[int, Value] = {}
     # The walk goes from the end of the tape to the start. All nodes that read a node
     # come after it, so its cotangent is complete when the walk arrives there. With
     # b = a + a; c = b * b at a = 3, node b receives 6 twice, once for each factor, and
     # only then passes on their sum: 12 to each of the two a, 24 in all. An algorithm
     # that passes on the first 6 at once and never returns to b finds 12.
-    for index in range(loss.index, theta.index, -1):
+    for index in range(loss.index, theta.index - 1, -1):
         if index not in contributions:
             continue  # No path from theta to the loss leads here, or its slope is zero.
         # A value that is read several times acts on the loss along several paths, and
         # by the chain rule the derivatives along all paths are summed.
-        g = accumulate_cotangents(tape, contributions.pop(index))
+        complete[index] = g = accumulate_cotangents(tape, contributions.pop(index))
         out = tape.value(index)
         arguments = out.arguments
         for i, argument in enumerate(arguments):
@@ -92,9 +102,7 @@ def grad(loss: Value, theta: Value) -> Value:
                 part = out.primitive.vjp(i, g, out, *arguments, **out.attributes)
                 if part is not None:
                     contributions.setdefault(argument.index, []).append(part)
-    if theta.index not in contributions:
-        return tape.constant(0.0, theta.shape)
-    return accumulate_cotangents(tape, contributions[theta.index])
+    return complete
 
 
 # [/autodiff-grad]
@@ -118,12 +126,12 @@ def jvp(output: Value, theta: Value, v: Value) -> Value:
     >>> run({"a": np.array(3.0), "v": np.array(10.0)})["slope"]
     array([60.])
     """
+    check_values(output=output, theta=theta, v=v)
     if v.shape != theta.shape:
         raise ValueError(
             f"v: expected the shape of theta, {theta.shape}, got {v.shape}"
         )
     tape = output.tape
-    tape.check(v)
     between = _nodes_between(theta, output)
     # Tangents are new nodes, and this dictionary, which assigns them to values, lives
     # as long as this call. If a tangent were stored in the value itself, a nested
@@ -240,7 +248,6 @@ def _nodes_between(theta: Value, output: Value) -> set[int]:
     depend on theta never moves, and one that the output does not read never matters.
     """
     tape = output.tape
-    tape.check(theta)
     dependent = {theta.index}
     for index in range(theta.index + 1, output.index + 1):
         if any(i in dependent for i in tape.nodes[index].arguments):

@@ -9,60 +9,72 @@ as well. Convolution and pooling are in `convolution.py`, losses in `tinymaml.lo
 """
 
 from collections.abc import Sequence
+from typing import Any
 
-from tinymaml.autodiff.tape import Value
+from tinymaml.autodiff.tape import Value, check_values
+from tinymaml.checks import shown
+
+
+def _record(name: str, x: Value, **attributes: Any) -> Value:
+    """The value of a primitive of one argument."""
+    check_values(x=x)
+    return x.tape.record(name, x, **attributes)
 
 
 def broadcast_to(a: Value, shape: Sequence[int]) -> Value:
     """`a` repeated to the shape, by NumPy's rules: see `Value.broadcast_to`."""
+    check_values(a=a)
     return a.broadcast_to(shape)
 
 
 def concatenate(vectors: Sequence[Value]) -> Value:
     """Vectors end to end: (P1,), (P2,), ... -> (P1 + P2 + ...,)."""
-    if len(vectors) == 1:
+    if not isinstance(vectors, Sequence) or not vectors:
+        raise ValueError(f"vectors: expected a list of vectors, got {shown(vectors)}")
+    check_values(**{f"vectors[{i}]": vector for i, vector in enumerate(vectors)})
+    if len(vectors) == 1 and len(vectors[0].shape) == 1:
         return vectors[0]
     return vectors[0].tape.record("concat", *vectors)
 
 
 def relu(x: Value) -> Value:
     """max(x, 0), with slope 0 at 0."""
-    return x.tape.record("relu", x)
+    return _record("relu", x)
 
 
 def exp(x: Value) -> Value:
     """The exponential."""
-    return x.tape.record("exp", x)
+    return _record("exp", x)
 
 
 def log(x: Value) -> Value:
     """The natural logarithm."""
-    return x.tape.record("log", x)
+    return _record("log", x)
 
 
 def tanh(x: Value) -> Value:
     """The hyperbolic tangent."""
-    return x.tape.record("tanh", x)
+    return _record("tanh", x)
 
 
 def reciprocal(x: Value) -> Value:
     """1 / x."""
-    return x.tape.record("reciprocal", x)
+    return _record("reciprocal", x)
 
 
 def rsqrt(x: Value) -> Value:
     """1 / sqrt(x)."""
-    return x.tape.record("rsqrt", x)
+    return _record("rsqrt", x)
 
 
 def logsumexp(x: Value) -> Value:
     """log(sum(exp(x))) over the last axis: (..., C) -> (..., 1)."""
-    return x.tape.record("logsumexp", x)
+    return _record("logsumexp", x)
 
 
 def softmax(x: Value) -> Value:
     """exp(x) / sum(exp(x)) over the last axis: probabilities from logits."""
-    return x.tape.record("softmax", x)
+    return _record("softmax", x)
 
 
 def rematerialise(x: Value) -> Value:
@@ -73,4 +85,5 @@ def rematerialise(x: Value) -> Value:
     rematerialised theta are new nodes, computed a second time where they are needed
     (gradient checkpointing; `maml.py` does it with `recompute=True`).
     """
-    return x.tape.record("rematerialise", x, number=len(x.tape.nodes))
+    check_values(x=x)
+    return _record("rematerialise", x, number=len(x.tape.nodes))

@@ -32,20 +32,32 @@ def expect(condition, message):
         raise ValueError(message)
 
 
+def whole(*numbers, least=0):
+    """Whether all are whole numbers of at least `least`; a bool is none."""
+    return all(type(n) is int and n >= least for n in numbers)
+
+
 def fold(a, shape, factor=1.0):
     """The constant that an operation makes of a constant `a`; None if `a` is none."""
     return None if a.constant is None else a.tape.constant(a.constant * factor, shape)
 
 
 class Elementwise(Primitive):
-    """Primitives whose arguments and result all have one shape."""
+    """Primitives whose result has the shape of their one argument."""
 
-    def shape(*shapes):
-        expect(len(set(shapes)) == 1, f"shapes must be equal, got {shapes}")
-        return shapes[0]
+    def shape(a):
+        return a
 
     def flops(out, *shapes, **attributes):
         return prod(out)
+
+
+class Pairwise(Elementwise):
+    """Primitives of two arguments; both and the result have one shape."""
+
+    def shape(a, b):
+        expect(a == b, f"shapes: expected two equal ones, got {a} and {b}")
+        return a
 
 
 class Linear(Primitive):
@@ -84,6 +96,7 @@ class Full(Primitive):
     name = "full"
 
     def shape(*, shape, number):
+        expect(type(number) is float, f"full: expected a number, got {number!r}")
         return shape
 
     def evaluate(*, shape, number):
@@ -93,7 +106,7 @@ class Full(Primitive):
 # --- arithmetic -----------------------------------------------------------------------
 
 
-class Add(Elementwise):
+class Add(Pairwise):
     """a + b."""
 
     name = "add"
@@ -108,7 +121,7 @@ class Add(Elementwise):
         return t
 
 
-class Sub(Elementwise):
+class Sub(Pairwise):
     """a - b."""
 
     name = "sub"
@@ -123,7 +136,7 @@ class Sub(Elementwise):
         return t if i == 0 else -t
 
 
-class Mul(Elementwise):
+class Mul(Pairwise):
     """a * b, element by element."""
 
     name = "mul"
@@ -144,6 +157,7 @@ class Scale(Elementwise):
     name = "scale"
 
     def shape(a, *, number):
+        expect(type(number) is float, f"scale: expected a number, got {number!r}")
         return a
 
     def evaluate(a, *, number):
@@ -170,7 +184,7 @@ class Scale(Elementwise):
         return fold(a, a.shape, number)
 
 
-class Gate(Elementwise):
+class Gate(Pairwise):
     """a where x > 0, else 0: how a relu passes tangents and cotangents.
 
     The derivative with respect to x is zero, and is taken as zero at the kink too. A
@@ -225,17 +239,19 @@ smooth("rsqrt", lambda a: 1 / np.sqrt(a), lambda t, f, a: t * (f * f * f) * -0.5
 class LogSumExp(Primitive):
     """log(sum(exp(a))) over the last axis, which keeps length 1; its slope is softmax.
 
-    The largest element is subtracted first, so that exp does not overflow.
+    The largest element is subtracted first, so that exp does not overflow; if it is
+    infinite, it is the result.
     """
 
     name = "logsumexp"
 
     def shape(a):
-        expect(len(a) > 0, f"logsumexp needs at least one axis, got shape {a}")
+        expect(len(a) > 0, "logsumexp: expected at least one axis, got shape ()")
         return (*a[:-1], 1)
 
     def evaluate(a):
         top = a.max(axis=-1, keepdims=True)
+        top = np.where(np.isinf(top), top.dtype.type(0), top)  # no inf - inf
         return top + np.log(np.exp(a - top).sum(axis=-1, keepdims=True))
 
     def vjp(i, g, out, a):
@@ -255,6 +271,10 @@ class Softmax(Elementwise):
     """
 
     name = "softmax"
+
+    def shape(a):
+        expect(len(a) > 0, "softmax: expected at least one axis, got shape ()")
+        return a
 
     def evaluate(a):
         e = np.exp(a - a.max(axis=-1, keepdims=True))
@@ -285,7 +305,8 @@ class MatMul(Bilinear):
     name = "matmul"
 
     def shape(a, b, *, ta, tb):
-        expect(len(a) == len(b) == 2, f"matmul needs two matrices, got {a} and {b}")
+        fit = len(a) == len(b) == 2 and type(ta) is type(tb) is bool
+        expect(fit, f"matmul: expected two matrices, got {a} and {b}, {ta=}, {tb=}")
         m, k = a[::-1] if ta else a
         k_b, n = b[::-1] if tb else b
         expect(k == k_b, f"matmul: inner sizes differ, {(m, k)} @ {(k_b, n)}")
@@ -316,9 +337,8 @@ class Sum(Linear):
     name = "sum"
 
     def shape(a, *, start, stop):
-        expect(
-            0 <= start < stop <= len(a), f"sum: no axes {start}..{stop} in shape {a}"
-        )
+        inside = whole(start, stop) and start < stop <= len(a)
+        expect(inside, f"sum: no axes {start}..{stop} in shape {a}")
         return (*a[:start], *(1,) * (stop - start), *a[stop:])
 
     def evaluate(a, *, start, stop):
@@ -346,9 +366,10 @@ class Broadcast(Linear):
     name = "broadcast"
 
     def shape(a, *, start, sizes):
-        stop = start + len(sizes)
-        ones = all(n == 1 for n in a[start:stop])
-        expect(ones and stop <= len(a), f"broadcast: axes {start}..{stop} of {a} not 1")
+        inside = whole(start, *sizes) and start + len(sizes) <= len(a)
+        stop = start + len(sizes) if inside else 0
+        ones = inside and all(n == 1 for n in a[start:stop])
+        expect(ones, f"broadcast: no axes of length 1 from {start} to {sizes} in {a}")
         return (*a[:start], *sizes, *a[stop:])
 
     def evaluate(a, *, start, sizes):
@@ -368,7 +389,7 @@ class Reshape(Linear):
     name = "reshape"
 
     def shape(a, *, shape):
-        same = prod(a) == prod(shape) and all(n > 0 for n in shape)
+        same = whole(*shape, least=1) and prod(a) == prod(shape)
         expect(same, f"reshape: {a} has other size than {shape}")
         return shape
 
@@ -409,7 +430,7 @@ class Slice(Linear):
     name = "slice"
 
     def shape(a, *, start, stop):
-        inside = len(a) == 1 and 0 <= start < stop <= a[0]
+        inside = len(a) == 1 and whole(start, stop) and start < stop <= a[0]
         expect(inside, f"slice: no elements {start}..{stop} in a vector of shape {a}")
         return (stop - start,)
 
@@ -429,7 +450,7 @@ class Pad(Linear):
     name = "pad"
 
     def shape(a, *, start, size):
-        inside = len(a) == 1 and 0 <= start and start + a[0] <= size
+        inside = len(a) == 1 and whole(start, size) and start + a[0] <= size
         expect(inside, f"pad: {a} at {start} does not fit a vector of {size}")
         return (size,)
 
@@ -446,8 +467,8 @@ class Concat(Primitive):
     name = "concat"
 
     def shape(*vectors):
-        fit = all(len(a) == 1 for a in vectors)
-        expect(fit, f"concat needs vectors, got {vectors}")
+        fit = vectors and all(len(a) == 1 for a in vectors)
+        expect(fit, f"concat: expected vectors, got {vectors}")
         return (sum(a[0] for a in vectors),)
 
     def evaluate(*vectors):

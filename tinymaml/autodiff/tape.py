@@ -29,11 +29,14 @@ Left out: control flow that depends on numbers. A tape is one straight line.
 """
 
 from collections.abc import Callable, Collection, Sequence
+from copy import copy
 from math import prod
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tinymaml.checks import check_choice, check_end, plain, real_number, whole_numbers
 
 Shape = tuple[int, ...]
 Array = NDArray[Any]
@@ -161,7 +164,7 @@ class Tape:
         self.nodes: list[Node] = []
         self.inputs: dict[str, Input] = {}
         self.outputs: dict[str, Output] = {}
-        self._index_of: dict[Node, int] = {}
+        self._index_of: dict[str, int] = {}
 
     def __repr__(self) -> str:
         inputs, outputs = (
@@ -177,17 +180,19 @@ class Tape:
         that is `per_task`, such as the examples, comes as an array (T, *shape). Raises
         ValueError when the name is taken or the shape has an empty axis.
         """
+        check_end(name, per_task)
         if name in self.inputs:
             raise ValueError(f"input {name!r}: the tape already has an input so named")
-        if any(int(n) != n or n < 1 for n in shape):
-            raise ValueError(f"input {name!r}: sizes must be at least 1, got {shape}")
-        value = self.record("input", name=name, shape=tuple(int(n) for n in shape))
+        shape = whole_numbers(f"shape of input {name!r}", shape)
+        attributes = ("name", name), ("shape", shape)
+        value = self._append(Node(PRIMITIVES["input"], (), attributes, shape))
         self.inputs[name] = Input(value.index, value.shape, per_task)
         return value
 
     def constant(self, number: float, shape: Sequence[int] = ()) -> "Value":
         """An array of the given shape, filled with one number."""
-        return self.record("full", shape=tuple(shape), number=float(number))
+        number = real_number("number", number)
+        return self.record("full", shape=whole_numbers("shape", shape), number=number)
 
     def output(self, name: str, value: "Value", reduction: str = "each") -> None:
         """Name a value as a result of the tape.
@@ -197,8 +202,8 @@ class Tape:
         meta-gradient of a batch. Raises ValueError when the name is taken or the
         reduction is another word.
         """
-        if reduction not in ("each", "sum"):
-            raise ValueError(f"reduction: expected 'each' or 'sum', got {reduction!r}")
+        check_choice("reduction", reduction, ("each", "sum"))
+        check_end(name)
         if name in self.outputs:
             raise ValueError(
                 f"output {name!r}: the tape already has an output so named"
@@ -209,26 +214,70 @@ class Tape:
         """The value of a primitive, appended to the tape unless it is there already.
 
         The primitive may offer something cheaper with the same value, up to rounding;
-        then this is recorded instead. Raises ValueError for shapes that do not fit.
+        then this is recorded instead. Raises TypeError or ValueError for shapes and
+        attributes that do not fit: nothing is recorded that a kernel could not do.
 
         >>> x = Tape().input("x", (3,))
         >>> x.tape.record("tanh", x).index, x.tape.record("tanh", x).index
         (1, 1)
         """
+        if type(name) is not str or name not in PRIMITIVES:
+            check_choice("primitive", name, PRIMITIVES)
+        if name == "input":
+            raise ValueError("primitive: an input is recorded by `tape.input`")
         primitive = PRIMITIVES[name]
         for argument in arguments:
-            self.check(argument)
+            if type(argument) is not Value or argument.tape is not self:
+                self.check(argument)
+        # Attributes are Python's own numbers, so that equal ones are written alike.
+        attributes = {key: plain(value) for key, value in attributes.items()}
         shape = primitive.shape(*(a.shape for a in arguments), **attributes)
+        # The kernels of a backend check nothing: they go where sizes and attributes
+        # send them. What they could not do is refused here, and by the shape rule.
+        if not all(type(n) is int and n > 0 for n in shape):
+            shape = whole_numbers(name, shape)
+        if prod(shape) > 2**40:  # Sizes and offsets of memory are far from overflow.
+            raise ValueError(f"{name}: expected at most 2**40 elements, got {shape}")
         cheaper = primitive.simplify(*arguments, **attributes)
         if cheaper is not None:
             return cheaper
         indices = tuple(a.index for a in arguments)
         node = Node(primitive, indices, tuple(sorted(attributes.items())), shape)
+        return self._append(node)
+
+    def _append(self, node: Node) -> "Value":
+        """The value of a node, which is appended unless it is on the tape already.
+
+        Inputs come here directly, and everything else through `record`.
+        """
         # A node equal to an earlier one has the same value: the earlier one is used.
-        index = self._index_of.setdefault(node, len(self.nodes))
+        # Nodes are compared as text. As numbers, 0.0 and -0.0 would be equal, and yet
+        # 1 / (x * 0.0) and 1 / (x * -0.0) are infinities of different signs; and a NaN
+        # would not equal itself, so that every product with it would be a new node.
+        key = repr((node.primitive.name, node.arguments, node.attributes))
+        index = self._index_of.setdefault(key, len(self.nodes))
         if index == len(self.nodes):
             self.nodes.append(node)
-        return Value(self, index, shape)
+        return Value(self, index, node.shape)
+
+    def snapshot(self) -> "Tape":
+        """A copy that stays as it is, whatever is recorded on this tape later.
+
+        A backend compiles a snapshot. An output that is named later is therefore not an
+        output of the program. If it were, it would be read from memory in which the
+        program may have stored another value since.
+
+        >>> tape = Tape()
+        >>> x = tape.input("x", (3,))
+        >>> tape.output("y", x + x)
+        >>> snapshot = tape.snapshot()
+        >>> tape.output("z", x * x)
+        >>> snapshot
+        Tape of 2 nodes: x (3,) -> y (3,)
+        """
+        tape = Tape()
+        vars(tape).update({name: copy(part) for name, part in vars(self).items()})
+        return tape
 
     def value(self, index: int) -> "Value":
         """The value that node number `index` computes."""
@@ -236,8 +285,7 @@ class Tape:
 
     def check(self, value: "Value") -> "Value":
         """The value itself, if it lives on this tape; else TypeError or ValueError."""
-        if not isinstance(value, Value):
-            raise TypeError(f"expected a Value of a tape, got {type(value).__name__}")
+        check_values(value=value)
         if value.tape is not self:
             raise ValueError("value: it was recorded on another tape")
         return value
@@ -283,6 +331,25 @@ class Tape:
         return node.primitive.flops(node.shape, *shapes, **dict(node.attributes))
 
 
+def check_values(**values: Any) -> None:
+    """Check that every argument is a Value, and that all are of one tape.
+
+    The functions that a loss is written with call this first, so that an error names
+    their argument and not something inside.
+
+    >>> check_values(x=3)
+    Traceback (most recent call last):
+    TypeError: x: expected a Value of a tape, got int
+    """
+    first, *_ = values.values()
+    for name, value in values.items():
+        if not isinstance(value, Value):
+            came = "an array" if isinstance(value, np.ndarray) else type(value).__name__
+            raise TypeError(f"{name}: expected a Value of a tape, got {came}")
+        if value.tape is not first.tape:
+            raise ValueError(f"{name}: it was recorded on another tape than the rest")
+
+
 class Value:
     """A symbolic array on a tape: a shape, and the index of the node that computes it.
 
@@ -293,6 +360,10 @@ class Value:
     Broadcasting is written out: `matrix + vector` records a reshape and a `broadcast`
     before the `add`. So the derivative of `add` need not know about it: the transpose
     of a broadcast is a sum, and that is what `grad` records where it meets one.
+
+    A value cannot be compared or tested, since it has no numbers while a loss is
+    recorded: `if y == 0:` would take one branch for good, whatever the data. Multiply
+    by a mask of zeros and ones that comes with the data instead.
 
     >>> tape = Tape()
     >>> x, bias = tape.input("x", (5, 3)), tape.input("bias", (3,))
@@ -312,6 +383,24 @@ class Value:
 
     def __repr__(self) -> str:
         return f"Value({self.primitive.name}, shape={self.shape})"
+
+    # Python gives every object a truth, comparisons and, if it has `__getitem__`, an
+    # iteration. Here each of them would look right and be wrong: `y == 0` would be
+    # False for every y, since an object equals only itself, and `if y` would hold for
+    # every y. With __eq__ the hash must be named as well; it stays that of the object,
+    # so that values can be the keys of a dictionary.
+    def _refuse(self, *_: Any) -> NoReturn:
+        raise TypeError(
+            f"{self!r}: a Value has no numbers while a tape is recorded, so it cannot "
+            "be compared, tested, counted, iterated or converted. Write `a is b` for "
+            "the same value, `x.shape[0]` for len(x), tinymaml's functions for NumPy's,"
+            " and multiply by a mask of 0 and 1, given with the data, for a condition"
+        )
+
+    __hash__ = object.__hash__
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __bool__ = _refuse
+    __len__ = __iter__ = __contains__ = _refuse
+    __float__ = __int__ = __complex__ = __index__ = __array__ = _refuse
 
     # --- what the tape knows of a value -----------------------------------------------
 
@@ -364,9 +453,10 @@ class Value:
     def __mul__(self, other: "Value | float") -> "Value":
         """Product, element by element; with a number it is recorded as `scale`."""
         if isinstance(other, NUMBERS):
-            if other == 1:
+            number = real_number("factor", +other)  # True counts as 1.
+            if number == 1:
                 return self
-            return self.tape.record("scale", self, number=float(other))
+            return self.tape.record("scale", self, number=number)
         a, b = self._broadcast_with(other)
         # A product with a constant array is a product with its number, which reads one
         # array instead of two, and none if the number is 1.
@@ -378,7 +468,14 @@ class Value:
     __rmul__ = __mul__
 
     def __truediv__(self, other: "Value | float") -> "Value":
-        return self * (1 / other)
+        if not isinstance(other, NUMBERS):
+            check_values(value=self, operand=other)
+            return self * (1.0 / other)
+        # The number is inverted in float64, whatever its own precision is.
+        divisor = real_number("divisor", +other)
+        if divisor == 0:
+            raise ValueError("divisor: expected another number than 0")
+        return self * (1.0 / divisor)
 
     def __rtruediv__(self, other: float) -> "Value":
         return self.tape.record("reciprocal", self) * other
@@ -387,33 +484,43 @@ class Value:
         return self * -1.0
 
     def __matmul__(self, other: "Value") -> "Value":
+        check_values(value=self, operand=other)
         return self.tape.record("matmul", self, other, ta=False, tb=False)
+
+    __rmatmul__ = __matmul__  # An array on the left is refused like one on the right.
 
     # --- shapes -----------------------------------------------------------------------
 
     def __getitem__(self, window: slice) -> "Value":
         """The elements start:stop of a vector; there is no other indexing."""
-        whole_steps = isinstance(window, slice) and window.step in (None, 1)
-        if not whole_steps or len(self.shape) != 1:
-            raise TypeError("a Value is indexed as vector[start:stop] only")
-        start, stop, _ = window.indices(self.size)
+        try:
+            (length,) = self.shape
+            start, stop, step = window.indices(length)
+        except (AttributeError, TypeError, ValueError):
+            step = 0  # It is no vector or no slice, or the ends are no numbers.
+        if step != 1:
+            raise TypeError("index: a Value is indexed as vector[start:stop] only")
         if (start, stop) == (0, self.size):
             return self
         return self.tape.record("slice", self, start=start, stop=stop)
 
-    def reshape(self, *shape: int) -> "Value":
+    def reshape(self, *shape: int | Sequence[int]) -> "Value":
         """The same elements in the same order; one size may be -1, to be inferred.
+
+        The sizes come one by one or as one tuple.
 
         >>> Tape().input("x", (2, 6)).reshape(3, -1)
         Value(reshape, shape=(3, 4))
         """
-        inferred = self.size // max(-prod(shape), 1)
-        shape = tuple(inferred if n == -1 else n for n in shape)
+        one = len(shape) == 1 and not isinstance(shape[0], int | np.integer)
+        sizes = whole_numbers("shape", shape[0] if one else shape, least=-1)
+        inferred = self.size // max(-prod(sizes), 1)
+        sizes = tuple(inferred if n == -1 else n for n in sizes)
         # The reshape of a reshape reads the original.
         original = self.arguments[0] if self.primitive.name == "reshape" else self
-        if original.shape == shape:
+        if original.shape == sizes:
             return original
-        return self.tape.record("reshape", original, shape=shape)
+        return self.tape.record("reshape", original, shape=sizes)
 
     def broadcast_to(self, shape: Sequence[int]) -> "Value":
         """The value repeated to a shape, by NumPy's rules.
@@ -424,11 +531,11 @@ class Value:
         >>> Tape().input("x", (4, 1)).broadcast_to((2, 4, 3))
         Value(broadcast, shape=(2, 4, 3))
         """
-        shape = tuple(shape)
+        shape = whole_numbers("shape", shape)
         padded = (1,) * (len(shape) - len(self.shape)) + self.shape
         fits = len(padded) == len(shape)
         if not fits or any(n not in (1, m) for n, m in zip(padded, shape, strict=True)):
-            raise ValueError(f"shape {self.shape} does not broadcast to {shape}")
+            raise ValueError(f"shape: {self.shape} does not broadcast to {shape}")
         value = self.reshape(*padded)
         for start, stop in _ranges([i for i, n in enumerate(padded) if n != shape[i]]):
             sizes = shape[start:stop]
@@ -438,9 +545,8 @@ class Value:
     def _broadcast_with(self, other: "Value | float") -> tuple["Value", "Value"]:
         """Both operands in their common shape; a number becomes a constant."""
         if isinstance(other, NUMBERS):
-            return self, self.tape.constant(other, self.shape)
-        if not isinstance(other, Value):
-            raise TypeError(f"expected a Value or a number, got {type(other).__name__}")
+            return self, self.tape.constant(real_number("operand", +other), self.shape)
+        check_values(value=self, operand=other)
         rank = max(len(self.shape), len(other.shape))
         padded = [(1,) * (rank - len(v.shape)) + v.shape for v in (self, other)]
         shape = tuple(m if n == 1 else n for n, m in zip(*padded, strict=True))
@@ -455,11 +561,11 @@ class Value:
         (3,)
         """
         rank = len(self.shape)
-        axes = (
-            range(rank) if axis is None else [axis] if isinstance(axis, int) else axis
-        )
+        axis = range(rank) if axis is None else axis
+        one = isinstance(axis, int | np.integer)
+        axes = whole_numbers("axis", [axis] if one else axis, least=-rank)
         summed = {i + rank if i < 0 else i for i in axes}
-        if not summed <= set(range(rank)):
+        if not summed <= set(range(rank)) or len(summed) < len(axes):
             raise ValueError(f"axis: expected axes of shape {self.shape}, got {axis}")
         total = self
         for start, stop in _ranges(summed):

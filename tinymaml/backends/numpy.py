@@ -52,7 +52,7 @@ class NumpyProgram:
     """One tape, ready to be run in one dtype."""
 
     def __init__(self, tape: Tape, dtype: np.dtype[Any]) -> None:
-        self.tape = tape
+        self.tape = tape = tape.snapshot()
         self.dtype = dtype
         # Nodes on which no output depends are not computed.
         self._live = tape.live()
@@ -89,7 +89,7 @@ class NumpyProgram:
         # nodes too, whose value is given and not computed.
         values: dict[int, Array] = {}
         for name, (index, _, per_task) in self.tape.inputs.items():
-            array = inputs[name]
+            array = np.asarray(inputs[name])  # `*` of np.matrix is another product
             values[index] = array[start:stop] if per_task else array[None]
         with np.errstate(all="ignore"):  # NaN and infinity are results, not accidents
             for index in self._live:

@@ -17,8 +17,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from tinymaml.autodiff import convolution, functions
-from tinymaml.autodiff.tape import Value
-from tinymaml.checks import check_choice, check_sizes
+from tinymaml.autodiff.tape import Value, check_values
+from tinymaml.checks import check_choice, check_flags, check_sizes, real_number
 from tinymaml.networks.layers import (
     Activation,
     Array,
@@ -26,7 +26,7 @@ from tinymaml.networks.layers import (
     Layer,
     Linear,
     Network,
-    check_values,
+    check_network_inputs,
     normal,
     truncated_normal,
     xavier_uniform,
@@ -59,6 +59,7 @@ class Conv2d(Layer):
         initialiser: Initialiser | None = None,
     ) -> None:
         check_sizes(channels=channels, features=features, kernel=kernel, stride=stride)
+        check_flags(bias=bias)
         self.shapes = {"weight": (kernel, kernel, channels, features)}
         if bias:
             self.shapes["bias"] = (features,)
@@ -98,7 +99,8 @@ class BatchNorm(Layer):
     ) -> None:
         check_choice("mode", mode, MODES)
         check_sizes(channels=channels)
-        if not epsilon > 0:
+        check_flags(gamma=gamma)
+        if not real_number("epsilon", epsilon) > 0:
             raise ValueError(f"epsilon: expected more than 0, got {epsilon}")
         self.shapes = {"beta": (channels,)}
         if gamma:
@@ -171,6 +173,9 @@ class Flatten(Layer):
 
     def __call__(self, parameters: Sequence[Value], x: Value) -> Value:
         """x as a matrix."""
+        check_values(x=x)
+        if not x.shape:
+            raise ValueError("x: expected shape (N, ...), got ()")
         return x.reshape(x.shape[0], -1)
 
 
@@ -189,7 +194,7 @@ class ImageNetwork(Network):
 
         Raises TypeError for arrays, which `predict` is for.
         """
-        check_values(theta, x, x_support)
+        check_network_inputs(theta, x, x_support)
         for layer, parameters in self.unpack(theta):
             if isinstance(layer, BatchNorm):
                 x = layer(parameters, x, x_support)

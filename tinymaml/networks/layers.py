@@ -15,20 +15,25 @@ Left out: layers for images, which are in `images.py`; recurrent layers.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from math import prod, sqrt
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
 from tinymaml.autodiff import functions
-from tinymaml.autodiff.tape import Tape, Value
+from tinymaml.autodiff.tape import Tape, Value, check_values
 from tinymaml.backends import get_backend
 from tinymaml.checks import (
     check_arrays,
     check_choice,
     check_dtype,
+    check_generator,
     check_sizes,
     check_theta,
+    real_number,
+    shown,
+    whole_numbers,
 )
 
 Array = np.ndarray[Any, Any]
@@ -38,30 +43,44 @@ ACTIVATIONS = {"relu": functions.relu, "tanh": functions.tanh}
 
 # --- initialisation -------------------------------------------------------------------
 
+# Initialisers are functions of this file, some with an argument filled in, so that a
+# network can be pickled and sent to another process. A function made within another
+# could not.
+
 
 def truncated_normal(std: float = 0.01) -> Initialiser:
     """Normal with standard deviation `std`, cut off at two of them, as the authors do.
 
     Numbers beyond the cut are drawn again, so the variance is 0.774 std^2.
     """
+    return partial(_draw_truncated_normal, real_number("std", std))
 
-    def draw(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
-        array = rng.standard_normal(shape)
-        while (beyond := np.abs(array) > 2).any():
-            array[beyond] = rng.standard_normal(int(beyond.sum()))
-        return std * array
 
-    return draw
+def _draw_truncated_normal(
+    std: float, rng: np.random.Generator, shape: tuple[int, ...]
+) -> Array:
+    array = rng.standard_normal(shape)
+    while (beyond := np.abs(array) > 2).any():
+        array[beyond] = rng.standard_normal(int(beyond.sum()))
+    return std * array
 
 
 def normal(std: float) -> Initialiser:
     """Normal with standard deviation `std`."""
-    return lambda rng, shape: std * rng.standard_normal(shape)
+    return partial(_draw_normal, real_number("std", std))
+
+
+def _draw_normal(std: float, rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    return std * rng.standard_normal(shape)
 
 
 def he_normal() -> Initialiser:
     """Normal with variance 2 / inputs (He et al. 2015), suited to relu."""
-    return lambda rng, shape: rng.standard_normal(shape) * sqrt(2 / prod(shape[:-1]))
+    return _draw_he_normal
+
+
+def _draw_he_normal(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    return rng.standard_normal(shape) * sqrt(2 / prod(shape[:-1]))
 
 
 def xavier_uniform() -> Initialiser:
@@ -70,19 +89,40 @@ def xavier_uniform() -> Initialiser:
     Each input and output channel of a convolution counts once for each pixel of the
     kernel.
     """
+    return _draw_xavier_uniform
 
-    def draw(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
-        *kernel, inputs, outputs = shape
-        bound = sqrt(6 / (prod(kernel) * (inputs + outputs)))
-        return rng.uniform(-1, 1, shape) * bound
 
-    return draw
+def _draw_xavier_uniform(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    *kernel, inputs, outputs = shape
+    bound = sqrt(6 / (prod(kernel) * (inputs + outputs)))
+    return rng.uniform(-1, 1, shape) * bound
 
 
 # --- layers ---------------------------------------------------------------------------
 
 
-class Layer:
+class ReadOnly:
+    """An object whose attributes are set once: a program that was recorded with it
+    would not notice a change.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in vars(self):
+            self._refuse(name)
+        super().__setattr__(name, value)
+
+    def __delattr__(self, name: str) -> NoReturn:
+        self._refuse(name)
+
+    def _refuse(self, name: str) -> NoReturn:
+        kind = type(self).__name__
+        raise AttributeError(
+            f"{name}: a {kind} cannot be changed, because what was recorded with it "
+            f"would not notice; build a new {kind}"
+        )
+
+
+class Layer(ReadOnly):
     """A function of its own parameters and an input; most layers have no parameters.
 
     A layer of your own sets `shapes`, the shape of each parameter by name, and defines
@@ -129,6 +169,7 @@ class Linear(Layer):
 
     def __call__(self, parameters: Sequence[Value], x: Value) -> Value:
         """x W + b."""
+        check_values(x=x)
         weight, bias = parameters
         if len(x.shape) != 2 or x.shape[1] != weight.shape[0]:
             raise ValueError(
@@ -153,7 +194,7 @@ class Activation(Layer):
 # --- networks -------------------------------------------------------------------------
 
 
-class Network:
+class Network(ReadOnly):
     """A sequence of layers, whose parameters lie end to end in one vector theta.
 
     Attributes:
@@ -172,17 +213,21 @@ class Network:
     """
 
     def __init__(self, layers: Sequence[Layer]) -> None:
-        self.layers = list(layers)
+        right = isinstance(layers, Sequence)
+        if not right or not all(isinstance(layer, Layer) for layer in layers):
+            raise TypeError(f"layers: expected a list of layers, got {shown(layers)}")
+        self.layers = tuple(layers)
         self.layout: dict[str, tuple[slice, tuple[int, ...]]] = {}
-        self.size = 0
+        size = 0
         counts: dict[str, int] = {}
         for layer in self.layers:
             kind = type(layer).__name__.lower()
             counts[kind] = counts.get(kind, 0) + 1
             for name, shape in layer.shapes.items():
-                span = slice(self.size, self.size + prod(shape))
+                span = slice(size, size + prod(shape))
                 self.layout[f"{kind}{counts[kind]}.{name}"] = (span, shape)
-                self.size = span.stop
+                size = span.stop
+        self.size = size
 
     def __repr__(self) -> str:
         sizes = [sum(map(prod, layer.shapes.values())) for layer in self.layers]
@@ -196,6 +241,7 @@ class Network:
 
     def init(self, rng: np.random.Generator, dtype: str = "float32") -> Array:
         """Initial parameters theta, shape (size,)."""
+        check_generator(rng)
         # [alg2-line1]
         arrays = [array.ravel() for layer in self.layers for array in layer.init(rng)]
         return np.concatenate([np.zeros(0), *arrays]).astype(check_dtype(dtype))
@@ -209,13 +255,14 @@ class Network:
 
         Raises TypeError for arrays, which `predict` is for.
         """
-        check_values(theta, x, x_support)
+        check_network_inputs(theta, x, x_support)
         for layer, parameters in self.unpack(theta):
             x = layer(parameters, x)
         return x
 
     def unpack(self, theta: Value) -> Iterator[tuple[Layer, list[Value]]]:
         """Each layer with its own parameters, which are slices of theta."""
+        check_values(theta=theta)
         if theta.shape != (self.size,):
             raise ValueError(f"theta: expected shape ({self.size},), got {theta.shape}")
         layout = iter(self.layout.values())
@@ -253,23 +300,24 @@ class Network:
         >>> network.vector(0.0, **{"linear2.weight": 0.1, "linear2.bias": 0.1})
         array([0. , 0. , 0. , 0. , 0.1, 0.1, 0.1], dtype=float32)
         """
+        default = real_number("default", default)
         vector = np.full(self.size, default, dtype=check_dtype(dtype))
         for name, value in values.items():
             check_choice("parameter", name, self.layout)
-            vector[self.layout[name][0]] = value
+            vector[self.layout[name][0]] = real_number(name, value)
         return vector
 
 
-def check_values(theta: Any, x: Any, x_support: Any = None) -> None:
+def check_network_inputs(theta: Any, x: Any, x_support: Any = None) -> None:
     """Check that a network is called with Values, and say what to call with arrays."""
-    for name, value in {"theta": theta, "x": x, "x_support": x_support}.items():
-        if isinstance(value, Value) or (name == "x_support" and value is None):
-            continue
-        came = "an array" if isinstance(value, np.ndarray) else type(value).__name__
-        raise TypeError(
-            f"{name}: expected a Value of a tape, got {came}; for arrays call "
-            "network.predict(theta, x)"
-        )
+    inputs = {"theta": theta, "x": x, "x_support": x_support}
+    if x_support is None:
+        del inputs["x_support"]
+    try:
+        check_values(**inputs)
+    except TypeError as error:
+        call = "for arrays call network.predict(theta, x)"
+        raise TypeError(f"{error}; {call}") from None
 
 
 class MLP(Network):
@@ -288,6 +336,7 @@ class MLP(Network):
         activation: str = "relu",
         initialiser: Initialiser | None = None,
     ) -> None:
+        sizes = whole_numbers("sizes", sizes)
         if len(sizes) < 2:
             raise ValueError(
                 f"sizes: expected inputs and outputs at least, got {sizes}"

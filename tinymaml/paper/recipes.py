@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from tinymaml.autodiff.tape import Value
-from tinymaml.checks import check_choice
+from tinymaml.checks import check_arrays, check_choice
 from tinymaml.learner import MAML
 from tinymaml.losses import cross_entropy
 from tinymaml.networks.images import (
@@ -38,6 +38,22 @@ NETWORKS = {
 }
 SCALINGS = ("per_shot", "mean")
 Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class RecipeLoss:
+    """The cross-entropy of a network, scaled as a recipe says; it can be pickled."""
+
+    network: ImageNetwork
+    scaling: str
+    shots: int
+
+    def __call__(
+        self, theta: Value, x: Value, y: Value, x_support: Value | None = None
+    ) -> Value:
+        """The loss of examples x (N, H, W, C) with classes y (N, ways)."""
+        logits = self.network(theta, x, x_support)
+        return cross_entropy(logits, y, self.scaling, self.shots)
 
 
 @dataclass(frozen=True)
@@ -110,12 +126,7 @@ class Recipe:
         support examples. options: further arguments of `MAML`.
         """
 
-        def loss(
-            theta: Value, x: Value, y: Value, x_support: Value | None = None
-        ) -> Value:
-            logits = network(theta, x, x_support)
-            return cross_entropy(logits, y, self.scaling, self.shots)
-
+        loss = RecipeLoss(network, self.scaling, self.shots)
         return MAML(
             loss,
             network.adapted_only(self.alpha, "float64"),
@@ -150,22 +161,40 @@ class Recipe:
 def accuracy(logits: Array, y: Array) -> Array:
     """The share of examples whose largest logit is their class.
 
-    logits: (..., examples, classes). y: one-hot, in a shape that broadcasts to that of
-    logits. Returns that shape without its last two axes. An example counts as wrong if
-    two classes share the largest logit, or if a logit is NaN.
+    logits: (..., examples, classes). y: one-hot or probabilities, in a shape that
+    broadcasts to that of logits; the class of an example is the most probable one.
+    Returns that shape without its last two axes. An example counts as wrong if two
+    classes share the largest logit, or if a logit is NaN.
+
+    Raises TypeError or ValueError for labels that are numbers of classes, and for
+    anything else that is no probability.
 
     >>> float(accuracy(np.array([[2.0, 1.0], [2.0, 1.0]]), np.eye(2)))
     0.5
     """
-    logits, y = np.asarray(logits), np.asarray(y)
-    if logits.ndim < 2 or y.shape[-1:] != logits.shape[-1:]:
+    check_arrays(logits=logits, y=y)
+    for name, array in {"logits": logits, "y": y}.items():
+        if array.dtype.kind not in "bfiu":
+            raise TypeError(f"{name}: expected real numbers, got {array.dtype}")
+    try:
+        fits = np.broadcast_shapes(y.shape, logits.shape) == logits.shape
+    except ValueError:
+        fits = False
+    if not fits or y.ndim < 2 or y.shape[-1] != logits.shape[-1]:
         raise ValueError(
-            f"y: expected as many classes as logits of shape {logits.shape}, "
-            f"got shape {y.shape}"
+            "y: expected one-hot rows or probabilities, as many classes as in logits "
+            f"of shape {logits.shape}, got shape {y.shape}"
         )
-    y = np.broadcast_to(y, logits.shape)
+    largest = y.max(axis=-1, keepdims=True)
+    one_class = (y == largest).sum(axis=-1) == 1
+    total = y.sum(axis=-1, dtype=float)
+    if not (one_class & (y.min(axis=-1) >= 0) & (abs(total - 1) < 1e-3)).all():
+        raise ValueError(
+            "y: expected probabilities with one largest in each row, which add up to 1"
+        )
+    y = np.broadcast_to(y == largest, logits.shape)
     correct = np.take_along_axis(logits, y.argmax(-1, keepdims=True), axis=-1)
-    others = np.where(y > 0, -np.inf, logits).max(axis=-1, keepdims=True)
+    others = np.where(y, -np.inf, logits).max(axis=-1, keepdims=True)
     return (correct > others)[..., 0].mean(axis=-1)
 
 

@@ -28,6 +28,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from tinymaml.checks import dtype_or_type, is_array
 from tinymaml.files import write_atomically
 
 FORMAT = "tinymaml checkpoint 1"
@@ -136,8 +137,8 @@ def _check_storable(name: str, array: Any) -> np.ndarray:
             f"array name: expected letters, digits and _ . / - and none of {RESERVED}, "
             f"got {name!r}"
         )
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "biufc":
-        kind = getattr(array, "dtype", type(array).__name__)
+    if not is_array(array) or array.dtype.kind not in "biufc":
+        kind = dtype_or_type(array)
         raise TypeError(
             f"array '{name}': expected a NumPy array of numbers, got {kind} "
             "(objects would need pickle)"

@@ -48,8 +48,10 @@ def test_constants_of_one_number_and_size_share_memory():
     assert selection.constant(2.0, 3) == one
     assert selection.constant(2.0, 4) != one
     assert selection.constant(1.0, 3) != one
-    assert list(selection.constants) == [(2.0, 3), (2.0, 4), (1.0, 3)]
-    assert selection.buffer_sizes == [3, 4, 3]
+    assert selection.constant(0.0, 3) != selection.constant(-0.0, 3)
+    numbers = [(number, size) for number, _, size in selection.constants]
+    assert numbers == [(2.0, 3), (2.0, 4), (1.0, 3), (0.0, 3), (-0.0, 3)]
+    assert selection.buffer_sizes == [3, 4, 3, 3, 3]
 
 
 def test_a_result_is_shared_by_all_who_want_it():

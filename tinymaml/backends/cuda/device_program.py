@@ -357,6 +357,7 @@ class DeviceProgram:
     """
 
     def __init__(self, tape: Tape, dtype: np.dtype[Any], device: Device) -> None:
+        tape = tape.snapshot()
         self.tape, self.dtype, self.device = tape, dtype, device
         self.plan = device_plan(tape)
         self._memory: Memory | None = None

@@ -160,6 +160,7 @@ KERNEL logsumexp(whole tasks, TO(out), FROM(x), whole rows, whole n)
     EACH_TASK EACH(r, rows) {
         const real *row = x + task * x_step + r * n;
         real top = largest_of(row, n), total = 0;
+        if (top - top != 0) top = 0;  // it is infinite, or NaN: no inf - inf
         for (int i = 0; i < n; i++) total += exp(row[i] - top);
         out[task * out_step + r] = top + log(total);
     }

@@ -311,6 +311,7 @@ class NumbaProgram:
     __reduce__ = _refuse_to_travel
 
     def __init__(self, tape: Tape, dtype: np.dtype[Any], threads: int) -> None:
+        tape = tape.snapshot()
         self.tape, self.dtype, self.threads = tape, dtype, threads
         self.lock = Lock()
         self.plan = plan = planner.plan(tape)

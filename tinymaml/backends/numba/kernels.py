@@ -381,6 +381,8 @@ def logsumexp(w, args):
         largest = w[x + r * n]
         for i in range(1, n):
             largest = max(largest, w[x + r * n + i])
+        if np.isinf(largest):  # no inf - inf
+            largest = number_like(w, 0)
         total = number_like(w, 0)
         for i in range(n):
             total += np.exp(w[x + r * n + i] - largest)

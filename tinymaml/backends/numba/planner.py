@@ -97,7 +97,7 @@ def place(
     workspace has no room for them. The time is quadratic in the number of buffers.
     """
     tape, views, buffer_sizes = selection.tape, selection.views, selection.buffer_sizes
-    constants = {v.buffer: number for (number, _), v in selection.constants.items()}
+    constants = {v.buffer: number for (number, *_), v in selection.constants.items()}
     inputs = [views[i.node].buffer for i in tape.inputs.values() if i.node in views]
     outputs = [views[output.node].buffer for output in tape.outputs.values()]
     first = np.full(len(buffer_sizes), len(instructions))

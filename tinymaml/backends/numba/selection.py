@@ -15,7 +15,7 @@ Memory is numbered buffers here. Where they lie is decided later, in `planner.py
 """
 
 from collections.abc import Callable, Mapping
-from math import prod
+from math import copysign, prod
 from typing import Any, NamedTuple
 
 from tinymaml.autodiff.convolution import pooled
@@ -56,7 +56,8 @@ class Selection:
         self.instructions: list[Instruction] = []
         self.buffer_sizes: list[int] = []  # in elements
         self.views: dict[int, View] = {}  # of values, by their node
-        self.constants: dict[tuple[float, int], View] = {}  # of (number, size)
+        # of (number, its sign, size): 0.0 == -0.0, and yet they are different numbers
+        self.constants: dict[tuple[float, float, int], View] = {}
         # {(kernel, the view it reads, sizes): its result, for all that need it}
         self.shared_results: dict[tuple[str, View, Shape], View] = {}
 
@@ -73,7 +74,7 @@ class Selection:
 
     def constant(self, number: float, size: int) -> View:
         """Memory filled with one number."""
-        key = number, size
+        key = number, copysign(1.0, number), size
         if key not in self.constants:
             self.constants[key] = self.new_buffer(size)
         return self.constants[key]
