@@ -120,13 +120,14 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
             state = json.loads(members.pop("state").tobytes())
         except CheckpointError as error:
             raise CheckpointError(
-                f"{os.fspath(path)}: expected a whole '{FORMAT}', but {error}"
+                f"{os.fspath(path)}: expected a whole '{FORMAT}', but "
+                f"{str(error)[:300]}"
             ) from None
         # zipfile and numpy answer damaged bytes with a dozen kinds of error.
         except Exception as error:
             raise CheckpointError(
                 f"{os.fspath(path)}: expected a whole '{FORMAT}', got a file that is "
-                f"truncated, damaged or of another kind ({error})"
+                f"truncated, damaged or of another kind ({str(error)[:300]})"
             ) from error
     del members["format"]
     return Checkpoint(members, config, state)
