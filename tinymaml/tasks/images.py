@@ -12,7 +12,6 @@ stand-ins, in `strokes.py`.
 import hashlib
 import json
 import os
-import stat
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -108,12 +107,9 @@ def fingerprint(path: FilePath) -> list[int]:
 
     It comes before every opening of a file, which for a named pipe may take for ever.
     """
-    try:
-        status = os.stat(path)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read ({error})") from error
-    if not stat.S_ISREG(status.st_mode):
-        raise DataError(f"{path}: expected a file, got a pipe, a folder or a device")
+    if not os.path.isfile(path):
+        raise DataError(f"{path}: expected a file, got none, a folder, pipe or device")
+    status = os.stat(path)
     return [status.st_size, status.st_mtime_ns]
 
 

@@ -14,7 +14,7 @@ authors' code and this file have 64 / 16 / 20.
 import csv
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import cache, partial
 from itertools import chain
 from pathlib import Path
@@ -73,7 +73,9 @@ def load(
     listed = {name: _read_list(splits or folder, name) for name in LISTS}
     _check_disjoint(listed)
     files = {name: _find(folder, name, listed[name]) for name in LISTS}
-    _check_distinct(path for split in files.values() for path in chain(*split.values()))
+    paths = Counter(path for split in files.values() for path in chain(*split.values()))
+    if twice := [path.name for path, count in paths.items() if count > 1]:
+        raise DataError(f"expected different images, got twice {abbreviate(twice)}")
     return {name: _load_split(name, files[name]) for name in LISTS}
 
 
@@ -160,13 +162,6 @@ def _check_disjoint(listed: dict[str, dict[str, list[str]]]) -> None:
                 f"{abbreviate(sorted(both))} of {LISTS[split_of[min(both)]]}.csv too"
             )
         split_of |= dict.fromkeys(classes, split)
-
-
-def _check_distinct(paths: Iterable[Path]) -> None:
-    if twice := [path.name for path, count in Counter(paths).items() if count > 1]:
-        raise DataError(
-            f"MiniImagenet: expected different images, got twice {abbreviate(twice)}"
-        )
 
 
 def _find(

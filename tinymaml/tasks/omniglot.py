@@ -281,8 +281,7 @@ def _list_files(folder: Path, part: str, stack: ExitStack) -> list[SourceFile]:
     for depth in range(4):
         for file in (folder / part).glob("*/" * depth + "*.png"):
             name = file.relative_to(folder).as_posix()
-            if not _is_hidden(name):
-                files.append(SourceFile(name, fingerprint(file), partial(FileIO, file)))
+            files.append(SourceFile(name, fingerprint(file), partial(FileIO, file)))
     return files
 
 
