@@ -96,8 +96,8 @@ def test_a_damaged_file_is_refused(tmp_path):
 
 
 def test_damaged_files_end_in_one_error_or_the_right_initialisation():
-    outcomes = run_campaign("initialisations", 40)
-    assert outcomes["one error"] > 0 and outcomes.total() == 40
+    outcomes = run_campaign("initialisations", 60)
+    assert outcomes["one error"] > 0 and outcomes.total() == 60
 
 
 def test_theta_that_is_not_finite_is_refused(tmp_path):

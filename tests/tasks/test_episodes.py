@@ -261,6 +261,8 @@ def test_data_that_would_be_taken_for_others_are_refused():
     pixels = np.full((6, 4, 4), 9, np.uint8)
     refused(TypeError, "images: expected no mask, got a masked array",
             np.ma.masked_array(pixels, mask=False))  # fmt: skip
+    refused(TypeError, "images: expected no mask, got a masked array",
+            [np.ma.masked_array(image, mask=False) for image in pixels])  # fmt: skip
     refused(TypeError, "labels: expected no mask, got a masked array",
             labels=np.ma.masked_array([0, 0, 0, 1, 1, 1], mask=False))  # fmt: skip
     for labels in ([0.0, 0, 0, 1, 1, np.nan], [None] * 3 + ["a"] * 3, [0j] * 6):

@@ -377,9 +377,7 @@ def test_a_named_pipe_is_refused_and_not_waited_for(small, tmp_path, place):
     write_folders(tmp_path)
     (tmp_path / place).unlink(missing_ok=True)
     os.mkfifo(tmp_path / place)
-    with pytest.raises(
-        DataError, match=f"{place}: expected a file, got none, a folder, pipe"
-    ):
+    with pytest.raises(DataError, match=f"{place}: expected a file, got .* pipe"):
         omniglot.load(tmp_path)
 
 

@@ -88,7 +88,8 @@ class Episodes:
     ) -> None:
         check_sizes(ways=ways, shots=shots, queries=queries, tasks=tasks)
         for name, values in (("images", images), ("labels", labels)):
-            if np.ma.isMaskedArray(values):
+            arrays = values if isinstance(values, list | tuple) else [values]
+            if any(map(np.ma.isMaskedArray, arrays)):
                 raise TypeError(f"{name}: expected no mask, got a masked array")
         images = np.asarray(images)
         if images.dtype != np.uint8 and images.dtype.kind != "f":

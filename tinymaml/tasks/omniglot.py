@@ -99,7 +99,10 @@ def load(data: FilePath | None = None, download: bool = False) -> ImageSet:
 
     data: folder, see `find_data`. download: fetch archives that are missing (14 MB).
 
-    Raises DataError: something is missing, damaged or of another size.
+    Drawings are PNG files, dark on white or on nothing. The checksums of archives and
+    of PNG files are verified.
+
+    Raises DataError: something is missing, damaged, of another size or format.
     """
     folder = find_data(data)
     with ExitStack() as stack:
