@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import tinymaml as tm
+from tests.support.damaged_files import run_campaign
 from tinymaml.paper.initialisations import load_initialisation, save_initialisation
 from tinymaml.tasks import omniglot
 from tinymaml.tasks.episodes import Episodes
@@ -92,6 +93,23 @@ def test_a_damaged_file_is_refused(tmp_path):
         (tmp_path / "a.npz").write_bytes(damaged)
         with pytest.raises(CheckpointError):
             load_initialisation(tmp_path / "a.npz")
+
+
+def test_damaged_files_end_in_one_error_or_the_right_initialisation():
+    outcomes = run_campaign("initialisations", 60)
+    assert outcomes["one error"] > 0 and outcomes.total() == 60
+
+
+def test_theta_that_is_not_finite_is_refused(tmp_path):
+    recipe = tm.RECIPES["fc-5w1s"]
+    theta = recipe.network().init(np.random.default_rng(0))
+    config = {"recipe": recipe.name, "scaling": recipe.scaling}
+    theta[7] = np.nan
+    with pytest.raises(ValueError, match="theta: expected finite numbers"):
+        save_initialisation(tmp_path / "a.npz", theta, recipe, {})
+    save_checkpoint(tmp_path / "a.npz", {"theta": theta}, config, {})
+    with pytest.raises(CheckpointError, match="got another .* expected finite numbers"):
+        load_initialisation(tmp_path / "a.npz")
 
 
 def test_an_unknown_name_is_refused_with_all_names():

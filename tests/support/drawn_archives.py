@@ -71,6 +71,10 @@ def own_folders(tmp_path, monkeypatch):
 @pytest.fixture
 def small(monkeypatch, own_folders):
     """The loader expects the five drawn characters instead of the real ones."""
+    expect_drawn_characters(monkeypatch)
+
+
+def expect_drawn_characters(monkeypatch):
     characters = tuple(
         omniglot.Character(character, part, "train", "train")
         for part, characters in CHARACTERS.items()

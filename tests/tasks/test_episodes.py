@@ -257,6 +257,34 @@ def test_arguments_that_cannot_work_are_refused_with_a_reason():
         episodes.fixed(0, 0)
 
 
+def test_data_that_would_be_taken_for_others_are_refused():
+    pixels = np.full((6, 4, 4), 9, np.uint8)
+    refused(TypeError, "images: expected no mask, got a masked array",
+            np.ma.masked_array(pixels, mask=False))  # fmt: skip
+    refused(TypeError, "images: expected no mask, got a masked array",
+            [np.ma.masked_array(image, mask=False) for image in pixels])  # fmt: skip
+    refused(TypeError, "labels: expected no mask, got a masked array",
+            labels=np.ma.masked_array([0, 0, 0, 1, 1, 1], mask=False))  # fmt: skip
+    for labels in ([0.0, 0, 0, 1, 1, np.nan], [None] * 3 + ["a"] * 3, [0j] * 6):
+        refused(TypeError, "labels: expected integers or strings, got",
+                labels=labels)  # fmt: skip
+    refused(TypeError, "labels: expected integers or strings, got object",
+            labels=np.array(["a", "a", "a", "b", "b", np.nan], object))  # fmt: skip
+    for shape in ((6, 0, 4), (6, 4, 4, 0), (0, 4, 4)):
+        refused(ValueError, "images: expected pixels, got none, shape",
+                np.zeros(shape, np.uint8), labels=["x"] * shape[0])  # fmt: skip
+    refused(ValueError, "images: expected uint8 0 .. 255, got only 0 and 1",
+            (pixels.cumsum(-1) > 20).astype(np.uint8))  # fmt: skip
+    refused(TypeError, "dtype: expected float32 or float64, got int64", dtype=int)
+
+
+def test_labels_may_be_strings_in_an_array_of_objects():
+    labels = np.repeat(np.array(["x", "y"], object), 3)
+    images = np.full((6, 4, 4), 9, np.uint8)
+    batch = Episodes(images, labels, ways=2, shots=1, queries=2)(rng())
+    assert batch.y_query.shape == (1, 4, 2)
+
+
 def test_counts_must_be_whole_numbers_and_images_may_be_lists():
     images, labels = np.zeros((60, 8, 8)), np.repeat(np.arange(6), 10)
     for name in ("ways", "shots", "queries", "tasks"):

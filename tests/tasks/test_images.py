@@ -1,12 +1,16 @@
 """Image sets and their cache: whole, verified, or one clear error."""
 
+import io
+import os
 import subprocess
 import sys
 import warnings
 
 import numpy as np
 import pytest
+from PIL import Image, PngImagePlugin
 
+from tests.support.damaged_files import KINDS, run_campaign
 from tests.support.drawn_archives import (
     DRAWINGS,
     cache_files,
@@ -41,6 +45,105 @@ def test_selected_classes_keep_their_images_and_get_new_labels():
     assert part.classes == ("a", "c") and part.source == "Omniglot"
     assert part.images.ravel().tolist() == [0, 2, 3, 5]
     assert part.labels.tolist() == [0, 1, 0, 1]
+
+
+# --- images and folders ---------------------------------------------------------------
+
+INK = np.random.default_rng(0).random((20, 30)) < 0.3
+GREY = np.where(INK, 0, 255).astype(np.uint8)  # dark strokes on white
+
+
+def png(pixels, **options):
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    file = io.BytesIO()
+    image.save(file, "png", **options)
+    return file
+
+
+def palette_of_blacks():
+    image = Image.fromarray(np.where(INK, 0, 1).astype(np.uint8)).convert("P")
+    image.putpalette([0, 0, 0, 0, 0, 0])
+    return image
+
+
+def channels(*values):
+    return np.stack([np.where(INK, *value) for value in values], -1).astype(np.uint8)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize(
+    "file",
+    [
+        png(GREY),
+        png(Image.fromarray(GREY).convert("1")),
+        png(Image.fromarray(GREY).convert("P")),
+        png(channels((0, 255), (0, 255), (0, 255))),
+        png(channels((0, 0), (255, 0))),
+        png(channels((0, 0), (0, 0), (0, 0), (255, 0))),
+        png(np.where(INK, 0, 7).astype(np.uint8), transparency=7),
+        png(channels((0, 7), (0, 8), (0, 9)), transparency=(7, 8, 9)),
+        png(palette_of_blacks(), transparency=1),
+        png(palette_of_blacks(), transparency=b"\xff\x00"),
+    ],
+    ids="L 1 P RGB LA RGBA L+key RGB+key P+key P+alpha".split(),
+)
+def test_dark_strokes_are_read_alike_from_every_kind_of_png(file, mode):
+    pixels = np.asarray(images.read_image(file, "x", mode)).reshape(20, 30, -1)
+    assert (pixels == GREY[..., None]).all()
+
+
+RAMP = np.arange(600).reshape(20, 30)
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 105 105\n%%EndComments\nshowpage\n"
+
+
+@pytest.mark.parametrize(
+    "file, message",
+    [
+        (png((RAMP * 100).astype(np.uint16)), "expected 8 bits for a pixel, got 16"),
+        (png(INK.astype(np.uint8)), r"expected pixels of 0 .. 255, got only 0 and 1"),
+        (
+            png(channels((255, 0), (255, 0))),
+            "expected pixels that show on white",
+        ),
+        (io.BytesIO(EPS), r"not JPEG or PNG \(cannot identify image file\)"),
+        (png(Image.new("1", (9500, 9500))), "expected an image, .* decompression bomb"),
+    ],
+    ids=["16 bits", "0 and 1", "white on nothing", "EPS", "90 million pixels"],
+)
+def test_images_that_would_be_read_wrong_are_refused(file, message):
+    for mode in ("L", "RGB"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # an error without pytest's settings too
+            with pytest.raises(DataError, match=f"^x: .*{message}"):
+                images.read_image(file, "x", mode)
+
+
+def test_no_image_starts_ghostscript(small, tmp_path, monkeypatch):
+    program, proof = tmp_path / "bin" / "gs", tmp_path / "proof"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\necho ran >> {proof}\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    with pytest.raises(DataError, match="got a damaged file or one that is not PNG"):
+        omniglot.load(write_archives(tmp_path, {**DRAWINGS, next(iter(DRAWINGS)): EPS}))
+    assert not proof.exists()
+
+
+def test_an_error_is_one_line_of_bounded_length_whatever_the_names():
+    assert str(DataError("a\nb\r\u2028\udc80: é")) == r"a\nb\r\u2028\udc80: é"
+    assert len(str(DataError("x" * 5000))) < 900
+
+
+def test_a_tilde_is_the_home_folder_and_an_unknown_user_is_no_traceback(
+    small, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("TINYMAML_CACHE", "~/own")
+    write_archives(tmp_path / "data")
+    assert len(omniglot.load("~/data").classes) == 5
+    assert list((tmp_path / "own").iterdir())
+    with pytest.raises(DataError, match="found neither"):
+        omniglot.load("~nobody_of_this_name/data")
 
 
 # --- the cache ------------------------------------------------------------------------
@@ -144,3 +247,28 @@ def test_two_processes_that_build_at_once_both_get_a_whole_cache(tmp_path):
     answers = [process.communicate(timeout=60)[0].split() for process in processes]
     assert answers == [["building", str(50_000 * sum(range(40)))]] * 2
     assert len(cache_files(tmp_path)) == 1
+
+
+def test_a_pipe_in_the_place_of_the_cache_is_one_error(small, tmp_path):
+    omniglot.load(write_archives(tmp_path))
+    [path] = cache_files(tmp_path)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.warns(UserWarning, match="altered cache"):
+        with pytest.raises(DataError, match="cannot use the cache: .* no plain file"):
+            omniglot.load(tmp_path)
+
+
+# --- damaged files --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS.keys() - {"initialisations"}))
+def test_damaged_files_end_in_one_error_or_right_data(kind):
+    outcomes = run_campaign(kind, 25)
+    assert outcomes["one error"] > 0 and outcomes.total() == 25
+
+
+def test_the_campaign_finds_checksums_that_are_not_compared(monkeypatch):
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "verify", lambda image: None)
+    with pytest.raises(AssertionError, match="wrong data in silence"):
+        run_campaign("drawings", 300)

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 
 import numpy as np
 import pytest
@@ -195,3 +196,75 @@ def test_lists_of_other_contents_are_refused(data, rows, message):
 def test_a_file_that_is_no_list_is_refused(data, content):
     (data / "test.csv").write_bytes(content)
     assert "test.csv: expected" in refusal(data)
+
+
+CHANGES = {
+    "CRLF": lambda text: text.replace("\n", "\r\n"),
+    "CR": lambda text: text.replace("\n", "\r"),
+    "byte-order mark": lambda text: "\ufeff" + text,
+    "byte-order mark and quotes": lambda text: "\ufeff" + text.replace(
+        "filename,label", '"filename","label"'
+    ),
+    "blank last lines": lambda text: text + "\n\n",
+    "blank cells": lambda text: text + ",\n , \n",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_lists_of_spreadsheets_and_editors_are_read(data, change):
+    before = miniimagenet.load(data)
+    for name in SIDES.values():
+        path = data / f"{name}.csv"
+        path.write_bytes(change(path.read_text()).encode())
+    after = miniimagenet.load(data)
+    for side, part in before.items():
+        assert np.array_equal(after[side].images, part.images)
+        assert after[side].classes == part.classes
+
+
+@pytest.mark.parametrize("place", ["images/n0300000002.jpg", "val.csv"])
+def test_a_named_pipe_is_refused_and_not_waited_for(data, place):
+    (data / place).unlink()
+    os.mkfifo(data / place)
+    assert f"{data / place}: expected a file, got none, a folder, pipe" in refusal(data)
+
+
+def test_which_of_two_images_is_read_is_decided_by_the_list_and_the_directory(data):
+    """The directories have an order, and in one of them the very name counts."""
+    name, label = ROWS["validation"][0]
+    grey = {"validation": 200, "val": 100}
+    for directory, value in grey.items():
+        (data / directory / label).mkdir(parents=True)
+        image = Image.new("RGB", (84, 84), (value, value, value))
+        image.save(data / directory / label / name)
+
+    def first_pixel():
+        return miniimagenet.load(data)["validation"].images[0, 0, 0, 0]
+
+    (data / "images" / name).unlink()
+    assert abs(int(first_pixel()) - 100) < 3  # val/ comes before validation/
+    for suffix, value in ((".JPEG", 50), (".png", 25)):
+        path = (data / "val" / label / name).with_suffix(suffix)
+        Image.new("RGB", (84, 84), (value, value, value)).save(path)
+    assert abs(int(first_pixel()) - 100) < 3  # the list says .jpg
+    (data / "val" / label / name).unlink()
+    assert abs(int(first_pixel()) - 50) < 3  # .JPEG comes before .png
+
+
+def test_an_image_of_two_classes_is_refused(data):
+    rows = [*TRAIN[:-1], (ROWS["test"][0][0], TRAIN[-1][1])]
+    write_lists(data, ROWS | {"train": rows})
+    assert refusal(data).endswith("different images, got twice 1: n0200000000.jpg")
+
+
+def test_a_label_that_can_be_no_folder_is_one_clear_error(data):
+    long = "n" * 5000
+    rows = [(name, long if label == "n04" else label) for name, label in TRAIN]
+    write_lists(data, ROWS | {"train": [(f"x{name}", c) for name, c in rows]})
+    assert "missing 6: xn0100000000.jpg" in refusal(data)
+
+
+def test_a_tilde_in_splits_is_the_home_folder(data, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_lists(tmp_path / "lists")
+    assert len(miniimagenet.load("~/data", "~/lists")["test"].labels) == 2 * COUNT

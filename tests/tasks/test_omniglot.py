@@ -8,6 +8,8 @@ import gc
 import io
 import os
 import threading
+import tracemalloc
+import zipfile
 from collections import Counter
 from functools import partial
 from hashlib import md5
@@ -180,6 +182,60 @@ def test_the_data_folder_may_be_read_only(small, tmp_path):
     assert sorted((tmp_path / "data").rglob("*")) == before
 
 
+PLACES = [
+    "{part}/{part}/{character}",
+    "omniglot/{part}/{part}/{character}",
+    "omniglot-py/{part}/{character}",
+    "omniglot/omniglot-py/{part}/{character}",
+    "python/{part}/{character}",
+    "omniglot/python/{part}/{character}",
+]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_load_finds_folders_where_programs_unpack_them(small, tmp_path, place):
+    expected = omniglot.load(write_folders(tmp_path / "plain")).images
+    moved = {}
+    for path, encoded in DRAWINGS.items():
+        part, _, rest = path.partition("/")
+        character, _, name = rest.rpartition("/")
+        moved[f"{place.format(part=part, character=character)}/{name}"] = encoded
+    write_folders(tmp_path / "data", moved)
+    assert np.array_equal(omniglot.load(tmp_path / "data").images, expected)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 4])
+def test_load_follows_symbolic_links(small, tmp_path, depth):
+    expected = omniglot.load(write_folders(tmp_path / "real")).images
+    for path in (tmp_path / "real").glob("/".join("*" * depth)):
+        link = tmp_path / "data" / path.relative_to(tmp_path / "real")
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(path)
+    assert np.array_equal(omniglot.load(tmp_path / "data").images, expected)
+
+
+def test_a_circle_of_links_ends(small, tmp_path):
+    write_folders(tmp_path)
+    (tmp_path / "images_background" / "again").symlink_to("..")
+    assert len(omniglot.load(tmp_path).classes) == 5  # nothing more in reach
+    (tmp_path / "images_background" / "same").symlink_to(".")
+    with pytest.raises(DataError, match="not expected"):
+        omniglot.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "rename", [lambda p: p.replace("/", "\\"), lambda p: f"a folder/{p}"]
+)
+def test_load_reads_archives_with_other_paths(small, tmp_path, rename):
+    expected = omniglot.load(write_archives(tmp_path / "plain")).images
+    for part in CHARACTERS:
+        with zipfile.ZipFile(tmp_path / f"{part}.zip", "w") as archive:
+            for path, encoded in DRAWINGS.items():
+                if path.startswith(part):
+                    archive.writestr(rename(path), encoded)
+    assert np.array_equal(omniglot.load(tmp_path).images, expected)
+
+
 # --- what is missing or damaged -------------------------------------------------------
 
 
@@ -253,6 +309,76 @@ def test_an_archive_with_wrong_bytes_inside_is_refused(small, tmp_path):
     ):
         omniglot.load(tmp_path)
     assert not cache_files(tmp_path)
+
+
+def set_bytes(at, *numbers, local=None):
+    """A change of the first header of an archive's directory, and of a local header."""
+
+    def change(archive):
+        for signature, start in ((b"PK\1\2", at), (b"PK\3\4", local)):
+            if start is not None:
+                start += archive.index(signature)
+                archive[start : start + len(numbers)] = bytes(numbers)
+
+    return change
+
+
+CHANGES = {
+    "encrypted": (set_bytes(8, 1, local=6), "cannot be read .* encrypted"),
+    "deflate64": (set_bytes(10, 9, 0, local=8), "its compression is not deflate"),
+    "bzip2": (set_bytes(10, 12, 0, local=8), "its compression is not deflate"),
+    "zstandard": (set_bytes(10, 93, 0, local=8), "its compression is not deflate"),
+    "version 9.9": (set_bytes(6, 99), "zip file version 9.9"),
+    "no UTF-8": (set_bytes(9, 8), "cannot be read .* header"),
+    "more bytes than there are": (
+        set_bytes(20, *(240, 255, 255, 255, 240, 255, 255, 0)),
+        "cannot be read",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_an_archive_that_zipfile_cannot_read_is_one_clear_error(small, tmp_path, name):
+    change, message = CHANGES[name]
+    if name == "no UTF-8":  # the names are told to be UTF-8, and are not
+        original = change
+
+        def change(archive):
+            original(archive)
+            archive[archive.index(b"PK\1\2") + 46] = 255
+
+        message = "expected a zip archive, .* can't decode"
+    path = write_archives(tmp_path) / "images_background.zip"
+    archive = bytearray(path.read_bytes())
+    change(archive)
+    path.write_bytes(archive)
+    with pytest.raises(DataError, match=message):
+        omniglot.load(tmp_path)
+
+
+def test_an_archive_that_unpacks_to_far_more_is_refused_in_little_memory(
+    small, tmp_path
+):
+    path = write_archives(tmp_path, without("Drawn/character01/0042_01"))
+    path /= "images_background.zip"
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(
+            "images_background/Drawn/character01/0042_01.png", bytes(10**8)
+        )
+    tracemalloc.start()
+    with pytest.raises(DataError, match="expected at most 131072 bytes, got more"):
+        omniglot.load(tmp_path)
+    assert tracemalloc.get_traced_memory()[1] < 5e6
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("place", [ODD, "images_background.zip"])
+def test_a_named_pipe_is_refused_and_not_waited_for(small, tmp_path, place):
+    write_folders(tmp_path)
+    (tmp_path / place).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / place)
+    with pytest.raises(DataError, match=f"{place}: expected a file, got .* pipe"):
+        omniglot.load(tmp_path)
 
 
 # --- downloads ------------------------------------------------------------------------

@@ -55,9 +55,10 @@ def save_initialisation(
 ) -> None:
     """Write theta (P,) with its recipe and facts (JSON values), whole or not at all.
 
-    Raises ValueError or TypeError if theta does not fit the network of the recipe.
+    Raises ValueError or TypeError if theta does not fit the network of the recipe or
+    is not finite.
     """
-    check_theta(theta, recipe.network().size, finite=False)
+    check_theta(theta, recipe.network().size)
     config = {"recipe": recipe.name, "scaling": recipe.scaling}
     save_checkpoint(path, {"theta": theta}, config, facts)
 
@@ -73,13 +74,14 @@ def load_initialisation(path: str | os.PathLike[str]) -> Initialisation:
         name, scaling = (checkpoint.config[key] for key in ("recipe", "scaling"))
         recipe = RECIPES[name].scaled(scaling)
         theta, network = checkpoint.arrays["theta"], recipe.network()
-        check_theta(theta, network.size, finite=False)
+        check_theta(theta, network.size)
+        facts = dict(checkpoint.state)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{os.fspath(path)}: expected an initialisation, got another checkpoint "
-            f"({error})"
+            f"({str(error)[:300]})"
         ) from None
-    return Initialisation(theta, recipe, network, dict(checkpoint.state))
+    return Initialisation(theta, recipe, network, facts)
 
 
 def pretrained(name: str) -> Initialisation:

@@ -59,9 +59,11 @@ class Episodes:
         dtype: float32 or float64, of images and one-hot labels.
 
     Raises:
-        TypeError: the images are neither uint8 nor floating, or the dtype is another.
-        ValueError: shapes do not fit; there are fewer than N classes; a class has fewer
-            than K + queries images; images to be rotated are not square.
+        TypeError: the images are neither uint8 nor floating, the labels are neither
+            integers nor strings, an array is masked, or the dtype is another.
+        ValueError: shapes do not fit; there are no pixels, or uint8 pixels of 0 and 1
+            only; there are fewer than N classes; a class has fewer than K + queries
+            images; images to be rotated are not square.
 
     >>> images, labels = np.zeros((60, 8, 8), np.uint8), np.repeat(np.arange(6), 10)
     >>> episodes = Episodes(images, labels, ways=5, shots=1, queries=3, tasks=4)
@@ -85,6 +87,10 @@ class Episodes:
         dtype: str = "float32",
     ) -> None:
         check_sizes(ways=ways, shots=shots, queries=queries, tasks=tasks)
+        for name, values in (("images", images), ("labels", labels)):
+            arrays = values if isinstance(values, list | tuple) else [values]
+            if any(map(np.ma.isMaskedArray, arrays)):
+                raise TypeError(f"{name}: expected no mask, got a masked array")
         images = np.asarray(images)
         if images.dtype != np.uint8 and images.dtype.kind != "f":
             raise TypeError(
@@ -94,6 +100,12 @@ class Episodes:
             raise ValueError(
                 f"images: expected shape (M, H, W) or (M, H, W, C), got {images.shape}"
             )
+        if images.size == 0:
+            raise ValueError(f"images: expected pixels, got none, shape {images.shape}")
+        # The first image normally ends this search.
+        if images.dtype == np.uint8 and not any(image.max() > 1 for image in images):
+            if images.any():
+                raise ValueError("images: expected uint8 0 .. 255, got only 0 and 1")
         if rotations and images.shape[1] != images.shape[2]:
             raise ValueError(
                 f"rotations: expected square images, got {images.shape[1:3]}"
@@ -105,6 +117,9 @@ class Episodes:
                 f"labels: expected one for each of {len(images)} images, "
                 f"got shape {labels.shape}"
             )
+        strings = labels.dtype == object and all(isinstance(s, str) for s in labels)
+        if labels.dtype.kind not in "biuSU" and not strings:
+            raise TypeError(f"labels: expected integers or strings, got {labels.dtype}")
         # Class c owns the images order[starts[c] : starts[c] + counts[c]].
         self._order = np.argsort(labels, kind="stable")
         classes, self._starts, self._counts = np.unique(

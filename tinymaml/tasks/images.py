@@ -30,6 +30,11 @@ STANDIN = "procedural stand-in"
 class DataError(ValueError):
     """Data are missing, damaged or unexpected; the message says which and where."""
 
+    def __init__(self, text: str) -> None:
+        # Names of files may hold line breaks or be endless, but an error is one line.
+        text = text if len(text) < 900 else f"{text[:500]} ... {text[-300:]}"
+        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in text))
+
 
 class ImageSet(NamedTuple):
     """Labelled images and where they come from.
@@ -65,23 +70,25 @@ class ImageSet(NamedTuple):
 def cache_folder() -> Path:
     """The folder of caches and downloads: $TINYMAML_CACHE, or the user's own one."""
     if folder := os.environ.get("TINYMAML_CACHE"):
-        return Path(folder).expanduser()
+        return Path(os.path.expanduser(folder))
     import platformdirs  # only users without TINYMAML_CACHE need it
 
     return Path(platformdirs.user_cache_dir("tinymaml"))
 
 
-def data_folder(data: FilePath | None, name: str, parts: Collection[str]) -> Path:
+def data_folder(data: FilePath | None, names: list[str], parts: list[str]) -> Path:
     """The folder of a data set, in `data`, $TINYMAML_DATA or the cache folder.
 
-    The first of the three that is given counts. It is the data set's folder itself if
-    one of `parts` is in it, otherwise its subfolder `name` is.
+    The first of the three that is given counts. The data set is in this folder or one
+    of its subfolders `names`: the first place that has one of `parts`. If none has, the
+    result is the first subfolder, which need not exist.
     """
-    folder = Path(
-        data or os.environ.get("TINYMAML_DATA") or cache_folder()
-    ).expanduser()
-    is_data_set = any((folder / part).exists() for part in parts)
-    return folder if is_data_set else folder / name
+    given = data or os.environ.get("TINYMAML_DATA") or cache_folder()
+    folder = Path(os.path.expanduser(given))
+    for place in (folder, *(folder / name for name in names)):
+        if any(os.path.exists(place / part) for part in parts):
+            return place
+    return folder / names[0]
 
 
 def abbreviate(names: Iterable[str]) -> str:
@@ -95,18 +102,65 @@ def abbreviate(names: Iterable[str]) -> str:
     return f"{len(names)}: {', '.join(names[:5])}{more}"
 
 
-def read_image(file: FilePath | IO[bytes], name: str, mode: str) -> Image.Image:
-    """An image in `mode`, "L" for grey or "RGB"; DataError if the file is damaged.
+def fingerprint(path: FilePath) -> list[int]:
+    """The size and date of a file; DataError if it is missing, or a pipe or folder.
 
-    name: what the message calls the file.
+    It comes before every opening of a file, which for a named pipe may take for ever.
+    """
+    if not os.path.isfile(path):
+        raise DataError(f"{path}: expected a file, got none, a folder, pipe or device")
+    status = os.stat(path)
+    return [status.st_size, status.st_mtime_ns]
+
+
+def read_image(
+    file: FilePath | IO[bytes],
+    name: str,
+    mode: str,
+    formats: tuple[str, ...] = ("JPEG", "PNG"),
+    size: tuple[int, int] | None = None,
+) -> Image.Image:
+    """An image in `mode`, "L" for grey or "RGB", on white where it is transparent.
+
+    name: what a message calls the file. formats: the formats that are expected, by
+    Pillow's names. size: the width and height that are expected.
+
+    Raises DataError: the file is damaged, or of another format or size, or its pixels
+    are not in 0 .. 255. The checksums of a PNG are verified; a JPEG has none.
     """
     try:
-        with Image.open(file) as image:
-            return image.convert(mode)
+        with warnings.catch_warnings():
+            # Below twice this size Pillow warns only.
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            # All of Pillow's formats would include EPS, which runs Ghostscript.
+            with Image.open(file, formats=formats) as image:
+                if size not in (None, image.size):
+                    expected, got = (f"{w} x {h} pixels" for w, h in (size, image.size))
+                    raise DataError(f"{name}: expected {expected}, got {got}")
+                # convert() would clip 16 bits to 8 bits, or cut them off.
+                if "16" in str(image.tile[0][3]):
+                    raise DataError(f"{name}: expected 8 bits for a pixel, got 16")
+                image.verify()  # reads checksums, which decoding does not, and closes
+            with Image.open(file, formats=formats) as image:
+                is_png, pixels = image.format == "PNG", image.convert()
+            if is_transparent := pixels.has_transparency_data:
+                white = Image.new("RGBA", pixels.size, "white")
+                pixels = Image.alpha_composite(white, pixels.convert("RGBA"))
+            pixels = pixels.convert(mode)
+    except DataError:
+        raise
     # Pillow raises several kinds of error for damaged bytes.
     except Exception as error:
-        message = f"{name}: expected an image, got a damaged file ({error})"
-        raise DataError(message) from error
+        # The text may end with the address of a buffer.
+        raise DataError(
+            f"{name}: expected an image, got a damaged file or one that is not "
+            f"{' or '.join(formats)} ({str(error).partition(' <')[0]})"
+        ) from error
+    if is_png and np.asarray(pixels).max() == 1:
+        raise DataError(f"{name}: expected pixels of 0 .. 255, got only 0 and 1")
+    if is_transparent and np.asarray(pixels).min() == 255:
+        raise DataError(f"{name}: expected pixels that show on white, got none")
+    return pixels
 
 
 def load_cached(
@@ -128,12 +182,12 @@ def load_cached(
 
     Raises DataError if the cache folder cannot be written, and what `build` raises.
     """
-    key = hashlib.sha256(json.dumps([1, source, list(shape)]).encode()).hexdigest()
+    key = hashlib.sha256(json.dumps([2, source, list(shape)]).encode()).hexdigest()
     path = cache_folder() / f"{name}-{key[:16]}.npy"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():
-            if _is_valid(path, tuple(shape)):
+            if path.is_file() and _is_valid(path, tuple(shape)):
                 return np.load(path, mmap_mode="r", allow_pickle=False)
             warnings.warn(
                 f"{path}: truncated or altered cache; building it again", stacklevel=3

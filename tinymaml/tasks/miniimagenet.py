@@ -12,8 +12,11 @@ authors' code and this file have 64 / 16 / 20.
 """
 
 import csv
+import os
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache, partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +31,7 @@ from tinymaml.tasks.images import (
     ImageSet,
     abbreviate,
     data_folder,
+    fingerprint,
     load_cached,
     read_image,
 )
@@ -37,6 +41,7 @@ SIZE = 84  # pixels along an edge
 LISTS = {"train": "train", "validation": "val", "test": "test"}  # names of csv files
 CLASSES = {"train": 64, "validation": 16, "test": 20}
 IMAGES = 600  # of each class
+SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 def load(
@@ -50,14 +55,16 @@ def load(
 
     data: the folder of the images, or one with a subfolder "miniimagenet"; by default
         $TINYMAML_DATA. An image is looked for in images/, train|val|test/<class>/,
-        <class>/ and the folder itself; it may be a .png or .jpeg file as well.
+        <class>/ and the folder itself, in this order; it may be a .png or .jpeg file as
+        well. The checksums of a .png are verified, a .jpeg has none.
     splits: the folder of train.csv, val.csv and test.csv; by default the folder of the
-        images. Each file has lines `filename,label` under that heading.
+        images. Each file has lines `filename,label` under that heading; a byte-order
+        mark and blank lines do no harm.
 
     Raises DataError: something is missing, damaged or listed in other numbers.
     """
     lists = [f"{name}.csv" for name in LISTS.values()]
-    folder = data_folder(data, "miniimagenet", [*lists, "images", *LISTS.values()])
+    folder = data_folder(data, ["miniimagenet"], [*lists, "images", *LISTS.values()])
     if not folder.is_dir():  # a bare folder of images or classes, or nothing
         folder = folder.parent
     if not folder.is_dir():
@@ -65,9 +72,12 @@ def load(
             f"MiniImagenet: expected a folder of images, but {folder} does not exist; "
             "name it with --data or TINYMAML_DATA"
         )
-    listed = {name: _read_list(Path(splits or folder), name) for name in LISTS}
+    listed = {name: _read_list(splits or folder, name) for name in LISTS}
     _check_disjoint(listed)
     files = {name: _find(folder, name, listed[name]) for name in LISTS}
+    paths = Counter(path for split in files.values() for path in chain(*split.values()))
+    if twice := [path.name for path, count in paths.items() if count > 1]:
+        raise DataError(f"expected different images, got twice {abbreviate(twice)}")
     return {name: _load_split(name, files[name]) for name in LISTS}
 
 
@@ -107,16 +117,18 @@ def _draw_class(rng: np.random.Generator, images: int) -> Iterator[Array]:
 # --- reading the source ---------------------------------------------------------------
 
 
-def _read_list(folder: Path, split: str) -> dict[str, list[str]]:
+def _read_list(folder: FilePath, split: str) -> dict[str, list[str]]:
     """The file names of each class from one csv file, both sorted.
 
     Raises DataError unless the list has the published number of classes and images.
     """
-    path = folder / f"{LISTS[split]}.csv"
+    path = Path(os.path.expanduser(folder), f"{LISTS[split]}.csv")
     try:
-        with open(path, encoding="utf-8", newline="") as file:
-            rows = list(csv.reader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        fingerprint(path)
+        # Spreadsheets write a byte-order mark, and editors blank last lines.
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            rows = [row for row in csv.reader(file) if any(map(str.strip, row))]
+    except (OSError, ValueError, csv.Error) as error:
         raise DataError(
             f"{path}: expected a list of MiniImagenet's images, but {error}; put "
             "train.csv, val.csv and test.csv there, or name their folder with splits="
@@ -161,26 +173,25 @@ def _find(
 
     @cache
     def images_in(directory: Path) -> dict[str, Path]:
-        if not directory.is_dir():
+        if not os.path.isdir(directory):
             return {}
-        return {
-            path.stem: path
-            for path in directory.iterdir()
-            if path.suffix.lower() in (".jpg", ".jpeg", ".png")
-        }
+        paths = sorted(directory.iterdir(), reverse=True)
+        paths = [path for path in paths if path.suffix.lower() in SUFFIXES]
+        return {path.stem: path for path in paths} | {path.name: path for path in paths}
 
     missing: list[str] = []
     files: dict[str, list[Path]] = {label: [] for label in classes}
     for label, names in classes.items():
         directories = [
             folder / "images",
-            *(folder / side / label for side in {LISTS[split], split}),
+            *(folder / side / label for side in (LISTS[split], split)),
             folder / label,
             folder,
         ]
         for name in names:
-            stem = Path(name).stem
-            paths = [images_in(d)[stem] for d in directories if stem in images_in(d)]
+            # The first directory counts, and in it the very name that is listed.
+            keys = (Path(name).name, Path(name).stem)
+            paths = [p for d in directories for k in keys if (p := images_in(d).get(k))]
             files[label] += paths[:1]
             missing += [] if paths else [name]
     if missing:
@@ -194,10 +205,10 @@ def _find(
 
 def _load_split(split: str, files: dict[str, list[Path]]) -> ImageSet:
     paths = [path for label in files for path in files[label]]
-    statuses = [path.stat() for path in paths]
+    stems, fingerprints = [p.stem for p in paths], [fingerprint(p) for p in paths]
     images = load_cached(
         f"miniimagenet-{split}",
-        [[path.stem for path in paths], [(s.st_size, s.st_mtime_ns) for s in statuses]],
+        [stems, fingerprints],
         (len(paths), SIZE, SIZE, 3),
         partial(_decode, split, paths),
     )

@@ -18,7 +18,6 @@ from seed 2017, and it is in `omniglot_split.csv`.
 import csv
 import sys
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cache, partial
@@ -39,6 +38,7 @@ from tinymaml.tasks.images import (
     ImageSet,
     abbreviate,
     data_folder,
+    fingerprint,
     load_cached,
     read_image,
 )
@@ -47,12 +47,16 @@ from tinymaml.tasks.strokes import draw, sample_strokes
 DRAWINGS = 20
 NUMBERS = tuple(f"{number:02}" for number in range(1, DRAWINGS + 1))
 SIZE, SMALL = 105, 28  # pixels along an edge, in the archives and here
+LIMIT = 1 << 17  # bytes of a drawing's file, which normally has some 200
 URL = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python/"
 ARCHIVES = {  # file names and published MD5 checksums
     "images_background.zip": "68d2efa1b9178cc56df9314c21c6e718",
     "images_evaluation.zip": "6b91aef0f799c5bb55b94e3f2daec811",
 }
 PARTS = ("images_background", "images_evaluation")
+# Where they may be in the folder that the user names: torchvision and a clone of the
+# repository have them deeper.
+SUBFOLDERS = "omniglot omniglot-py python omniglot/omniglot-py omniglot/python".split()
 SEED = 2017
 STANDIN_ALPHABETS = 10
 
@@ -77,10 +81,12 @@ def characters() -> tuple[Character, ...]:
 def find_data(data: FilePath | None = None) -> Path:
     """The folder of the archives, in `data`, $TINYMAML_DATA or the user's cache folder.
 
-    The first of the three that is given counts. If an archive or an unpacked folder is
-    in it, it is the result, otherwise its subfolder "omniglot", which need not exist.
+    The first of the three that is given counts. The result is this folder, or a
+    subfolder as torchvision (omniglot-py) or a clone of the repository (python) has it,
+    if an archive or an unpacked folder is there, and otherwise its subfolder
+    "omniglot", which need not exist.
     """
-    return data_folder(data, "omniglot", [*PARTS, *ARCHIVES])
+    return data_folder(data, SUBFOLDERS, [*PARTS, *ARCHIVES])
 
 
 def load(data: FilePath | None = None, download: bool = False) -> ImageSet:
@@ -93,7 +99,10 @@ def load(data: FilePath | None = None, download: bool = False) -> ImageSet:
 
     data: folder, see `find_data`. download: fetch archives that are missing (14 MB).
 
-    Raises DataError: something is missing, damaged or of another size.
+    Drawings are PNG files, dark on white or on nothing. The checksums of archives and
+    of PNG files are verified.
+
+    Raises DataError: something is missing, damaged, of another size or format.
     """
     folder = find_data(data)
     with ExitStack() as stack:
@@ -244,16 +253,25 @@ def _list_files(folder: Path, part: str, stack: ExitStack) -> list[SourceFile]:
     """All files of a part, from its archive if it is there, or its unpacked folder."""
     path = folder / f"{part}.zip"
     if path.exists():
+        fingerprint(path)
         try:
             archive = stack.enter_context(zipfile.ZipFile(path))
-        except (zipfile.BadZipFile, OSError) as error:
+            # zipfile reads other methods without a limit, or not at all.
+            if {m.compress_type for m in archive.infolist()} - {
+                0,
+                zipfile.ZIP_DEFLATED,
+            }:
+                raise zipfile.BadZipFile("its compression is not deflate")
+        # zipfile raises many kinds of error for what it cannot read.
+        except Exception as error:
             raise DataError(
-                f"{path}: expected a zip archive, got a damaged file ({error}); delete "
-                "it and get it again"
+                f"{path}: expected a zip archive, got a damaged file or one of an "
+                f"unknown kind ({error}); delete it and get it again"
             ) from error
         return [
-            SourceFile(member.filename, member.CRC, partial(archive.open, member))
-            for member in archive.infolist()
+            # Some programs for Windows write backslashes.
+            SourceFile(m.filename.replace("\\", "/"), m.CRC, partial(archive.open, m))
+            for m in archive.infolist()
         ]
     if not (folder / part).is_dir():
         raise DataError(
@@ -262,12 +280,17 @@ def _list_files(folder: Path, part: str, stack: ExitStack) -> list[SourceFile]:
             "download=True / --download"
         )
     files = []
-    for file in sorted((folder / part).rglob("*.png")):
-        status = file.stat()
-        fingerprint = [status.st_size, status.st_mtime_ns]
-        name = file.relative_to(folder).as_posix()
-        files.append(SourceFile(name, fingerprint, partial(FileIO, file)))
+    # Unlike rglob, glob follows symbolic links; the bound on the depth ends a circle.
+    for depth in range(4):
+        for file in (folder / part).glob("*/" * depth + "*.png"):
+            name = file.relative_to(folder).as_posix()
+            files.append(SourceFile(name, fingerprint(file), partial(FileIO, file)))
     return files
+
+
+def _is_hidden(path: str) -> bool:
+    """Whether a file is one of those that a Mac adds: __MACOSX/... and ._files."""
+    return any(name.startswith((".", "__MACOSX")) for name in path.split("/"))
 
 
 def _group_drawings(
@@ -281,14 +304,11 @@ def _group_drawings(
     drawings: dict[str, dict[str, SourceFile]] = {name: {} for name in names}
     extra = []
     for file in files:
-        root, _, name = file.path.rpartition("/")
-        # Archives from a Mac also hold __MACOSX/images_background/... and ._files.
-        if not root.startswith(f"{part}/") or not name.endswith(".png"):
+        if _is_hidden(file.path) or not file.path.endswith(".png"):
             continue
-        if name.startswith("."):
-            continue
-        character = root.removeprefix(f"{part}/")
-        number = name.removesuffix(".png")[-2:]  # of 0709_01.png
+        # Many programs unpack an archive into one more folder of its own name.
+        character = "/".join(file.path.split("/")[-3:-1])
+        number = file.path.removesuffix(".png")[-2:]  # of 0709_01.png
         if number in NUMBERS and number not in drawings.get(character, NUMBERS):
             drawings[character][number] = file
         else:
@@ -323,16 +343,14 @@ def _decode(drawings: dict[str, list[SourceFile]]) -> Iterator[Array]:
         for file in drawings[name]:
             try:
                 with file.open() as stream:
-                    encoded = stream.read()  # zipfile compares checksums at the end
-            except (OSError, zipfile.BadZipFile, zlib.error) as error:
+                    # zipfile compares checksums at the end, which is below LIMIT.
+                    encoded = stream.read(LIMIT + 1)
+                if len(encoded) > LIMIT:
+                    raise ValueError(f"expected at most {LIMIT} bytes, got more")
+            except Exception as error:
                 raise DataError(f"{file.path}: cannot be read ({error})") from error
-            image = read_image(BytesIO(encoded), file.path, "L")
-            if image.size != (SIZE, SIZE):
-                raise DataError(
-                    f"{file.path}: expected {SIZE} x {SIZE} pixels, got "
-                    f"{image.size[0]} x {image.size[1]}"
-                )
-            yield shrink(image)
+            stream = BytesIO(encoded)
+            yield shrink(read_image(stream, file.path, "L", ("PNG",), (SIZE, SIZE)))
 
 
 def shrink(image: Image.Image) -> Array:

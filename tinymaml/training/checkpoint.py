@@ -125,7 +125,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         except Exception as error:
             raise CheckpointError(
                 f"{os.fspath(path)}: expected a whole '{FORMAT}', got a file that is "
-                f"truncated, damaged or of another kind: {error}"
+                f"truncated, damaged or of another kind: {str(error)[:300]}"
             ) from error
     del members["format"]
     return Checkpoint(members, config, state)
