@@ -31,6 +31,8 @@ class ProgramCache:
     def __init__(self, capacity: int = CAPACITY) -> None:
         self.capacity = capacity
         self._programs: OrderedDict[Hashable, Any] = OrderedDict()
+        self._last_key: Hashable = None
+        self._last_program: Any = None
         # Re-entrant: a loss that is being recorded may itself call a learner.
         self._lock = RLock()
 
@@ -40,13 +42,14 @@ class ProgramCache:
         An error while it is compiled leaves the cache as it was.
         """
         with self._lock:
-            program = self._programs.get(key)
-            if program is None:
-                program = self._programs[key] = compile_program()
-                while len(self._programs) > self.capacity:
-                    self._programs.popitem(last=False)
-            self._programs.move_to_end(key)
-            return program
+            if key != self._last_key:  # to compare keys is cheaper than to hash them
+                if key not in self._programs:
+                    self._programs[key] = compile_program()
+                    while len(self._programs) > self.capacity:
+                        self._programs.popitem(last=False)
+                self._programs.move_to_end(key)
+                self._last_program, self._last_key = self._programs[key], key
+            return self._last_program
 
     def __len__(self) -> int:
         return len(self._programs)

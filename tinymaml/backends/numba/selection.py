@@ -22,7 +22,7 @@ from tinymaml.autodiff.convolution import pooled
 from tinymaml.autodiff.tape import Node, Shape
 from tinymaml.backends.numba.fusion import Fusion
 
-NARROW = 4  # columns: fewer do not fill half a vector of float32
+NARROW = 4  # a result with fewer columns does not fill half a vector of float32
 Rule = Callable[..., None]
 Views = tuple["View", ...]
 
