@@ -64,7 +64,7 @@ class MetaGradient(NamedTuple):
 
     gradient: Array  # (P,)
     loss: float  # query loss after adaptation: its mean or sum over tasks
-    losses: Array  # (T,) the same for each task
+    losses: Array  # (T,) query loss of each task after adaptation
     parts: Parts | None = None
 
     def __repr__(self) -> str:

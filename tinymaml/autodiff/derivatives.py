@@ -132,7 +132,7 @@ def jvp(output: Value, theta: Value, v: Value) -> Value:
     # tangents were attributes of values, the inner derivative would also read the outer
     # tangent of x: its result would be 2, and the outer one too.
     tangents: dict[int, Value] = {theta.index: v}
-    # From the start to the end: a tangent is needed after those of the arguments.
+    # In recorded order: a tangent is computed from the tangents of its arguments.
     for index in range(theta.index + 1, output.index + 1):
         if index not in between:
             continue

@@ -323,7 +323,8 @@ def _decode(drawings: dict[str, list[SourceFile]]) -> Iterator[Array]:
         for file in drawings[name]:
             try:
                 with file.open() as stream:
-                    encoded = stream.read()  # zipfile compares checksums at the end
+                    # Read to the end: only there does zipfile compare the checksum.
+                    encoded = stream.read()
             except (OSError, zipfile.BadZipFile, zlib.error) as error:
                 raise DataError(f"{file.path}: cannot be read ({error})") from error
             image = read_image(BytesIO(encoded), file.path, "L")
