@@ -64,7 +64,7 @@ class MetaGradient(NamedTuple):
 
     gradient: Array  # (P,)
     loss: float  # query loss after adaptation: its mean or sum over tasks
-    losses: Array  # (T,) the same for each task
+    losses: Array  # (T,) query loss of each task after adaptation
     parts: Parts | None = None
 
     def __repr__(self) -> str:
@@ -366,7 +366,7 @@ class MAML(Trainable):
 
     def _program(self, call: Call, theta: Array, tasks: Tasks) -> Program:
         """The program for these shapes and settings, compiled at its first use."""
-        shapes = tuple(array.shape[1:] for array in tasks)
+        shapes = tuple([array.shape[1:] for array in tasks])
         settings = (self.order, self.recompute, self._weights(), self.alpha.shape)
         program: Program = self._programs.get(
             (call, theta.size, theta.dtype, shapes, settings, self.backend),

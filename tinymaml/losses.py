@@ -67,11 +67,11 @@ def cross_entropy(
     """The cross-entropy - sum y log softmax(logits) over a batch, after paper eq. (3).
 
     logits: (N, classes). y: (N, classes), one-hot or probabilities. scaling: "sum" is
-    the paper's formula, whose minus sign is missing there; "mean" is over examples.
+    the paper's formula with the minus sign that it lacks; "mean" is over examples.
     "per_shot" divides the sum by K = `shots`, as the authors' code does. The inner step
     is then larger than with "mean", by a factor of the number of classes.
 
-    Raises ValueError when shapes differ, or scaling or shots is not one of these.
+    Raises ValueError when shapes differ, scaling is unknown, or shots is below 1.
     """
     _check_shapes(2, logits=logits, y=y)
     check_choice("scaling", scaling, ("mean", "sum", "per_shot"))

@@ -20,13 +20,14 @@ Hessian-vector product together cost about three gradients. First-order MAML (FO
 leaves the Hessians out and takes v_J for v_0.
 
 `grad(objective, thetas[0])` would give the same numbers. The recursion is written out
-because it shows what MAML does, because first-order MAML is then one line less, and
-because each step's activations can be computed a second time instead of being stored.
+because it shows what MAML does, because first-order MAML is the same without one
+line, and because the activations of a step can be computed a second time instead of
+being stored.
 
 Both functions record operations on a tape and compute nothing. They are written for one
 task; a backend runs the tape for all tasks of a batch, and `learner.py` wraps them in
 the class `MAML`. The outer step theta <- theta - beta v_0 is the optimiser's. The lines
-`# [maml-eq1]` mark what the documentation quotes beside the equation.
+`# [maml-...]` mark what the documentation quotes beside its equations.
 """
 
 from collections.abc import Callable
@@ -72,26 +73,27 @@ def meta_gradient(
 ) -> tuple[Value, list[Value]]:
     """The query loss (), and the cotangents [v_0, ..., v_J], each (P,).
 
-    thetas: the J + 1 parameters of `inner_loop`, each (P,). v_0 is the meta-gradient
-    and v_J the first-order one. support, query, alpha: as in `inner_loop`. order: 2 is
-    exact; 1 is first-order MAML, where all cotangents are v_J. query_loss: the loss Q,
-    if it is another function than S. recompute: compute the activations of each inner
-    step a second time during backpropagation, instead of storing them.
+    thetas: the J + 1 parameter vectors of `inner_loop`, each (P,). v_0 is the
+    meta-gradient and v_J the first-order one. support, query, alpha: as in
+    `inner_loop`. order: 2 is exact; 1 is first-order MAML, where all cotangents are
+    v_J. query_loss: the loss Q, if it is another function than S. recompute: compute
+    the activations of each inner step a second time during backpropagation, instead of
+    storing them.
     """
     # [maml-eq1]
     # [maml-meta-objective]
     # The objective is the loss on the query examples, after the last inner step.
     objective = (query_loss or loss)(thetas[-1], *query)
     # [/maml-meta-objective]
-    # Backpropagation starts at the end of the inner loop. FOMAML also ends here.
+    # Backpropagation starts at the end of the inner loop. FOMAML leaves v as it is.
     v = grad(objective, thetas[-1])
     cotangents = [v]
     for theta_j in reversed(thetas[:-1]):
         if order == 2:
-            if recompute:  # a new name for theta_j: nothing stored is found under it
+            if recompute:  # a copy, under which the tape finds no stored activations
                 theta_j = rematerialise(theta_j)
-            # The chain rule through one inner step: v <- (I - H_j alpha) v. Unless it
-            # is recomputed, the gradient inside `hvp` is on the tape already.
+            # The chain rule through one inner step: v <- (I - H_j alpha) v. Without
+            # `recompute`, `hvp` finds the gradient that `inner_loop` has recorded.
             v = v - hvp(loss(theta_j, *support), theta_j, alpha * v)
         cotangents.append(v)
     # [/maml-eq1]

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -25,6 +26,35 @@ def test_a_failed_compilation_leaves_nothing_behind():
         programs.get("key", lambda: (_ for _ in ()).throw(MemoryError))
     assert len(programs) == 0
     assert programs.get("key", lambda: "program") == "program"
+
+
+def test_an_interrupted_call_never_pairs_a_key_with_another_program():
+    """KeyboardInterrupt before each bytecode of `get`; then both keys are looked up."""
+    code = ProgramCache.get.__code__
+    for interrupted in range(len(code.co_code) // 2):
+        programs, executed = ProgramCache(), []
+        programs.get("a", lambda: "program a")
+
+        def trace(frame, event, _, interrupted=interrupted, executed=executed):
+            if frame.f_code is code:
+                frame.f_trace_opcodes = True
+                if event == "opcode":
+                    executed.append(event)
+                    if len(executed) == interrupted + 1:
+                        raise KeyboardInterrupt
+            return trace
+
+        sys.settrace(trace)
+        try:
+            programs.get("b", lambda: "program b")
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(None)
+        for name in "abba":
+            program = programs.get(name, lambda name=name: f"program {name}")
+            assert program == f"program {name}", interrupted
+    assert len(executed) > 20
 
 
 @pytest.mark.parametrize(

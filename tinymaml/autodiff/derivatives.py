@@ -86,9 +86,9 @@ def cotangents(loss: Value, theta: Value) -> dict[int, Value]:
     complete: dict[int, Value] = {}
     # The walk goes from the end of the tape to the start. All nodes that read a node
     # come after it, so its cotangent is complete when the walk arrives there. With
-    # b = a + a; c = b * b at a = 3, node b receives 6 twice, once for each factor, and
-    # only then passes on their sum: 12 to each of the two a, 24 in all. An algorithm
-    # that passes on the first 6 at once and never returns to b finds 12.
+    # b = a * a; c = b * b at a = 3, node b receives 9 twice, once for each factor, and
+    # only then passes on their sum 18: times 3 for each factor a, 108 in all, which is
+    # 4 a^3. An algorithm that passes on the first 9 and never returns to b finds 54.
     for index in range(loss.index, theta.index - 1, -1):
         if index not in contributions:
             continue  # No path from theta to the loss leads here, or its slope is zero.
@@ -136,11 +136,11 @@ def jvp(output: Value, theta: Value, v: Value) -> Value:
     # Tangents are new nodes, and this dictionary, which assigns them to values, lives
     # as long as this call. If a tangent were stored in the value itself, a nested
     # derivative would take it for its own (perturbation confusion). For example, the
-    # derivative of x d/dy(x + y) by x is 1, since d/dy(x + y) is 1. With one slot for
-    # the tangents of both derivatives, x would move in the inner one as well: the inner
-    # result would be 2, and the outer one too.
+    # derivative of x d/dy(x + y) with respect to x is 1, since d/dy(x + y) is 1. If
+    # tangents were attributes of values, the inner derivative would also read the outer
+    # tangent of x: its result would be 2, and the outer one too.
     tangents: dict[int, Value] = {theta.index: v}
-    # From the start to the end: a tangent is needed after those of the arguments.
+    # In recorded order: a tangent is computed from the tangents of its arguments.
     for index in range(theta.index + 1, output.index + 1):
         if index not in between:
             continue
@@ -196,7 +196,7 @@ def hvp(loss: Value, theta: Value, v: Value) -> Value:
 def accumulate_cotangents(tape: Tape, parts: Sequence[Value]) -> Value:
     """The sum of all contributions to one cotangent (or tangent), each of its shape.
 
-    A slice of theta sends back a pad: its cotangent among zeros. The layers of a
+    The cotangent of a slice of theta is a pad: its values among zeros. The layers of a
     network read slices that tile theta, so the sum of their pads is a concatenation.
     Recording it as one costs nothing, whereas a sum would add P numbers for each layer.
     """
@@ -210,7 +210,7 @@ def accumulate_cotangents(tape: Tape, parts: Sequence[Value]) -> Value:
     if pads:
         pads.sort(key=lambda pad: pad[0])
         terms.append(_join_pads(tape, pads, parts[0].size))
-    # x * x sends the same contribution back twice: one factor 2 instead of a sum.
+    # x * x contributes the same term twice: one factor 2 instead of a sum.
     counts = Counter(term.index for term in terms)
     total, *others = (tape.value(index) * count for index, count in counts.items())
     for term in others:

@@ -58,6 +58,9 @@ class Backend(Protocol):
     name: str
     threads: int
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(threads={self.threads})"
+
     def compile(self, tape: Tape, dtype: str) -> Program:
         """A program that runs the tape in "float32" or "float64"."""
 

@@ -31,6 +31,9 @@ class ProgramCache:
     def __init__(self, capacity: int = CAPACITY) -> None:
         self.capacity = capacity
         self._programs: OrderedDict[Hashable, Any] = OrderedDict()
+        # The key and the program of the last call, in one object: an interrupted call
+        # cannot leave the key of one program beside another.
+        self._last: tuple[Hashable, Any] = (None, None)
         # Re-entrant: a loss that is being recorded may itself call a learner.
         self._lock = RLock()
 
@@ -40,12 +43,15 @@ class ProgramCache:
         An error while it is compiled leaves the cache as it was.
         """
         with self._lock:
-            program = self._programs.get(key)
-            if program is None:
-                program = self._programs[key] = compile_program()
-                while len(self._programs) > self.capacity:
-                    self._programs.popitem(last=False)
-            self._programs.move_to_end(key)
+            last_key, program = self._last
+            if key != last_key:  # to compare keys is cheaper than to hash them
+                if key not in self._programs:
+                    self._programs[key] = compile_program()
+                    while len(self._programs) > self.capacity:
+                        self._programs.popitem(last=False)
+                self._programs.move_to_end(key)
+                program = self._programs[key]
+                self._last = key, program
             return program
 
     def __len__(self) -> int:

@@ -108,10 +108,12 @@ class MAMLTRPO:
     steps: J, the number of inner steps, each on new trajectories; 0 is plain TRPO.
     order: 2, or 1 for first-order MAML, which leaves out the Hessians H_i.
     trajectories: B, sampled in each task before each inner step and after the last.
-    transitions: the number of steps of the environment that an inner step uses in each
-        task. Trajectories beyond them do not count; None uses all.
-    max_kl, iterations, damping: of the outer step, see `trpo.trust_region_step`.
-    discount, decay: of rewards, and of GAE (its lambda), see `advantages.advantages`.
+    transitions: how many steps of the environment an inner step uses in each task, or
+    None for all; trajectories beyond them do not count.
+    max_kl, iterations, damping: settings of the outer step, see
+    `trpo.trust_region_step`.
+    discount, decay: the discount of rewards, and lambda of GAE, see
+    `advantages.advantages`.
     backend, threads: see `get_backend`.
 
     Raises ValueError or TypeError naming the argument.
@@ -259,7 +261,7 @@ class Objective:
     loss, gradient: the surrogate loss of the adapted policies, and its gradient (P,).
 
     All values are on the trajectories of `adaptation`; nothing is sampled here. With
-    first-order MAML the list of Hessians is empty, and nothing else differs.
+    first-order MAML the Jacobians I - alpha H_i of the inner steps are replaced by I.
     """
 
     def __init__(self, learner: MAMLTRPO, adaptation: Adaptation) -> None:

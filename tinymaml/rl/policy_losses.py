@@ -33,13 +33,14 @@ from tinymaml.backends.programs import ProgramCache
 from tinymaml.losses import policy_gradient_loss, surrogate_loss
 from tinymaml.rl.policy import Gaussian, GaussianPolicy, kl_divergence, log_probability
 from tinymaml.rl.rollouts import Trajectories
+from tinymaml.tasks.batch import array_table
 
 Array = np.ndarray[Any, Any]
 Product = Callable[[Array], Array]  # v (T, P) -> a matrix of each task times v (T, P)
 Arrays = dict[str, Array]
 Inputs = SimpleNamespace  # Values by name
 Outputs = dict[str, Value]
-CHUNK = 250  # steps; measured, see docs/log.md
+CHUNK = 250  # steps in a chunk: the fastest size measured, see docs/log.md
 
 
 # --- chunks of steps ------------------------------------------------------------------
@@ -49,8 +50,11 @@ class Samples(NamedTuple):
     """The sampled steps of T tasks in chunks; each chunk belongs to one task."""
 
     task_of_chunk: Array  # (chunks,), the number of its task, in ascending order
-    tasks: int  # T
+    tasks: int  # the number of tasks, T
     arrays: Arrays  # (chunks, CHUNK, ...): x, actions, advantages, weights
+
+    def __repr__(self) -> str:
+        return array_table(f"Samples of {self.tasks} tasks, in chunks", self.arrays)
 
 
 def chunk_steps(

@@ -43,7 +43,7 @@ class Environment(Protocol):
     horizon: int
 
     def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
-        """New tasks, with these leading axes."""
+        """Draw new tasks: an array with the given leading axes."""
 
     def start(self, tasks: Array, trajectories: int) -> Array:
         """The initial states of trajectories: (T, B, ...)."""
@@ -134,7 +134,7 @@ def roll_out(
 def _check_arguments(
     policy: Actor, environment: Environment, thetas: Array, tasks: Array, noise: Array
 ) -> None:
-    """Policy, environment and arrays fit together."""
+    """Check that policy, environment and arrays fit together."""
     check_arrays(thetas=thetas, noise=noise)
     if policy.actions != environment.actions:
         raise ValueError(

@@ -118,7 +118,7 @@ def _draw_class(rng: np.random.Generator, images: int) -> Iterator[Array]:
 
 
 def _read_list(folder: FilePath, split: str) -> dict[str, list[str]]:
-    """The file names of each class from one csv file, both sorted.
+    """The file names of each class from one csv file; classes and names are sorted.
 
     Raises DataError unless the list has the published number of classes and images.
     """

@@ -343,7 +343,7 @@ def _decode(drawings: dict[str, list[SourceFile]]) -> Iterator[Array]:
         for file in drawings[name]:
             try:
                 with file.open() as stream:
-                    # zipfile compares checksums at the end, which is below LIMIT.
+                    # Read to the end: only there does zipfile compare the checksum.
                     encoded = stream.read(LIMIT + 1)
                 if len(encoded) > LIMIT:
                     raise ValueError(f"expected at most {LIMIT} bytes, got more")

@@ -1,4 +1,4 @@
-"""What a long run shows, and how it hears Ctrl-C: a CSV log and a progress bar.
+"""What a long run shows: a CSV log and a progress bar; and how it handles Ctrl-C.
 
 With this file the training loop (`train.py`) writes a row every so many iterations,
 draws a tqdm bar, and notices Ctrl-C between two steps. Each class is a context manager
@@ -124,7 +124,7 @@ class ProgressBar(AbstractContextManager["ProgressBar"]):
             )
 
     def step(self, iteration: int, loss: float) -> None:
-        """Take note of the loss (a finite number) of an iteration."""
+        """Show the loss (a finite number) of an iteration."""
         if self._bar is None:
             return
         self._iteration = iteration

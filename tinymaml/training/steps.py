@@ -1,9 +1,9 @@
-"""Outer steps, and where they are computed: here, or on a device with its own memory.
+"""Outer steps, computed in this process or on a device with its own memory.
 
 With this file the training loop (`train.py`) is the same for every learner: it asks for
-`Steps`, draws a batch, takes a step, and fetches what has happened. `HostSteps` calls a
+`Steps`, draws a batch, takes a step, and reads back the losses. `HostSteps` calls a
 gradient function and an optimiser in this process. A learner that can train elsewhere
-is a `Trainable`, as `MAML` is; `backends/cuda/training.py` is such a place.
+is a `Trainable`, as `MAML` is; `backends/cuda/training.py` does so on a GPU.
 
 Left out: what surrounds a step (validation, log, checkpoints), which is in `train.py`.
 """

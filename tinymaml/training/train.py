@@ -208,8 +208,8 @@ def train(
         run.fetch(steps, bar)
         run.seconds = time.perf_counter() - started
         run.save(out)
-        # The last row may average fewer steps. It is written after the checkpoint, which
-        # must hold the running sums that a resumed run continues.
+        # The last row may average fewer steps. It is written after the checkpoint,
+        # which must hold the running sums that a resumed run continues.
         if run.loss_count > 0:
             csv_log.write(run.close_row())
     return TrainResult(

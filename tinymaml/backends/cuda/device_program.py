@@ -169,7 +169,7 @@ class Layout:
         return Operand(start + offset, step)
 
     def constants(self) -> Iterable[tuple[int, int, float]]:
-        """(start, size, number) of every constant."""
+        """Where every constant starts, how many elements it has, and its value."""
         for buffer, number in self.plan.constants.items():
             yield self._outside[buffer].start, self.plan.buffer_sizes[buffer], number
 
@@ -266,7 +266,7 @@ class Commands:
             c=self._matrix(out, n),
             tasks=self.tasks,
         )
-        device, dtype = self.device, self.dtype  # as in `launch`
+        device, dtype = self.device, self.dtype  # so that the lambda does not hold self
         return lambda: device.gemm(dtype, arguments)
 
     def _matrix(self, view: View, columns: int) -> Matrix:

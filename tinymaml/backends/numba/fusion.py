@@ -64,11 +64,11 @@ class Fusion:
         return index
 
     def broadcast_operand(self, node: Node) -> int | None:
-        """The argument of a sum, difference or product that its kernel broadcasts.
+        """The argument that the kernel of a sum, difference or product broadcasts.
 
-        The kernels broadcast their second operand, so a sum or a product may swap its
-        operands and a difference may not. If both arguments are broadcasts, only one of
-        them is broadcast by the kernel.
+        None if it broadcasts none. A kernel can broadcast its second operand only, and
+        so a sum or a product may swap its operands; a difference may not. Of two
+        broadcasts one is left to the kernel, the other is computed before it.
 
         Counter-example (left_side_of_sub_is_stored): in `b - x` the broadcast is the
         first operand, so it must be stored.

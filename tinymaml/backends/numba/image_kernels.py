@@ -70,7 +70,7 @@ def unpack_convolution(args):
 
 @njit
 def pixel(x, size, n, i, j, u, v):
-    """The offset of x[n, s i + u - top, s j + v - left]: C channels."""
+    """The offset of the C channels of x[n, s i + u - top, s j + v - left]."""
     row, column = size.stride * i + u - size.top, size.stride * j + v - size.left
     return x + ((n * size.height + row) * size.width + column) * size.channels
 
@@ -104,7 +104,7 @@ def columns_inside(size, v):
 
 @njit
 def add_by_taps(w, x, y, k, size, to_images):
-    """y += x convolved with k; or `to_images`, x += the gradient that y sends back.
+    """y += x convolved with k; or `to_images`, x += its gradient, given that of y.
 
     The way back reads the kernel as (F, kh, kw, C), so that its rows are contiguous. A
     tap passes over all images before the next, so its weights stay in the cache.
@@ -139,7 +139,8 @@ def convolve_by_windows(w, x, y, k, size):
     output is a product of its own.
     """
     channels, features = size.channels, size.features
-    _, whole_end = columns_inside(size, size.kw - 1)  # windows with all taps end here
+    # The first output column whose window sticks out of the image on the right.
+    _, whole_end = columns_inside(size, size.kw - 1)
     steps = (features, size.stride * channels)
     x_steps = (0, size.width * channels, 1)
     k_steps = (0, size.kw * channels * features, features)
@@ -173,7 +174,7 @@ def conv(w, args):
 
 
 def conv_input(w, args):
-    """x (N, H, W, C) (+)= the gradient that g (N, rows, columns, F) sends back to it.
+    """x (N, H, W, C) (+)= its gradient, given that of y: g (N, rows, columns, F).
 
     The kernel k is laid out as (F, kh, kw, C).
     """
@@ -184,7 +185,7 @@ def conv_input(w, args):
 
 
 def conv_weight(w, args):
-    """k (kh, kw, C, F) (+)= the gradient that g (N, rows, columns, F) sends back to it.
+    """k (kh, kw, C, F) (+)= its gradient, given that of y: g (N, rows, columns, F).
 
     All taps pass over one block of outputs before the next block, so that a block, of
     whole images or of some rows of one image, stays in the cache.
@@ -245,7 +246,7 @@ def largest(w, args):
             q = p + (element // size * width + element % size) * channels
             for c in range(channels):
                 new, old = w[q + c], w[best + o + c]
-                wins = (new > old) | ((new != new) & (old == old))  # NaN is not itself
+                wins = (new > old) | ((new != new) & (old == old))  # the first NaN wins
                 w[out + o + c] = number if wins else w[out + o + c]
                 w[best + o + c] = new if wins else old
 

@@ -48,8 +48,8 @@ class Plan:
     constants: dict[int, float]  # buffer -> the number it is filled with
     views: dict[int, View]  # of values, by their node; an unused input has none
     buffer_sizes: list[int]
-    offsets: list[int]  # of buffers, in the workspace
-    size: int  # of the workspace
+    offsets: list[int]  # where each buffer begins, in elements
+    size: int  # elements in one thread's workspace
 
     def bytes(self, dtype: str) -> int:
         """The size of one thread's workspace."""

@@ -22,7 +22,7 @@ from tinymaml.autodiff.convolution import pooled
 from tinymaml.autodiff.tape import Node, Shape
 from tinymaml.backends.numba.fusion import Fusion
 
-NARROW = 4  # columns: fewer do not fill half a vector of float32
+NARROW = 4  # a result with fewer columns does not fill half a vector of float32
 Rule = Callable[..., None]
 Views = tuple["View", ...]
 
@@ -295,7 +295,7 @@ def select_matmul(
         s.emit("dots", index, (a, b), (m, n, k, accumulate))
     elif m == 1 and tb and k > 1:
         s.emit("dots", index, (b, a), (n, 1, k, accumulate))
-    elif n == 1:  # a column has the memory of a row: compute the row
+    elif n == 1:  # A column lies in memory like a row: compute it as the row b' a'.
         s.emit("matmul", index, (b, a), (1, m, k, k, 1, accumulate))
     elif is_computed_transposed(node):
         transpose = s.emit_scratch("matmul", m * n, (b, a), (n, m, k, 1, n, 0))

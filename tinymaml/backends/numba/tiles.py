@@ -25,7 +25,8 @@ from numba import config, types
 from numba.extending import intrinsic, models, register_model
 
 VECTOR_BYTES = 32  # one AVX2 register: 8 float32 or 4 float64
-WIDE = binding.get_host_cpu_features().get("avx512f", False)  # registers of 64 bytes
+# Whether the processor also has registers of 64 bytes (AVX-512).
+WIDE = binding.get_host_cpu_features().get("avx512f", False)
 
 
 class TileType(types.Type):
@@ -86,9 +87,9 @@ def _register_pointers(
 
 
 def _unaligned(instruction: Any, tile: TileType) -> Any:
-    """The same load or store of a register, from an address that may be any element's.
+    """Mark a load or store of a register as aligned to one element only; return it.
 
-    LLVM would else assume an address that is a multiple of the register's size.
+    Without the mark LLVM assumes an address that is a multiple of the register's size.
     """
     instruction.align = tile.dtype.bitwidth // 8
     return instruction
