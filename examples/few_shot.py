@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from stages import Stages
 
 import tinymaml as tm
 from few_shot_evaluation import episode, fixed_tasks, logits, sampler, table, test
@@ -33,7 +34,6 @@ from tinymaml.backends import Backend
 from tinymaml.paper.initialisations import save_initialisation
 from tinymaml.paper.recipes import RECIPES, SCALINGS, Recipe, accuracy
 from tinymaml.tasks.images import STANDIN, DataError, ImageSet
-from tinymaml.training.stages import Stages
 
 Array = np.ndarray[Any, Any]
 FILES = ("curve.png", "episode.png", "results.json", "initialisation.npz")

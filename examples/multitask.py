@@ -20,12 +20,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+from stages import Stages
 
 import tinymaml as tm
 from tinymaml.backends import Backend
 from tinymaml.maml import Loss
 from tinymaml.tasks import sinusoid
-from tinymaml.training.stages import Stages
 
 Array = np.ndarray[Any, Any]
 

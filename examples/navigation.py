@@ -40,6 +40,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from stages import Stages
 from tqdm import tqdm
 
 import tinymaml as tm
@@ -64,7 +65,6 @@ from tinymaml.rl.maml_trpo import MAMLTRPO, Adaptation, MetaBatch, MetaStep
 from tinymaml.rl.policy import GaussianPolicy
 from tinymaml.rl.rollouts import Trajectories
 from tinymaml.tasks.navigation import LARGEST_MOVE, REWARDS, Navigation
-from tinymaml.training.stages import Stages
 
 Array = np.ndarray[Any, Any]
 FILES = ("figure4.png", "results.json")

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
+from stages import Stages
 
 from tinymaml.backends import BACKENDS, Backend, get_backend
 from tinymaml.files import check_writable, write_atomically
-from tinymaml.training.stages import Stages
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

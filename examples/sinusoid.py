@@ -41,6 +41,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from stages import Stages
 
 import tinymaml as tm
 from multitask import REGRESSORS, train_multitask
@@ -62,7 +63,6 @@ from sinusoid_figures import METHODS, Fits, Row, draw_figure_3, draw_fits, table
 from tinymaml.backends import Backend
 from tinymaml.networks.layers import he_normal, truncated_normal
 from tinymaml.tasks import sinusoid
-from tinymaml.training.stages import Stages
 
 Array = np.ndarray[Any, Any]
 FILES = ("figure2.png", "figure3.png", "results.json")

@@ -4,10 +4,10 @@ import argparse
 
 import numpy as np
 import pytest
+from stages import Stages
 
 import shared
 from tests.support.running_examples import read_strict_json
-from tinymaml.training.stages import Stages
 
 
 def test_interval_is_that_of_the_authors():

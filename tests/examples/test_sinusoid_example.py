@@ -356,9 +356,7 @@ def test_bad_input_is_one_line_and_exit_2_before_anything_is_written(
     (folder / "file").write_text("precious")
     (folder / "taken/results.json").mkdir(parents=True)
     save_checkpoint("foreign.npz", {"theta": np.zeros(3)}, {}, {})
-    monkeypatch.setattr(
-        "tinymaml.training.stages.train", lambda *_, **__: pytest.fail("trained")
-    )
+    monkeypatch.setattr("stages.train", lambda *_, **__: pytest.fail("trained"))
     before = sorted(folder.rglob("*"))
     assert message in refusal(example, arguments, capsys)
     assert sorted(folder.rglob("*")) == before

@@ -4,6 +4,7 @@ import copy
 
 import numpy as np
 import pytest
+from stages import Stages
 
 from tests.support.training import (
     START,
@@ -23,7 +24,6 @@ from tinymaml.training.checkpoint import (
     save_checkpoint,
 )
 from tinymaml.training.optim import Adam
-from tinymaml.training.stages import Stages
 
 NAMES = ("first", "second")
 
