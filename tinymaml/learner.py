@@ -22,7 +22,7 @@ from tinymaml.autodiff.derivatives import grad, hvp
 from tinymaml.autodiff.functions import concatenate
 from tinymaml.autodiff.tape import Tape, Value
 from tinymaml.backends import Backend, Program, get_backend
-from tinymaml.backends.programs import ProgramCache
+from tinymaml.backends.programs import ProgramCache, weakly
 from tinymaml.checks import (
     check_alpha,
     check_choice,
@@ -369,7 +369,15 @@ class MAML(Trainable):
         shapes = tuple([array.shape[1:] for array in tasks])
         settings = (self.order, self.recompute, self._weights(), self.alpha.shape)
         program: Program = self._programs.get(
-            (call, theta.size, theta.dtype, shapes, settings, self.backend),
+            (
+                *call[:3],
+                call.function if call.function is None else weakly(call.function),
+                theta.size,
+                theta.dtype,
+                shapes,
+                settings,
+                self.backend,
+            ),
             lambda: self.backend.compile(self._record(call, theta, tasks), theta.dtype),
         )
         return program
