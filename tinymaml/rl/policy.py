@@ -59,6 +59,9 @@ class GaussianPolicy:
         threads: int | None = None,
     ) -> None:
         check_sizes(actions=actions)
+        if not hasattr(network, "size") or not callable(network):
+            expected = "expected a network from observations to means, such as an MLP"
+            raise TypeError(f"network: {expected}, got {network!r}")
         self.network = network
         self.actions = actions
         self.size = network.size + actions
