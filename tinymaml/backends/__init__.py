@@ -95,9 +95,11 @@ def get_backend(name: "str | Backend" = "auto", threads: int | None = None) -> B
         return CupyBackend(threads, tf32=name == "cupy-tf32")
     if name == "numba":
         try:
-            from tinymaml.backends.numba.backend import NumbaBackend, config
+            from tinymaml.backends.numba.backend import NumbaBackend
         except ImportError as error:
             raise ImportError(f"backend 'numba' needs Numba: {error}") from error
+        from numba import config  # not before: see there
+
         if not config.DISABLE_JIT:
             return NumbaBackend(threads)
         _print_once("NUMBA_DISABLE_JIT is set, so NumPy computes")
