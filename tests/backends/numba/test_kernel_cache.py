@@ -178,12 +178,12 @@ def test_the_users_folder_is_next_and_then_nothing_is_kept(
     assert len(files_in(tmp_path / "home")) == 1
     assert hits(add_one, "one") == (2, True)
     shutil.rmtree(tmp_path / "home")
-    for home in (package / "__pycache__", "~nobody"):
-        monkeypatch.setenv("TINYMAML_CACHE", str(home))
+    monkeypatch.chdir(tmp_path)
+    for home in (package / "__pycache__", Path("~/.cache")):  # a user without a home
+        monkeypatch.setattr(kernel_cache, "cache_folder", lambda home=home: home)
         assert hits(add_one, "one") == (2, False)
         assert hits(add_one, "one") == (2, False)
-    assert not Path("~nobody").exists()
-    assert files_in(package) == [package / "__pycache__"]
+    assert files_in(tmp_path) == [package / "__pycache__"]
 
 
 def test_modules_with_compiled_functions_are_hashed():
@@ -295,6 +295,7 @@ def test_a_full_disk_and_other_sources_never_give_the_code_of_another(
     leave_out = shutil.ignore_patterns("__pycache__")
     shutil.copytree(Path(tinymaml.__file__).parent, package, ignore=leave_out)
     monkeypatch.setenv("PYTHONPATH", str(package.parent))
+    monkeypatch.chdir(package.parent)
     assert call("add") == [8]
     assert call("add", "mul", before=FULL) == [8, 15]
     (old_file,) = files_in(folder)
