@@ -33,10 +33,10 @@ for name in sys.argv[1:]:
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A fresh folder of kernels, for this process and those that it starts."""
-    monkeypatch.setattr(kernel_cache.config, "CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("NUMBA_OPT", "1")  # compiled faster; what is tested is the same
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    kernel_cache.config.reload_config()  # as Numba does itself, but sooner
     return tmp_path / "cache"
 
 
@@ -123,8 +123,10 @@ def test_the_file_of_another_kernel_is_not_run(folder):
 def test_settings_of_numba_have_files_of_their_own(folder, monkeypatch):
     hits(add_one, "one")
     monkeypatch.setenv("NUMBA_BOUNDSCHECK", "1")
+    kernel_cache.config.reload_config()
     assert hits(add_one, "one") == (2, False)
-    monkeypatch.setenv("NUMBA_NUM_THREADS", "1")
+    monkeypatch.setenv("NUMBA_DEBUG_CACHE", "0")
+    kernel_cache.config.reload_config()
     assert hits(add_one, "one") == (2, True)
     assert len(files_in(folder)) == 2
 
@@ -167,8 +169,8 @@ def test_the_users_folder_is_next_and_then_nothing_is_kept(
     tmp_path, folder, monkeypatch
 ):
     """A file stands where a folder would have to be: nobody can write there."""
-    monkeypatch.setattr(kernel_cache.config, "CACHE_DIR", "")
-    monkeypatch.delenv("NUMBA_CACHE_DIR")  # Numba reads it again and again
+    monkeypatch.delenv("NUMBA_CACHE_DIR")
+    kernel_cache.config.reload_config()
     monkeypatch.setenv("TINYMAML_CACHE", str(tmp_path / "home"))
     package = tmp_path / "package"
     package.mkdir()

@@ -17,7 +17,6 @@ Numba's own cache is not used: an index names its files 1, 2, 3, and all functio
 by one function share an index.
 """
 
-import os
 import pickle
 import sys
 from collections.abc import Iterator
@@ -38,10 +37,8 @@ from tinymaml.backends.numba import SOURCES, hash_of_sources
 from tinymaml.files import write_atomically
 from tinymaml.tasks.images import cache_folder
 
-DIGEST_BYTES = 32
 VERSIONS = sys.version, numba.__version__, llvmlite.__version__, np.__version__
-# Settings of Numba that do not change what it compiles.
-HARMLESS = ("NUMBA_CACHE_DIR", "NUMBA_NUM_THREADS", "NUMBA_THREADING_LAYER")
+SETTINGS = "OPT BOUNDSCHECK DEBUGINFO_DEFAULT LOOP_VECTORIZE SLP_VECTORIZE".split()
 
 
 def kept_on_disk(function: Any, name: str | None = None) -> Any:
@@ -54,19 +51,21 @@ def kept_on_disk(function: Any, name: str | None = None) -> Any:
     return function
 
 
-def _hash(text: str) -> str:
-    return sha256(text.encode()).hexdigest()[:32]
+def _digest(name: str, contents: bytes = b"") -> bytes:
+    return sha256(name.encode() + contents).digest()
 
 
 def _folders() -> Iterator[Path]:
     """Where files may lie, the best place first."""
     here = Path(__file__).parent
-    place = f"numba-{_hash(str(here))}"
+    place = f"numba-{_digest(str(here)).hex()[:32]}"
+    if not SOURCES:
+        return
     if config.CACHE_DIR:
         yield Path(config.CACHE_DIR, place)
     else:
         yield here / "__pycache__"
-        if (folder := cache_folder()).is_absolute():  # "~" is no user of this machine
+        if (folder := cache_folder()).is_absolute():  # not "~", of a user without home
             yield folder / place
 
 
@@ -78,43 +77,34 @@ class KernelCache(NullCache):
 
     def _names(self, signature: Any, context: Any) -> tuple[str, str]:
         """(what the names of all versions of a file begin with, the name of this)."""
-        settings = {
-            name: value
-            for name, value in sorted(os.environ.items())
-            if name.startswith("NUMBA_") and name not in HARMLESS
-        }
-        processor = context.codegen().magic_tuple()
-        target = self.name, str(signature), processor, VERSIONS, settings
-        start = f"{self.name}.{_hash(repr(target))}."
+        context.refresh()
+        settings = [getattr(config, setting) for setting in SETTINGS]
+        target = str(signature), context.codegen().magic_tuple(), VERSIONS, settings
+        start = f"{self.name}.{_digest(self.name + repr(target)).hex()[:32]}."
         return start, f"{start}{SOURCES[:32]}.kernel"
 
     def load_overload(self, signature: Any, context: Any) -> Any:
         """The compiled function for a signature, or None."""
-        context.refresh()
         _, name = self._names(signature, context)
-        for folder in _folders() if SOURCES else ():
+        for folder in _folders():
             contents = b""
             with suppress(OSError):
                 contents = (folder / name).read_bytes()
-            digest, payload = contents[:DIGEST_BYTES], contents[DIGEST_BYTES:]
-            if digest == sha256(name.encode() + payload).digest():
-                return CompileResult._rebuild(context, *pickle.loads(payload))
+            if contents[:32] == _digest(name, contents[32:]):
+                return CompileResult._rebuild(context, *pickle.loads(contents[32:]))
         return None
 
     def save_overload(self, signature: Any, result: Any) -> None:
         """Keep a compiled function and remove its versions from other sources."""
-        if not SOURCES or SOURCES != hash_of_sources():
-            return
         start, name = self._names(signature, result.target_context)
         payload = dumps(result._reduce())
-        for folder in _folders():
+        for folder in _folders() if SOURCES == hash_of_sources() else ():
             with suppress(OSError):
                 folder.mkdir(parents=True, exist_ok=True)
                 with write_atomically(folder / name) as file:
-                    file.write(sha256(name.encode() + payload).digest() + payload)
+                    file.write(_digest(name, payload) + payload)
                 # Also what a killed process left. A process that is writing now may
                 # lose its file, and compiles it again next time.
-                for other in folder.glob(f"*{start}*"):
-                    if other.name != name:
-                        other.unlink()
+                for other in {*folder.glob(f"*{start}*")} - {folder / name}:
+                    other.unlink()
                 return
