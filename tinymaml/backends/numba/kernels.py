@@ -13,8 +13,8 @@ The loops are written so that the compiler vectorises them:
 - Fast-math may contract, reassociate and multiply by reciprocals. It may not assume
   that there is no NaN and no infinity: these are results, and they must come out.
 
-Numba keeps compiled kernels on disk. `backend.py` compiles a kernel again when this
-file, `image_kernels.py` or `tiles.py` has changed since.
+Compiled kernels are kept on disk (`kernel_cache.py`) and compiled again when this file
+or another with compiled functions has changed.
 
 Left out: the kernels for images, which are in `image_kernels.py`.
 """
