@@ -10,10 +10,12 @@ stand-ins, in `strokes.py`.
 """
 
 import hashlib
+import io
 import json
 import os
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Self
 
@@ -192,9 +194,16 @@ def load_cached(
             warnings.warn(
                 f"{path}: truncated or altered cache; building it again", stacklevel=3
             )
+        header, fields = io.BytesIO(), {"descr": "|u1", "fortran_order": False}
+        np.lib.format.write_array_header_1_0(header, {**fields, "shape": tuple(shape)})
+        digest = hashlib.sha256()
         with write_atomically(path) as file:
-            for block in _append_digest(_encode(tuple(shape), build())):
-                file.write(block)
+            for part in chain([header.getvalue()], map(np.ndarray.tobytes, build())):
+                digest.update(part)
+                file.write(part)
+            # Otherwise `build` is wrong.
+            assert file.tell() == header.tell() + np.prod(shape)
+            file.write(digest.digest())
     except OSError as error:
         raise DataError(
             f"cannot use the cache: {error}; set TINYMAML_CACHE to a folder that can "
@@ -203,44 +212,11 @@ def load_cached(
     return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
-def _encode(shape: tuple[int, ...], blocks: Iterable[Array]) -> Iterator[bytes]:
-    """The bytes of a .npy file; an AssertionError says that `build` is wrong."""
-    yield _header(shape)
-    missing = int(np.prod(shape))
-    for block in blocks:
-        assert block.dtype == np.uint8
-        missing -= block.size
-        yield block.tobytes()
-    assert missing == 0
-
-
-def _header(shape: tuple[int, ...]) -> bytes:
-    """The bytes of a .npy file before the data, the same for every release of NumPy."""
-    text = str({"descr": "|u1", "fortran_order": False, "shape": shape})
-    text = text.ljust(-(len(text) + 11) % 64 + len(text)) + "\n"
-    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode()
-
-
-def _append_digest(blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """The blocks, and after the last one the SHA-256 of all of them."""
-    digest = hashlib.sha256()
-    for block in blocks:
-        digest.update(block)
-        yield block
-    yield digest.digest()
-
-
 def _is_valid(path: Path, shape: tuple[int, ...]) -> bool:
-    """Whether the file holds an array of this shape, and the right digest."""
-    header, pixels, digest = _header(shape), int(np.prod(shape)), hashlib.sha256()
-    with open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        if size != len(header) + pixels + digest.digest_size:
-            return False
-        if file.read(len(header)) != header:
-            return False
-        digest.update(header)
-        while pixels and (block := file.read(min(pixels, 1 << 20))):
-            digest.update(block)
-            pixels -= len(block)
-        return file.read() == digest.digest()
+    """Whether the file ends with the SHA-256 of what comes before, such an array."""
+    if path.stat().st_size <= 32:
+        return False
+    contents = np.memmap(path, np.uint8, mode="r")
+    if hashlib.sha256(contents[:-32].data).digest() != contents[-32:].tobytes():
+        return False
+    return np.load(path, mmap_mode="r", allow_pickle=False).shape == shape
