@@ -22,6 +22,17 @@ DTYPES = (np.dtype("float32"), np.dtype("float64"))
 MASKED = np.ma.MaskedArray
 
 
+def check_that(fits: Any, name: str, expected: str, came: Any) -> None:
+    """Raise a ValueError in the one form of all messages unless the argument fits.
+
+    >>> check_that(2 < 1, "actions", "shape (2,)", (3,))
+    Traceback (most recent call last):
+    ValueError: actions: expected shape (2,), got (3,)
+    """
+    if not fits:
+        raise ValueError(f"{name}: expected {expected}, got {came}")
+
+
 # --- numbers and names ----------------------------------------------------------------
 
 
@@ -42,8 +53,7 @@ def whole_number(name: str, value: Any, least: int = 1) -> int:
     """
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
         raise TypeError(f"{name}: expected a whole number, got {shown(value)}")
-    if value < least:
-        raise ValueError(f"{name}: expected at least {least}, got {value}")
+    check_that(value >= least, name, f"at least {least}", value)
     return int(value)
 
 
@@ -71,13 +81,13 @@ def check_sizes(**sizes: int) -> None:
 def check_numbers(**numbers: float) -> None:
     """Check that every argument is a real number; a bool is not one, NaN is."""
     for name, value in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, Real):
-            raise TypeError(f"{name}: expected a number, got {shown(value)}")
+        real_number(name, value)
 
 
 def real_number(name: str, value: Any) -> float:
     """The value as a float64 number; a bool is none, NaN and infinity are."""
-    check_numbers(**{name: value})
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name}: expected a number, got {shown(value)}")
     try:
         return float(value)
     except OverflowError:
@@ -88,8 +98,7 @@ def check_fractions(**numbers: float) -> None:
     """Check that every argument is a number in [0, 1], which NaN is not."""
     check_numbers(**numbers)
     for name, number in numbers.items():
-        if not 0 <= number <= 1:
-            raise ValueError(f"{name}: expected a number in [0, 1], got {number}")
+        check_that(0 <= number <= 1, name, "a number in [0, 1]", number)
 
 
 def plain(value: Any) -> Any:
@@ -127,9 +136,8 @@ def check_choice(name: str, value: Any, choices: Iterable[Any]) -> Any:
     """
     choices = list(choices)
     known = isinstance(value, str | int | np.integer) and not isinstance(value, bool)
-    if not known or value not in choices:
-        names = ", ".join(map(str, choices))
-        raise ValueError(f"{name}: expected one of {names}, got {shown(value)}")
+    names = ", ".join(map(str, choices))
+    check_that(known and value in choices, name, f"one of {names}", shown(value))
     return value
 
 
@@ -179,8 +187,7 @@ def check_generator(rng: Any) -> None:
 def check_finite(**arrays: Array) -> None:
     """Check that no argument holds a NaN or an infinity."""
     for name, array in arrays.items():
-        if not np.isfinite(array).all():
-            raise ValueError(f"{name}: expected finite numbers, got NaN or inf")
+        check_that(np.isfinite(array).all(), name, "finite numbers", "NaN or inf")
 
 
 def dtype_or_type(value: Any) -> Any:
@@ -220,8 +227,8 @@ def check_alpha(alpha: float | Array, size: int | None = None) -> Array:
         raise TypeError(
             f"alpha: expected a number or a vector of numbers, got {shown(alpha)}"
         )
-    if size is not None and array.size not in (1, size):
-        raise ValueError(f"alpha: expected 1 or {size} numbers, got {array.size}")
+    fits = size is None or array.size in (1, size)
+    check_that(fits, "alpha", f"1 or {size} numbers", array.size)
     check_finite(alpha=array)
     return array
 
@@ -232,10 +239,8 @@ def check_step_weights(weights: Sequence[float], steps: int) -> tuple[float, ...
         array = np.asarray(weights, dtype=float)
     except (TypeError, ValueError):
         array = np.array(float("nan"))
-    if array.shape != (steps,) or not np.isfinite(array).all():
-        raise ValueError(
-            f"step_weights: expected {steps} finite weights, got {shown(weights)}"
-        )
+    fits = array.shape == (steps,) and np.isfinite(array).all()
+    check_that(fits, "step_weights", f"{steps} finite weights", shown(weights))
     return tuple(array.tolist())
 
 

@@ -38,6 +38,7 @@ from tinymaml.checks import (
     check_choice,
     check_dtype,
     check_function,
+    check_that,
     real_number,
     whole_number,
 )
@@ -92,8 +93,7 @@ def gradcheck(
     check_arrays(theta=theta, **{f"x{i}": array for i, array in enumerate(arguments)})
     h, default = STEPS[check_dtype(theta.dtype).name]
     tolerance = default if tolerance is None else real_number("tolerance", tolerance)
-    if not tolerance > 0:
-        raise ValueError(f"tolerance: expected more than 0, got {tolerance}")
+    check_that(tolerance > 0, "tolerance", "more than 0", tolerance)
     fixed = {f"x{i}": array for i, array in enumerate(arguments)}
     tape = Tape()
     point = tape.input("theta", theta.shape)

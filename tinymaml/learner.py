@@ -30,6 +30,7 @@ from tinymaml.checks import (
     check_function,
     check_step_weights,
     check_tasks,
+    check_that,
     whole_number,
 )
 from tinymaml.maml import Examples, Loss, inner_loop, meta_gradient
@@ -291,11 +292,9 @@ class MAML(Trainable):
 
     def _record(self, call: Call, theta: Array, tasks: Tasks) -> Tape:
         """The tape of one task, with placeholders for theta, alpha and the examples."""
-        if self.alpha.ndim and self.alpha.shape != theta.shape:
-            raise ValueError(
-                f"alpha: expected a number or one per parameter, shape {theta.shape}, "
-                f"got shape {self.alpha.shape}"
-            )
+        fits = self.alpha.shape in ((), theta.shape)
+        expected = f"a number or one per parameter, shape {theta.shape}"
+        check_that(fits, "alpha", expected, f"shape {self.alpha.shape}")
         tape = Tape()
         theta_0 = tape.input("theta", theta.shape)
         alpha = tape.input("alpha", self.alpha.shape)
@@ -398,8 +397,8 @@ class MAML(Trainable):
 
 
 def _check_clip(clip: float | None) -> float | None:
-    if clip is not None and not 0 < clip < np.inf:
-        raise ValueError(f"clip: expected a positive number or None, got {clip!r}")
+    fits = clip is None or 0 < clip < np.inf
+    check_that(fits, "clip", "a positive number or None", repr(clip))
     return clip
 
 

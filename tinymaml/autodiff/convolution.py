@@ -34,7 +34,7 @@ import numpy as np
 
 from tinymaml.autodiff.primitives import Bilinear, expect, whole
 from tinymaml.autodiff.tape import Array, Primitive, Shape, Value, check_values
-from tinymaml.checks import whole_number
+from tinymaml.checks import check_that, whole_number
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
@@ -314,8 +314,8 @@ class MaxScatter(Primitive):
 def check_images(x: Value) -> None:
     """Raise an error unless x is a Value in the shape of images."""
     check_values(x=x)
-    if len(x.shape) != 4:
-        raise ValueError(f"x: expected images (N, H, W, C), got shape {x.shape}")
+    fits, came = len(x.shape) == 4, f"shape {x.shape}"
+    check_that(fits, "x", "images (N, H, W, C)", came)
 
 
 def conv2d(x: Value, w: Value, stride: int = 1) -> Value:
@@ -325,14 +325,11 @@ def conv2d(x: Value, w: Value, stride: int = 1) -> Value:
     is not flipped.
     """
     check_values(x=x, w=w)
-    if len(w.shape) != 4:
-        raise ValueError(f"w: expected a kernel (kh, kw, C, F), got shape {w.shape}")
+    fits = len(w.shape) == 4
+    check_that(fits, "w", "a kernel (kh, kw, C, F)", f"shape {w.shape}")
     check_images(x)
-    if x.shape[3] != w.shape[2]:
-        raise ValueError(
-            f"x: expected images (N, H, W, C) with {w.shape[2]} channels, "
-            f"got shape {x.shape}"
-        )
+    expected = f"images (N, H, W, C) with {w.shape[2]} channels"
+    check_that(x.shape[3] == w.shape[2], "x", expected, f"shape {x.shape}")
     stride = whole_number("stride", stride)
     size, padding = zip(
         *(
@@ -347,11 +344,9 @@ def conv2d(x: Value, w: Value, stride: int = 1) -> Value:
 def check_windows(x: Value, size: int) -> None:
     """Raise an error unless the images x have a whole window."""
     check_images(x)
-    if whole_number("size", size) > min(x.shape[1:3]):
-        raise ValueError(
-            f"size: expected at most height and width, got {size} for images of shape "
-            f"{x.shape}"
-        )
+    fits = whole_number("size", size) <= min(x.shape[1:3])
+    came = f"{size} for images of shape {x.shape}"
+    check_that(fits, "size", "at most height and width", came)
 
 
 def max_pool(x: Value, size: int = 2) -> Value:
@@ -373,11 +368,9 @@ def mean_pool(x: Value, size: int | None = None) -> Value:
         check_windows(x, size)
     n, height, width, channels = x.shape
     rows, columns = (height, width) if size is None else (size, size)
-    if height % rows or width % columns:
-        raise ValueError(
-            f"size: expected a divisor of height and width, got {size} for images of "
-            f"shape {x.shape}"
-        )
+    fits = height % rows == width % columns == 0
+    came = f"{size} for images of shape {x.shape}"
+    check_that(fits, "size", "a divisor of height and width", came)
     out = (n, height // rows, width // columns, channels)
     windows = x.reshape(n, out[1], rows, out[2], columns, channels)
     return windows.mean((2, 4)).reshape(*out)

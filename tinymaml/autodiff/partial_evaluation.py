@@ -18,6 +18,7 @@ is cheap (`RECOMPUTED`) is always computed again, everything else is handed over
 """
 
 from tinymaml.autodiff.tape import Tape, Value
+from tinymaml.checks import check_choice
 
 RECOMPUTED = ("full", "reshape", "slice", "broadcast")  # They cost little or nothing.
 
@@ -40,8 +41,7 @@ def partially_evaluate(tape: Tape, unknown: str) -> tuple[Tape, Tape]:
     (Tape of 3 nodes: x (3,) -> residual3 (3,),
      Tape of 3 nodes: v (3,), residual3 (3,) -> product (3,))
     """
-    if unknown not in tape.inputs:
-        raise ValueError(f"unknown: expected one of {[*tape.inputs]}, got {unknown!r}")
+    check_choice("unknown", unknown, tape.inputs)
     known, remaining = _PartOfTape(tape), _PartOfTape(tape)
     dependent = {tape.inputs[unknown].node}  # the nodes that need the unknown input
     for index in tape.live():

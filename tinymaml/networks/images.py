@@ -18,7 +18,13 @@ import numpy as np
 
 from tinymaml.autodiff import convolution, functions
 from tinymaml.autodiff.tape import Value, check_values
-from tinymaml.checks import check_choice, check_flags, check_sizes, real_number
+from tinymaml.checks import (
+    check_choice,
+    check_flags,
+    check_sizes,
+    check_that,
+    real_number,
+)
 from tinymaml.networks.layers import (
     Activation,
     Array,
@@ -100,8 +106,9 @@ class BatchNorm(Layer):
         check_choice("mode", mode, MODES)
         check_sizes(channels=channels)
         check_flags(gamma=gamma)
-        if not real_number("epsilon", epsilon) > 0:
-            raise ValueError(f"epsilon: expected more than 0, got {epsilon}")
+        check_that(
+            real_number("epsilon", epsilon) > 0, "epsilon", "more than 0", epsilon
+        )
         self.shapes = {"beta": (channels,)}
         if gamma:
             self.shapes["gamma"] = (channels,)
@@ -119,11 +126,10 @@ class BatchNorm(Layer):
     ) -> Value:
         """x normalised; in mode "support" by the statistics of x_support, if given."""
         for name, images in (("x", x), ("x_support", x_support)):
-            if images is not None and images.shape[-1:] != self.shapes["beta"]:
-                raise ValueError(
-                    f"{name}: expected (..., C) with {self.shapes['beta'][0]} "
-                    f"channels, got shape {images.shape}"
-                )
+            if images is not None:
+                fits = images.shape[-1:] == self.shapes["beta"]
+                expected = f"(..., C) with {self.shapes['beta'][0]} channels"
+                check_that(fits, name, expected, f"shape {images.shape}")
         # [batch-norm]
         beta, *gamma = parameters
         pixels = x.reshape(-1, x.shape[-1])  # (N, H, W, C) -> (N*H*W, C)
@@ -174,8 +180,7 @@ class Flatten(Layer):
     def __call__(self, parameters: Sequence[Value], x: Value) -> Value:
         """x as a matrix."""
         check_values(x=x)
-        if not x.shape:
-            raise ValueError("x: expected shape (N, ...), got ()")
+        check_that(x.shape, "x", "shape (N, ...)", ())
         return x.reshape(x.shape[0], -1)
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from tinymaml.autodiff.tape import Value
-from tinymaml.checks import check_arrays, check_choice
+from tinymaml.checks import check_arrays, check_choice, check_that
 from tinymaml.learner import MAML
 from tinymaml.losses import cross_entropy
 from tinymaml.networks.images import (
@@ -180,11 +180,9 @@ def accuracy(logits: Array, y: Array) -> Array:
         fits = np.broadcast_shapes(y.shape, logits.shape) == logits.shape
     except ValueError:
         fits = False
-    if not fits or y.ndim < 2 or y.shape[-1] != logits.shape[-1]:
-        raise ValueError(
-            "y: expected one-hot rows or probabilities, as many classes as in logits "
-            f"of shape {logits.shape}, got shape {y.shape}"
-        )
+    fits = fits and y.ndim > 1 and y.shape[-1] == logits.shape[-1]
+    expected = "one-hot rows or probabilities, as many classes as in logits of shape"
+    check_that(fits, "y", f"{expected} {logits.shape}", f"shape {y.shape}")
     largest = y.max(axis=-1, keepdims=True)
     one_class = (y == largest).sum(axis=-1) == 1
     total = y.sum(axis=-1, dtype=float)

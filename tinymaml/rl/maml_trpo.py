@@ -33,6 +33,7 @@ from tinymaml.checks import (
     check_dtype,
     check_fractions,
     check_sizes,
+    check_that,
     check_theta,
     whole_number,
 )
@@ -193,11 +194,8 @@ class MAMLTRPO:
         alphas = [self.alpha] * self.steps if alphas is None else alphas
         alphas = [check_alpha(alpha, self.policy.size) for alpha in alphas]
         check_theta(theta, self.policy.size)
-        if len(batch.noise) != len(alphas) + 1:
-            raise ValueError(
-                f"noise: expected it for {len(alphas)} steps and one more, got "
-                f"{len(batch.noise)}"
-            )
+        fits, came = len(batch.noise) == len(alphas) + 1, len(batch.noise)
+        check_that(fits, "noise", f"it for {len(alphas)} steps and one more", came)
         thetas = np.broadcast_to(theta, (len(batch.tasks), theta.size))
         adaptation = Adaptation([], [], [])
         for j, noise in enumerate(batch.noise):

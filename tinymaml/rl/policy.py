@@ -22,7 +22,7 @@ from tinymaml.autodiff import functions
 from tinymaml.autodiff.tape import Tape, Value
 from tinymaml.backends import Backend, Program, get_backend
 from tinymaml.backends.programs import ProgramCache
-from tinymaml.checks import check_dtype, check_sizes
+from tinymaml.checks import check_dtype, check_sizes, check_that
 from tinymaml.networks.layers import Network
 
 Array = np.ndarray[Any, Any]
@@ -82,14 +82,13 @@ class GaussianPolicy:
 
         Raises ValueError when theta or the network's output has a wrong shape.
         """
-        if theta.shape != (self.size,):
-            raise ValueError(f"theta: expected shape ({self.size},), got {theta.shape}")
+        check_that(
+            theta.shape == (self.size,), "theta", f"shape ({self.size},)", theta.shape
+        )
         mean = self.network(theta[: self.network.size], x)
-        if mean.shape != (x.shape[0], self.actions):
-            raise ValueError(
-                f"network: expected means of shape ({x.shape[0]}, {self.actions}), "
-                f"got {mean.shape}"
-            )
+        shape = x.shape[0], self.actions
+        fits = mean.shape == shape
+        check_that(fits, "network", f"means of shape {shape}", mean.shape)
         # relu(s - least) + least is the maximum of s and least.
         excess = functions.relu(theta[self.network.size :] - LEAST_LOG_STD)
         return Gaussian(mean, excess + LEAST_LOG_STD)

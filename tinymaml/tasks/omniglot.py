@@ -29,7 +29,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from tinymaml.checks import check_choice
+from tinymaml.checks import check_choice, check_that
 from tinymaml.tasks.images import (
     STANDIN,
     Array,
@@ -151,11 +151,9 @@ def split(image_set: ImageSet, name: str = "authors") -> dict[str, ImageSet]:
             c: PARTS[c.split("/")[0] not in background] for c in _standin_classes()
         }
         table = draw_splits(parts, validation=24, test=30)
-    if set(image_set.classes) != {character.name for character in table}:
-        raise ValueError(
-            "image_set: expected all characters of load() or standin(), got "
-            f"{len(image_set.classes)} of {image_set.source}"
-        )
+    fits = set(image_set.classes) == {character.name for character in table}
+    came = f"{len(image_set.classes)} of {image_set.source}"
+    check_that(fits, "image_set", "all characters of load() or standin()", came)
     names: dict[str, set[str]] = {"train": set(), "validation": set(), "test": set()}
     for c in table:
         names[c.background if name == "background" else c.authors].add(c.name)
