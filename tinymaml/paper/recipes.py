@@ -21,23 +21,18 @@ from typing import Any
 import numpy as np
 
 from tinymaml.autodiff.tape import Value
-from tinymaml.checks import check_arrays, check_choice, check_that
+from tinymaml.checks import Array, check_arrays, check_choice, check_that
 from tinymaml.learner import MAML
 from tinymaml.losses import cross_entropy
-from tinymaml.networks.images import (
-    ImageNetwork,
-    MiniImagenetConv,
-    OmniglotConv,
-    OmniglotFC,
-)
+from tinymaml.networks import images
+from tinymaml.networks.images import ImageNetwork
 
 NETWORKS = {
-    "omniglot": OmniglotConv,
-    "omniglot-fc": OmniglotFC,
-    "miniimagenet": MiniImagenetConv,
+    "omniglot": images.OmniglotConv,
+    "omniglot-fc": images.OmniglotFC,
+    "miniimagenet": images.MiniImagenetConv,
 }
 SCALINGS = ("per_shot", "mean")
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -137,26 +132,6 @@ class Recipe:
             **options,
         )
 
-    def summary(self) -> str:
-        """The recipe in words, with one fact on each line."""
-        losses = {
-            "per_shot": "sum over examples / K, as in the authors' code",
-            "mean": "mean over examples",
-        }
-        facts = {
-            "task": f"{self.ways}-way {self.shots}-shot, {self.queries} query examples "
-            f"a class in training, {self.shots} at test",
-            "network": f"{self.architecture}, {self.network().size:,} parameters",
-            "cross-entropy": losses[self.scaling],
-            "inner step": f"alpha = {self.alpha:g}, that is {self.step_on_mean:g} on "
-            "the mean cross-entropy",
-            "inner steps": f"{self.steps} in training; the paper reports "
-            f"{self.test_steps} at test",
-            "outer step": f"Adam, {self.learning_rate:g}, {self.tasks} tasks"
-            + (f", entries clipped to {self.clip:g}" if self.clip else ""),
-        }
-        return "\n".join(f"{name + ':':<15}{fact}" for name, fact in facts.items())
-
 
 def accuracy(logits: Array, y: Array) -> Array:
     """The share of examples whose largest logit is their class.
@@ -177,10 +152,10 @@ def accuracy(logits: Array, y: Array) -> Array:
         if array.dtype.kind not in "bfiu":
             raise TypeError(f"{name}: expected real numbers, got {array.dtype}")
     try:
-        fits = np.broadcast_shapes(y.shape, logits.shape) == logits.shape
+        shape = np.broadcast_shapes(y.shape, logits.shape)
     except ValueError:
-        fits = False
-    fits = fits and y.ndim > 1 and y.shape[-1] == logits.shape[-1]
+        shape = ()
+    fits = shape == logits.shape and y.ndim > 1 and y.shape[-1] == shape[-1]
     expected = "one-hot rows or probabilities, as many classes as in logits of shape"
     check_that(fits, "y", f"{expected} {logits.shape}", f"shape {y.shape}")
     largest = y.max(axis=-1, keepdims=True)
