@@ -11,9 +11,9 @@ Conditions that only one function has stay in that function.
 This file imports nothing of the package, so every file of the package may import it.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from numbers import Real
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -115,11 +115,15 @@ def check_flags(**flags: bool) -> None:
             raise TypeError(f"{name}: expected True or False, got {shown(value)}")
 
 
-def check_end(name: str, per_task: bool = False) -> None:
-    """Check the name of an input or output of a tape, and whether it is per task."""
+def check_end(
+    kind: str, name: str, taken: Collection[str], per_task: bool = False
+) -> None:
+    """Check a new input or output of a tape, which has the `taken` names already."""
+    check_flags(per_task=per_task)
     if not isinstance(name, str):
         raise TypeError(f"name: expected text, got {shown(name)}")
-    check_flags(per_task=per_task)
+    if name in taken:
+        raise ValueError(f"{kind} {name!r}: the tape already has an {kind} so named")
 
 
 def check_threads(threads: int | None, default: int) -> int:
@@ -239,35 +243,26 @@ def check_step_weights(weights: Sequence[float], steps: int) -> tuple[float, ...
         array = np.asarray(weights, dtype=float)
     except (TypeError, ValueError):
         array = np.array(float("nan"))
-    fits = array.shape == (steps,) and np.isfinite(array).all()
-    check_that(fits, "step_weights", f"{steps} finite weights", shown(weights))
+    if array.shape != (steps,) or not np.isfinite(array).all():
+        came = shown(weights)
+        raise ValueError(f"step_weights: expected {steps} finite weights, got {came}")
     return tuple(array.tolist())
 
 
 # --- the inputs of a compiled tape ----------------------------------------------------
 
 
-class Placeholder(Protocol):
-    """An input of a tape, as far as the check of its array needs it."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...  # for one task
-
-    @property
-    def per_task(self) -> bool: ...
-
-
 def check_inputs(
-    placeholders: Mapping[str, Placeholder],
+    placeholders: Mapping[str, Any],
     dtype: np.dtype[Any],
     inputs: Mapping[str, Array],
     tasks: int | None = None,
 ) -> int | None:
     """The number of tasks T, or None if no input has a task axis.
 
-    Every placeholder needs an array of its name, shape and dtype. The array of an input
-    per task has a leading axis of length T. tasks: T, where inputs that were bound
-    earlier have decided it.
+    placeholders: inputs of a tape. Each needs an array of its name, shape and dtype.
+    The array of an input per task has a leading axis of length T. tasks: T, where
+    inputs that were bound earlier have decided it.
 
     Raises ValueError or TypeError. This check runs in every step of training, so it
     compares names, dtypes and shapes, and reads no numbers.

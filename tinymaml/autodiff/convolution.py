@@ -70,10 +70,8 @@ class Window:
             for n, k, m, before in zip(images[2:4], kernel, out, padding, strict=True)
         ]
         self.padded = (*images[:2], *sizes, images[4])
-        rows, columns = (
-            slice(p, p + n) for p, n in zip(padding, images[2:4], strict=True)
-        )
-        self.inside = (slice(None), slice(None), rows, columns)
+        top, left = padding
+        self.inside = np.s_[:, :, top : top + images[2], left : left + images[3]]
 
     def pad(self, x: Array) -> Array:
         """The images with zeros around them."""
@@ -87,9 +85,8 @@ class Window:
         x_uv[:, :, i, j] is the pixel that tap (u, v) meets for the output pixel (i, j).
         """
         (height, width), s = self.out, self.stride
-        for u in range(self.kernel[0]):
-            for v in range(self.kernel[1]):
-                yield u, v, padded[:, :, u : u + s * height : s, v : v + s * width : s]
+        for u, v in np.ndindex(*self.kernel):
+            yield u, v, padded[:, :, u : u + s * height : s, v : v + s * width : s]
 
 
 def as_matrix(x: Array) -> Array:
@@ -314,8 +311,8 @@ class MaxScatter(Primitive):
 def check_images(x: Value) -> None:
     """Raise an error unless x is a Value in the shape of images."""
     check_values(x=x)
-    fits, came = len(x.shape) == 4, f"shape {x.shape}"
-    check_that(fits, "x", "images (N, H, W, C)", came)
+    fits = len(x.shape) == 4
+    check_that(fits, "x", "images (N, H, W, C)", f"shape {x.shape}")
 
 
 def conv2d(x: Value, w: Value, stride: int = 1) -> Value:
@@ -331,13 +328,9 @@ def conv2d(x: Value, w: Value, stride: int = 1) -> Value:
     expected = f"images (N, H, W, C) with {w.shape[2]} channels"
     check_that(x.shape[3] == w.shape[2], "x", expected, f"shape {x.shape}")
     stride = whole_number("stride", stride)
-    size, padding = zip(
-        *(
-            same_padding(n, k, stride)
-            for n, k in zip(x.shape[1:3], w.shape[:2], strict=True)
-        ),
-        strict=True,
-    )
+    axes = zip(x.shape[1:3], w.shape[:2], strict=True)
+    rows, columns = (same_padding(n, k, stride) for n, k in axes)
+    size, padding = zip(rows, columns, strict=True)
     return x.tape.record("conv", x, w, stride=stride, padding=padding, size=size)
 
 

@@ -91,24 +91,19 @@ class _PartOfTape:
     def __init__(self, source: Tape) -> None:
         self.source, self.tape = source, Tape()
         self.values: dict[int, Value] = {}
-        self.names = {end.node: name for name, end in source.inputs.items()}
 
     def record(self, index: int) -> Value:
         """The value of a node of the source, recorded with all that it needs."""
         if index not in self.values:
             node = self.source.nodes[index]
-            if index in self.names:
-                name = self.names[index]
-                per_task = self.source.inputs[name].per_task
-                value = self.tape.input(name, node.shape, per_task)
+            name, attributes = node.primitive.name, dict(node.attributes)
+            arguments = [self.record(i) for i in node.arguments]
+            if name == "input":
+                per_task = self.source.inputs[attributes["name"]].per_task
+                value = self.tape.input(**attributes, per_task=per_task)
+            elif name == "rematerialise":
+                (value,) = arguments
             else:
-                arguments = [self.record(i) for i in node.arguments]
-                if node.primitive.name == "rematerialise":
-                    (value,) = arguments
-                else:
-                    attributes = dict(node.attributes)
-                    value = self.tape.record(
-                        node.primitive.name, *arguments, **attributes
-                    )
+                value = self.tape.record(name, *arguments, **attributes)
             self.values[index] = value
         return self.values[index]
