@@ -114,12 +114,6 @@ class MAML(Trainable):
     >>> # ... - 2 (1 - theta') (1 - 2 alpha) = -1 * 1/2: the Hessian term halves it.
     """
 
-    loss: Loss
-    query_loss: Callable[[Value, Value, Value, Value], Value] | None
-    alpha: Array
-    steps: int
-    step_weights: Sequence[float] | None
-    clip: float | None
     _programs: ProgramCache
 
     def __init__(
@@ -304,7 +298,13 @@ class MAML(Trainable):
             for name, array in zip(names, tasks, strict=False)
         ]
         support, query = (values[0], values[1]), values[2:]
-        query_loss = self._query_loss(values[0])
+
+        def query_loss(theta: Value, x: Value, y: Value) -> Value:
+            own = self.query_loss
+            if own is None:
+                return self.loss(theta, x, y)
+            return own(theta, x, y, values[0])
+
         thetas = inner_loop(self.loss, theta_0, support, alpha, call.steps)
         if call.kind == "meta-gradient":
             examples = support, (query[0], query[1])
@@ -349,19 +349,11 @@ class MAML(Trainable):
         alpha_gradient = tape.constant(0.0, thetas[0].shape)
         for j, v in enumerate(cotangents[1:]):
             support_loss = self.loss(thetas[j], *support)
-            tape.output(
-                f"correction{j}", hvp(support_loss, thetas[j], alpha * v), "sum"
-            )
+            correction = hvp(support_loss, thetas[j], alpha * v)
+            tape.output(f"correction{j}", correction, "sum")
             # theta_{j+1} depends on alpha through - alpha grad S(theta_j).
             alpha_gradient = alpha_gradient - grad(support_loss, thetas[j]) * v
         tape.output("alpha_gradient", alpha_gradient, "sum")
-
-    def _query_loss(self, x_support: Value) -> Loss:
-        """The query loss as a function (theta, x, y)."""
-        query_loss = self.query_loss
-        if query_loss is None:
-            return self.loss
-        return lambda theta, x, y: query_loss(theta, x, y, x_support)
 
     def _program(self, call: Call, theta: Array, tasks: Tasks) -> Program:
         """The program for these shapes and settings, compiled at its first use."""
@@ -376,12 +368,8 @@ class MAML(Trainable):
     def _run(self, call: Call, theta: Array, tasks: Tasks) -> dict[str, Array]:
         """Run the program for these shapes; say which input is not finite, if any."""
         program = self._program(call, theta, tasks)
-        inputs = {
-            "theta": theta,
-            "alpha": self.alpha.astype(theta.dtype),
-            "x_support": tasks.x_support,
-            "y_support": tasks.y_support,
-        }
+        inputs = {"theta": theta, "alpha": self.alpha.astype(theta.dtype)}
+        inputs |= {"x_support": tasks.x_support, "y_support": tasks.y_support}
         if call.kind != "adapt":
             inputs |= {"x_query": tasks.x_query, "y_query": tasks.y_query}
         results = program(inputs)

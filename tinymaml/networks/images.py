@@ -218,6 +218,11 @@ class ImageNetwork(Network):
         return self.vector(alpha, dtype, **fixed)
 
 
+def _normalised(layer: Layer, features: int, mode: str, gamma: bool) -> list[Layer]:
+    """The layer, and batch normalisation and relu after it."""
+    return [layer, BatchNorm(features, mode, gamma), Activation("relu")]
+
+
 class OmniglotConv(ImageNetwork):
     """Four 3x3 convolutions of stride 2 to 64 features, and the mean of the 2x2 map.
 
@@ -235,11 +240,8 @@ class OmniglotConv(ImageNetwork):
         check_sizes(ways=ways)
         layers: list[Layer] = []
         for channels in (1, features, features, features):
-            layers += [
-                Conv2d(channels, features, stride=2),
-                BatchNorm(features, mode, gamma),
-                Activation("relu"),
-            ]
+            conv = Conv2d(channels, features, stride=2)
+            layers += _normalised(conv, features, mode, gamma)
         last = Linear(features, ways, normal(1.0))
         super().__init__([*layers, MeanPool(), Flatten(), last])
 
@@ -258,11 +260,8 @@ class OmniglotFC(ImageNetwork):
         sizes = (784, 256, 128, 64, 64)
         layers: list[Layer] = [Flatten()]
         for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
-            layers += [
-                Linear(inputs, outputs, truncated_normal(0.01)),
-                BatchNorm(outputs, mode, gamma),
-                Activation("relu"),
-            ]
+            linear = Linear(inputs, outputs, truncated_normal(0.01))
+            layers += _normalised(linear, outputs, mode, gamma)
         last = Linear(sizes[-1], ways, truncated_normal(0.01))
         super().__init__([*layers, last])
 
@@ -282,11 +281,7 @@ class MiniImagenetConv(ImageNetwork):
         check_sizes(ways=ways)
         layers: list[Layer] = []
         for channels in (3, features, features, features):
-            layers += [
-                Conv2d(channels, features),
-                BatchNorm(features, mode, gamma),
-                Activation("relu"),
-                MaxPool(2),
-            ]
+            conv = Conv2d(channels, features)
+            layers += [*_normalised(conv, features, mode, gamma), MaxPool(2)]
         last = Linear(25 * features, ways, xavier_uniform())
         super().__init__([*layers, Flatten(), last])
