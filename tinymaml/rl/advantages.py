@@ -11,14 +11,11 @@ authors' code, it is fitted anew for each task and inner step, to the same traje
 that it is then subtracted from.
 """
 
-from typing import Any
-
 import numpy as np
 
-from tinymaml.checks import check_finite, check_fractions, check_that
+from tinymaml.checks import Array, check_finite, check_fractions, check_that
 from tinymaml.rl.rollouts import Trajectories
 
-Array = np.ndarray[Any, Any]
 RIDGE = 1e-5  # penalty on the squared weights of the baseline
 CLIP = 10.0  # largest size of an observation in the features
 TIME_UNIT = 100.0  # steps

@@ -14,7 +14,7 @@ Left out: policies for discrete actions, and correlated actions.
 """
 
 from math import log, pi
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,10 +22,9 @@ from tinymaml.autodiff import functions
 from tinymaml.autodiff.tape import Tape, Value
 from tinymaml.backends import Backend, Program, get_backend
 from tinymaml.backends.programs import ProgramCache
-from tinymaml.checks import check_dtype, check_sizes, check_that
+from tinymaml.checks import Array, check_dtype, check_sizes, check_that
 from tinymaml.networks.layers import Network
 
-Array = np.ndarray[Any, Any]
 LEAST_LOG_STD = log(1e-6)  # the lower bound in the authors' code
 
 

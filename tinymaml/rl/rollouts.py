@@ -13,13 +13,11 @@ Left out: simulators that are written elsewhere. Any object with the methods of
 `Environment` can be used.
 """
 
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from tinymaml.checks import check_arrays, check_sizes, check_that
-
-Array = np.ndarray[Any, Any]
+from tinymaml.checks import Array, check_arrays, check_sizes, check_that
 
 
 class Actor(Protocol):

@@ -17,13 +17,12 @@ appendix C.
 
 from collections.abc import Callable
 from math import isfinite, sqrt
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from tinymaml.checks import check_numbers, check_sizes, check_that, check_theta
+from tinymaml.checks import Array, check_numbers, check_sizes, check_that, check_theta
 
-Array = np.ndarray[Any, Any]
 Product = Callable[[Array], Array]  # v (P,) -> a matrix times v (P,)
 TOLERANCE = 1e-10  # conjugate gradients stop at this squared length of the residual
 

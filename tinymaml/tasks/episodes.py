@@ -19,10 +19,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinymaml.checks import check_dtype, check_sizes, check_that
+from tinymaml.checks import Array, check_dtype, check_sizes, check_that
 from tinymaml.tasks.batch import Tasks, array_table
-
-Array = np.ndarray[Any, Any]
 
 
 class EpisodeIndices(NamedTuple):
