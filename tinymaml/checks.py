@@ -207,9 +207,8 @@ def check_theta(theta: Array, size: int | None = None, finite: bool = True) -> A
     NaN and infinity, which reads all of theta and is too slow for every training step.
     """
     if not is_array(theta) or theta.dtype not in DTYPES:
-        raise TypeError(
-            f"theta: expected a float32 or float64 array, got {dtype_or_type(theta)}"
-        )
+        came = dtype_or_type(theta)
+        raise TypeError(f"theta: expected a float32 or float64 array, got {came}")
     if theta.ndim != 1 or theta.size == 0 or size not in (None, theta.size):
         expected = "(P,), P > 0" if size is None else f"({size},)"
         raise ValueError(f"theta: expected shape {expected}, got {theta.shape}")
@@ -228,9 +227,8 @@ def check_alpha(alpha: float | Array, size: int | None = None) -> Array:
     except ValueError:  # a ragged list
         array = np.asarray(None)
     if array.dtype.kind not in "fiu" or array.ndim > 1:
-        raise TypeError(
-            f"alpha: expected a number or a vector of numbers, got {shown(alpha)}"
-        )
+        came = shown(alpha)
+        raise TypeError(f"alpha: expected a number or a vector of numbers, got {came}")
     fits = size is None or array.size in (1, size)
     check_that(fits, "alpha", f"1 or {size} numbers", array.size)
     check_finite(alpha=array)
@@ -272,9 +270,8 @@ def check_inputs(
     for name, placeholder in placeholders.items():
         array, shape = inputs[name], placeholder.shape
         if not is_array(array) or array.dtype != dtype:
-            raise TypeError(
-                f"{name}: expected an array of {dtype}, got {dtype_or_type(array)}"
-            )
+            came = dtype_or_type(array)
+            raise TypeError(f"{name}: expected an array of {dtype}, got {came}")
         if placeholder.per_task and array.ndim and tasks is None:
             tasks = len(array)
         expected = (tasks, *shape) if placeholder.per_task else shape

@@ -130,15 +130,10 @@ class MAML(Trainable):
         backend: str | Backend = "auto",
         threads: int | None = None,
     ) -> None:
-        self.loss = loss
-        self.query_loss = query_loss
-        self.alpha = check_alpha(alpha)
-        self.steps = steps
-        self.order = order
-        self.reduction = reduction
-        self.recompute = recompute
-        self.step_weights = step_weights
-        self.clip = clip
+        self.loss, self.query_loss = loss, query_loss
+        self.alpha, self.steps, self.order = check_alpha(alpha), steps, order
+        self.reduction, self.recompute = reduction, recompute
+        self.step_weights, self.clip = step_weights, clip
         self.backend: Backend = get_backend(backend, threads)
         self._weights()
 
@@ -201,11 +196,7 @@ class MAML(Trainable):
         return self._after_each_step("evaluate", theta, tasks, steps)
 
     def predict(
-        self,
-        function: Prediction,
-        theta: Array,
-        tasks: Tasks,
-        steps: int | None = None,
+        self, function: Prediction, theta: Array, tasks: Tasks, steps: int | None = None
     ) -> Array:
         """function(theta_j, x_query, x_support) after 0 .. steps inner steps.
 
@@ -293,10 +284,8 @@ class MAML(Trainable):
         theta_0 = tape.input("theta", theta.shape)
         alpha = tape.input("alpha", self.alpha.shape)
         names = Tasks._fields[:2] if call.kind == "adapt" else Tasks._fields
-        values = [
-            tape.input(name, array.shape[1:], per_task=True)
-            for name, array in zip(names, tasks, strict=False)
-        ]
+        shapes = [(name, getattr(tasks, name).shape[1:]) for name in names]
+        values = [tape.input(name, shape, per_task=True) for name, shape in shapes]
         support, query = (values[0], values[1]), values[2:]
 
         def query_loss(theta: Value, x: Value, y: Value) -> Value:

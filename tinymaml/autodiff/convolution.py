@@ -311,8 +311,7 @@ class MaxScatter(Primitive):
 def check_images(x: Value) -> None:
     """Raise an error unless x is a Value in the shape of images."""
     check_values(x=x)
-    fits = len(x.shape) == 4
-    check_that(fits, "x", "images (N, H, W, C)", f"shape {x.shape}")
+    check_that(len(x.shape) == 4, "x", "images (N, H, W, C)", f"shape {x.shape}")
 
 
 def conv2d(x: Value, w: Value, stride: int = 1) -> Value:
@@ -322,8 +321,7 @@ def conv2d(x: Value, w: Value, stride: int = 1) -> Value:
     is not flipped.
     """
     check_values(x=x, w=w)
-    fits = len(w.shape) == 4
-    check_that(fits, "w", "a kernel (kh, kw, C, F)", f"shape {w.shape}")
+    check_that(len(w.shape) == 4, "w", "a kernel (kh, kw, C, F)", f"shape {w.shape}")
     check_images(x)
     expected = f"images (N, H, W, C) with {w.shape[2]} channels"
     check_that(x.shape[3] == w.shape[2], "x", expected, f"shape {x.shape}")

@@ -468,9 +468,8 @@ class Concat(Primitive):
 
     def evaluate(*vectors):
         tasks = max(len(a) for a in vectors)
-        return np.concatenate(
-            [np.broadcast_to(a, (tasks, a.shape[1])) for a in vectors], axis=1
-        )
+        repeated = [np.broadcast_to(a, (tasks, a.shape[1])) for a in vectors]
+        return np.concatenate(repeated, axis=1)
 
     def vjp(i, g, out, *vectors):
         start = sum(a.size for a in vectors[:i])

@@ -167,10 +167,8 @@ class Tape:
         self._index_of: dict[str, int] = {}
 
     def __repr__(self) -> str:
-        inputs, outputs = (
-            ", ".join(f"{name} {end.shape}" for name, end in ends.items())
-            for ends in (self.inputs, self.outputs)
-        )
+        inputs = ", ".join(f"{name} {i.shape}" for name, i in self.inputs.items())
+        outputs = ", ".join(f"{name} {o.shape}" for name, o in self.outputs.items())
         return f"Tape of {len(self.nodes)} nodes: {inputs} -> {outputs}"
 
     def input(self, name: str, shape: Sequence[int], per_task: bool = False) -> "Value":

@@ -106,20 +106,17 @@ class BatchNorm(Layer):
         check_choice("mode", mode, MODES)
         check_sizes(channels=channels)
         check_flags(gamma=gamma)
-        check_that(
-            real_number("epsilon", epsilon) > 0, "epsilon", "more than 0", epsilon
-        )
+        fits = real_number("epsilon", epsilon) > 0
+        check_that(fits, "epsilon", "more than 0", epsilon)
         self.shapes = {"beta": (channels,)}
         if gamma:
             self.shapes["gamma"] = (channels,)
-        self.mode = mode
-        self.epsilon = epsilon
+        self.mode, self.epsilon = mode, epsilon
 
     def init(self, rng: np.random.Generator) -> list[Array]:
         """beta 0, gamma 1."""
-        return [
-            np.full(shape, float(i)) for i, shape in enumerate(self.shapes.values())
-        ]
+        beta, *gamma = self.shapes.values()
+        return [np.zeros(beta), *map(np.ones, gamma)]
 
     def __call__(
         self, parameters: Sequence[Value], x: Value, x_support: Value | None = None

@@ -231,10 +231,8 @@ class Network(ReadOnly):
     def __repr__(self) -> str:
         sizes = [sum(map(prod, layer.shapes.values())) for layer in self.layers]
         width = max((len(f"{size:,}") for size in sizes), default=0)
-        lines = [
-            f"  {size:{width},}  {layer}"
-            for size, layer in zip(sizes, self.layers, strict=True)
-        ]
+        rows = zip(sizes, self.layers, strict=True)
+        lines = [f"  {size:{width},}  {layer}" for size, layer in rows]
         title = f"{type(self).__name__} of {self.size:,} parameters"
         return "\n".join([title, *lines])
 
@@ -262,9 +260,8 @@ class Network(ReadOnly):
     def unpack(self, theta: Value) -> Iterator[tuple[Layer, list[Value]]]:
         """Each layer with its own parameters, which are slices of theta."""
         check_values(theta=theta)
-        check_that(
-            theta.shape == (self.size,), "theta", f"shape ({self.size},)", theta.shape
-        )
+        shape = (self.size,)
+        check_that(theta.shape == shape, "theta", f"shape {shape}", theta.shape)
         layout = iter(self.layout.values())
         for layer in self.layers:
             spans = [next(layout) for _ in layer.shapes]

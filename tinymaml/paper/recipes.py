@@ -120,17 +120,10 @@ class Recipe:
         the network has mode "support", its query loss uses the statistics of the
         support examples. options: further arguments of `MAML`.
         """
-
         loss = RecipeLoss(network, self.scaling, self.shots)
-        return MAML(
-            loss,
-            network.adapted_only(self.alpha, "float64"),
-            self.steps,
-            order=order,
-            query_loss=loss,
-            clip=self.clip,
-            **options,
-        )
+        alpha = network.adapted_only(self.alpha, "float64")
+        first = loss, alpha, self.steps, order
+        return MAML(*first, query_loss=loss, clip=self.clip, **options)
 
 
 def accuracy(logits: Array, y: Array) -> Array:

@@ -58,8 +58,7 @@ class GaussianPolicy:
         threads: int | None = None,
     ) -> None:
         check_sizes(actions=actions)
-        self.network = network
-        self.actions = actions
+        self.network, self.actions = network, actions
         self.size = network.size + actions
         self.backend = get_backend(backend, threads)
         self._programs = ProgramCache()
@@ -81,13 +80,12 @@ class GaussianPolicy:
 
         Raises ValueError when theta or the network's output has a wrong shape.
         """
-        check_that(
-            theta.shape == (self.size,), "theta", f"shape ({self.size},)", theta.shape
-        )
+        shape: tuple[int, ...] = (self.size,)
+        check_that(theta.shape == shape, "theta", f"shape {shape}", theta.shape)
         mean = self.network(theta[: self.network.size], x)
         shape = x.shape[0], self.actions
-        fits = mean.shape == shape
-        check_that(fits, "network", f"means of shape {shape}", mean.shape)
+        expected = f"means of shape {shape}"
+        check_that(mean.shape == shape, "network", expected, mean.shape)
         # relu(s - least) + least is the maximum of s and least.
         excess = functions.relu(theta[self.network.size :] - LEAST_LOG_STD)
         return Gaussian(mean, excess + LEAST_LOG_STD)

@@ -121,8 +121,7 @@ class Episodes:
         for name, count in zip(classes, self._counts, strict=True):
             check_that(count >= shots + queries, f"class {name}", expected, count)
         self.ways, self.shots, self.queries = ways, shots, queries
-        self.rotations, self.tasks = rotations, tasks
-        self.dtype = check_dtype(dtype)
+        self.rotations, self.tasks, self.dtype = rotations, tasks, check_dtype(dtype)
 
     def __repr__(self) -> str:
         rotated = ", rotated classes" if self.rotations else ""
@@ -174,13 +173,9 @@ class Episodes:
         task, group = np.arange(tasks)[:, None, None], np.arange(per_class)[:, None]
         images, rotations = images[task, labels, group], rotations[task, labels]
         support, query = np.s_[:, : self.shots], np.s_[:, self.shots :]
-        return EpisodeIndices(
-            *(
-                np.ascontiguousarray(array[groups].reshape(tasks, -1), np.int64)
-                for groups in (support, query)
-                for array in (images, rotations, labels)
-            )
-        )
+        arrays = [a[s] for s in (support, query) for a in (images, rotations, labels)]
+        flat = [array.reshape(tasks, -1) for array in arrays]
+        return EpisodeIndices(*(np.ascontiguousarray(a, np.int64) for a in flat))
 
     def _rotated_images(self, indices: Array, rotations: Array) -> Array:
         """Images by index (T, N*K), each rotated: (T, N*K, H, W, C) in `dtype`."""

@@ -166,10 +166,7 @@ def read_image(
 
 
 def load_cached(
-    name: str,
-    source: Any,
-    shape: Sequence[int],
-    build: Callable[[], Iterable[Array]],
+    name: str, source: Any, shape: Sequence[int], build: Callable[[], Iterable[Array]]
 ) -> Array:
     """A memory-mapped uint8 array of `shape` from the cache, built if it is not there.
 
@@ -191,9 +188,8 @@ def load_cached(
         if path.exists():
             if path.is_file() and _is_valid(path, tuple(shape)):
                 return np.load(path, mmap_mode="r", allow_pickle=False)
-            warnings.warn(
-                f"{path}: truncated or altered cache; building it again", stacklevel=3
-            )
+            what = f"{path}: truncated or altered cache; building it again"
+            warnings.warn(what, stacklevel=3)
         header, fields = io.BytesIO(), {"descr": "|u1", "fortran_order": False}
         np.lib.format.write_array_header_1_0(header, {**fields, "shape": tuple(shape)})
         digest = hashlib.sha256()
@@ -217,6 +213,5 @@ def _is_valid(path: Path, shape: tuple[int, ...]) -> bool:
     if path.stat().st_size <= 32:
         return False
     contents = np.memmap(path, np.uint8, mode="r")
-    if hashlib.sha256(contents[:-32].data).digest() != contents[-32:].tobytes():
-        return False
-    return np.load(path, mmap_mode="r", allow_pickle=False).shape == shape
+    whole = hashlib.sha256(contents[:-32].data).digest() == contents[-32:].tobytes()
+    return whole and np.load(path, mmap_mode="r", allow_pickle=False).shape == shape

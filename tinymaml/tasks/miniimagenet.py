@@ -168,12 +168,8 @@ def _find(
     missing: list[str] = []
     files: dict[str, list[Path]] = {label: [] for label in classes}
     for label, names in classes.items():
-        directories = [
-            folder / "images",
-            *(folder / side / label for side in (LISTS[split], split)),
-            folder / label,
-            folder,
-        ]
+        sides = [folder / side / label for side in (LISTS[split], split)]
+        directories = [folder / "images", *sides, folder / label, folder]
         for name in names:
             # The first directory counts, and in it the very name that is listed.
             keys = (Path(name).name, Path(name).stem)

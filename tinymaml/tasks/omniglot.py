@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import cache, partial
 from io import BytesIO, FileIO
+from itertools import product
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -162,11 +163,8 @@ def standin(seed: int = 0) -> ImageSet:
 
 
 def _standin_classes() -> tuple[str, ...]:
-    return tuple(
-        f"Strokes_{alphabet:02}/character{character:02}"
-        for alphabet in range(STANDIN_ALPHABETS)
-        for character in range(1, 25)
-    )
+    numbers = product(range(STANDIN_ALPHABETS), range(1, 25))
+    return tuple(f"Strokes_{a:02}/character{c:02}" for a, c in numbers)
 
 
 def _standin_characters() -> tuple[Character, ...]:
@@ -193,12 +191,8 @@ def fetch(path: Path, url: str = URL, retries: int = 3) -> None:
     """
     import pooch  # slow to import, and only needed here
 
-    registry = pooch.create(
-        path.parent,
-        url,
-        registry={path.name: f"md5:{ARCHIVES[path.name]}"},
-        retry_if_failed=retries,
-    )
+    sums = {path.name: f"md5:{ARCHIVES[path.name]}"}
+    registry = pooch.create(path.parent, url, registry=sums, retry_if_failed=retries)
     http = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=60)
     try:
         registry.fetch(path.name, downloader=http)
