@@ -105,6 +105,27 @@ def make_parser(doc: str, name: str, recipes: Sequence[str]) -> Parser:
     return parser
 
 
+def describe(recipe: Recipe) -> str:
+    """A recipe in words, with one fact on each line."""
+    losses = {
+        "per_shot": "sum over examples / K, as in the authors' code",
+        "mean": "mean over examples",
+    }
+    facts = {
+        "task": f"{recipe.ways}-way {recipe.shots}-shot, {recipe.queries} query "
+        f"examples a class in training, {recipe.shots} at test",
+        "network": f"{recipe.architecture}, {recipe.network().size:,} parameters",
+        "cross-entropy": losses[recipe.scaling],
+        "inner step": f"alpha = {recipe.alpha:g}, that is {recipe.step_on_mean:g} on "
+        "the mean cross-entropy",
+        "inner steps": f"{recipe.steps} in training; the paper reports "
+        f"{recipe.test_steps} at test",
+        "outer step": f"Adam, {recipe.learning_rate:g}, {recipe.tasks} tasks"
+        + (f", entries clipped to {recipe.clip:g}" if recipe.clip else ""),
+    }
+    return "\n".join(f"{name + ':':<15}{fact}" for name, fact in facts.items())
+
+
 # %% Meta-training
 
 
@@ -164,7 +185,7 @@ def run(
     """Train, test, print, draw."""
     recipe = RECIPES[options.recipe].scaled(options.scaling)
     source = sets["train"].source
-    print(recipe.summary())
+    print(describe(recipe))
     print(f"{'data:':<15}{source}, classes: {class_counts(sets)}")
     result = train(stages, experiment, recipe, sets, options, backend)
     theta = result.theta if result.best is None else result.best

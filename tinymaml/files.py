@@ -1,4 +1,4 @@
-"""Files that are whole or not there.
+"""Files that are whole or not there, and the folder for what can be made again.
 
 With this file a result is written under a temporary name and renamed in one step, so a
 full disk, a crash or Ctrl-C never leaves half a file under the name that readers open.
@@ -68,3 +68,12 @@ def check_writable(path: str | os.PathLike[str]) -> None:
             raise Abandon
     except Abandon:
         pass
+
+
+def cache_folder() -> Path:
+    """The folder of caches and downloads: $TINYMAML_CACHE, or the user's own one."""
+    if folder := os.environ.get("TINYMAML_CACHE"):
+        return Path(os.path.expanduser(folder))
+    import platformdirs  # only users without TINYMAML_CACHE need it
+
+    return Path(platformdirs.user_cache_dir("tinymaml"))

@@ -21,12 +21,6 @@ def _record(name: str, x: Value, **attributes: Any) -> Value:
     return x.tape.record(name, x, **attributes)
 
 
-def broadcast_to(a: Value, shape: Sequence[int]) -> Value:
-    """`a` repeated to the shape, by NumPy's rules: see `Value.broadcast_to`."""
-    check_values(a=a)
-    return a.broadcast_to(shape)
-
-
 def concatenate(vectors: Sequence[Value]) -> Value:
     """Vectors end to end: (P1,), (P2,), ... -> (P1 + P2 + ...,)."""
     if not isinstance(vectors, Sequence) or not vectors:
@@ -55,11 +49,6 @@ def log(x: Value) -> Value:
 def tanh(x: Value) -> Value:
     """The hyperbolic tangent."""
     return _record("tanh", x)
-
-
-def reciprocal(x: Value) -> Value:
-    """1 / x."""
-    return _record("reciprocal", x)
 
 
 def rsqrt(x: Value) -> Value:

@@ -7,7 +7,9 @@ The table is **closed**: every vjp and jvp records primitives of the table. So
 derivatives can be derived again, to any order, and a backend that computes the table
 computes all of them. Linear primitives stand beside their transpose, which is what
 their vjp records: `broadcast` and `sum`, `slice` and `pad`; `reshape` is undone by
-`reshape`, and `matmul` by `matmul` with other transpose flags.
+`reshape`, and `matmul` by `matmul` with other transpose flags. A Jacobian that is
+symmetric, such as the diagonal one of an elementwise operation, is its own transpose:
+there the jvp is the vjp.
 
 Where a cheaper way to the same value exists, `simplify` stands beside the derivative
 with which it must agree. There are two ideas. An operation on a constant array gives a
@@ -117,8 +119,7 @@ class Add(Pairwise):
     def vjp(i, g, out, a, b):
         return g
 
-    def jvp(i, t, out, a, b):
-        return t
+    jvp = vjp
 
 
 class Sub(Pairwise):
@@ -132,8 +133,7 @@ class Sub(Pairwise):
     def vjp(i, g, out, a, b):
         return g if i == 0 else -g
 
-    def jvp(i, t, out, a, b):
-        return t if i == 0 else -t
+    jvp = vjp
 
 
 class Mul(Pairwise):
@@ -147,8 +147,7 @@ class Mul(Pairwise):
     def vjp(i, g, out, a, b):
         return g * (b if i == 0 else a)
 
-    def jvp(i, t, out, a, b):
-        return t * (b if i == 0 else a)
+    jvp = vjp
 
 
 class Scale(Elementwise):
@@ -166,8 +165,7 @@ class Scale(Elementwise):
     def vjp(i, g, out, a, *, number):
         return g * number
 
-    def jvp(i, t, out, a, *, number):
-        return t * number
+    jvp = vjp
 
     def simplify(a, *, number):
         """Two factors become one, and a factor goes in front of a broadcast."""
@@ -199,8 +197,7 @@ class Gate(Pairwise):
     def vjp(i, g, out, a, x):
         return g.tape.record("gate", g, x) if i == 0 else None
 
-    def jvp(i, t, out, a, x):
-        return t.tape.record("gate", t, x) if i == 0 else None
+    jvp = vjp
 
 
 # --- functions of one argument --------------------------------------------------------
@@ -283,8 +280,7 @@ class Softmax(Elementwise):
     def vjp(i, g, out, a):
         return out * (g - sum_last_axis(g * out))
 
-    def jvp(i, t, out, a):
-        return out * (t - sum_last_axis(t * out))
+    jvp = vjp
 
     def flops(out, a):
         return 4 * prod(a)
@@ -403,7 +399,7 @@ class Reshape(Linear):
         return fold(a, shape)
 
 
-class Rematerialise(Linear):
+class Rematerialise(Primitive):
     """The same numbers as a new value: see `functions.rematerialise`.
 
     `number` makes the node unlike all others. Derivatives pass it by unchanged.
@@ -420,8 +416,7 @@ class Rematerialise(Linear):
     def vjp(i, g, out, a, *, number):
         return g
 
-    def jvp(i, t, out, a, *, number):
-        return t
+    jvp = vjp
 
 
 class Slice(Linear):
@@ -473,9 +468,8 @@ class Concat(Primitive):
 
     def evaluate(*vectors):
         tasks = max(len(a) for a in vectors)
-        return np.concatenate(
-            [np.broadcast_to(a, (tasks, a.shape[1])) for a in vectors], axis=1
-        )
+        repeated = [np.broadcast_to(a, (tasks, a.shape[1])) for a in vectors]
+        return np.concatenate(repeated, axis=1)
 
     def vjp(i, g, out, *vectors):
         start = sum(a.size for a in vectors[:i])

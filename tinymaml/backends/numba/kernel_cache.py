@@ -34,8 +34,7 @@ from numba.core.compiler import CompileResult
 from numba.core.serialize import dumps
 
 from tinymaml.backends.numba import SOURCES, hash_of_sources
-from tinymaml.files import write_atomically
-from tinymaml.tasks.images import cache_folder
+from tinymaml.files import cache_folder, write_atomically
 
 VERSIONS = sys.version, numba.__version__, llvmlite.__version__, np.__version__
 SETTINGS = "OPT BOUNDSCHECK DEBUGINFO_DEFAULT LOOP_VECTORIZE SLP_VECTORIZE".split()
