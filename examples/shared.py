@@ -224,8 +224,8 @@ def lock_folder(folder: Path) -> Iterator[None]:
     """Make a folder and keep other runs out of it.
 
     The lock is on the folder itself and ends with this process, however it ends; its
-    forked children have no part in it. Folders that were made here are removed at the
-    end if they are still empty. On a file system without locks this only makes the
+    forked children have no part in it. Folders that were made here are removed after
+    an error if they are still empty. On a file system without locks this only makes the
     folder. Raises OSError if it cannot be made, or another run holds the lock.
     """
     made = [path for path in (folder, *folder.parents) if not path.exists()]
@@ -245,10 +245,11 @@ def lock_folder(folder: Path) -> Iterator[None]:
             pass
         try:
             yield
-        finally:
+        except (Exception, KeyboardInterrupt, SystemExit):
             for path in made:  # the innermost first
                 with suppress(OSError):
                     path.rmdir()
+            raise
     finally:
         if descriptor in LOCKS:
             LOCKS.remove(descriptor)
@@ -266,14 +267,13 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_close_locks)
 
 
-@contextmanager
 def open_folder(
     parser: Parser,
     options: argparse.Namespace,
     files: Iterable[str],
     check: Callable[[], None] = lambda: None,
-) -> Iterator[None]:
-    """`options.out`, for this run alone, into which `files` can be written.
+) -> ExitStack:
+    """`options.out`, for this run alone until the stack closes; `files` can be written.
 
     If it cannot be had, the program ends with a one-line error. With --overwrite the
     files of an earlier run are removed. check: called when no other run can change the
@@ -289,7 +289,7 @@ def open_folder(
                 path.unlink()
         except OSError as error:
             parser.error(f"argument --out: {reason(error)}")
-        yield
+        return stack.pop_all()
 
 
 @contextmanager

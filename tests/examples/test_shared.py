@@ -97,10 +97,14 @@ def test_stages_are_opened_only_if_each_training_can_write_its_files(tmp_path, c
     parser = shared.experiment_parser("doc", "out", 9, 1)
     shared.add_resume(parser, "--seed")
     options, _ = shared.read_options(parser, ["--out", str(tmp_path / "out")])
-    stages = shared.open_stages(parser, options, ["exact"], {}, ["results.json"])
-    assert stages.files == ["exact/checkpoint.npz", "exact/log.csv"]
+
+    def names_of(*names):
+        with shared.open_stages(parser, options, "", names, {}, ["a.png"]) as stages:
+            return stages.files
+
+    assert names_of("exact") == ["exact/checkpoint.npz", "exact/log.csv"]
     (tmp_path / "out/oracle").write_text("a file where a folder must be")
     with pytest.raises(SystemExit) as stop:
-        shared.open_stages(parser, options, ["exact", "oracle"], {}, [])
+        names_of("exact", "oracle")
     assert stop.value.code == 2
     assert "argument --out: " in capsys.readouterr().err
