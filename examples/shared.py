@@ -352,7 +352,7 @@ def run_to_the_end(parser: argparse.ArgumentParser, run: Callable[[], None]) -> 
         run()
         print(end="", flush=True)
     except KeyboardInterrupt as stop:
-        print(f"Stopped. {str(stop) or 'Nothing has been saved.'}")
+        print(f"Stopped. {str(stop) or 'There are no results.'}")
         return 130
     except BrokenPipeError:
         return 141

@@ -224,7 +224,7 @@ class Adam(Optimiser):
         # is the cheapest look at all of them, but it can overflow where none does.
         if not math.isfinite(np.vdot(gradient, gradient)):
             largest = float(np.abs(gradient).max())
-            if not largest * largest <= np.finfo(gradient.dtype).max:
+            if not largest * largest <= float(np.finfo(gradient.dtype).max):
                 raise FloatingPointError(
                     f"Adam: the largest entry of the gradient is {largest:g}, whose "
                     f"square is no finite {gradient.dtype}"

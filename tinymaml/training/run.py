@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tinymaml.checks import check_theta, whole_number
+from tinymaml.checks import check_theta, real_number, whole_number
 from tinymaml.files import FilePath
 from tinymaml.training.checkpoint import (
     Checkpoint,
@@ -166,7 +166,7 @@ class TrainingRun:
         self.iteration = whole_number("iteration", state["iteration"], least=0)
         self.loss_count = whole_number("loss_count", state["loss_count"], least=0)
         self.loss_sum, self.seconds = state["loss_sum"], state["seconds"]
-        self.column_sums = state["sums"]
+        self.column_sums = list(state["sums"])
         self.best = arrays.pop("best", None)
         scores = arrays.pop("scores", np.empty((0, 2)))
         self.scores = [(int(iteration), score) for iteration, score in scores.tolist()]
@@ -180,7 +180,8 @@ class TrainingRun:
 
         numbers = [self.loss_sum, self.seconds, *self.column_sums]
         numbers += [number for row in self.rows for number in row[1:3]]
-        _require(all(map(math.isfinite, numbers)), "a number is not finite")
+        finite = all(math.isfinite(real_number("state", x)) for x in numbers)
+        _require(finite and self.seconds >= 0, "a number is not finite, or negative")
         logged = [row.iteration for row in self.rows]
         scored = [iteration for iteration, _ in self.scores]
         for past in (logged, scored):
