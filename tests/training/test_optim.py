@@ -286,7 +286,7 @@ def test_settings_can_be_read_but_not_changed(make):
             setattr(optimiser, name, 0.1)
     assert optimiser.config() == make(learning_rate=0.5).config()
     with pytest.raises(AttributeError, match="has no attribute 'momentum'"):
-        optimiser.momentum
+        assert optimiser.momentum
     for copied in (copy.deepcopy(optimiser), pickle.loads(pickle.dumps(optimiser))):
         assert copied.config() == optimiser.config()
 
