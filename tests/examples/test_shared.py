@@ -185,8 +185,9 @@ def test_two_runs_never_share_a_folder_and_the_lock_ends_with_its_process(
 ):
     reader, writer = os.pipe()
     other = fork(hold, tmp_path / "out", writer)
+    os.close(writer)
     child = int(os.read(reader, 20))
-    os.close(reader), os.close(writer)
+    os.close(reader)
     with pytest.raises(SystemExit) as stop:
         opens(tmp_path / "out")
     assert stop.value.code == 2

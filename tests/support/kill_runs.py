@@ -78,7 +78,7 @@ def fork(function, *arguments):
     if child == 0:
         status = 99
         try:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             status = function(*arguments)
         finally:
             os._exit(status)
