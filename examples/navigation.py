@@ -28,8 +28,8 @@ Written into the folder of --out: figure4.png (return against gradient steps, tr
 and trajectories), results.json, and for each training a folder with log.csv and
 checkpoint.npz: exact (MAML), first-order (first-order MAML), pretrained, oracle. A row
 of the log has the mean return before and after adaptation, and whether the outer step
-was accepted; if not, it has changed no parameter. Ctrl-C or SIGTERM saves and stops; a run
-continued with --resume gives the same bits as one that never stopped.
+was accepted; if not, it has changed no parameter. Ctrl-C or SIGTERM saves and stops; a
+run continued with --resume gives the same bits as one that never stopped.
 """
 
 import argparse
