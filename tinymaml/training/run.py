@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tinymaml.checks import check_theta, real_number, whole_number
+from tinymaml.checks import check_theta, real_number, shown, whole_number
 from tinymaml.files import FilePath
 from tinymaml.training.checkpoint import (
     Checkpoint,
@@ -219,8 +219,8 @@ def check_setting(key: str, ours: Any, theirs: Any, path: FilePath) -> None:
     """Raise CheckpointError if a checkpoint differs in a setting from this run."""
     if ours != theirs:
         raise CheckpointError(
-            f"resume: expected a checkpoint with {key} = {ours!r}, but "
-            f"{os.fspath(path)} was written with {theirs!r}"
+            f"resume: expected a checkpoint with {key} = {shown(ours)}, but "
+            f"{os.fspath(path)} was written with {shown(theirs)}"
         )
 
 
