@@ -9,6 +9,8 @@ each of five new classes about 80 % of further images are classified correctly; 
 is 20 %.
 """
 
+from argparse import ArgumentParser, RawTextHelpFormatter
+
 import numpy as np
 
 import tinymaml as tm
@@ -60,4 +62,6 @@ def main(iterations: int = 1000) -> np.ndarray:
 
 
 if __name__ == "__main__":
+    Form = RawTextHelpFormatter
+    ArgumentParser(description=__doc__, formatter_class=Form).parse_args()  # --help
     main()
