@@ -14,6 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import tinymaml as tm
+from shared import plain_parser
 from tinymaml.tasks import sinusoid
 
 ITERATIONS = 3_000
@@ -62,4 +63,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    plain_parser(__doc__ or "").parse_args()  # --help
     main()

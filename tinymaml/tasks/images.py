@@ -14,13 +14,18 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Self
 
 import numpy as np
-from PIL import Image
 
 from tinymaml.files import write_atomically
+
+try:
+    from PIL import Image as Image  # the data sets have it from here
+except ImportError as error:
+    raise ImportError('Pillow is missing: pip install "tinymaml[images]"') from error
 
 Array = np.ndarray[Any, Any]
 FilePath = str | os.PathLike[str]
@@ -67,13 +72,21 @@ class ImageSet(NamedTuple):
         return self._replace(images=self.images[images], labels=labels, classes=names)
 
 
+def import_extra(name: str) -> Any:
+    """A module of the extra `images`; an ImportError of one line if it is missing."""
+    try:
+        return import_module(name)
+    except ImportError as error:
+        message = f'{error.name} is missing: pip install "tinymaml[images]"'
+        raise ImportError(message) from error
+
+
 def cache_folder() -> Path:
     """The folder of caches and downloads: $TINYMAML_CACHE, or the user's own one."""
     if folder := os.environ.get("TINYMAML_CACHE"):
         return Path(os.path.expanduser(folder))
-    import platformdirs  # only users without TINYMAML_CACHE need it
-
-    return Path(platformdirs.user_cache_dir("tinymaml"))
+    # Only users without TINYMAML_CACHE need it.
+    return Path(import_extra("platformdirs").user_cache_dir("tinymaml"))
 
 
 def data_folder(data: FilePath | None, names: list[str], parts: list[str]) -> Path:

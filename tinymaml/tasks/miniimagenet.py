@@ -20,7 +20,6 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from tinymaml.tasks.images import (
@@ -28,6 +27,7 @@ from tinymaml.tasks.images import (
     Array,
     DataError,
     FilePath,
+    Image,
     ImageSet,
     abbreviate,
     data_folder,

@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from tinymaml.checks import check_choice
@@ -35,10 +34,12 @@ from tinymaml.tasks.images import (
     Array,
     DataError,
     FilePath,
+    Image,
     ImageSet,
     abbreviate,
     data_folder,
     fingerprint,
+    import_extra,
     load_cached,
     read_image,
 )
@@ -223,8 +224,7 @@ def fetch(path: Path, url: str = URL, retries: int = 3) -> None:
     It must have the published MD5 checksum. Raises DataError after `retries` more
     attempts, or if the folder cannot be written.
     """
-    import pooch  # slow to import, and only needed here
-
+    pooch = import_extra("pooch")  # slow to import, and only needed here
     registry = pooch.create(
         path.parent,
         url,

@@ -1,0 +1,41 @@
+"""The examples as commands: `python -m tinymaml sinusoid --fast`.
+
+`python -m tinymaml` lists them. An installed package has their folder inside, a clone
+has it beside the package.
+"""
+
+import runpy
+import sys
+from pathlib import Path
+
+PROGRAM = "python -m tinymaml"
+HERE = Path(__file__).resolve().parent
+INSTALLED = HERE / "examples"
+FOLDER = INSTALLED if INSTALLED.is_dir() else HERE.parent / "examples"
+
+
+def main() -> int:
+    """Run the example that is named first; return the exit status."""
+    texts = {path.stem: path.read_text("utf-8") for path in FOLDER.glob("*.py")}
+    commands = {
+        name.replace("_", "-"): text.partition("\n")[0].strip('"')
+        for name, text in sorted(texts.items())
+        if "\nif __name__" in text  # the other files are imported by these
+    }
+    name, *options = sys.argv[1:] or ["--help"]
+    if name in ("-h", "--help"):
+        print(f"usage: {PROGRAM} NAME [--help] [OPTION ...]\n")
+        print("\n".join(f"  {key:16}{text}" for key, text in commands.items()))
+        return 0
+    if name not in commands:
+        known = ", ".join(commands)
+        print(f"{PROGRAM}: error: expected one of {known}, got {name}", file=sys.stderr)
+        return 2
+    sys.argv = [f"{PROGRAM} {name}", *options]  # its --help and errors show this
+    sys.path.insert(0, str(FOLDER))  # examples import their neighbours
+    runpy.run_module(name.replace("-", "_"), run_name="__main__")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
