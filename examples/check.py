@@ -72,7 +72,7 @@ def arguments_of(loss: Any, names: Mapping[str, Any]) -> list[np.ndarray]:
     missing = [name for name in needed if name not in names]
     if missing:
         raise ValueError(
-            f"expected an array for each of {', '.join(needed)}; there is no "
+            f"expected one array for each of {', '.join(needed)}; there is no "
             f"{', '.join(missing)}"
         )
     return [np.asarray(names[name], np.float64) for name in needed]

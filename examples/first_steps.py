@@ -14,7 +14,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import tinymaml as tm
-from shared import plain_parser
 from tinymaml.tasks import sinusoid
 
 ITERATIONS = 3_000
@@ -63,5 +62,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    plain_parser(__doc__ or "").parse_args()  # --help
     main()

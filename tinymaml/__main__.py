@@ -6,6 +6,7 @@ has it beside the package.
 
 import runpy
 import sys
+from importlib import import_module
 from pathlib import Path
 
 PROGRAM = "python -m tinymaml"
@@ -33,7 +34,11 @@ def main() -> int:
         return 2
     sys.argv = [f"{PROGRAM} {name}", *options]  # its --help and errors show this
     sys.path.insert(0, str(FOLDER))  # examples import their neighbours
-    runpy.run_module(name.replace("-", "_"), run_name="__main__")
+    module = name.replace("-", "_")
+    if "parse" not in texts[module]:  # no options: --help shows its docstring
+        doc = texts[module].split('"""')[1]
+        import_module("shared").plain_parser(doc).parse_args(options)
+    runpy.run_module(module, run_name="__main__")
     return 0
 
 

@@ -104,3 +104,12 @@ def test_stages_are_opened_only_if_each_training_can_write_its_files(tmp_path, c
         shared.open_stages(parser, options, ["exact", "oracle"], {}, [])
     assert stop.value.code == 2
     assert "argument --out: " in capsys.readouterr().err
+
+
+def test_commands_are_those_of_the_package_if_it_was_started_so(monkeypatch):
+    command = "examples/own_images.py", ["--out", "my results"]
+    by_file = "python examples/own_images.py --out 'my results'"
+    assert shared.command_line(*command) == by_file
+    monkeypatch.setattr(sys, "argv", ["python -m tinymaml own-images"])
+    by_package = "python -m tinymaml own-images --out 'my results'"
+    assert shared.command_line(*command) == by_package
