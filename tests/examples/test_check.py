@@ -5,7 +5,9 @@ import sys
 
 import pytest
 
+from tests.support.markdown_blocks import python_blocks
 from tests.support.running_examples import load_example, refusal
+from tests.support.source_tree import ROOT
 from tinymaml.autodiff.tape import PRIMITIVES
 
 LOSS = """
@@ -52,6 +54,16 @@ def test_right_derivatives_have_a_line_each(check, tmp_path, capsys, target, tex
     assert product.startswith("ok     loss: the Hessian-vector product differs")
     for line in (gradient, product):
         assert float(line.split(" by ")[1].split()[0]) < 1e-8, "float64, whatever theta"
+
+
+def test_the_file_of_the_readme_passes(check, tmp_path, capsys):
+    blocks = [*python_blocks(ROOT / "README.md")]
+    (block,) = (text for text in blocks if "arrays of these names" in text)
+    (tmp_path / "mine.py").write_text(block)
+    shown = "\n".join(lines(check, ["mine.py"], capsys))
+    readme = (ROOT / "README.md").read_text("utf-8")
+    error = re.compile(r"[\d.]+e-\d+")
+    assert error.sub("E", shown) in error.sub("E", readme)
 
 
 def test_a_maml_is_checked_by_its_losses(check, tmp_path, capsys):

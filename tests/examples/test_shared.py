@@ -1,6 +1,7 @@
 """What the examples share: options, folders, intervals, tables, files."""
 
 import argparse
+import sys
 
 import numpy as np
 import pytest
