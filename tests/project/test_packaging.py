@@ -54,7 +54,7 @@ def files_of_the_project() -> list[str]:
 @pytest.fixture(scope="module")
 def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with an sdist and a wheel, built from a copy of the project."""
-    pytest.importorskip("setuptools", minversion="77")
+    pytest.importorskip("setuptools", minversion="77.0.3")
     folder = tmp_path_factory.mktemp("distributions")
     for name in files_of_the_project():
         (folder / "copy" / name).parent.mkdir(parents=True, exist_ok=True)
