@@ -24,8 +24,8 @@ from tinymaml.files import write_atomically
 
 try:
     from PIL import Image as Image  # the data sets have it from here
-except ImportError as error:
-    raise ImportError('Pillow is missing: pip install "tinymaml[images]"') from error
+except ImportError:
+    raise ImportError('Pillow is missing: pip install "tinymaml[images]"') from None
 
 Array = np.ndarray[Any, Any]
 FilePath = str | os.PathLike[str]
@@ -76,9 +76,10 @@ def import_extra(name: str) -> Any:
     """A module of the extra `images`; an ImportError of one line if it is missing."""
     try:
         return import_module(name)
-    except ImportError as error:
-        message = f'{error.name} is missing: pip install "tinymaml[images]"'
-        raise ImportError(message) from error
+    except ImportError:
+        raise ImportError(
+            f'{name} is missing: pip install "tinymaml[images]"'
+        ) from None
 
 
 def cache_folder() -> Path:
