@@ -3,10 +3,13 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from tests.support.source_tree import ROOT
+import tinymaml
+
+WHERE = str(Path(tinymaml.__file__).parents[1])  # a clone or site-packages
 
 COMMANDS = [
     "check",
@@ -26,7 +29,7 @@ def run(*arguments, folder):
     return subprocess.run(
         [sys.executable, "-m", "tinymaml", *arguments],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "80"},
+        env={**os.environ, "PYTHONPATH": WHERE, "COLUMNS": "80"},
         capture_output=True,
         text=True,
         timeout=120,

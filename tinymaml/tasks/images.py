@@ -77,9 +77,8 @@ def import_extra(name: str) -> Any:
     try:
         return import_module(name)
     except ImportError:
-        raise ImportError(
-            f'{name} is missing: pip install "tinymaml[images]"'
-        ) from None
+        message = f'{name} is missing: pip install "tinymaml[images]"'
+        raise ImportError(message) from None
 
 
 def cache_folder() -> Path:
