@@ -264,7 +264,7 @@ def start(experiment: Experiment, parser: Parser, arguments: Sequence[str]) -> N
         options.validation_tasks, options.test_tasks = VALIDATION_TASKS, TEST_TASKS
     try:
         sets = experiment.load(options)
-    except (DataError, OSError) as error:
+    except (DataError, ImportError, OSError) as error:
         parser.error(f"argument --data: {reason(error)}")
     config = {
         "experiment": experiment.name,

@@ -9,11 +9,10 @@ each of five new classes about 80 % of further images are classified correctly; 
 is 20 %.
 """
 
-from argparse import ArgumentParser, RawTextHelpFormatter
-
 import numpy as np
 
 import tinymaml as tm
+from shared import plain_parser
 from tinymaml.networks.images import ImageNetwork
 from tinymaml.tasks.episodes import Episodes
 
@@ -62,6 +61,5 @@ def main(iterations: int = 1000) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    Form = RawTextHelpFormatter
-    ArgumentParser(description=__doc__, formatter_class=Form).parse_args()  # --help
+    plain_parser(__doc__ or "").parse_args()  # --help
     main()

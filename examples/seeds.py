@@ -31,9 +31,7 @@ def interval(values: Sequence[float]) -> float:
     try:
         from scipy.stats import t as student
     except ImportError:
-        message = (
-            "seeds.py: error: SciPy is missing, install it with: pip install scipy"
-        )
+        message = 'seeds.py: error: SciPy is missing: pip install "tinymaml[seeds]"'
         raise SystemExit(message) from None
     quantile = float(student.ppf(0.975, len(values) - 1))
     return quantile * stdev(values) / len(values) ** 0.5

@@ -14,6 +14,7 @@ import io
 import json
 import math
 import os
+import re
 import shlex
 import signal
 import sys
@@ -50,6 +51,15 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
 
 
+def plain_parser(doc: str) -> Parser:
+    """A parser without options; `doc` is its description."""
+    return Parser(
+        prog=os.path.basename(sys.argv[0]),
+        description=as_started(doc),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
 def experiment_parser(
     doc: str, out: str, iterations: int, fast: int, fast_changes: str = ""
 ) -> Parser:
@@ -57,9 +67,7 @@ def experiment_parser(
 
     fast: the number of iterations with --fast. fast_changes: what else it changes.
     """
-    parser = Parser(
-        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = plain_parser(doc)
     add = parser.add_argument
     add(
         "--iterations",
@@ -387,7 +395,19 @@ def command_line(program: str, arguments: Sequence[str]) -> str:
     >>> command_line("examples/sinusoid.py", ["--out", "my results"])
     "python examples/sinusoid.py --out 'my results'"
     """
-    return shlex.join(["python", program, *arguments])
+    return as_started(shlex.join(["python", program, *arguments]))
+
+
+def as_started(text: str) -> str:
+    """The text with its commands as they are in an installed package, if this is one.
+
+    `python -m tinymaml sinusoid` instead of `python examples/sinusoid.py`, if that is
+    how this program was started.
+    """
+    if not sys.argv[0].startswith("python -m tinymaml "):
+        return text
+    command = re.compile(r"\bpython examples/(\w+)\.py")
+    return command.sub(lambda m: f"python -m tinymaml {m[1].replace('_', '-')}", text)
 
 
 def how_to_continue(command: str, stages: Stages) -> str:

@@ -1,6 +1,7 @@
 """Derivatives checked against finite differences, for your own loss.
 
     gradcheck(loss, theta, x, y)        # raises GradientError if anything disagrees
+    python -m tinymaml check mine.py    # the same for the loss in a file of yours
 
 Order 1 compares the gradient along a random direction v with differences of the loss.
 Order 2 compares the Hessian-vector product H v with differences of the *exact

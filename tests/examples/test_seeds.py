@@ -52,7 +52,7 @@ def test_without_scipy_one_line_says_what_to_install(example, monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy.stats", None)
     with pytest.raises(SystemExit) as stop:
         example.interval([1.0, 2.0])
-    assert "pip install scipy" in stop.value.code
+    assert 'pip install "tinymaml[seeds]"' in stop.value.code
 
 
 ROW = {"method": "maml", "order": 2, "shots": 5, "steps": 1, "mse": 1.0, "paper": None}

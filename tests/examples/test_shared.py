@@ -304,3 +304,12 @@ def test_help_is_printed_and_nothing_is_trained(name):
         assert done.returncode == status
         assert "usage: " in done.stdout + done.stderr or status
         assert "accuracy before" not in done.stdout
+
+
+def test_commands_are_those_of_the_package_if_it_was_started_so(monkeypatch):
+    command = "examples/own_images.py", ["--out", "my results"]
+    by_file = "python examples/own_images.py --out 'my results'"
+    assert shared.command_line(*command) == by_file
+    monkeypatch.setattr(sys, "argv", ["python -m tinymaml own-images"])
+    by_package = "python -m tinymaml own-images --out 'my results'"
+    assert shared.command_line(*command) == by_package

@@ -20,9 +20,14 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, Self
 
 import numpy as np
-from PIL import Image
 
 from tinymaml.files import cache_folder, write_atomically
+
+EXTRA = ' is missing: pip install "tinymaml[images]"'
+try:
+    from PIL import Image as Image  # the data sets have it from here
+except ImportError:
+    raise ImportError(f"Pillow{EXTRA}") from None
 
 Array = np.ndarray[Any, Any]
 FilePath = str | os.PathLike[str]

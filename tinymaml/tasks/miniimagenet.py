@@ -20,11 +20,10 @@ from itertools import chain, combinations
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from tinymaml.tasks import images
-from tinymaml.tasks.images import STANDIN, Array, DataError, FilePath, ImageSet
+from tinymaml.tasks.images import STANDIN, Array, DataError, FilePath, Image, ImageSet
 from tinymaml.tasks.strokes import draw, sample_strokes
 
 SIZE = 84  # pixels along an edge

@@ -27,12 +27,11 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from tinymaml.checks import check_choice, check_that
 from tinymaml.tasks import images
-from tinymaml.tasks.images import STANDIN, Array, DataError, FilePath, ImageSet
+from tinymaml.tasks.images import STANDIN, Array, DataError, FilePath, Image, ImageSet
 from tinymaml.tasks.strokes import draw, sample_strokes
 
 DRAWINGS = 20
@@ -189,8 +188,10 @@ def fetch(path: Path, url: str = URL, retries: int = 3) -> None:
     It must have the published MD5 checksum. Raises DataError after `retries` more
     attempts, or if the folder cannot be written.
     """
-    import pooch  # slow to import, and only needed here
-
+    try:
+        import pooch  # slow to import, and only needed here
+    except ImportError:
+        raise ImportError(f"pooch{images.EXTRA}") from None
     sums = {path.name: f"md5:{ARCHIVES[path.name]}"}
     registry = pooch.create(path.parent, url, registry=sums, retry_if_failed=retries)
     http = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=60)
