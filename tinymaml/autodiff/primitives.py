@@ -342,7 +342,10 @@ class Sum(Linear):
         return (*a[:start], *(1,) * (stop - start), *a[stop:])
 
     def evaluate(a, *, start, stop):
-        return a.sum(axis=tuple(range(start + 1, stop + 1)), keepdims=True)
+        # In float64, because a float32 total outgrows what is added to it: of a million
+        # ones after 100, one after the other, few digits would be left.
+        axes, wide = tuple(range(start + 1, stop + 1)), np.result_type(a, np.float64)
+        return a.sum(axis=axes, dtype=wide, keepdims=True).astype(a.dtype)
 
     def vjp(i, g, out, a, *, start, stop):
         sizes = a.shape[start:stop]
