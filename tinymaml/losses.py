@@ -75,9 +75,14 @@ def cross_entropy(
     """
     _check_shapes(2, logits=logits, y=y)
     check_choice("scaling", scaling, ("mean", "sum", "per_shot"))
-    total = (functions.logsumexp(logits) * y.sum(axis=1).reshape(-1, 1)).sum()
-    total = total - (logits * y).sum()
-    return _scaled(total, y.shape[0], scaling, shots)
+    # Only differences of logits matter, and in float32 large logits lose theirs if they
+    # are added to anything first. So the mean logit is subtracted from all, and then
+    # the true one, to which all probabilities are relative. As the result depends on
+    # neither, neither has a derivative.
+    logits = logits - functions.stop_gradient(logits.mean(1)).reshape(-1, 1)
+    logits = logits - functions.stop_gradient((logits * y).sum(1)).reshape(-1, 1)
+    log_softmax = logits - functions.logsumexp(logits)
+    return _scaled(-(log_softmax * y).sum(), y.shape[0], scaling, shots)
 
 
 # [/maml-eq3]

@@ -25,6 +25,8 @@ import numpy as np
 
 from tinymaml.autodiff.tape import Primitive
 
+BLOCK = 256  # a sum of more terms than this is made in blocks
+
 
 def expect(condition, message):
     """Raise ValueError with the message unless the condition holds."""
@@ -342,10 +344,17 @@ class Sum(Linear):
         return (*a[:start], *(1,) * (stop - start), *a[stop:])
 
     def evaluate(a, *, start, stop):
-        # In float64, because a float32 total outgrows what is added to it: of a million
-        # ones after 100, one after the other, few digits would be left.
-        axes, wide = tuple(range(start + 1, stop + 1)), np.result_type(a, np.float64)
-        return a.sum(axis=axes, dtype=wide, keepdims=True).astype(a.dtype)
+        axis = start + 1
+        if prod(a.shape[axis : stop + 1]) <= BLOCK:
+            return a.sum(axis=tuple(range(axis, stop + 1)), keepdims=True)
+        # A long sum is a sum of the sums of blocks. Added one after the other, many
+        # numbers of float32 lose digits: the total outgrows what is added to it.
+        out = Sum.shape(a.shape[1:], start=start, stop=stop)
+        x = a.reshape(*a.shape[:axis], -1, *a.shape[stop + 1 :])
+        while (terms := x.shape[axis]) > BLOCK:
+            blocks = np.array_split(x, -(-terms // BLOCK), axis)
+            x = np.stack([block.sum(axis) for block in blocks], axis)
+        return x.sum(axis).reshape(len(a), *out)
 
     def vjp(i, g, out, a, *, start, stop):
         sizes = a.shape[start:stop]
@@ -425,6 +434,23 @@ class Rematerialise(Linear):
 
     def jvp(i, t, out, a, *, number):
         return t
+
+
+class StopGradient(Primitive):
+    """The same numbers, which every derivative takes for constants."""
+
+    name = "stop_gradient"
+
+    def shape(a):
+        return a
+
+    def evaluate(a):
+        return a
+
+    def vjp(i, g, out, a):
+        return None
+
+    jvp = vjp
 
 
 class Slice(Linear):

@@ -366,7 +366,7 @@ def select_pooling(s: Selection, index: int, node: Node, *, size: int) -> None:
 CPU_RULES: dict[str, Rule] = {
     "input": select_input,
     "full": select_full,
-    "reshape": select_reshape,
+    **dict.fromkeys(("reshape", "stop_gradient"), select_reshape),
     "rematerialise": select_rematerialise,
     "slice": select_slice,
     "concat": select_concat,
