@@ -76,11 +76,11 @@ def cross_entropy(
     _check_shapes(2, logits=logits, y=y)
     check_choice("scaling", scaling, ("mean", "sum", "per_shot"))
     # Only differences of logits matter, and in float32 large logits lose theirs if they
-    # are added to anything first. So the mean logit is subtracted from all, and then
-    # the true one, to which all probabilities are relative. As the result depends on
-    # neither, neither has a derivative.
-    logits = logits - functions.stop_gradient(logits.mean(1)).reshape(-1, 1)
-    logits = logits - functions.stop_gradient((logits * y).sum(1)).reshape(-1, 1)
+    # are added to anything first. So the true logit (a mean of logits, if y is soft) is
+    # subtracted from all. The result does not depend on it, so it has no derivative. A
+    # row of y may be 0, so that its example does not count.
+    true = (logits * y).sum(1) / (y.sum(1) + 1e-30)
+    logits = logits - functions.stop_gradient(true).reshape(-1, 1)
     log_softmax = logits - functions.logsumexp(logits)
     return _scaled(-(log_softmax * y).sum(), y.shape[0], scaling, shots)
 

@@ -168,7 +168,7 @@ def dots(w, args):
     c, a, b, m, n, k, accumulate = unpack(args, 7)
     for i in range(m):
         for j in range(n):
-            total = w[c + i * n + j] if accumulate else number_like(w, 0)
+            total = np.float64(w[c + i * n + j] if accumulate else 0)
             for start in range(0, k, NEAR_TERMS):
                 part = number_like(w, 0)
                 for p in range(start, min(start + NEAR_TERMS, k)):
@@ -370,7 +370,7 @@ def softmax(w, args):
         largest = w[x + r * n]
         for i in range(1, n):
             largest = max(largest, w[x + r * n + i])
-        total = number_like(w, 0)
+        total = np.float64(0)  # there may be thousands of classes
         for i in range(n):
             w[out + r * n + i] = np.exp(w[x + r * n + i] - largest)
             total += w[out + r * n + i]
@@ -390,7 +390,7 @@ def logsumexp(w, args):
             largest = max(largest, w[x + r * n + i])
         if np.isinf(largest):  # no inf - inf
             largest = number_like(w, 0)
-        total = number_like(w, 0)
+        total = np.float64(0)
         for i in range(n):
             total += np.exp(w[x + r * n + i] - largest)
         w[out + r] = largest + np.log(total)
