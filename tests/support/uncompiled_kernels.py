@@ -211,7 +211,7 @@ MUTANTS = {
         "if accumulate else",
         "if not accumulate else",
     ),
-    "dots lack a term": ("dots", "for p in range(k)", "for p in range(k - 1)"),
+    "dots lack a term": ("dots", "NEAR_TERMS, k))", "NEAR_TERMS, k - 1))"),
     "transpose lacks a row": ("transpose", "while i < m:", "while i < m - 1:"),
     "transpose lacks a column": ("transpose", "while j < n:", "while j < n - 1:"),
     "gate is upside down": ("gate", "w[y + i] <= zero", "w[y + i] >= zero"),

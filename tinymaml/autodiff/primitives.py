@@ -344,17 +344,16 @@ class Sum(Linear):
         return (*a[:start], *(1,) * (stop - start), *a[stop:])
 
     def evaluate(a, *, start, stop):
-        axis = start + 1
+        axis, axes = start + 1, tuple(range(start + 1, stop + 1))
         if prod(a.shape[axis : stop + 1]) <= BLOCK:
-            return a.sum(axis=tuple(range(axis, stop + 1)), keepdims=True)
+            return a.sum(axis=axes, keepdims=True)
         # A long sum is a sum of the sums of blocks. Added one after the other, many
         # numbers of float32 lose digits: the total outgrows what is added to it.
-        out = Sum.shape(a.shape[1:], start=start, stop=stop)
         x = a.reshape(*a.shape[:axis], -1, *a.shape[stop + 1 :])
         while (terms := x.shape[axis]) > BLOCK:
             blocks = np.array_split(x, -(-terms // BLOCK), axis)
             x = np.stack([block.sum(axis) for block in blocks], axis)
-        return x.sum(axis).reshape(len(a), *out)
+        return np.expand_dims(x.sum(axis), axes)
 
     def vjp(i, g, out, a, *, start, stop):
         sizes = a.shape[start:stop]
