@@ -26,6 +26,7 @@ FUNCTIONS = {  # name: (the argument, the result in NumPy)
     "logsumexp": (X, special.logsumexp(X, axis=-1, keepdims=True)),
     "softmax": (X, special.softmax(X, axis=-1)),
     "rematerialise": (X, X),
+    "stop_gradient": (X, X),
 }
 
 

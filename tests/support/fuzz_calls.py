@@ -22,7 +22,7 @@ from tinymaml.autodiff import functions
 from tinymaml.autodiff.tape import PRIMITIVES
 
 UNARY = ("relu", "exp", "log", "tanh", "rsqrt", "logsumexp", "softmax")
-UNARY += ("rematerialise",)
+UNARY += ("rematerialise", "stop_gradient")
 PACKAGE = str(Path(tm.__file__).parent)
 PLAIN = (3, 0, -1, 2.5, True, None, "x", "", b"x", (), [], [1, 2], (2, -1), {}, {1: 2})
 PLAIN += (

@@ -104,6 +104,19 @@ def broadcast_on_both_sides_is_stored(tape):
     return [wide * wide, relu(tape.record("add", wide, wide))]
 
 
+@recipe("mul_sum sum sum sum sum sum")
+def long_sum_is_a_sum_of_sums_of_blocks(tape):
+    x, y, z = inputs(tape, (2, 150, 3), (2, 150, 3), (131,))
+    terms = [x, x * y]
+    return [z.sum(), *(tape.record("sum", t, start=1, stop=2) for t in terms)]
+
+
+@recipe("sum")
+def short_sum_is_one_call(tape):
+    (x,) = inputs(tape, (64, 3))
+    return [x.sum(0)]
+
+
 # --- matrix products ------------------------------------------------------------------
 
 

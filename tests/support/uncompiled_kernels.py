@@ -231,7 +231,7 @@ MUTANTS = {
         "if accumulate else",
         "if not accumulate else",
     ),
-    "dots lack a term": ("dots", "for p in range(k)", "for p in range(k - 1)"),
+    "dots lack a term": ("dots", "NEAR_TERMS, k))", "NEAR_TERMS, k - 1))"),
     "transpose lacks a row": ("transpose", "while i < m:", "while i < m - 1:"),
     "transpose lacks a column": ("transpose", "while j < n:", "while j < n - 1:"),
     "gate is upside down": ("gate", "w[y + i] <= zero", "w[y + i] >= zero"),
@@ -257,16 +257,23 @@ MUTANTS = {
 
 
 SUMS = {
+    "blocks of a sum start at its first": ("sum", "+ b * middle //", "+ 0 * middle //"),
+    "blocks of a sum overlap": ("sum", "(b + 1) * middle", "(b + 2) * middle"),
+    "all blocks are in the first": ("sum", "out + block * inner", "out + o * inner"),
     "sum adds the first twice": (
         "sum",
-        "first + inner, first + middle",
-        "first, first + middle",
+        "range(first + inner, last",
+        "range(first, last",
     ),
-    "sum has another outer step": ("sum", "o * middle * inner", "o * inner"),
+    "sum has another outer step": (
+        "sum",
+        "(o * middle + b * middle",
+        "(o + b * middle",
+    ),
     "mul_sum adds the first twice": (
         "mul_sum",
-        "first + inner, first + middle",
-        "first, first + middle",
+        "range(first + inner, last",
+        "range(first, last",
     ),
     "mul_sum of numbers lacks y": (
         "mul_sum",
@@ -278,7 +285,11 @@ SUMS = {
         "term = w[x + m + i] * w[y",
         "term = w[x + m + i] * w[x",
     ),
-    "mul_sum has another outer step": ("mul_sum", "o * middle * inner", "o * inner"),
+    "mul_sum has another outer step": (
+        "mul_sum",
+        "(o * middle + b * middle",
+        "(o + b * middle",
+    ),
 }
 
 

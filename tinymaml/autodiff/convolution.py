@@ -52,6 +52,8 @@ def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
 
 # --- convolution ----------------------------------------------------------------------
 
+PIXELS = 4096  # of all images, whose products are added up before the next block's
+
 
 class Window:
     """Which pixels of padded images each tap of a kernel meets.
@@ -209,9 +211,13 @@ class ConvWeight(Bilinear):
     def evaluate(x, g, *, stride, padding, size):
         window = Window(x.shape, size, g.shape[2:4], stride, padding)
         shape = (number_of_tasks(x, g), *size, x.shape[4], g.shape[4])
-        total = np.empty(shape, x.dtype)
+        total, right = np.zeros(shape, x.dtype), as_matrix(g)
         for u, v, x_uv in window.taps(window.pad(x)):
-            total[:, u, v] = as_matrix(x_uv).mT @ as_matrix(g)
+            left = as_matrix(x_uv).mT
+            # In blocks of pixels: a BLAS adds them one after the other if C is small.
+            for i in range(0, right.shape[1], PIXELS):
+                block = slice(i, i + PIXELS)
+                total[:, u, v] += left[:, :, block] @ right[:, block]
         return total
 
     def vjp(i, w, out, x, g, *, stride, padding, size):

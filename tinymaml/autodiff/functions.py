@@ -66,6 +66,15 @@ def softmax(x: Value) -> Value:
     return _record("softmax", x)
 
 
+def stop_gradient(x: Value) -> Value:
+    """The same numbers, which every derivative takes for constants.
+
+    It is right, and saves time, for a number on which the result does not depend: one
+    that is subtracted only so that float32 loses fewer digits.
+    """
+    return _record("stop_gradient", x)
+
+
 def rematerialise(x: Value) -> Value:
     """The same numbers as a new value: what is recorded from it is computed again.
 

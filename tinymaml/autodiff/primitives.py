@@ -27,6 +27,8 @@ import numpy as np
 
 from tinymaml.autodiff.tape import Primitive
 
+BLOCK = 256  # a sum of more terms than this is made in blocks
+
 
 def expect(condition, message):
     """Raise ValueError with the message unless the condition holds."""
@@ -338,7 +340,16 @@ class Sum(Linear):
         return (*a[:start], *(1,) * (stop - start), *a[stop:])
 
     def evaluate(a, *, start, stop):
-        return a.sum(axis=tuple(range(start + 1, stop + 1)), keepdims=True)
+        axis, axes = start + 1, tuple(range(start + 1, stop + 1))
+        if prod(a.shape[axis : stop + 1]) <= BLOCK:
+            return a.sum(axis=axes, keepdims=True)
+        # A long sum is a sum of the sums of blocks. Added one after the other, many
+        # numbers of float32 lose digits: the total outgrows what is added to it.
+        x = a.reshape(*a.shape[:axis], -1, *a.shape[stop + 1 :])
+        while (terms := x.shape[axis]) > BLOCK:
+            blocks = np.array_split(x, -(-terms // BLOCK), axis)
+            x = np.stack([block.sum(axis) for block in blocks], axis)
+        return np.expand_dims(x.sum(axis), axes)
 
     def vjp(i, g, out, a, *, start, stop):
         sizes = a.shape[start:stop]
@@ -415,6 +426,23 @@ class Rematerialise(Primitive):
 
     def vjp(i, g, out, a, *, number):
         return g
+
+    jvp = vjp
+
+
+class StopGradient(Primitive):
+    """The same numbers, which every derivative takes for constants."""
+
+    name = "stop_gradient"
+
+    def shape(a):
+        return a
+
+    def evaluate(a):
+        return a
+
+    def vjp(i, g, out, a):
+        return None
 
     jvp = vjp
 

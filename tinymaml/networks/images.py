@@ -135,9 +135,13 @@ class BatchNorm(Layer):
             source = pixels if support is None else support.reshape(-1, x.shape[-1])
             mean = source.mean(0)
             centred = source - mean
+            # The mean of many pixels is rounded, by more than small differences between
+            # them. What is left of it is 0 but for rounding, so it has no derivative.
+            rest = functions.stop_gradient(centred.mean(0))
+            centred = centred - rest
             variance = (centred * centred).mean(0)
             scale = functions.rsqrt(variance + self.epsilon)
-            pixels = (centred if support is None else pixels - mean) * scale
+            pixels = (centred if support is None else pixels - mean - rest) * scale
         pixels = pixels * gamma[0] if gamma else pixels
         return (pixels + beta).reshape(*x.shape)
         # [/batch-norm]
