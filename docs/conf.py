@@ -6,6 +6,7 @@ From the root of a clone:
 """
 
 import builtins
+import os
 import re
 import sys
 from pathlib import Path
@@ -20,16 +21,38 @@ author = "tinymaml contributors"
 copyright = "tinymaml contributors"
 version = release = tinymaml.__version__
 
+# Where the repository is, for "edit" and "source" links, and where the site will be, for
+# addresses in its metadata. Unset, there are no such links.
+repository = os.environ.get("TINYMAML_REPOSITORY", "")  # https://github.com/NAME/tinymaml
+branch = os.environ.get("TINYMAML_BRANCH", "main")
+html_baseurl = os.environ.get(
+    "TINYMAML_SITE", os.environ.get("READTHEDOCS_CANONICAL_URL", "")
+)
+
 extensions = [
-    "myst_parser",
+    "myst_nb",
     "sphinx_design",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
-    "sphinx.ext.viewcode",
-    "sphinx.ext.mathjax",
+    "sphinxext.opengraph",
+    "notfound.extension",
+    "code_lines",
+    "mathml",
+    "source_pages",
     "tagged_source",
+    "notebooks",
 ]
-exclude_patterns = ["_build", "_ext"]
+exclude_patterns = ["_build", "_ext", "_static"]
+
+# Text notebooks (docs/tutorial) are executed, once for each change; an error in a cell
+# fails the build.
+nb_execution_mode = "cache"
+nb_execution_cache_path = str(HERE / "_build" / "notebooks")
+nb_execution_raise_on_error = True
+nb_execution_timeout = 300
+nb_execution_show_tb = True
+nb_merge_streams = True
+nb_ipywidgets_js = {}
 
 # A reference to an object that does not exist must fail the build; Python's and NumPy's
 # own objects live on other sites, which a build must not depend on.
@@ -57,11 +80,34 @@ myst_enable_extensions = [
 myst_heading_anchors = 3
 
 html_theme = "furo"
-html_title = f"tinymaml {release}"
+html_title = "tinymaml"
+html_math_renderer = "mathml"
 html_static_path = ["_static"]
 html_css_files = ["tinymaml.css"]
+html_favicon = "_static/favicon.svg"
+html_copy_source = False
 html_theme_options = {"navigation_with_keys": True}
-pygments_style = "friendly"
+if repository:
+    html_theme_options |= {
+        "source_repository": repository,
+        "source_branch": branch,
+        "source_directory": "docs/",
+    }
+
+ogp_site_url = html_baseurl or "/"
+ogp_site_name = "tinymaml: MAML from scratch"
+ogp_social_cards = {"enable": False}
+ogp_image = "_static/first_steps.png"
+ogp_image_alt = "Three sine waves, before and after gradient steps from a learned start"
+ogp_enable_meta_description = True
+
+# The 404 page may be shown at any address, so its links begin at the root of the site.
+notfound_urls_prefix = os.environ.get("TINYMAML_ROOT", "/")
+notfound_context = {
+    "title": "Page not found",
+    "body": "<h1>Page not found</h1>\n<p>There is no page here. The search box on the left"
+    " finds every page, and the start page lists them in reading order.</p>",
+}
 
 
 def escape_plain_text(app, what, name, obj, options, lines):
