@@ -14,6 +14,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE / "_ext"), str(HERE.parent)]
 
+from docutils import nodes  # noqa: E402
+
 import tinymaml  # noqa: E402
 
 project = "tinymaml"
@@ -132,6 +134,15 @@ def escape_plain_text(app, what, name, obj, options, lines):
                 block = indent
 
 
+def split_keywords(app, doctree):
+    """Index the words of a page's keywords one by one, as the search looks them up."""
+    for node in doctree.findall(nodes.meta):
+        if node.get("name") == "keywords":
+            words = re.findall(r"[\w']+", node["content"])
+            node["content"] = ", ".join(dict.fromkeys(words))
+
+
 def setup(app):
     """Sphinx calls this. The priority puts plain text before napoleon's markup."""
+    app.connect("doctree-read", split_keywords)
     app.connect("autodoc-process-docstring", escape_plain_text, priority=400)
