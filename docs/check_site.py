@@ -46,6 +46,8 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 LOADING = {("script", "src"), ("img", "src"), ("source", "src"), ("iframe", "src")}
 LOADED_LINKS = {"stylesheet", "icon", "shortcut icon", "preload", "modulepreload"}
 CSS_ADDRESS = re.compile(r"(?:url\(|@import )\s*[\"']?([^\"')]+)")
+CODE = {"code", "pre", "script", "style"}
+MARKUP = re.compile(r"`{3,}|:{3,}\{|\{[a-z:]+\}`|\$\$|\\(?:frac|theta|begin)\b.*")
 # What people type, and the page that the search must then name.
 SEARCHES = {
     "second order": "paper/section-2-2",
@@ -55,7 +57,7 @@ SEARCHES = {
     "few-shot": "paper/section-5-2",
     "omniglot": "results/omniglot",
     "batch normalisation": "paper/section-5-2",
-    "TRPO": "paper/section-5-3",
+    "TRPO": "derivations/fisher-vector-product",
 }
 
 
@@ -68,6 +70,7 @@ class Page:
     loads: list[str] = field(default_factory=list)
     no_text: list[str] = field(default_factory=list)
     untitled_tables: int = 0
+    markup: list[str] = field(default_factory=list)
 
 
 class Reader(HTMLParser):
@@ -76,6 +79,8 @@ class Reader(HTMLParser):
     def __init__(self) -> None:
         super().__init__()
         self.page = Page()
+        self.in_code = 0
+        self.table: list[bool] = []  # for each open table: whether it has a caption
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """Note what a tag links to, loads or is called."""
@@ -91,6 +96,23 @@ class Reader(HTMLParser):
             page.loads.append(values.get("href", ""))
         if tag == "img" and not values.get("alt", "").strip():
             page.no_text.append(values.get("src", ""))
+        self.in_code += tag in CODE
+        if tag == "table":
+            # Sphinx's own tables (the index) are found by their columns.
+            self.table.append("docutils" not in values.get("class", ""))
+        if tag == "caption" and self.table:
+            self.table[-1] = True
+
+    def handle_endtag(self, tag: str) -> None:
+        """Note a table without a caption."""
+        self.in_code -= tag in CODE
+        if tag == "table" and self.table:
+            self.page.untitled_tables += not self.table.pop()
+
+    def handle_data(self, data: str) -> None:
+        """Note markup that was to be something else: a box, a role, a formula."""
+        if not self.in_code and (found := MARKUP.search(data)):
+            self.page.markup.append(found[0])
 
 
 def read_page(path: Path) -> Page:
@@ -118,8 +140,11 @@ def link_faults(html: Path) -> Iterator[str]:
             if is_outside(address):
                 yield f"{name}: loads {address}"
         for address in page.no_text:
-            # What an autodoc or notebook cell shows needs a text as well.
             yield f"{name}: the picture {address} has no alternative text"
+        for text in page.markup:
+            yield f"{name}: shows its markup: {text}"
+        if page.untitled_tables:
+            yield f"{name}: tables without a caption: {page.untitled_tables}"
         inside = [link for link in page.links if not is_outside(link)]
         for address in {*inside, *(a for a in page.loads if not is_outside(a))}:
             if address.startswith("data:"):
