@@ -128,8 +128,8 @@ def is_outside(address: str) -> bool:
     return parts.scheme not in {"", "data"} or bool(parts.netloc)
 
 
-def link_faults(html: Path) -> Iterator[str]:
-    """Yield what is wrong in the files of a built site."""
+def link_faults(html: Path, root: str = "/") -> Iterator[str]:
+    """Yield what is wrong in the files of a site that will be served below `root`."""
     pages = {
         path.relative_to(html).as_posix(): read_page(path)
         for path in sorted(html.rglob("*.html"))
@@ -149,8 +149,8 @@ def link_faults(html: Path) -> Iterator[str]:
         for address in {*inside, *(a for a in page.loads if not is_outside(a))}:
             if address.startswith("data:"):
                 continue
-            target = urlsplit(urljoin(SITE + quote(name), address))
-            path = unquote(target.path).lstrip("/") or "index.html"
+            target = urlsplit(urljoin(SITE + root.lstrip("/") + quote(name), address))
+            path = unquote(target.path).removeprefix(root) or "index.html"
             path = path + "index.html" if path.endswith("/") else path
             if path not in pages and not (html / path).is_file():
                 yield f"{name}: {address} leads to no file"
@@ -382,6 +382,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", metavar="PATTERN", default="*", help="tutorial/*")
     parser.add_argument("--pictures", type=Path, metavar="DIR", help="one for each width")
     parser.add_argument("--no-browser", action="store_true")
+    parser.add_argument("--root", default="/", help="where the site will be: /tinymaml/")
     options = parser.parse_args(arguments)
     if not (options.html / "index.html").is_file():
         parser.error(f"{options.html} holds no built site")
@@ -393,7 +394,7 @@ def main(arguments: list[str] | None = None) -> int:
         if fnmatch.fnmatch(name.removesuffix(".html"), options.only)
     ]
     count = 0
-    for fault in link_faults(options.html):
+    for fault in link_faults(options.html, options.root):
         if fnmatch.fnmatch(fault.split(":")[0].removesuffix(".html"), options.only):
             count += 1
             print(fault)

@@ -6,6 +6,7 @@ From the root of a clone:
 """
 
 import builtins
+import hashlib
 import os
 import re
 import sys
@@ -46,10 +47,21 @@ extensions = [
 ]
 exclude_patterns = ["_build", "_ext", "_static"]
 
-# Text notebooks (docs/tutorial) are executed, once for each change; an error in a cell
-# fails the build.
+# Text notebooks (docs/tutorial) are executed, once for each change of the page or of the
+# package; an error in a cell fails the build. They import the package of this checkout
+# and draw in SVG, whatever the settings of whoever builds.
+sources = sorted((HERE.parent / "tinymaml").rglob("*.py"))
+digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:12]
+ipython = HERE / "_build" / "ipython"
+settings = ipython / "profile_default" / "ipython_kernel_config.py"
+settings.parent.mkdir(parents=True, exist_ok=True)
+settings.write_text('get_config().InlineBackend.figure_formats = {"svg"}\n')
+os.environ["IPYTHONDIR"] = str(ipython)
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")])
+)
 nb_execution_mode = "cache"
-nb_execution_cache_path = str(HERE / "_build" / "notebooks")
+nb_execution_cache_path = str(HERE / "_build" / "notebooks" / digest)
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300
 nb_execution_show_tb = True
@@ -104,7 +116,8 @@ ogp_image_alt = "Three sine waves, before and after gradient steps from a learne
 ogp_enable_meta_description = True
 
 # The 404 page may be shown at any address, so its links begin at the root of the site.
-notfound_urls_prefix = os.environ.get("TINYMAML_ROOT", "/")
+if "READTHEDOCS" not in os.environ:
+    notfound_urls_prefix = os.environ.get("TINYMAML_ROOT", "/")
 notfound_context = {
     "title": "Page not found",
     "body": "<h1>Page not found</h1>\n<p>There is no page here. The search box on the left"
