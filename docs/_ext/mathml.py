@@ -24,7 +24,7 @@ TAG = re.compile(r"\\tag\{([^}]*)\}")
 TOKEN = re.compile(r"\\[A-Za-z]+|\\.|\s+|.", re.DOTALL)
 OPENING = {"{", "(", "[", r"\{", r"\left", r"\lVert", r"\lvert", r"\begin"}
 CLOSING = {"}", ")", "]", r"\}", r"\right", r"\rVert", r"\rvert", r"\end"}
-RELATIONS = {"=", r"\approx", r"\leftarrow", r"\le", r"\ge", r"\leq", r"\geq", r"\propto"}
+RELATIONS = {"=", r"\approx", r"\leftarrow", r"\le", r"\ge", r"\leq", r"\geq"}
 SIGNS = {"+", "-"}
 SPACES = {r"\quad", r"\qquad"}
 logger = logging.getLogger(__name__)
