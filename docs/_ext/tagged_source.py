@@ -7,8 +7,9 @@
 
 shows the code between ``# [maml-eq1]`` and ``# [/maml-eq1]``, wherever in ``tinymaml/``
 or ``examples/`` it is, under its file and line numbers, and names the tests that check
-it. With the option ``:no-tests:`` the tests are not named. A tag that is lost, or
-occurs twice, or has no test is an error, which ``-W`` makes fail the build.
+it; both are links to the source. With the option ``:no-tests:`` the tests are not
+named. A tag that is lost, or occurs twice, or has no test is an error, which ``-W``
+makes fail the build.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from typing import Any, ClassVar
 
 from docutils import nodes
 from docutils.parsers.rst import directives
+from source_files import lines_of_tests
+from source_pages import make_link, quotations
 from sphinx.application import Sphinx
-from sphinx.directives.code import container_wrapper
 from sphinx.util.docutils import SphinxDirective
 from tags import ROOT, all_fenced, checking_tests
 
@@ -43,8 +45,14 @@ class Tagged(SphinxDirective):
         literal = nodes.literal_block(part.text, part.text, language="python")
         self.set_source_info(literal)
         file = part.path.relative_to(ROOT).as_posix()
-        where = f"{file}, lines {part.first}–{part.last}"
-        quoted: list[nodes.Node] = [container_wrapper(self, literal, where)]
+        where = nodes.Text(f"{file}, lines {part.first}–{part.last}")
+        caption = nodes.caption("", "", make_link(file, part.first, where))
+        box = nodes.container("", caption, literal, literal_block=True)
+        box["classes"] += ["literal-block-wrapper", "tagged"]
+        self.set_source_info(box)
+        place = (file, part.first, tag)
+        quotations(self.env).setdefault(self.env.docname, []).append(place)
+        quoted: list[nodes.Node] = [box]
         if "no-tests" in self.options:
             return quoted
         tests = checking_tests(tag)
@@ -54,7 +62,7 @@ class Tagged(SphinxDirective):
         for i, (path, name) in enumerate(tests):
             self.env.note_dependency(str(path))
             line += nodes.Text(", " if i else "")
-            line += nodes.literal(name, name)
+            line += make_link(*lines_of_tests()[name], nodes.literal(name, name))
         return [*quoted, line]
 
 

@@ -19,6 +19,7 @@ import ast
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from textwrap import dedent
 
@@ -107,4 +108,10 @@ def names_of_tests(root: Path = ROOT) -> Iterator[tuple[Path, str]]:
 def checking_tests(tag: str, root: Path = ROOT) -> list[tuple[Path, str]]:
     """Return the tests with the tag in their name; maml_eq10 does not hold maml-eq1."""
     words = re.compile(rf"(?:^|_){tag.replace('-', '_')}(?:_|$)")
-    return [(path, name) for path, name in names_of_tests(root) if words.search(name)]
+    return [(path, name) for path, name in _all_tests(root) if words.search(name)]
+
+
+@cache
+def _all_tests(root: Path) -> tuple[tuple[Path, str], ...]:
+    """Return what `names_of_tests` yields; a build asks for it once for each tag."""
+    return tuple(names_of_tests(root))
