@@ -14,15 +14,17 @@ makes fail the build.
 
 from __future__ import annotations
 
+from textwrap import dedent
 from typing import Any, ClassVar
 
 from docutils import nodes
 from docutils.parsers.rst import directives
+from names import reference_links
 from source_files import lines_of_tests
 from source_pages import make_link, quotations
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
-from tags import ROOT, all_fenced, checking_tests
+from tags import FENCE, ROOT, all_fenced, checking_tests, excerpt_lines
 
 
 class Tagged(SphinxDirective):
@@ -63,10 +65,49 @@ class Tagged(SphinxDirective):
             self.env.note_dependency(str(path))
             line += nodes.Text(", " if i else "")
             line += make_link(*lines_of_tests()[name], nodes.literal(name, name))
+        line += reference_links("", "", file=file, first=part.first, last=part.last)
         return [*quoted, line]
+
+
+class Excerpt(SphinxDirective):
+    """Some lines of a tagged part, beside a note: from one line to another.
+
+    The options are how these lines begin. A line that is not found, or is found more
+    than once behind the line before it, is an error.
+    """
+
+    required_arguments = 1
+    option_spec: ClassVar[dict[str, Any]] = {
+        "from": directives.unchanged_required,
+        "to": directives.unchanged_required,
+    }
+
+    def run(self) -> list[nodes.Node]:
+        """Return the lines under their file and numbers."""
+        tag = self.arguments[0]
+        try:
+            part, first, last = excerpt_lines(
+                tag, self.options.get("from", ""), self.options.get("to", "")
+            )
+        except ValueError as error:
+            raise self.error(str(error)) from None
+        self.env.note_dependency(str(part.path))
+        lines = part.path.read_text(encoding="utf-8").splitlines()[first - 1 : last]
+        text = dedent("\n".join(line for line in lines if not FENCE.match(line)))
+        literal = nodes.literal_block(text, text, language="python")
+        self.set_source_info(literal)
+        file = part.path.relative_to(ROOT).as_posix()
+        where = f"lines {first}–{last}" if last > first else f"line {first}"
+        caption = make_link(file, first, nodes.Text(f"{file}, {where}"))
+        box = nodes.container("", nodes.caption("", "", caption), literal)
+        box["literal_block"] = True
+        box["classes"] += ["literal-block-wrapper", "tagged"]
+        self.set_source_info(box)
+        return [box]
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register the directive; Sphinx calls this."""
     app.add_directive("tagged", Tagged)
+    app.add_directive("excerpt", Excerpt)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

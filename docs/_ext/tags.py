@@ -83,6 +83,34 @@ def all_fenced(root: Path = ROOT) -> dict[str, list[Fenced]]:
     return found
 
 
+def excerpt_lines(
+    tag: str, start: str = "", end: str = "", root: Path = ROOT
+) -> tuple[Fenced, int, int]:
+    """Return a tagged part and the first and last line (from 1) of an excerpt of it.
+
+    start, end: how these lines begin, after their indentation; "" is the first and the
+    last line of the part.
+
+    Raises:
+        ValueError: there is no such tag, or no such line, or there are several.
+    """
+    parts = all_fenced(root).get(tag, [])
+    if len(parts) != 1:
+        raise ValueError(f"the tag [{tag}] is in the source {len(parts)} times")
+    part = parts[0]
+    lines = part.path.read_text(encoding="utf-8").splitlines()
+
+    def find(text: str, numbers: range) -> int:
+        found = [n for n in numbers if lines[n - 1].strip().startswith(text)]
+        if len(found) != 1:
+            raise ValueError(f"[{tag}] has {len(found)} lines that begin with {text!r}")
+        return found[0]
+
+    first = find(start, range(part.first, part.last + 1)) if start else part.first
+    last = find(end, range(first, part.last + 1)) if end else part.last
+    return part, first, last
+
+
 def page_marks(pattern: re.Pattern[str], root: Path = ROOT) -> dict[str, list[str]]:
     """Return where the pages of docs/ carry a mark, as "page:line", by tag."""
     found: dict[str, list[str]] = {}
