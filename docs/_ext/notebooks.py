@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from textwrap import dedent
 
 import jupytext
 import nbformat
 from docutils import nodes
 from sphinx.application import Sphinx
-from tags import all_fenced
+from tags import all_fenced, excerpt_lines
 
 FOLDER = "_downloads/notebooks"
 KERNEL = re.compile(r"\A---\n(?:(?!---\n).*\n)*?kernelspec:")
@@ -27,6 +28,7 @@ DIRECTIVE = re.compile(
 )
 ROLE = re.compile(r"\{[\w:-]+\}`(?P<text>[^`<]*?)\s*(?:<[^>]*>)?`")
 OPTION = re.compile(r"^(?::[\w-]+:.*\n)+\n?|^---\n(?:.*\n)*?---\n")
+EXCERPT_OPTION = re.compile(r'^:(from|to): "?(.*?)"?$', re.MULTILINE)
 FIGURES = ("figure", "image")
 PAGES = ("doc", "ref", "eq")
 
@@ -43,6 +45,13 @@ def plain_directive(match: re.Match[str]) -> str:
     if name == "tagged":
         (part,) = all_fenced()[title]
         return f"```python\n{part.text}\n```"
+    if name == "excerpt":
+        options = dict(EXCERPT_OPTION.findall(match["body"]))
+        part, first, last = excerpt_lines(
+            title, options.get("from", ""), options.get("to", "")
+        )
+        lines = part.path.read_text(encoding="utf-8").splitlines()[first - 1 : last]
+        return "```python\n" + dedent("\n".join(lines)) + "\n```"
     if name in FIGURES:
         return f"*{body}*" if body else ""
     if name == "math":
