@@ -6,6 +6,7 @@ From the root of a clone:
 """
 
 import builtins
+import hashlib
 import os
 import re
 import sys
@@ -14,6 +15,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE / "_ext"), str(HERE.parent)]
 
+from docutils import nodes  # noqa: E402
+
 import tinymaml  # noqa: E402
 
 project = "tinymaml"
@@ -21,9 +24,10 @@ author = "tinymaml contributors"
 copyright = "tinymaml contributors"
 version = release = tinymaml.__version__
 
-# Where the repository is, for "edit" and "source" links, and where the site will be, for
-# addresses in its metadata. Unset, there are no such links.
-repository = os.environ.get("TINYMAML_REPOSITORY", "")  # https://github.com/NAME/tinymaml
+# Where the repository is, for "edit" and "source" links, such as
+# https://github.com/NAME/tinymaml, and where the site will be, for the addresses in its
+# metadata. Unset, there are no such links.
+repository = os.environ.get("TINYMAML_REPOSITORY", "")
 branch = os.environ.get("TINYMAML_BRANCH", "main")
 html_baseurl = os.environ.get(
     "TINYMAML_SITE", os.environ.get("READTHEDOCS_CANONICAL_URL", "")
@@ -44,10 +48,21 @@ extensions = [
 ]
 exclude_patterns = ["_build", "_ext", "_static"]
 
-# Text notebooks (docs/tutorial) are executed, once for each change; an error in a cell
-# fails the build.
+# Text notebooks (docs/tutorial) are executed, once for each change of the page or of
+# the package; an error in a cell fails the build. They import the package of this
+# checkout and draw in SVG, whatever the settings of whoever builds.
+sources = sorted((HERE.parent / "tinymaml").rglob("*.py"))
+digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
+ipython = HERE / "_build" / "ipython"
+settings = ipython / "profile_default" / "ipython_kernel_config.py"
+settings.parent.mkdir(parents=True, exist_ok=True)
+settings.write_text('get_config().InlineBackend.figure_formats = {"svg"}\n')
+os.environ["IPYTHONDIR"] = str(ipython)
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")])
+)
 nb_execution_mode = "cache"
-nb_execution_cache_path = str(HERE / "_build" / "notebooks")
+nb_execution_cache_path = str(HERE / "_build" / "notebooks" / digest[:12])
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300
 nb_execution_show_tb = True
@@ -102,11 +117,12 @@ ogp_image_alt = "Three sine waves, before and after gradient steps from a learne
 ogp_enable_meta_description = True
 
 # The 404 page may be shown at any address, so its links begin at the root of the site.
-notfound_urls_prefix = os.environ.get("TINYMAML_ROOT", "/")
+if "READTHEDOCS" not in os.environ:
+    notfound_urls_prefix = os.environ.get("TINYMAML_ROOT", "/")
 notfound_context = {
     "title": "Page not found",
-    "body": "<h1>Page not found</h1>\n<p>There is no page here. The search box on the left"
-    " finds every page, and the start page lists them in reading order.</p>",
+    "body": "<h1>Page not found</h1>\n<p>There is no page here. The search finds every"
+    " page, and the start page lists them in reading order.</p>",
 }
 
 
@@ -132,6 +148,15 @@ def escape_plain_text(app, what, name, obj, options, lines):
                 block = indent
 
 
+def split_keywords(app, doctree):
+    """Index the words of a page's keywords one by one, as the search looks them up."""
+    for node in doctree.findall(nodes.meta):
+        if node.get("name") == "keywords":
+            words = re.findall(r"[\w']+", node["content"])
+            node["content"] = ", ".join(dict.fromkeys(words))
+
+
 def setup(app):
     """Sphinx calls this. The priority puts plain text before napoleon's markup."""
+    app.connect("doctree-read", split_keywords)
     app.connect("autodoc-process-docstring", escape_plain_text, priority=400)

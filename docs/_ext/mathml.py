@@ -1,9 +1,10 @@
 r"""Formulas as MathML, written into the page by the build: no script, no download.
 
 LaTeX that cannot be converted is a warning, which ``-W`` makes fail the build, and the
-formula's LaTeX stays in the page as its annotation and as the text alternative. A
-formula in a line of its own scrolls in its own box where the page is too narrow; the
-number of ``\tag{1}`` stands outside that box and is always seen.
+formula's LaTeX stays in the page as the text alternative. A formula that is wider than
+the page goes on in the next line, before a relation or a sum's sign that stands in no
+brackets; if that is not enough, it scrolls in its own box. The number of ``\tag{1}``
+stands outside that box and is always seen.
 """
 
 from __future__ import annotations
@@ -20,9 +21,41 @@ from sphinx.util.math import get_node_equation_number
 from sphinx.writers.html5 import HTML5Translator
 
 TAG = re.compile(r"\\tag\{([^}]*)\}")
-ENVIRONMENT = re.compile(r"\\begin\{(align|equation|gather|multline)")
+TOKEN = re.compile(r"\\[A-Za-z]+|\\.|\s+|.", re.DOTALL)
+OPENING = {"{", "(", "[", r"\{", r"\left", r"\lVert", r"\lvert", r"\begin"}
+CLOSING = {"}", ")", "]", r"\}", r"\right", r"\rVert", r"\rvert", r"\end"}
+RELATIONS = {"=", r"\approx", r"\leftarrow", r"\le", r"\ge", r"\leq", r"\geq"}
+SIGNS = {"+", "-"}
+SPACES = {r"\quad", r"\qquad"}
 logger = logging.getLogger(__name__)
 converter = LatexToMathML(annotation=False, fancy_error=False)
+
+
+def pieces(latex: str) -> list[list[str]]:
+    """Split a formula where a new line may begin: in clauses, and those in pieces.
+
+    A clause ends at a wide space, a piece before a relation or a sum's sign, both only
+    where no bracket and no environment is open.
+    """
+    clauses = [[""]]
+    depth, before = 0, ""
+    for token in TOKEN.findall(latex):
+        depth += (token in OPENING) - (token in CLOSING)
+        if depth == 0 and token == r"\\":
+            return [[latex]]
+        operand = before and before not in {"_", "^", ",", *RELATIONS, *SPACES}
+        splits = token in RELATIONS or (token in SIGNS and operand)
+        if depth == 0 and splits and clauses[-1][-1].strip():
+            clauses[-1].append("{}")
+        clauses[-1][-1] += token
+        if depth == 0 and token in SPACES:
+            clauses.append([""])
+        before = before if token.isspace() else token
+    if depth:
+        return [[latex]]
+    if not clauses[-1][-1].strip():
+        clauses.pop()
+    return clauses
 
 
 def to_mathml(latex: str, display: bool) -> str:
@@ -32,15 +65,23 @@ def to_mathml(latex: str, display: bool) -> str:
         ValueError: the formula is not LaTeX that can be converted.
     """
     latex = latex.strip()
-    wrapped = latex
-    if r"\\" in latex and r"\begin{" not in latex:
-        wrapped = rf"\begin{{aligned}}{latex}\end{{aligned}}"
-    try:
-        mathml = converter.convert_with_local_state(wrapped, displaystyle=display)
-    except LatexError as error:
-        raise ValueError(f"formula {latex!r}: {error}") from None
-    text = " ".join(latex.split())
-    return mathml.replace("<math", f'<math alttext="{escape(text)}"', 1)
+    clauses = pieces(latex)
+    if clauses == [[latex]] and r"\\" in latex and r"\begin{" not in latex:
+        clauses = [[rf"\begin{{aligned}}{latex}\end{{aligned}}"]]
+    html = []
+    for clause in clauses:
+        converted = []
+        for piece in clause:
+            try:
+                mathml = converter.convert_with_local_state(piece, displaystyle=display)
+            except LatexError as error:
+                raise ValueError(f"formula {latex!r}: {error}") from None
+            text = escape(" ".join(piece.removeprefix("{}").split()))
+            converted.append(mathml.replace("<math", f'<math alttext="{text}"', 1))
+        html.append("<wbr>".join(converted))
+    if len(html) > 1:
+        html = [f'<span class="math-clause">{clause}</span>' for clause in html]
+    return "<wbr>".join(html)
 
 
 def split_tag(latex: str) -> tuple[str, str]:
@@ -49,7 +90,7 @@ def split_tag(latex: str) -> tuple[str, str]:
     return TAG.sub("", latex).strip(), tag[1] if tag else ""
 
 
-def converted(node: nodes.Element, latex: str, display: bool) -> str:
+def mathml_of(node: nodes.Element, latex: str, display: bool) -> str:
     """Convert a node's formula; warn, and return its LaTeX, where that fails."""
     try:
         return to_mathml(latex, display)
@@ -60,7 +101,7 @@ def converted(node: nodes.Element, latex: str, display: bool) -> str:
 
 def visit_math(self: HTML5Translator, node: nodes.math) -> None:
     """Write a formula inside a line."""
-    self.body.append(f'<span class="math">{converted(node, node.astext(), False)}')
+    self.body.append(f'<span class="math">{mathml_of(node, node.astext(), False)}')
     self.body.append("</span>")
     raise nodes.SkipNode
 
@@ -72,7 +113,7 @@ def visit_math_block(self: HTML5Translator, node: nodes.math_block) -> None:
     if not number and node.get("number"):
         number = get_node_equation_number(self, node)
     self.body.append(self.starttag(node, "div", CLASS="math"))
-    self.body.append(f'<div class="math-box">{converted(node, latex, True)}</div>')
+    self.body.append(f'<div class="math-box">{mathml_of(node, latex, True)}</div>')
     if number:
         self.body.append(f'<span class="eqno">({escape(str(number))})')
         if node.get("ids"):
