@@ -53,7 +53,7 @@ MARKUP = re.compile(r"`{3,}|:{3,}\{|\{[a-z:]+\}`|\$\$|\\(?:frac|theta|begin)\b.*
 SEARCHES = {
     "second order": "paper/section-2-2",
     "create_graph": "derivations/hessian-vector-product",
-    "FOMAML": "paper/section-5-2",
+    "FOMAML": "paper/section-2-2",
     "higher-order gradients": "derivations/hessian-vector-product",
     "few-shot": "paper/section-5-2",
     "omniglot": "results/omniglot",
@@ -183,7 +183,7 @@ def why_no_browser() -> str:
 
 # Runs in a page: the expression has the functions `layout` and `colours`, each of which
 # returns a list of faults.
-MEASURES = (HERE / "check_site.js").read_text(encoding="utf-8")
+MEASURES = (HERE / "check_site.js").read_text(encoding="utf-8").strip()
 
 
 class Files(SimpleHTTPRequestHandler):

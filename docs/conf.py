@@ -45,6 +45,7 @@ extensions = [
     "source_pages",
     "tagged_source",
     "notebooks",
+    "tables",
 ]
 exclude_patterns = ["_build", "_ext", "_static"]
 
