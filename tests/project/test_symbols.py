@@ -122,7 +122,7 @@ def test_a_letter_with_a_wrong_meaning_is_found(
 @pytest.mark.parametrize(
     "page",
     [
-        "$\\theta'_i = \\theta - \\alpha \\nabla\\mathcal L_{\\mathcal T_i}(f_\\theta)$",
+        "$\\theta'_i = \\theta - \\alpha \\nabla\\mathcal L_{\\mathcal T_i}(f_\\phi)$",
         "$H_j v_{j+1}$ and $\\operatorname{diag}\\alpha$ and $F'v$",
         "`$Z$` is code",
         "```python\nprice = '$Z$'\n```\n",

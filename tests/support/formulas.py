@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 GREEK = (
     "alpha beta gamma delta epsilon varepsilon zeta eta theta iota kappa lambda mu nu "
-    "xi pi rho sigma tau upsilon phi varphi chi psi omega ell Gamma Delta Theta Lambda Pi "
-    "Sigma Phi Psi Omega"
+    "xi pi rho sigma tau upsilon phi varphi chi psi omega ell Gamma Delta Theta "
+    "Lambda Pi Sigma Phi Psi Omega"
 ).split()
 FENCE = re.compile(r"^\s*(`{3,})(?:\{(\w[\w-]*)\}.*|\w*)$")
 PROSE = {"admonition", "note", "tip", "warning", "table", "figure", "math"}
