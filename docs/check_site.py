@@ -334,6 +334,7 @@ def main(arguments: list[str] | None = None) -> int:
         for path in sorted(options.html.rglob("*.html"))
         if "_static" not in path.relative_to(options.html).parts
         if (name := path.relative_to(options.html).as_posix()) != "404.html"
+        or options.root == "/"  # its links begin at the root of the site
         if fnmatch.fnmatch(name.removesuffix(".html"), options.only)
     ]
     count = 0
