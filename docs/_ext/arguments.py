@@ -54,13 +54,15 @@ def split_arguments(
     ('One.', [(['x', 'y'], '(N,).'), (['order'], '2 or 1.')])
     """
     name = rf"(?:{'|'.join(map(re.escape, names))})"
-    starts = list(re.finditer(rf"(?:^|(?<=[.;:,] ))({name}(?:, {name})*): ", text))
+    starts = list(re.finditer(rf"(?:^|(?<=[.;:,] ))({name}(?:, {name})*)(, the [^.:]*)?: ", text))
     if not names or not starts:
         return text, []
     ends = [match.start() for match in starts[1:]] + [len(text)]
     found = []
     for match, end in zip(starts, ends, strict=True):
         words = re.sub(r"[;,]$", ".", text[match.end() : end].strip())
+        if match[2]:  # "alpha, the inner learning rate: a number."
+            words = f"{match[2].removeprefix(', ')}: {words}"
         found.append((match[1].split(", "), words))
     return text[: starts[0].start()].strip(), found
 
@@ -119,10 +121,12 @@ def list_arguments(thing: Any, lines: list[str]) -> None:
 
 def add_to_section(lines: list[str], words: dict[str, str], names: list[str]) -> None:
     """Add further words to a docstring's own section of arguments."""
+    further = [f"{name}: {text}" for name, text in words.items() if name in names]
     heads = [i for i, line in enumerate(lines) if line.strip() == "Args:"]
-    if heads:
-        added = [f"    {name}: {text}" for name, text in words.items() if name in names]
-        lines[heads[0] + 1 : heads[0] + 1] = added
+    if heads and further:
+        lines[heads[0] + 1 : heads[0] + 1] = [f"    {added}" for added in further]
+    elif further:
+        lines += ["", "Args:", *(f"    {added}" for added in further), ""]
 
 
 def field_words(cls: type, field: str) -> str:

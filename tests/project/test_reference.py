@@ -67,6 +67,11 @@ def test_arguments_in_one_paragraph_are_taken_apart() -> None:
     text = "First words. x, y: (N,); z: a number, such as x: none. order: 2 or 1."
     before, found = split_arguments(text, ["x", "y", "z", "order"])
     assert before == "First words."
+    alpha = "alpha, the inner learning rate: one number or (P,)."
+    assert split_arguments(alpha, ["alpha"]) == (
+        "",
+        [(["alpha"], "the inner learning rate: one number or (P,).")],
+    )
     assert found == [
         (["x", "y"], "(N,)."),
         (["z"], "a number, such as x: none."),
