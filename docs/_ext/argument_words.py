@@ -20,6 +20,19 @@ INITIALISER = "a function (rng, shape) that returns the first weights."
 IMAGES = "a Value (N, H, W, C): N images of H by W pixels with C channels."
 SEED = "the seed of the random numbers."
 
+# How sentences begin that follow the last argument of a paragraph and are not about it.
+REMARKS = (
+    "All have the same dtype",
+    "At pi = pi_old",
+    "Costs about",
+    "Errors are relative",
+    "Returns",
+    "The prediction is 0",
+    "The rest is as in",
+    "With weights 1 / N",
+    "`steps` may differ",
+)
+
 WORDS: dict[str, dict[str, str]] = {
     # meta-learning
     "maml.inner_loop": {

@@ -17,7 +17,7 @@ import sys
 from textwrap import dedent
 from typing import Any
 
-from argument_words import WORDS
+from argument_words import REMARKS, WORDS
 from sphinx.application import Sphinx
 from sphinx.util.logging import getLogger
 
@@ -54,7 +54,9 @@ def split_arguments(
     ('One.', [(['x', 'y'], '(N,).'), (['order'], '2 or 1.')])
     """
     name = rf"(?:{'|'.join(map(re.escape, names))})"
-    starts = list(re.finditer(rf"(?:^|(?<=[.;:,] ))({name}(?:, {name})*)(, the [^.:]*)?: ", text))
+    starts = list(
+        re.finditer(rf"(?:^|(?<=[.;:,] ))({name}(?:, {name})*)(, the [^.:]*)?: ", text)
+    )
     if not names or not starts:
         return text, []
     ends = [match.start() for match in starts[1:]] + [len(text)]
@@ -65,6 +67,17 @@ def split_arguments(
             words = f"{match[2].removeprefix(', ')}: {words}"
         found.append((match[1].split(", "), words))
     return text[: starts[0].start()].strip(), found
+
+
+def split_remark(words: str) -> tuple[str, str]:
+    """Divide the words of a paragraph's last argument from remarks on something else.
+
+    >>> split_remark("(N,). Returns a number.")
+    ('(N,).', 'Returns a number.')
+    """
+    starts = [words.find(f". {remark}") for remark in REMARKS]
+    cut = min([start for start in starts if start >= 0], default=None)
+    return (words, "") if cut is None else (words[: cut + 1], words[cut + 2 :])
 
 
 def list_arguments(thing: Any, lines: list[str]) -> None:
@@ -95,10 +108,13 @@ def list_arguments(thing: Any, lines: list[str]) -> None:
             text = " ".join(line.strip() for line in paragraph)
             before, found = split_arguments(text, names)
             if found:
-                listed += found
+                words, after = split_remark(found[-1][1])
+                listed += [*found[:-1], (found[-1][0], words)]
                 if before:
                     kept.append([before])
                 place = len(kept) if place is None else place
+                if after:
+                    kept.append([after])
                 continue
         kept.append(paragraph)
     named = {name for group, _ in listed for name in group}
@@ -149,6 +165,24 @@ def field_words(cls: type, field: str) -> str:
     return words_for(cls).get(field, "")
 
 
+def keep_blocks(
+    app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]
+) -> None:
+    """Let an indented block behind a line with a colon be shown as it is written.
+
+    In reStructuredText it would be a quotation, and its lines would run together.
+    """
+    for i in range(len(lines) - 2):
+        line, blank, block = lines[i : i + 3]
+        if (
+            line.endswith(":")
+            and not line.endswith("::")
+            and not blank.strip()
+            and len(block) - len(block.lstrip()) > len(line) - len(line.lstrip())
+        ):
+            lines[i] += ":"
+
+
 def describe(
     app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]
 ) -> None:
@@ -189,6 +223,7 @@ def describe_field(
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register the rewriting; napoleon's priority is 500."""
+    app.connect("autodoc-process-docstring", keep_blocks, priority=350)
     app.connect("autodoc-process-docstring", describe, priority=450)
     app.connect("autodoc-process-docstring", describe_field, priority=600)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

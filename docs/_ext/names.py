@@ -25,6 +25,7 @@ from tags import ROOT, all_fenced
 import tinymaml
 
 # Public names that are also words: in backticks they may be something else.
+KINDS = {"paper": "paper", "derivations": "derivation"}
 WORDS = {"exp", "log", "accuracy", "summary", "train"}
 
 
@@ -74,7 +75,7 @@ class PublicNames(SphinxDirective):
         found: list[nodes.Node] = []
         self.env.note_dependency(str(ROOT / "tinymaml" / "__init__.py"))
         for group, names in groups().items():
-            lines = [f":::{{table}} {group[0].upper()}{group[1:]}", ""]
+            lines = [f":::{{table}} {group[0].upper()}{group[1:]}", ":class: names", ""]
             lines += ["| name | what it is |", "|---|---|"]
             for name in names:
                 thing = getattr(tinymaml, name)
@@ -88,7 +89,9 @@ class PublicNames(SphinxDirective):
         return found
 
 
-def link(app: Sphinx, start: str, docname: str, anchor: str, *text: nodes.Node):
+def link(
+    app: Sphinx, start: str, docname: str, anchor: str, *text: nodes.Node
+) -> nodes.reference:
     """Return a link from one page to another."""
     uri = app.builder.get_relative_uri(start, docname) + (
         f"#{anchor}" if anchor else ""
@@ -113,27 +116,29 @@ def resolve(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     """Make the links, now that all pages are known."""
     env = app.env
     for mark in list(doctree.findall(paper_links)):
-        found = []
+        found: dict[str, nodes.Node] = {}
         for page, quoted in sorted(quotations(env).items()):
             for file, _, tag in quoted:
                 part = all_fenced()[tag][0]
                 if file == mark["file"] and mark["line"] in objects_in(
                     file, part.first, part.last
                 ):
-                    text = nodes.inline("", f"[{title_of(env, page)}]")
-                    text["classes"].append("viewcode-link")
-                    found.append(link(app, docname, page, tag, text))
-        mark.replace_self(found)
+                    kind = KINDS.get(page.split("/")[0], "page")
+                    text = nodes.inline("", f"[{kind}]", classes=["viewcode-link"])
+                    made = link(app, docname, page, tag, text)
+                    made["reftitle"] = title_of(env, page)
+                    found.setdefault(page, made)
+        mark.replace_self(list(found.values()))
     documented: dict[tuple[str, int], tuple[str, str]] | None = None
     for mark in list(doctree.findall(reference_links)):
         documented = objects_of_reference(env) if documented is None else documented
-        found = []
+        listed: list[nodes.Node] = []
         for line in objects_in(mark["file"], mark["first"], mark["last"]):
             if target := documented.get((mark["file"], line)):
                 name = nodes.literal("", target[1].removeprefix("tinymaml."))
-                found += [nodes.Text(", " if found else " Reference: ")]
-                found += [link(app, docname, *target, name)]
-        mark.replace_self(found + [nodes.Text("." if found else "")])
+                listed += [nodes.Text(", " if listed else ". Reference: ")]
+                listed += [link(app, docname, *target, name)]
+        mark.replace_self(listed)
     link_public_names(app, doctree, docname)
 
 
@@ -146,16 +151,11 @@ def link_public_names(app: Sphinx, doctree: nodes.document, docname: str) -> Non
         entry = objects.get(f"tinymaml.{name}")
         inside: nodes.Node | None = literal.parent
         while inside is not None and not isinstance(
-            inside, nodes.reference | nodes.title | nodes.caption | addnodes.desc_signature
+            inside,
+            nodes.reference | nodes.title | nodes.caption | addnodes.desc_signature,
         ):
             inside = inside.parent
-        if (
-            entry is None
-            or inside is not None
-            or name in WORDS
-            or name in linked
-            or (entry.docname == docname and docname.startswith("reference/") is False)
-        ):
+        if entry is None or inside is not None or name in WORDS or name in linked:
             continue
         linked.add(name)
         literal.replace_self(

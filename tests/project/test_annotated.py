@@ -13,7 +13,13 @@ PAGES = sorted((ROOT / "docs" / "annotated").glob("*.md"))
 EXCERPT = re.compile(
     r'^```\{excerpt\} (\S+)\n:from: "?(.*?)"?\n:to: "?(.*?)"?\n```$', re.MULTILINE
 )
-HEART = ["maml-inner-update", "maml-eq1", "autodiff-grad", "autodiff-jvp", "autodiff-hvp"]
+HEART = [
+    "maml-inner-update",
+    "maml-eq1",
+    "autodiff-grad",
+    "autodiff-jvp",
+    "autodiff-hvp",
+]
 
 
 def docstring_lines(path: Path) -> set[int]:

@@ -1,4 +1,4 @@
-"""The lists of arguments and fields in the reference, made by docs/_ext/arguments.py."""
+"""Lists of arguments and fields in the reference, made by docs/_ext/arguments.py."""
 
 from __future__ import annotations
 
