@@ -2,16 +2,21 @@
 
     python docs/draw_figures.py shrink results/sinusoid/figure2.png sinusoid-figure-2
     python docs/draw_figures.py episode --data DIR
+    python docs/draw_figures.py pictures
 
 `shrink` makes a figure of an example small enough for the repository: 1,400 pixels
-wide, 64 colours. `episode` draws one Omniglot task before and after adaptation, from
-the initialisation that comes with the package. Each writes into docs/_static/figures/,
-and a thumbnail of 400 x 280 pixels into docs/_static/gallery/.
+wide, 96 colours. `episode` draws one Omniglot task before and after adaptation, from
+the initialisation that comes with the package. `pictures` makes the thumbnails of two
+examples that draw nothing, from their images. All else writes into
+docs/_static/figures/ and makes a thumbnail of 400 x 280 pixels in docs/_static/gallery/;
+--crop says of which part, as fractions of width and height.
 
 Left out: the figures that pages draw themselves when they are built.
 """
 
 import argparse
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -22,7 +27,7 @@ from matplotlib import pyplot as plt
 from PIL import Image
 
 import tinymaml as tm
-from tinymaml.tasks import omniglot
+from tinymaml.tasks import miniimagenet, omniglot
 from tinymaml.tasks.episodes import Episodes
 
 HERE = Path(__file__).resolve().parent
@@ -30,7 +35,11 @@ FIGURES, THUMBNAILS = HERE / "_static" / "figures", HERE / "_static" / "gallery"
 WIDTH, THUMBNAIL, LARGEST = 1400, (400, 280), 150_000
 
 
-def write(picture: Image.Image, name: str) -> None:
+COLOURS, METHOD = 96, Image.Quantize.MAXCOVERAGE
+WHOLE = (0.0, 0.0, 1.0, 1.0)
+
+
+def write(picture: Image.Image, name: str, crop: Sequence[float] = WHOLE) -> None:
     """Write a figure with few colours, and its thumbnail on white."""
     picture = picture.convert("RGB")
     if picture.width > WIDTH:
@@ -39,19 +48,22 @@ def write(picture: Image.Image, name: str) -> None:
     for folder in (FIGURES, THUMBNAILS):
         folder.mkdir(parents=True, exist_ok=True)
     target = FIGURES / f"{name}.png"
-    picture.quantize(64, dither=Image.Dither.NONE).save(target, optimize=True)
+    picture.quantize(COLOURS, METHOD, dither=Image.Dither.NONE).save(
+        target, optimize=True
+    )
     if target.stat().st_size > LARGEST:
         raise SystemExit(f"{target}: {target.stat().st_size:,} bytes are too many")
-    thumbnail(picture, name)
+    thumbnail(picture, name, crop)
 
 
-def thumbnail(picture: Image.Image, name: str) -> None:
-    """The middle of a figure in the shape of a card."""
-    small = picture.copy()
+def thumbnail(picture: Image.Image, name: str, crop: Sequence[float] = WHOLE) -> None:
+    """A part of a figure, as large as fits into the shape of a card."""
+    sizes = (picture.width, picture.height) * 2
+    small = picture.crop([round(a * b) for a, b in zip(crop, sizes, strict=True)])
     small.thumbnail(THUMBNAIL, Image.Resampling.LANCZOS)
     card = Image.new("RGB", THUMBNAIL, "white")
     card.paste(small, ((400 - small.width) // 2, (280 - small.height) // 2))
-    card.quantize(64, dither=Image.Dither.NONE).save(
+    card.quantize(COLOURS, METHOD, dither=Image.Dither.NONE).save(
         THUMBNAILS / f"{name}.png", optimize=True
     )
 
@@ -109,6 +121,30 @@ def draw_episode(data: Path | None, number: int) -> None:
     write(picture_of(figure), "omniglot-episode")
 
 
+def draw_pictures() -> None:
+    """Five classes with three images each, of two examples."""
+    sys.path.append(str(HERE.parent / "examples"))
+    from own_images import draw_stripes
+
+    stripes, labels = draw_stripes(np.random.default_rng(0))
+    standin = miniimagenet.standin()["train"]
+    sets = {
+        "own-images": [stripes[labels == label][:3] for label in range(5)],
+        "miniimagenet-standin": [
+            standin.images[standin.labels == label][:3]
+            for label in np.unique(standin.labels)[::8][:5]
+        ],
+    }
+    for name, classes in sets.items():
+        figure = plt.figure(figsize=(4, 2.8), dpi=100, layout="constrained")
+        panels = figure.subplots(3, 5)
+        for column, images in zip(panels.T, classes, strict=True):
+            for panel, image in zip(column, images, strict=True):
+                panel.imshow(image.squeeze(), cmap="gray")
+                panel.set_axis_off()
+        thumbnail(picture_of(figure), name)
+
+
 def main() -> None:
     """Read the options and draw."""
     parser = argparse.ArgumentParser(
@@ -119,11 +155,14 @@ def main() -> None:
     shrink = kinds.add_parser("shrink", help="a figure that an example has made")
     shrink.add_argument("file", type=Path)
     shrink.add_argument("name")
-    shrink.set_defaults(run=lambda o: write(Image.open(o.file), o.name))
+    shrink.add_argument("--crop", type=float, nargs=4, default=WHOLE)
+    shrink.set_defaults(run=lambda o: write(Image.open(o.file), o.name, o.crop))
     episode = kinds.add_parser("episode", help="an Omniglot task before and after")
     episode.add_argument("--data", type=Path, help="folder (default: stand-ins)")
     episode.add_argument("--number", type=int, default=0, help="which test task")
     episode.set_defaults(run=lambda o: draw_episode(o.data, o.number))
+    pictures = kinds.add_parser("pictures", help="thumbnails of images")
+    pictures.set_defaults(run=lambda o: draw_pictures())
     options = parser.parse_args()
     options.run(options)
 

@@ -54,15 +54,15 @@ def draw(
         plot(angle, chosen, "iteration", label=label, **style)
         chosen = rows_of(rows, "score", order=order)
         plot(by_iteration, chosen, "iteration", label=label, **style)
-        step = value_of(rows, "seconds", order=order, steps=1)
-        timed = [{**r, "seconds": step * r["iteration"]} for r in chosen]
-        plot(by_time, timed, "seconds", label=label, **style)
+        step, exact = (value_of(rows, "seconds", order=o, steps=1) for o in (order, 2))
+        timed = [{**r, "time": step / exact * r["iteration"]} for r in chosen]
+        plot(by_time, timed, "time", label=label, **style)
     angle.set(
         title="Angle between exact and first-order", ylabel="degrees", ylim=(0, None)
     )
     by_iteration.set(title="At equal iterations", ylabel=score)
     by_time.set(title="At equal time", ylabel=score)
-    by_time.set_xlabel("iterations x shortest time of a meta-gradient, seconds")
+    by_time.set_xlabel("time, in iterations of exact MAML")
     for panel in (norms, angle, by_iteration):
         panel.set_xscale("symlog")
         panel.set_xlim(0, None)
