@@ -8,8 +8,8 @@
 wide, 96 colours. `episode` draws one Omniglot task before and after adaptation, from
 the initialisation that comes with the package. `pictures` makes the thumbnails of two
 examples that draw nothing, from their images. All else writes into
-docs/_static/figures/ and makes a thumbnail of 400 x 280 pixels in docs/_static/gallery/;
---crop says of which part, as fractions of width and height.
+docs/_static/figures/ and makes a thumbnail of 400 x 280 pixels in
+docs/_static/gallery/; --crop says of which part, as fractions of width and height.
 
 Left out: the figures that pages draw themselves when they are built.
 """
@@ -48,7 +48,7 @@ def write(picture: Image.Image, name: str, crop: Sequence[float] = WHOLE) -> Non
     for folder in (FIGURES, THUMBNAILS):
         folder.mkdir(parents=True, exist_ok=True)
     target = FIGURES / f"{name}.png"
-    picture.quantize(COLOURS, METHOD, dither=Image.Dither.NONE).save(
+    picture.quantize(COLOURS, METHOD, kmeans=2, dither=Image.Dither.NONE).save(
         target, optimize=True
     )
     if target.stat().st_size > LARGEST:
@@ -63,7 +63,7 @@ def thumbnail(picture: Image.Image, name: str, crop: Sequence[float] = WHOLE) ->
     small.thumbnail(THUMBNAIL, Image.Resampling.LANCZOS)
     card = Image.new("RGB", THUMBNAIL, "white")
     card.paste(small, ((400 - small.width) // 2, (280 - small.height) // 2))
-    card.quantize(COLOURS, METHOD, dither=Image.Dither.NONE).save(
+    card.quantize(COLOURS, METHOD, kmeans=2, dither=Image.Dither.NONE).save(
         THUMBNAILS / f"{name}.png", optimize=True
     )
 

@@ -63,6 +63,7 @@ def draw(
     by_iteration.set(title="At equal iterations", ylabel=score)
     by_time.set(title="At equal time", ylabel=score)
     by_time.set_xlabel("time, in iterations of exact MAML")
+    by_time.locator_params(axis="x", nbins=5)
     for panel in (norms, angle, by_iteration):
         panel.set_xscale("symlog")
         panel.set_xlim(0, None)
