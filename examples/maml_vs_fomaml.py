@@ -19,11 +19,11 @@ where there is no data), this example measures
   The time of an iteration is the shortest processor time of a meta-gradient, so that
   other programs on the computer do not decide the comparison; the unit is the time of
   an iteration of exact MAML;
-- the cost: the processor time and the floating-point operations of a meta-gradient of 25 waves or
-  of two tasks of Omniglot, for several numbers of inner steps. The paper reports a
-  "speed-up in network computation" of roughly 33 %, for convolutions on MiniImagenet.
-  Here the saving is the share of the exact meta-gradient's time, without the sampling
-  of tasks;
+- the cost: the processor time and the floating-point operations of a meta-gradient of
+  25 waves or of two tasks of Omniglot, for several numbers of inner steps. The paper
+  reports a "speed-up in network computation" of roughly 33 %, for convolutions on
+  MiniImagenet. Here the saving is the share of the exact meta-gradient's time, without
+  the sampling of tasks;
 - the memory: bytes of workspace per thread against the number of inner steps. The
   sinusoids have 100 support points here, so that activations need more memory than
   parameters. With `recompute` only the thetas are stored and the activations are
