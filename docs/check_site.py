@@ -7,14 +7,15 @@ From the root of a clone, after the build:
     python docs/check_site.py --only faq --pictures .  # and pictures of them
     python docs/check_site.py --no-browser             # what needs none, in seconds
 
-In the files: every link inside the site leads to a page and an anchor that exist; no page
-loads a script, style, font or picture from elsewhere; every picture has a text.
+In the files: every link inside the site leads to a page and an anchor that exist; no
+page loads a script, style, font or picture from elsewhere; every picture has a text and
+every table a caption; no markup is shown.
 
-In the browser, with no network, at three widths, light and dark: nothing is requested from
-outside, no script complains, no code, table or formula is cut, no text is smaller than
-12 pixels or has a contrast below 4.5 (large text: 3), and the search finds what people
-type. The browser is Chromium, driven by Playwright; without either this part is left out,
-with a line that says so.
+In the browser, with no network, at three widths, light and dark: nothing is requested
+from outside, no script complains, no code, table or formula is cut, no text is smaller
+than 12 pixels or has a contrast below 4.5 (large text: 3), and the search finds what
+people type. The browser is Chromium, driven by Playwright; without either this part is
+left out, with a line that says so.
 """
 
 from __future__ import annotations
@@ -45,14 +46,14 @@ SCHEMES = ("light", "dark")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 LOADING = {("script", "src"), ("img", "src"), ("source", "src"), ("iframe", "src")}
 LOADED_LINKS = {"stylesheet", "icon", "shortcut icon", "preload", "modulepreload"}
-CSS_ADDRESS = re.compile(r"(?:url\(|@import )\s*[\"']?([^\"')]+)")
+CSS_ADDRESS = re.compile(r"(?:url\(|@import\s+(?=[\"']))\s*[\"']?([^\"')]+)")
 CODE = {"code", "pre", "script", "style"}
 MARKUP = re.compile(r"`{3,}|:{3,}\{|\{[a-z:]+\}`|\$\$|\\(?:frac|theta|begin)\b.*")
 # What people type, and the page that the search must then name.
 SEARCHES = {
-    "second order": "paper/section-2-2",
+    "second order": "derivations/hessian-vector-product",
     "create_graph": "derivations/hessian-vector-product",
-    "FOMAML": "paper/section-5-2",
+    "FOMAML": "paper/section-2-2",
     "higher-order gradients": "derivations/hessian-vector-product",
     "few-shot": "paper/section-5-2",
     "omniglot": "results/omniglot",
@@ -180,80 +181,9 @@ def why_no_browser() -> str:
     return "" if find_browser() else f"none of {', '.join(BROWSERS)} is on the PATH"
 
 
-# Runs in the page. Returns a list of faults at the width the window has.
-LAYOUT = """
-() => {
-  const faults = [], width = document.documentElement.clientWidth;
-  const words = node => (node.textContent || node.alt || "").trim().replace(/\\s+/g, " ").slice(0, 60);
-  const seen = box => box.width > 0 && box.height > 0;
-  const wide = node => node.scrollWidth > node.clientWidth + 1;
-  if (document.documentElement.scrollWidth > width + 1)
-    faults.push(`the page is ${document.documentElement.scrollWidth} pixels wide`);
-  const say = (what, node) => faults.push(`${what} is cut: ${words(node)}`);
-  const main = document.querySelector("article") || document.body;
-  for (const node of main.querySelectorAll("pre, .highlight"))
-    if (wide(node)) say("code", node);
-  for (const node of main.querySelectorAll("table, .table-wrapper"))
-    if (wide(node) || node.getBoundingClientRect().right > width + 1) say("a table", node);
-  for (const node of main.querySelectorAll(".math-box"))
-    if (width > 600 && wide(node)) say("a formula", node);
-  for (const node of main.querySelectorAll(".eqno, span.math, code, img, svg, .caption, td, .sd-card")) {
-    const box = node.getBoundingClientRect();
-    if (!seen(box) || node.closest(".math-box")) continue;
-    if (box.right > width + 1 || box.left < -1) say(node.className || node.tagName, node);
-  }
-  return [...new Set(faults)];
-}
-"""
-
-# Runs in the page. Returns a list of faults of size and contrast in the colours it has.
-COLOURS = """
-() => {
-  const faults = new Map(), backgrounds = new Map();
-  const paint = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
-  const known = new Map();
-  const numbers = colour => {
-    if (!known.has(colour)) {
-      paint.clearRect(0, 0, 1, 1); paint.fillStyle = colour; paint.fillRect(0, 0, 1, 1);
-      const [r, g, b, a] = paint.getImageData(0, 0, 1, 1).data;
-      known.set(colour, [r, g, b, a / 255]);
-    }
-    return known.get(colour);
-  };
-  const over = (top, below) => [0, 1, 2].map(i => top[i] * top[3] + below[i] * (1 - top[3])).concat(1);
-  const background = node => {
-    if (!node) return [255, 255, 255, 1];
-    if (!backgrounds.has(node)) {
-      const own = numbers(getComputedStyle(node).backgroundColor);
-      backgrounds.set(node, own[3] === 1 ? own : over(own, background(node.parentElement)));
-    }
-    return backgrounds.get(node);
-  };
-  const light = colour => {
-    const part = colour.slice(0, 3).map(v => { v /= 255; return v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; });
-    return 0.2126 * part[0] + 0.7152 * part[1] + 0.0722 * part[2];
-  };
-  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  const done = new Set();
-  while (walker.nextNode()) {
-    const text = walker.currentNode.nodeValue.trim(), node = walker.currentNode.parentElement;
-    if (!text || done.has(node)) continue;
-    done.add(node);
-    if (node.closest("script, style, noscript, title, template, annotation, .headerlink, .skip-to-content")) continue;
-    if (!node.checkVisibility({checkOpacity: true, checkVisibilityCSS: true})) continue;
-    const style = getComputedStyle(node), size = parseFloat(style.fontSize);
-    const ground = background(node), ink = over(numbers(style.color), ground);
-    const [a, b] = [light(ink), light(ground)];
-    const contrast = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-    const large = size >= 24 || (size >= 18.66 && style.fontWeight >= 700);
-    if (contrast < (large ? 3 : 4.5) - 0.01)
-      faults.set(`contrast ${contrast.toFixed(2)}: ${style.color} on ${ground.slice(0, 3).map(Math.round)}`, text);
-    if (size && size < 11.95 && !node.closest("math, sup, sub"))
-      faults.set(`text of ${size} pixels in ${node.tagName.toLowerCase()}.${node.className}`, text);
-  }
-  return [...faults].map(([what, text]) => `${what}: ${text.slice(0, 50)}`);
-}
-"""
+# Runs in a page: the expression has the functions `layout` and `colours`, each of which
+# returns a list of faults.
+MEASURES = (HERE / "check_site.js").read_text(encoding="utf-8").strip()
 
 
 class Files(SimpleHTTPRequestHandler):
@@ -314,7 +244,7 @@ class Browser:
         self.open(quote(name))
         for width in WIDTHS:
             self.page.set_viewport_size({"width": width, "height": 900})
-            for fault in self.page.evaluate(LAYOUT):
+            for fault in self.page.evaluate(f"{MEASURES}.layout()"):
                 yield f"{name} at {width}: {fault}"
             if pictures:
                 stem = name.removesuffix(".html").replace("/", "-")
@@ -323,7 +253,7 @@ class Browser:
         self.page.set_viewport_size({"width": WIDTHS[0], "height": 900})
         for scheme in SCHEMES:
             self.page.emulate_media(color_scheme=scheme)
-            for fault in self.page.evaluate(COLOURS):
+            for fault in self.page.evaluate(f"{MEASURES}.colours()"):
                 yield f"{name}, {scheme}: {fault}"
         yield from (f"{name}: {fault}" for fault in self.faults)
 
@@ -380,9 +310,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=str(__doc__).split("\n")[0])
     parser.add_argument("--html", type=Path, default=HERE / "_build" / "html")
     parser.add_argument("--only", metavar="PATTERN", default="*", help="tutorial/*")
-    parser.add_argument("--pictures", type=Path, metavar="DIR", help="one for each width")
+    parser.add_argument(
+        "--pictures", type=Path, metavar="DIR", help="one for each width"
+    )
     parser.add_argument("--no-browser", action="store_true")
-    parser.add_argument("--root", default="/", help="where the site will be: /tinymaml/")
+    parser.add_argument(
+        "--root", default="/", help="where the site will be: /tinymaml/"
+    )
     options = parser.parse_args(arguments)
     if not (options.html / "index.html").is_file():
         parser.error(f"{options.html} holds no built site")
@@ -391,6 +325,7 @@ def main(arguments: list[str] | None = None) -> int:
         for path in sorted(options.html.rglob("*.html"))
         if "_static" not in path.relative_to(options.html).parts
         if (name := path.relative_to(options.html).as_posix()) != "404.html"
+        or options.root == "/"  # its links begin at the root of the site
         if fnmatch.fnmatch(name.removesuffix(".html"), options.only)
     ]
     count = 0

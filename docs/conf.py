@@ -24,9 +24,10 @@ author = "tinymaml contributors"
 copyright = "tinymaml contributors"
 version = release = tinymaml.__version__
 
-# Where the repository is, for "edit" and "source" links, and where the site will be, for
-# addresses in its metadata. Unset, there are no such links.
-repository = os.environ.get("TINYMAML_REPOSITORY", "")  # https://github.com/NAME/tinymaml
+# Where the repository is, for "edit" and "source" links, such as
+# https://github.com/NAME/tinymaml, and where the site will be, for the addresses in its
+# metadata. Unset, there are no such links.
+repository = os.environ.get("TINYMAML_REPOSITORY", "")
 branch = os.environ.get("TINYMAML_BRANCH", "main")
 html_baseurl = os.environ.get(
     "TINYMAML_SITE", os.environ.get("READTHEDOCS_CANONICAL_URL", "")
@@ -44,14 +45,15 @@ extensions = [
     "source_pages",
     "tagged_source",
     "notebooks",
+    "tables",
 ]
 exclude_patterns = ["_build", "_ext", "_static"]
 
-# Text notebooks (docs/tutorial) are executed, once for each change of the page or of the
-# package; an error in a cell fails the build. They import the package of this checkout
-# and draw in SVG, whatever the settings of whoever builds.
+# Text notebooks (docs/tutorial) are executed, once for each change of the page or of
+# the package; an error in a cell fails the build. They import the package of this
+# checkout and draw in SVG, whatever the settings of whoever builds.
 sources = sorted((HERE.parent / "tinymaml").rglob("*.py"))
-digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:12]
+digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
 ipython = HERE / "_build" / "ipython"
 settings = ipython / "profile_default" / "ipython_kernel_config.py"
 settings.parent.mkdir(parents=True, exist_ok=True)
@@ -61,7 +63,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
     filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")])
 )
 nb_execution_mode = "cache"
-nb_execution_cache_path = str(HERE / "_build" / "notebooks" / digest)
+nb_execution_cache_path = str(HERE / "_build" / "notebooks" / digest[:12])
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300
 nb_execution_show_tb = True
@@ -120,8 +122,8 @@ if "READTHEDOCS" not in os.environ:
     notfound_urls_prefix = os.environ.get("TINYMAML_ROOT", "/")
 notfound_context = {
     "title": "Page not found",
-    "body": "<h1>Page not found</h1>\n<p>There is no page here. The search box on the left"
-    " finds every page, and the start page lists them in reading order.</p>",
+    "body": "<h1>Page not found</h1>\n<p>There is no page here. The search finds every"
+    " page, and the start page lists them in reading order.</p>",
 }
 
 

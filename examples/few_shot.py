@@ -8,7 +8,6 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +21,7 @@ from shared import (
     add_resume,
     command_line,
     experiment_parser,
-    how_to_continue,
+    file_path,
     open_stages,
     random_stream,
     read_options,
@@ -38,6 +37,7 @@ from tinymaml.tasks.images import STANDIN, DataError, ImageSet
 Array = np.ndarray[Any, Any]
 FILES = ("curve.png", "episode.png", "results.json", "initialisation.npz")
 TRAININGS = {1: "first-order", 2: "exact"}  # by order
+DESCRIPTIONS = {1: "MAML, first order", 2: "MAML"}
 PARTS = ("train", "validation", "test")
 TEST_TASKS, TEST_TASKS_FAST = 600, 60
 VALIDATION_TASKS, VALIDATION_TASKS_FAST = 200, 20
@@ -92,7 +92,7 @@ def make_parser(doc: str, name: str, recipes: Sequence[str]) -> Parser:
     )
     add(
         "--data",
-        type=Path,
+        type=file_path,
         metavar="DIR",
         help="folder with the data (default: $TINYMAML_DATA, else the user's cache)",
     )
@@ -103,6 +103,27 @@ def make_parser(doc: str, name: str, recipes: Sequence[str]) -> Parser:
     )
     add_resume(parser, "--recipe, --order, --scaling and --seed")
     return parser
+
+
+def describe(recipe: Recipe) -> str:
+    """A recipe in words, with one fact on each line."""
+    losses = {
+        "per_shot": "sum over examples / K, as in the authors' code",
+        "mean": "mean over examples",
+    }
+    facts = {
+        "task": f"{recipe.ways}-way {recipe.shots}-shot, {recipe.queries} query "
+        f"examples a class in training, {recipe.shots} at test",
+        "network": f"{recipe.architecture}, {recipe.network().size:,} parameters",
+        "cross-entropy": losses[recipe.scaling],
+        "inner step": f"alpha = {recipe.alpha:g}, that is {recipe.step_on_mean:g} on "
+        "the mean cross-entropy",
+        "inner steps": f"{recipe.steps} in training; the paper reports "
+        f"{recipe.test_steps} at test",
+        "outer step": f"Adam, {recipe.learning_rate:g}, {recipe.tasks} tasks"
+        + (f", entries clipped to {recipe.clip:g}" if recipe.clip else ""),
+    }
+    return "\n".join(f"{name + ':':<15}{fact}" for name, fact in facts.items())
 
 
 # %% Meta-training
@@ -147,6 +168,7 @@ def train(
         validate_every=options.validate_every,
         checkpoint_every=options.validate_every,
         log_every=min(100, options.validate_every),
+        description=DESCRIPTIONS[options.order],
     )
 
 
@@ -164,7 +186,7 @@ def run(
     """Train, test, print, draw."""
     recipe = RECIPES[options.recipe].scaled(options.scaling)
     source = sets["train"].source
-    print(recipe.summary())
+    print(describe(recipe))
     print(f"{'data:':<15}{source}, classes: {class_counts(sets)}")
     result = train(stages, experiment, recipe, sets, options, backend)
     theta = result.theta if result.best is None else result.best
@@ -224,7 +246,12 @@ def run_example(
     experiment: Experiment, parser: Parser, arguments: Sequence[str] | None
 ) -> int:
     """Run with command-line arguments; return the exit status."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    given = sys.argv[1:] if arguments is None else arguments
+    return run_to_the_end(parser, lambda: start(experiment, parser, given))
+
+
+def start(experiment: Experiment, parser: Parser, arguments: Sequence[str]) -> None:
+    """Read options and data, check everything, and run."""
     options, backend = read_options(parser, arguments)
     if options.fast:
         options.validate_every = VALIDATE_EVERY_FAST
@@ -237,7 +264,7 @@ def run_example(
         options.validation_tasks, options.test_tasks = VALIDATION_TASKS, TEST_TASKS
     try:
         sets = experiment.load(options)
-    except (DataError, OSError) as error:
+    except (DataError, ImportError, OSError) as error:
         parser.error(f"argument --data: {reason(error)}")
     config = {
         "experiment": experiment.name,
@@ -250,10 +277,6 @@ def run_example(
         "validate_every": options.validate_every,
     }
     names = [TRAININGS[options.order]]
-    stages = open_stages(parser, options, names, config, FILES)
     command = command_line(experiment.program, arguments)
-    return run_to_the_end(
-        parser,
-        lambda: run(stages, experiment, sets, options, backend, command),
-        stopped=how_to_continue(command, stages),
-    )
+    with open_stages(parser, options, command, names, config, FILES) as stages:
+        run(stages, experiment, sets, options, backend, command)

@@ -305,19 +305,20 @@ def run(
     print(f"{seconds['total']:.0f} seconds; files are in {options.out}")
 
 
+def start(parser: Parser, arguments: Sequence[str]) -> None:
+    """Read the options, check everything, and run."""
+    options, backend = read_options(parser, arguments)
+    problem = choose_problem(parser, options, backend)
+    command = command_line("examples/maml_vs_fomaml.py", arguments)
+    with open_folder(parser, options, FILES):
+        run(problem, options, backend, command)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run with command-line arguments; return the exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = make_parser()
-    options, backend = read_options(parser, arguments)
-    problem = choose_problem(parser, options, backend)
-    open_folder(parser, options, FILES)
-    command = command_line("examples/maml_vs_fomaml.py", arguments)
-    return run_to_the_end(
-        parser,
-        lambda: run(problem, options, backend, command),
-        stopped="There are no results.",
-    )
+    return run_to_the_end(parser, lambda: start(parser, arguments))
 
 
 if __name__ == "__main__":

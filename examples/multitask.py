@@ -24,6 +24,7 @@ from stages import Stages
 
 import tinymaml as tm
 from tinymaml.backends import Backend
+from tinymaml.checks import whole_number
 from tinymaml.maml import Loss
 from tinymaml.tasks import sinusoid
 
@@ -131,31 +132,32 @@ class RunningMean:
 
     def load_state(self, state: Mapping[str, Array]) -> None:
         """Continue from a checkpoint."""
-        self.count = int(state["count"])
+        self.count = whole_number("count", state["count"][()], least=0)
 
     def config(self) -> dict[str, Any]:
         """The name of the optimiser, in which a checkpoint must agree."""
         return {"name": type(self).__name__}
 
 
-def train_multitask(
+def prepare_multitask(
     stages: Stages,
     network: tm.Network,
     loss: Loss,
     iterations: int,
     new_rng: Callable[[], np.random.Generator],
     backend: Backend,
-) -> dict[str, Array]:
-    """The mean parameters (P,) of each variant, by name.
+) -> None:
+    """Describe the training of each variant; its theta (P,) is the mean parameters.
 
     iterations: the number for the other trainings; if it is small, there are fewer
-    groups here, and they are shorter. new_rng: gives each variant the same stream of
-    random numbers.
+    groups here, and they are shorter. A resumed run with a larger number, in which the
+    regressors train longer, therefore trains all of them anew. new_rng: gives each
+    variant the same stream of random numbers.
     """
     steps = min(REGRESSORS.steps, iterations)
     groups = min(REGRESSORS.groups, -(-iterations // 500))
-    return {
-        name: stages.train(
+    for name, strength, to_mean in REGRESSORS.variants:
+        stages.prepare(
             name,
             Group(network, loss, backend, steps, strength, to_mean),
             np.zeros(network.size, np.float32),
@@ -164,8 +166,7 @@ def train_multitask(
             optimiser=RunningMean(),
             rng=new_rng(),
             config={"regressor_steps": steps, "strength": strength},
+            anew_if=["regressor_steps"],
             checkpoint_every=1,
             log_every=1,
-        ).theta
-        for name, strength, to_mean in REGRESSORS.variants
-    }
+        )

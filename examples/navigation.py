@@ -28,8 +28,8 @@ Written into the folder of --out: figure4.png (return against gradient steps, tr
 and trajectories), results.json, and for each training a folder with log.csv and
 checkpoint.npz: exact (MAML), first-order (first-order MAML), pretrained, oracle. A row
 of the log has the mean return before and after adaptation, and whether the outer step
-was accepted; if not, it has changed no parameter. Ctrl-C saves and stops; a run
-continued with --resume gives the same bits as one that never stopped.
+was accepted; if not, it has changed no parameter. Ctrl-C or SIGTERM saves and stops; a
+run continued with --resume gives the same bits as one that never stopped.
 """
 
 import argparse
@@ -51,7 +51,6 @@ from shared import (
     add_resume,
     command_line,
     experiment_parser,
-    how_to_continue,
     open_stages,
     positive_number,
     random_stream,
@@ -133,23 +132,27 @@ def train_methods(
     stages: Stages, options: argparse.Namespace, backend: Backend
 ) -> dict[str, Array]:
     """Train what the options ask for, one after the other; return theta by name."""
+    for name, learner in learners(options, backend).items():
+        prepare(stages, name, learner, options, backend)
+    results = {name: stages.train(name) for name in stages.names}
     return {
-        name: train_one(stages, name, learner, options, backend)
-        for name, learner in learners(options, backend).items()
+        name: result.theta if result.best is None else result.best
+        for name, result in results.items()
     }
 
 
-def train_one(
+def prepare(
     stages: Stages,
     name: str,
     learner: MAMLTRPO,
     options: argparse.Namespace,
     backend: Backend,
-) -> Array:
-    """Train one method; return theta with the best return on validation goals.
+) -> None:
+    """Describe one method's training, and check what it is resumed from.
 
-    That return is the mean of those after 1, 2 and 3 gradient steps; the oracle, which
-    does not adapt, has only the one before any step.
+    Its best theta has the best return on validation goals: the mean of those after 1, 2
+    and 3 gradient steps; the oracle, which does not adapt, has only the one before any
+    step.
     """
 
     def sample(rng: np.random.Generator) -> MetaBatch:
@@ -170,7 +173,7 @@ def train_one(
         adapted = adapt(name, theta, VALIDATION, steps, options, backend)
         return float(adapted.returns()[:, min(steps, 1) :].mean())
 
-    result = stages.train(
+    stages.prepare(
         name,
         outer_step,
         learner.policy.init(random_stream(INITIAL, options.seed)),
@@ -183,8 +186,8 @@ def train_one(
         checkpoint_every=VALIDATE_EVERY,
         validate=validate,
         validate_every=VALIDATE_EVERY,
+        description=METHODS[name].label,
     )
-    return result.theta if result.best is None else result.best
 
 
 # %% The test: 40 goals, 0 to 4 gradient steps
@@ -357,10 +360,8 @@ def run(
     print(f"{seconds['total']:.0f} seconds; files are in {options.out}")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run with command-line arguments; return the exit status."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    parser = make_parser()
+def start(parser: Parser, arguments: Sequence[str]) -> None:
+    """Read the options, check everything, and run."""
     options, backend = read_options(parser, arguments)
     config = {
         "experiment": "navigation",
@@ -369,13 +370,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "reward": options.reward,
     }
     names = learners(options, backend)
-    stages = open_stages(parser, options, names, config, FILES)
     command = command_line("examples/navigation.py", arguments)
-    return run_to_the_end(
-        parser,
-        lambda: run(stages, options, backend, command),
-        stopped=how_to_continue(command, stages),
-    )
+    with open_stages(parser, options, command, names, config, FILES) as stages:
+        run(stages, options, backend, command)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run with command-line arguments; return the exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser = make_parser()
+    return run_to_the_end(parser, lambda: start(parser, arguments))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ is 20 %.
 import numpy as np
 
 import tinymaml as tm
+from shared import plain_parser
 from tinymaml.networks.images import ImageNetwork
 from tinymaml.tasks.episodes import Episodes
 
@@ -60,4 +61,5 @@ def main(iterations: int = 1000) -> np.ndarray:
 
 
 if __name__ == "__main__":
+    plain_parser(__doc__ or "").parse_args()  # --help
     main()

@@ -2,19 +2,27 @@
 
     python examples/seeds.py results/seed*/results.json
 
-Reads the `results.json` of any experiment here and writes nothing. For each method,
-order and number of gradient steps it prints, in Markdown, the mean over seeds, the
-half-width of its 95 % interval (Student's t, one sample for each seed) and the value of
-each seed. Needs SciPy, for the quantiles of Student's t.
+Reads the `results.json` of sinusoid.py, omniglot.py, miniimagenet.py or navigation.py
+and writes nothing. For each method, order and number of gradient steps it prints, in
+Markdown, the mean over seeds, the half-width of its 95 % interval (Student's t, one
+sample for each seed) and the value of each seed. Needs SciPy, for the quantiles of
+Student's t.
 """
 
 import argparse
 import json
+import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
+from shared import Parser, file_path, reason, run_to_the_end, whole_number
+from tinymaml.checks import real_number
+from tinymaml.files import check_plain
+
+Row = dict[str, Any]
 METRICS = ("mse", "accuracy", "return")
 
 
@@ -23,41 +31,48 @@ def interval(values: Sequence[float]) -> float:
     try:
         from scipy.stats import t as student
     except ImportError:
-        message = (
-            "seeds.py: error: SciPy is missing, install it with: pip install scipy"
-        )
+        message = 'seeds.py: error: SciPy is missing: pip install "tinymaml[seeds]"'
         raise SystemExit(message) from None
     quantile = float(student.ppf(0.975, len(values) - 1))
     return quantile * stdev(values) / len(values) ** 0.5
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run with command-line arguments."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "files", nargs="+", type=Path, help="results.json, one for each seed"
-    )
-    parser.add_argument("--shots", type=int, default=5, help="K (default: 5)")
-    parser.add_argument(
-        "--steps",
-        type=int,
-        nargs="+",
-        default=[1, 5, 10],
-        help="numbers of gradient steps (default: 1 5 10)",
-    )
-    options = parser.parse_args(arguments)
+def read_rows(file: Path) -> list[Row]:
+    """The rows of a results.json, with its metric under "value".
+
+    Raises ValueError if it is another file.
+    """
+    try:
+        check_plain(file)
+        rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
+        for row in rows:
+            row["value"] = next(row[metric] for metric in METRICS if metric in row)
+            for key in ("value", "paper"):
+                if row[key] is not None:
+                    row[key] = real_number(key, row[key])
+            {(row[key], row["paper"]) for key in ("method", "order", "steps", "shots")}
+        return list(rows)
+    except OSError:
+        raise
+    except Exception as error:  # any text can be JSON of any other kind
+        raise ValueError(
+            f"{file}: expected the results.json of an experiment with seeds, got "
+            f"another file ({type(error).__name__}: {error})"
+        ) from None
+
+
+def table(options: argparse.Namespace) -> list[str]:
+    """The lines of the table."""
     values: dict[tuple[str, int | None, int], list[float | None]] = defaultdict(list)
     papers: dict[tuple[str, int | None, int], float | None] = {}
     for file in options.files:
-        for row in json.loads(file.read_text(encoding="utf-8"))["rows"]:
+        for row in read_rows(file):
             if row["shots"] == options.shots and row["steps"] in options.steps:
                 key = (row["method"], row["order"], row["steps"])
-                values[key].append(next(row[m] for m in METRICS if m in row))
+                values[key].append(row["value"])
                 papers[key] = row["paper"]
-    print("| method | order | steps | paper | mean | 95 % | each seed |")
-    print("|---|---:|---:|---:|---:|---:|---|")
+    lines = ["| method | order | steps | paper | mean | 95 % | each seed |"]
+    lines.append("|---|---:|---:|---:|---:|---:|---|")
     for (method, order, steps), seeds in values.items():
         finite = [value for value in seeds if value is not None]  # null: inf or NaN
         all_finite = len(finite) == len(seeds)
@@ -70,8 +85,39 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"{interval(finite):.2g}" if all_finite and len(finite) > 1 else "",
             ", ".join("inf" if v is None else f"{v:.3g}" for v in seeds),
         )
-        print("| " + " | ".join(str(cell) for cell in cells) + " |")
+        lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
+    return lines
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run with command-line arguments; return the exit status."""
+    parser = Parser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "files", nargs="+", type=file_path, help="results.json, one for each seed"
+    )
+    parser.add_argument(
+        "--shots", type=whole_number(1), default=5, help="K (default: 5)"
+    )
+    parser.add_argument(
+        "--steps",
+        type=whole_number(0),
+        nargs="+",
+        default=[1, 5, 10],
+        help="numbers of gradient steps (default: 1 5 10)",
+    )
+
+    def run() -> None:
+        try:
+            print("\n".join(table(parser.parse_args(arguments))))
+        except (OSError, ValueError) as error:
+            if isinstance(error, BrokenPipeError):
+                raise
+            parser.error(f"argument files: {reason(error)}")
+
+    return run_to_the_end(parser, run)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

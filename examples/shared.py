@@ -1,20 +1,26 @@
 """What the examples share: options, a folder to write to, intervals, tables, figures.
 
 This file keeps the examples short. It reads their options, with one-line errors; checks
-before training that their files can be written; continues an earlier run; and writes
-results and figures completely or not at all.
+before training that their files can be written, that no other run writes them and that
+no earlier run is lost; continues an earlier run; ends in one line, whatever ends it;
+and writes results and figures completely or not at all.
 
 Left out: settings files, searches over settings, and trackers of experiments.
 """
 
 import argparse
+import codecs
 import io
 import json
 import math
 import os
+import re
 import shlex
+import signal
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -23,6 +29,12 @@ from stages import Stages
 
 from tinymaml.backends import BACKENDS, Backend, get_backend
 from tinymaml.files import check_writable, write_atomically
+from tinymaml.training.checkpoint import CheckpointError
+
+try:
+    import fcntl
+except ImportError:  # Windows: nothing keeps two runs apart there
+    fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,6 +51,15 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
 
 
+def plain_parser(doc: str) -> Parser:
+    """A parser without options; `doc` is its description."""
+    return Parser(
+        prog=os.path.basename(sys.argv[0]),
+        description=as_started(doc),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
 def experiment_parser(
     doc: str, out: str, iterations: int, fast: int, fast_changes: str = ""
 ) -> Parser:
@@ -46,9 +67,7 @@ def experiment_parser(
 
     fast: the number of iterations with --fast. fast_changes: what else it changes.
     """
-    parser = Parser(
-        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = plain_parser(doc)
     add = parser.add_argument
     add(
         "--iterations",
@@ -86,10 +105,15 @@ def experiment_parser(
     )
     add(
         "--out",
-        type=Path,
+        type=file_path,
         default=Path(out),
         metavar="DIR",
         help="folder for all files of this run, made if missing (default: %(default)s)",
+    )
+    add(
+        "--overwrite",
+        action="store_true",
+        help="replace an earlier run in the folder of --out",
     )
     parser.set_defaults(default_iterations=iterations, fast_iterations=fast)
     return parser
@@ -99,11 +123,16 @@ def add_resume(parser: Parser, settings: str) -> None:
     """Add --resume; `settings` are the options in which both runs must agree."""
     parser.add_argument(
         "--resume",
-        type=Path,
+        type=file_path,
         metavar="DIR",
-        help="folder of an earlier run (its --out) to continue from, with the same "
-        f"{settings}; --iterations may be larger",
+        help="folder of an earlier run to continue from, its --out and perhaps this "
+        f"one's too, with the same {settings}; --iterations may be larger",
     )
+
+
+def file_path(text: str) -> Path:
+    """An argparse type: a path; ~ is the home folder, which shells leave in --out=~."""
+    return Path(os.path.expanduser(text))
 
 
 def whole_number(least: int) -> Callable[[str], int]:
@@ -143,6 +172,7 @@ def read_options(
         options.iterations = (
             options.fast_iterations if options.fast else options.default_iterations
         )
+    earlier_run(parser, options)
     try:
         return options, get_backend(options.backend, options.threads)
     except (ImportError, ValueError) as error:
@@ -171,58 +201,192 @@ def prepare_folder(folder: Path, files: Iterable[str]) -> None:
         raise
 
 
-def open_stages(
-    parser: Parser,
-    options: argparse.Namespace,
-    names: Iterable[str],
-    config: Mapping[str, Any],
-    files: Iterable[str],
-) -> Stages:
-    """The trainings of this run, resumed if --resume is given.
+def earlier_run(parser: Parser, options: argparse.Namespace) -> list[Path]:
+    """Files of an earlier run in `options.out` that this run replaces.
 
-    Before anything is trained, this reads and checks `options.resume`, and checks that
-    the trainings' files and `files` can be written into `options.out`. If not, the
-    program ends with a one-line error.
+    They are checkpoints and results.json. If there are any, the program ends with a
+    one-line error, unless --overwrite is given. A run that continues this very folder
+    replaces nothing.
     """
+    resume = getattr(options, "resume", None)
+    if resume is not None:
+        folders = [path.resolve() for path in (resume, resume.parent)]
+        if folders[0 if resume.is_dir() else 1] == options.out.resolve():
+            return []
+    patterns = ("results.json", "checkpoint.npz", "*/checkpoint.npz")
+    found = [path for pattern in patterns for path in options.out.glob(pattern)]
+    found = [path for path in found if path.is_file()]
+    if found and not options.overwrite:
+        ways = ["--overwrite replaces it"]
+        if hasattr(options, "resume"):
+            ways.insert(0, f"--resume {shlex.quote(str(options.out))} continues it")
+        parser.error(
+            f"argument --out: {options.out} holds an earlier run "
+            f"({found[0].relative_to(options.out)}); {', '.join(ways)}"
+        )
+    return found
+
+
+@contextmanager
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Make a folder and keep other runs out of it.
+
+    The lock is on the folder itself and ends with this process, however it ends; its
+    forked children have no part in it. Folders that were made here are removed after
+    an error if they are still empty. On a file system without locks this only makes the
+    folder. Raises OSError if it cannot be made, or another run holds the lock.
+    """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    LOCKS.add(descriptor)
     try:
-        stages = Stages(options.out, names, config, options.iterations, options.resume)
-    except (OSError, ValueError) as error:
-        parser.error(f"argument --resume: {reason(error)}")
-    open_folder(parser, options, [*stages.files, *files])
-    return stages
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            message = "another run is writing into this folder"
+            raise OSError(error.errno, message, str(folder)) from None
+        except OSError:
+            pass
+        try:
+            yield
+        except (Exception, KeyboardInterrupt, SystemExit):
+            for path in made:  # the innermost first
+                with suppress(OSError):
+                    path.rmdir()
+            raise
+    finally:
+        if descriptor in LOCKS:
+            LOCKS.remove(descriptor)
+            os.close(descriptor)
+
+
+def _close_locks() -> None:
+    """In a forked child: it would keep the lock when its parent has been killed."""
+    while LOCKS:
+        os.close(LOCKS.pop())
+
+
+LOCKS: set[int] = set()  # descriptors of locked folders
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_locks)
 
 
 def open_folder(
-    parser: Parser, options: argparse.Namespace, files: Iterable[str]
-) -> None:
-    """`prepare_folder` for `options.out`; the program ends if it cannot be written."""
-    try:
-        prepare_folder(options.out, files)
-    except OSError as error:
-        parser.error(f"argument --out: {reason(error)}")
+    parser: Parser,
+    options: argparse.Namespace,
+    files: Iterable[str],
+    check: Callable[[], None] = lambda: None,
+) -> ExitStack:
+    """`options.out`, for this run alone until the stack closes; `files` can be written.
+
+    If it cannot be had, the program ends with a one-line error. With --overwrite the
+    files of an earlier run are removed. check: called when no other run can change the
+    folder and nothing has been changed yet.
+    """
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(lock_folder(options.out))
+            earlier = earlier_run(parser, options)
+            check()
+            prepare_folder(options.out, files)
+            for path in earlier:
+                path.unlink()
+        except OSError as error:
+            parser.error(f"argument --out: {reason(error)}")
+        return stack.pop_all()
+
+
+@contextmanager
+def open_stages(
+    parser: Parser,
+    options: argparse.Namespace,
+    command: str,
+    names: Iterable[str],
+    config: Mapping[str, Any],
+    files: Iterable[str],
+) -> Iterator[Stages]:
+    """The trainings of this run, resumed if --resume is given, in `options.out`.
+
+    Before anything is trained, this reads and checks `options.resume`, and checks that
+    the trainings' files and `files` can be written into `options.out`. If not, the
+    program ends with a one-line error. A KeyboardInterrupt is given a message that says
+    how to continue `command`.
+    """
+    stages = Stages(options.out, names, config, options.iterations)
+
+    def resume() -> None:
+        if options.resume is not None:
+            try:
+                stages.resume(options.resume)
+            except (OSError, ValueError) as error:
+                parser.error(f"argument --resume: {reason(error)}")
+
+    with open_folder(parser, options, [*stages.files, *files], resume):
+        try:
+            yield stages
+        except KeyboardInterrupt:
+            if not any((options.out / file).exists() for file in stages.files):
+                raise
+            raise KeyboardInterrupt(how_to_continue(command, stages)) from None
 
 
 def reason(error: Exception) -> str:
     """An error in one line, without error numbers."""
+    text = str(error) or type(error).__name__
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror}: {error.filename}"
-    return " ".join(str(error).split())
+        text = error.strerror
+        text += "" if error.filename is None else f": {error.filename}"
+    return " ".join(text.split())
 
 
-def run_to_the_end(parser: Parser, run: Callable[[], None], stopped: str) -> int:
-    """Run; return the exit status: 0, 130 after Ctrl-C, 1 after a fault in the run.
+def run_to_the_end(parser: argparse.ArgumentParser, run: Callable[[], None]) -> int:
+    """Run; return the exit status. Whatever stops it says so in one line.
 
-    `stopped` is printed after Ctrl-C.
+    The status is 0; 130 after Ctrl-C or SIGTERM; 141 if the reader of the output has
+    gone, as after `| head -1`; 1 after a fault in the run. A checkpoint that does not
+    fit ends the program as a wrong option does, with status 2.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="in ASCII")
+    main_thread = threading.current_thread() is threading.main_thread()
+    catches = main_thread and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    if catches:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         run()
-    except KeyboardInterrupt:
-        print(f"Stopped. {stopped}")
+        print(end="", flush=True)
+    except KeyboardInterrupt as stop:
+        print(f"Stopped. {str(stop) or 'There are no results.'}")
         return 130
-    except (FloatingPointError, OSError) as error:
+    except BrokenPipeError:
+        return 141
+    except CheckpointError as error:
+        parser.error(f"argument --resume: {reason(error)}")
+    except (FloatingPointError, OSError, MemoryError) as error:
         print(f"{parser.prog}: error: {reason(error)}", file=sys.stderr)
         return 1
+    finally:
+        if catches:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        try:
+            print(end="", flush=True)
+        except OSError:  # nobody reads it: Python must not try again at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+
+
+def _in_ascii(error: UnicodeError) -> tuple[str, int]:
+    """Characters that the terminal does not have: +- for its sign, ? for others."""
+    assert isinstance(error, UnicodeEncodeError)
+    missing = error.object[error.start : error.end]
+    return "".join("+-" if c == "±" else "?" for c in missing), error.end
+
+
+codecs.register_error("in ASCII", _in_ascii)
 
 
 def command_line(program: str, arguments: Sequence[str]) -> str:
@@ -231,7 +395,19 @@ def command_line(program: str, arguments: Sequence[str]) -> str:
     >>> command_line("examples/sinusoid.py", ["--out", "my results"])
     "python examples/sinusoid.py --out 'my results'"
     """
-    return shlex.join(["python", program, *arguments])
+    return as_started(shlex.join(["python", program, *arguments]))
+
+
+def as_started(text: str) -> str:
+    """The text with its commands as they are in an installed package, if this is one.
+
+    `python -m tinymaml sinusoid` instead of `python examples/sinusoid.py`, if that is
+    how this program was started.
+    """
+    if not sys.argv[0].startswith("python -m tinymaml "):
+        return text
+    command = re.compile(r"\bpython examples/(\w+)\.py")
+    return command.sub(lambda m: f"python -m tinymaml {m[1].replace('_', '-')}", text)
 
 
 def how_to_continue(command: str, stages: Stages) -> str:

@@ -29,8 +29,8 @@ points (try --alpha 0.01). --multitask has deviations of its own: see multitask.
 Written into the folder of --out: figure2.png (fits, all points in one half of the
 range), figure3.png (error against gradient steps), results.json, and for each training
 a folder with log.csv and checkpoint.npz: exact (MAML), first-order (first-order MAML),
-pretrained, oracle. Ctrl-C saves and stops; a run continued with --resume gives the same
-bits as one that never stopped.
+pretrained, oracle. Ctrl-C or SIGTERM saves and stops; a run continued with --resume
+gives the same bits as one that never stopped.
 """
 
 import argparse
@@ -44,13 +44,12 @@ import numpy as np
 from stages import Stages
 
 import tinymaml as tm
-from multitask import REGRESSORS, train_multitask
+from multitask import REGRESSORS, prepare_multitask
 from shared import (
     Parser,
     add_resume,
     command_line,
     experiment_parser,
-    how_to_continue,
     mean_and_interval,
     open_stages,
     positive_number,
@@ -159,16 +158,15 @@ def trainings(options: argparse.Namespace, backend: Backend) -> dict[str, Traini
     return chosen
 
 
-def train_all(
+def prepare_all(
     stages: Stages, chosen: Mapping[str, Training], options: argparse.Namespace
-) -> dict[str, Array]:
-    """Run the trainings one after the other; return theta (P,) by name."""
-    thetas = {}
+) -> None:
+    """Describe the trainings, and check what is resumed, before the first begins."""
     for name, (maml, network, sample) in chosen.items():
         # The loop of algorithm 2, with a progress bar, a log and checkpoints. Without
         # them it is written out in first_steps.py: in each iteration the optimiser
         # takes one step along the gradient of maml(theta, sample(rng)).
-        result = stages.train(
+        stages.prepare(
             name,
             maml,
             network.init(random_stream(INITIAL, options.seed)),
@@ -176,9 +174,8 @@ def train_all(
             iterations=options.iterations,
             optimiser=tm.Adam(options.outer_learning_rate),
             rng=random_stream(TRAINING, options.seed),
+            description=METHODS[name].label,
         )
-        thetas[name] = result.theta
-    return thetas
 
 
 # %% Evaluation: 600 new tasks, 0 to 10 gradient steps
@@ -344,9 +341,9 @@ def run(
     command: str,
 ) -> None:
     """Train, evaluate, draw, print."""
-    thetas = train_all(stages, chosen, options)
+    prepare_all(stages, chosen, options)
     if options.multitask:
-        thetas |= train_multitask(
+        prepare_multitask(
             stages,
             NETWORK,
             loss,
@@ -354,6 +351,7 @@ def run(
             lambda: random_stream(TRAINING, options.seed),
             backend,
         )
+    thetas = {name: stages.train(name).theta for name in stages.names}
     seconds = {name: result.seconds for name, result in stages.results.items()}
 
     started = time.perf_counter()
@@ -378,10 +376,8 @@ def run(
     print(f"{seconds['total']:.0f} seconds; files are in {options.out}")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run with command-line arguments; return the exit status."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    parser = make_parser()
+def start(parser: Parser, arguments: Sequence[str]) -> None:
+    """Read the options, check everything, and run."""
     options, backend = read_options(parser, arguments)
     options.outer_learning_rate = OUTER_LEARNING_RATE
     if options.fast:
@@ -399,13 +395,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = [*chosen]
     if options.multitask:
         names += [variant.name for variant in REGRESSORS.variants]
-    stages = open_stages(parser, options, names, config, FILES)
     command = command_line("examples/sinusoid.py", arguments)
-    return run_to_the_end(
-        parser,
-        lambda: run(stages, chosen, options, backend, command),
-        stopped=how_to_continue(command, stages),
-    )
+    with open_stages(parser, options, command, names, config, FILES) as stages:
+        run(stages, chosen, options, backend, command)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run with command-line arguments; return the exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser = make_parser()
+    return run_to_the_end(parser, lambda: start(parser, arguments))
 
 
 if __name__ == "__main__":

@@ -1,27 +1,31 @@
 """Several trainings, one after the other: a method and its baselines as one run.
 
 With this file an experiment writes a folder for each training (its checkpoint and its
-log), stops all of them at Ctrl-C, and continues each where it was, bit for bit. A
-finished training can be prolonged as well.
+log), stops all of them at Ctrl-C or SIGTERM, and continues each where it was, bit for
+bit. A finished training can be prolonged as well.
 
     stages = Stages("results", ["exact", "pretrained"], {"seed": 0}, iterations=9)
-    exact = stages.train("exact", maml, theta, sample, iterations=9, ...)
+    stages.prepare("exact", maml, theta, sample, iterations=9, ...)
+    stages.prepare("pretrained", ...)
+    exact, pretrained = stages.train("exact"), stages.train("pretrained")
 
 Left out: trainings at the same time.
 """
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from tinymaml.checks import check_choice
+from tinymaml.files import FilePath
 from tinymaml.training.checkpoint import (
     Checkpoint,
     CheckpointError,
     load_checkpoint,
     save_checkpoint,
 )
-from tinymaml.training.run import FilePath, check_setting
+from tinymaml.training.run import check_setting
 from tinymaml.training.train import TrainResult, train
 
 CHECKPOINT, LOG = "checkpoint.npz", "log.csv"
@@ -58,47 +62,88 @@ class Stages:
         self.config = dict(config)
         self.results: dict[str, TrainResult] = {}
         self._resumed: set[str] = set()
-        self._loaded: dict[str, Checkpoint] = {}
-        if resume is None:
-            return
+        self._loaded: dict[str, tuple[Path, Checkpoint]] = {}
+        self._prepared: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {}
+        self.iterations = iterations
+        if resume is not None:
+            self.resume(resume)
+
+    def resume(self, resume: FilePath) -> None:
+        """Read the checkpoints of an earlier run; the constructor says which."""
         for name, path, checkpoint in _load_trainings(Path(resume), self.names):
             for key, ours in self.config.items():
                 check_setting(key, ours, checkpoint.config.get(key, "nothing"), path)
             iteration = checkpoint.state.get("iteration", 0)
-            if iteration > iterations:
+            if isinstance(iteration, int) and iteration > self.iterations:
                 raise CheckpointError(
                     f"resume: expected at least {iteration} iterations, as far as "
-                    f"{path} has come, got {iterations}"
+                    f"{path} has come, got {self.iterations}"
                 )
-            self._loaded[name] = checkpoint
+            self._loaded[name] = path, checkpoint
 
     @property
     def files(self) -> list[str]:
         """The files that the trainings write, relative to `folder`."""
         return [f"{name}/{file}" for name in self.names for file in (CHECKPOINT, LOG)]
 
-    def train(
+    def prepare(
         self,
         name: str,
         *arguments: Any,
         config: Mapping[str, Any] | None = None,
+        anew_if: Iterable[str] = (),
         **options: Any,
-    ) -> TrainResult:
-        """`train` with a checkpoint and a log of its own, continued if it was resumed.
+    ) -> None:
+        """Say how to run a training, and check that its checkpoint can be continued.
+
+        An experiment prepares all of its trainings before it runs the first, so that
+        none of them is refused hours later.
 
         name: one of the run's names. The other arguments are those of `train`: first
-        gradient, theta and sample. `config` is added to that of the run. An earlier
-        run's checkpoint of the same name is replaced.
+        gradient, theta and sample. `config` is added to that of the run. anew_if: keys
+        of the configuration; a checkpoint that differs in one of them is not continued,
+        and the training starts from its beginning.
 
-        Raises KeyboardInterrupt after Ctrl-C, once all is saved; otherwise as `train`.
+        Raises CheckpointError if its checkpoint is not that of this training.
         """
         check_choice("name", name, self.names)
+        options = {"description": name, **options}
+        options["config"] = {**self.config, **(config or {})}
+        self._prepared[name] = arguments, options
+        path, checkpoint = self._loaded.get(name, (None, None))
+        if checkpoint is None:
+            return
+        if any(options["config"][k] != checkpoint.config.get(k) for k in anew_if):
+            del self._loaded[name]
+            return
+        with TemporaryDirectory() as folder:
+            copied = Path(folder, CHECKPOINT)
+            save_checkpoint(copied, **vars(checkpoint))
+            dry = {**options, "iterations": 0, "progress": False}
+            try:
+                train(*arguments, **dry, resume=copied)
+            except CheckpointError as error:
+                message = str(error).replace(str(copied), str(path))
+                raise CheckpointError(message) from None
+
+    def train(self, name: str, *arguments: Any, **options: Any) -> TrainResult:
+        """`train` with a checkpoint and a log of its own, continued if it was resumed.
+
+        name: a training that was prepared; if not, the other arguments are those of
+        `prepare`. An earlier run's checkpoint of the same name is replaced.
+
+        Raises KeyboardInterrupt after Ctrl-C or SIGTERM, once all is saved; otherwise
+        as `train`.
+        """
+        if arguments:
+            self.prepare(name, *arguments, **options)
+        arguments, options = self._prepared[name]
         folder = self.folder / name
         folder.mkdir(parents=True, exist_ok=True)
         # All resumed checkpoints are copied into this run's folder before any is
         # continued. If this run stops early, the folder holds what the next continues.
         while self._loaded:
-            resumed, checkpoint = self._loaded.popitem()
+            resumed, (_, checkpoint) = self._loaded.popitem()
             copied = self.folder / resumed / CHECKPOINT
             copied.parent.mkdir(exist_ok=True)
             save_checkpoint(copied, **vars(checkpoint))
@@ -107,9 +152,7 @@ class Stages:
             *arguments,
             out=folder / CHECKPOINT,
             log=folder / LOG,
-            config={**self.config, **(config or {})},
             resume=folder / CHECKPOINT if name in self._resumed else None,
-            description=name,
             **options,
         )
         self.results[name] = result

@@ -22,6 +22,7 @@ from tinymaml.checks import (
     check_sizes,
     check_step_weights,
     check_tasks,
+    check_that,
     check_theta,
     check_threads,
     whole_number,
@@ -43,6 +44,14 @@ def test_the_file_imports_nothing_of_the_package():
             assert node.level == 0 and not node.module.startswith("tinymaml")
         if isinstance(node, ast.Import):
             assert not any(name.name.startswith("tinymaml") for name in node.names)
+
+
+def test_what_does_not_fit_is_told_in_one_form():
+    assert check_that(True, "clip", "a number", None) is None
+    assert check_that(np.True_, "clip", "a number", None) is None
+    for no in (False, np.False_, (), None):
+        message = "clip: expected a number or None, got [1]"
+        refused(ValueError, message, check_that, no, "clip", "a number or None", [1])
 
 
 # --- numbers and names ----------------------------------------------------------------

@@ -11,15 +11,26 @@ Conditions that only one function has stay in that function.
 This file imports nothing of the package, so every file of the package may import it.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from numbers import Real
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 Array = np.ndarray[Any, Any]
 DTYPES = (np.dtype("float32"), np.dtype("float64"))
 MASKED = np.ma.MaskedArray
+
+
+def check_that(fits: Any, name: str, expected: str, came: Any) -> None:
+    """Raise a ValueError in the one form of all messages unless the argument fits.
+
+    >>> check_that(2 < 1, "actions", "shape (2,)", (3,))
+    Traceback (most recent call last):
+    ValueError: actions: expected shape (2,), got (3,)
+    """
+    if not fits:
+        raise ValueError(f"{name}: expected {expected}, got {came}")
 
 
 # --- numbers and names ----------------------------------------------------------------
@@ -42,8 +53,7 @@ def whole_number(name: str, value: Any, least: int = 1) -> int:
     """
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
         raise TypeError(f"{name}: expected a whole number, got {shown(value)}")
-    if value < least:
-        raise ValueError(f"{name}: expected at least {least}, got {value}")
+    check_that(value >= least, name, f"at least {least}", value)
     return int(value)
 
 
@@ -71,13 +81,13 @@ def check_sizes(**sizes: int) -> None:
 def check_numbers(**numbers: float) -> None:
     """Check that every argument is a real number; a bool is not one, NaN is."""
     for name, value in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, Real):
-            raise TypeError(f"{name}: expected a number, got {shown(value)}")
+        real_number(name, value)
 
 
 def real_number(name: str, value: Any) -> float:
     """The value as a float64 number; a bool is none, NaN and infinity are."""
-    check_numbers(**{name: value})
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name}: expected a number, got {shown(value)}")
     try:
         return float(value)
     except OverflowError:
@@ -88,8 +98,7 @@ def check_fractions(**numbers: float) -> None:
     """Check that every argument is a number in [0, 1], which NaN is not."""
     check_numbers(**numbers)
     for name, number in numbers.items():
-        if not 0 <= number <= 1:
-            raise ValueError(f"{name}: expected a number in [0, 1], got {number}")
+        check_that(0 <= number <= 1, name, "a number in [0, 1]", number)
 
 
 def plain(value: Any) -> Any:
@@ -106,11 +115,15 @@ def check_flags(**flags: bool) -> None:
             raise TypeError(f"{name}: expected True or False, got {shown(value)}")
 
 
-def check_end(name: str, per_task: bool = False) -> None:
-    """Check the name of an input or output of a tape, and whether it is per task."""
+def check_end(
+    kind: str, name: str, taken: Collection[str], per_task: bool = False
+) -> None:
+    """Check a new input or output of a tape, which has the `taken` names already."""
+    check_flags(per_task=per_task)
     if not isinstance(name, str):
         raise TypeError(f"name: expected text, got {shown(name)}")
-    check_flags(per_task=per_task)
+    if name in taken:
+        raise ValueError(f"{kind} {name!r}: the tape already has an {kind} so named")
 
 
 def check_threads(threads: int | None, default: int) -> int:
@@ -127,9 +140,8 @@ def check_choice(name: str, value: Any, choices: Iterable[Any]) -> Any:
     """
     choices = list(choices)
     known = isinstance(value, str | int | np.integer) and not isinstance(value, bool)
-    if not known or value not in choices:
-        names = ", ".join(map(str, choices))
-        raise ValueError(f"{name}: expected one of {names}, got {shown(value)}")
+    names = ", ".join(map(str, choices))
+    check_that(known and value in choices, name, f"one of {names}", shown(value))
     return value
 
 
@@ -179,8 +191,7 @@ def check_generator(rng: Any) -> None:
 def check_finite(**arrays: Array) -> None:
     """Check that no argument holds a NaN or an infinity."""
     for name, array in arrays.items():
-        if not np.isfinite(array).all():
-            raise ValueError(f"{name}: expected finite numbers, got NaN or inf")
+        check_that(np.isfinite(array).all(), name, "finite numbers", "NaN or inf")
 
 
 def dtype_or_type(value: Any) -> Any:
@@ -196,9 +207,8 @@ def check_theta(theta: Array, size: int | None = None, finite: bool = True) -> A
     NaN and infinity, which reads all of theta and is too slow for every training step.
     """
     if not is_array(theta) or theta.dtype not in DTYPES:
-        raise TypeError(
-            f"theta: expected a float32 or float64 array, got {dtype_or_type(theta)}"
-        )
+        came = dtype_or_type(theta)
+        raise TypeError(f"theta: expected a float32 or float64 array, got {came}")
     if theta.ndim != 1 or theta.size == 0 or size not in (None, theta.size):
         expected = "(P,), P > 0" if size is None else f"({size},)"
         raise ValueError(f"theta: expected shape {expected}, got {theta.shape}")
@@ -217,11 +227,10 @@ def check_alpha(alpha: float | Array, size: int | None = None) -> Array:
     except ValueError:  # a ragged list
         array = np.asarray(None)
     if array.dtype.kind not in "fiu" or array.ndim > 1:
-        raise TypeError(
-            f"alpha: expected a number or a vector of numbers, got {shown(alpha)}"
-        )
-    if size is not None and array.size not in (1, size):
-        raise ValueError(f"alpha: expected 1 or {size} numbers, got {array.size}")
+        came = shown(alpha)
+        raise TypeError(f"alpha: expected a number or a vector of numbers, got {came}")
+    fits = size is None or array.size in (1, size)
+    check_that(fits, "alpha", f"1 or {size} numbers", array.size)
     check_finite(alpha=array)
     return array
 
@@ -233,36 +242,25 @@ def check_step_weights(weights: Sequence[float], steps: int) -> tuple[float, ...
     except (TypeError, ValueError):
         array = np.array(float("nan"))
     if array.shape != (steps,) or not np.isfinite(array).all():
-        raise ValueError(
-            f"step_weights: expected {steps} finite weights, got {shown(weights)}"
-        )
+        came = shown(weights)
+        raise ValueError(f"step_weights: expected {steps} finite weights, got {came}")
     return tuple(array.tolist())
 
 
 # --- the inputs of a compiled tape ----------------------------------------------------
 
 
-class Placeholder(Protocol):
-    """An input of a tape, as far as the check of its array needs it."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...  # for one task
-
-    @property
-    def per_task(self) -> bool: ...
-
-
 def check_inputs(
-    placeholders: Mapping[str, Placeholder],
+    placeholders: Mapping[str, Any],
     dtype: np.dtype[Any],
     inputs: Mapping[str, Array],
     tasks: int | None = None,
 ) -> int | None:
     """The number of tasks T, or None if no input has a task axis.
 
-    Every placeholder needs an array of its name, shape and dtype. The array of an input
-    per task has a leading axis of length T. tasks: T, where inputs that were bound
-    earlier have decided it.
+    placeholders: inputs of a tape. Each needs an array of its name, shape and dtype.
+    The array of an input per task has a leading axis of length T. tasks: T, where
+    inputs that were bound earlier have decided it.
 
     Raises ValueError or TypeError. This check runs in every step of training, so it
     compares names, dtypes and shapes, and reads no numbers.
@@ -272,9 +270,8 @@ def check_inputs(
     for name, placeholder in placeholders.items():
         array, shape = inputs[name], placeholder.shape
         if not is_array(array) or array.dtype != dtype:
-            raise TypeError(
-                f"{name}: expected an array of {dtype}, got {dtype_or_type(array)}"
-            )
+            came = dtype_or_type(array)
+            raise TypeError(f"{name}: expected an array of {dtype}, got {came}")
         if placeholder.per_task and array.ndim and tasks is None:
             tasks = len(array)
         expected = (tasks, *shape) if placeholder.per_task else shape

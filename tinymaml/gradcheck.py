@@ -1,6 +1,7 @@
 """Derivatives checked against finite differences, for your own loss.
 
     gradcheck(loss, theta, x, y)        # raises GradientError if anything disagrees
+    python -m tinymaml check mine.py    # the same for the loss in a file of yours
 
 Order 1 compares the gradient along a random direction v with differences of the loss.
 Order 2 compares the Hessian-vector product H v with differences of the *exact
@@ -38,6 +39,7 @@ from tinymaml.checks import (
     check_choice,
     check_dtype,
     check_function,
+    check_that,
     real_number,
     whole_number,
 )
@@ -58,7 +60,7 @@ class Errors(NamedTuple):
     """The relative errors of the gradient and of H v; the second is NaN for order 1."""
 
     order1: float
-    order2: float
+    order2: float = float("nan")
 
 
 def gradcheck(
@@ -92,8 +94,7 @@ def gradcheck(
     check_arrays(theta=theta, **{f"x{i}": array for i, array in enumerate(arguments)})
     h, default = STEPS[check_dtype(theta.dtype).name]
     tolerance = default if tolerance is None else real_number("tolerance", tolerance)
-    if not tolerance > 0:
-        raise ValueError(f"tolerance: expected more than 0, got {tolerance}")
+    check_that(tolerance > 0, "tolerance", "more than 0", tolerance)
     fixed = {f"x{i}": array for i, array in enumerate(arguments)}
     tape = Tape()
     point = tape.input("theta", theta.shape)
@@ -129,21 +130,20 @@ def gradcheck(
     terms_of_slope = _terms((gradient * direction).sum(), point, inputs)
     slope = np.sum(exact["gradient"] * v)
     rounding = MARGIN * eps * (terms / h + terms_of_slope) / default
-    error1 = _relative(slope - difference("loss").ravel(), exact["gradient"], rounding)
-    error2 = float("nan")
+    error = slope - difference("loss").ravel()
+    errors = [_relative(error, exact["gradient"], rounding)]
     if order == 2:
         rounding = MARGIN * eps * terms_of_slope / h / default
-        error2 = _relative(
-            exact["hvp"] - difference("gradient"), exact["hvp"], rounding
-        )
-    errors = [("gradient", error1), ("Hessian-vector product", error2)][:order]
-    for name, error in errors:
+        error = exact["hvp"] - difference("gradient")
+        errors.append(_relative(error, exact["hvp"], rounding))
+    names = ("gradient", "Hessian-vector product")[:order]
+    for name, error in zip(names, errors, strict=True):
         if not error <= tolerance:  # This is also true of a NaN.
             raise GradientError(
                 f"the {name} differs from its finite difference by {error:.1e} of its "
                 f"size; {tolerance:.0e} is allowed in {theta.dtype.name}"
             )
-    return Errors(error1, error2)
+    return Errors(*errors)
 
 
 def _relative(error: Array, derivative: Array, rounding: float) -> float:
@@ -157,9 +157,8 @@ def _terms(scalar: Value, theta: Value, inputs: dict[str, Array]) -> float:
     """S, the sum of |a da| over the values a between theta and a scalar."""
     tape = scalar.tape.snapshot()
     tape.outputs.clear()
-    for index, g in cotangents(
-        tape.value(scalar.index), tape.value(theta.index)
-    ).items():
+    found = cotangents(tape.value(scalar.index), tape.value(theta.index))
+    for index, g in found.items():
         tape.output(str(index), g * tape.value(index))
     products = get_backend("numpy").compile(tape, inputs["theta"].dtype)(inputs)
     return float(sum(np.abs(a[np.isfinite(a)]).sum() for a in products.values()))

@@ -22,7 +22,7 @@ from tinymaml.autodiff.derivatives import grad, hvp
 from tinymaml.autodiff.functions import concatenate
 from tinymaml.autodiff.tape import Tape, Value
 from tinymaml.backends import Backend, Program, get_backend
-from tinymaml.backends.programs import ProgramCache
+from tinymaml.backends.programs import ProgramCache, weakly
 from tinymaml.checks import (
     check_alpha,
     check_choice,
@@ -30,6 +30,7 @@ from tinymaml.checks import (
     check_function,
     check_step_weights,
     check_tasks,
+    check_that,
     whole_number,
 )
 from tinymaml.maml import Examples, Loss, inner_loop, meta_gradient
@@ -113,12 +114,6 @@ class MAML(Trainable):
     >>> # ... - 2 (1 - theta') (1 - 2 alpha) = -1 * 1/2: the Hessian term halves it.
     """
 
-    loss: Loss
-    query_loss: Callable[[Value, Value, Value, Value], Value] | None
-    alpha: Array
-    steps: int
-    step_weights: Sequence[float] | None
-    clip: float | None
     _programs: ProgramCache
 
     def __init__(
@@ -135,15 +130,10 @@ class MAML(Trainable):
         backend: str | Backend = "auto",
         threads: int | None = None,
     ) -> None:
-        self.loss = loss
-        self.query_loss = query_loss
-        self.alpha = check_alpha(alpha)
-        self.steps = steps
-        self.order = order
-        self.reduction = reduction
-        self.recompute = recompute
-        self.step_weights = step_weights
-        self.clip = clip
+        self.loss, self.query_loss = loss, query_loss
+        self.alpha, self.steps, self.order = check_alpha(alpha), steps, order
+        self.reduction, self.recompute = reduction, recompute
+        self.step_weights, self.clip = step_weights, clip
         self.backend: Backend = get_backend(backend, threads)
         self._weights()
 
@@ -206,11 +196,7 @@ class MAML(Trainable):
         return self._after_each_step("evaluate", theta, tasks, steps)
 
     def predict(
-        self,
-        function: Prediction,
-        theta: Array,
-        tasks: Tasks,
-        steps: int | None = None,
+        self, function: Prediction, theta: Array, tasks: Tasks, steps: int | None = None
     ) -> Array:
         """function(theta_j, x_query, x_support) after 0 .. steps inner steps.
 
@@ -291,21 +277,23 @@ class MAML(Trainable):
 
     def _record(self, call: Call, theta: Array, tasks: Tasks) -> Tape:
         """The tape of one task, with placeholders for theta, alpha and the examples."""
-        if self.alpha.ndim and self.alpha.shape != theta.shape:
-            raise ValueError(
-                f"alpha: expected a number or one per parameter, shape {theta.shape}, "
-                f"got shape {self.alpha.shape}"
-            )
+        fits = self.alpha.shape in ((), theta.shape)
+        expected = f"a number or one per parameter, shape {theta.shape}"
+        check_that(fits, "alpha", expected, f"shape {self.alpha.shape}")
         tape = Tape()
         theta_0 = tape.input("theta", theta.shape)
         alpha = tape.input("alpha", self.alpha.shape)
         names = Tasks._fields[:2] if call.kind == "adapt" else Tasks._fields
-        values = [
-            tape.input(name, array.shape[1:], per_task=True)
-            for name, array in zip(names, tasks, strict=False)
-        ]
+        shapes = [(name, getattr(tasks, name).shape[1:]) for name in names]
+        values = [tape.input(name, shape, per_task=True) for name, shape in shapes]
         support, query = (values[0], values[1]), values[2:]
-        query_loss = self._query_loss(values[0])
+
+        def query_loss(theta: Value, x: Value, y: Value) -> Value:
+            own = self.query_loss
+            if own is None:
+                return self.loss(theta, x, y)
+            return own(theta, x, y, values[0])
+
         thetas = inner_loop(self.loss, theta_0, support, alpha, call.steps)
         if call.kind == "meta-gradient":
             examples = support, (query[0], query[1])
@@ -350,26 +338,26 @@ class MAML(Trainable):
         alpha_gradient = tape.constant(0.0, thetas[0].shape)
         for j, v in enumerate(cotangents[1:]):
             support_loss = self.loss(thetas[j], *support)
-            tape.output(
-                f"correction{j}", hvp(support_loss, thetas[j], alpha * v), "sum"
-            )
+            correction = hvp(support_loss, thetas[j], alpha * v)
+            tape.output(f"correction{j}", correction, "sum")
             # theta_{j+1} depends on alpha through - alpha grad S(theta_j).
             alpha_gradient = alpha_gradient - grad(support_loss, thetas[j]) * v
         tape.output("alpha_gradient", alpha_gradient, "sum")
-
-    def _query_loss(self, x_support: Value) -> Loss:
-        """The query loss as a function (theta, x, y)."""
-        query_loss = self.query_loss
-        if query_loss is None:
-            return self.loss
-        return lambda theta, x, y: query_loss(theta, x, y, x_support)
 
     def _program(self, call: Call, theta: Array, tasks: Tasks) -> Program:
         """The program for these shapes and settings, compiled at its first use."""
         shapes = tuple([array.shape[1:] for array in tasks])
         settings = (self.order, self.recompute, self._weights(), self.alpha.shape)
         program: Program = self._programs.get(
-            (call, theta.size, theta.dtype, shapes, settings, self.backend),
+            (
+                *call[:3],
+                call.function if call.function is None else weakly(call.function),
+                theta.size,
+                theta.dtype,
+                shapes,
+                settings,
+                self.backend,
+            ),
             lambda: self.backend.compile(self._record(call, theta, tasks), theta.dtype),
         )
         return program
@@ -377,12 +365,8 @@ class MAML(Trainable):
     def _run(self, call: Call, theta: Array, tasks: Tasks) -> dict[str, Array]:
         """Run the program for these shapes; say which input is not finite, if any."""
         program = self._program(call, theta, tasks)
-        inputs = {
-            "theta": theta,
-            "alpha": self.alpha.astype(theta.dtype),
-            "x_support": tasks.x_support,
-            "y_support": tasks.y_support,
-        }
+        inputs = {"theta": theta, "alpha": self.alpha.astype(theta.dtype)}
+        inputs |= {"x_support": tasks.x_support, "y_support": tasks.y_support}
         if call.kind != "adapt":
             inputs |= {"x_query": tasks.x_query, "y_query": tasks.y_query}
         results = program(inputs)
@@ -398,8 +382,8 @@ class MAML(Trainable):
 
 
 def _check_clip(clip: float | None) -> float | None:
-    if clip is not None and not 0 < clip < np.inf:
-        raise ValueError(f"clip: expected a positive number or None, got {clip!r}")
+    fits = clip is None or 0 < clip < np.inf
+    check_that(fits, "clip", "a positive number or None", repr(clip))
     return clip
 
 

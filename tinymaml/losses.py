@@ -75,9 +75,14 @@ def cross_entropy(
     """
     _check_shapes(2, logits=logits, y=y)
     check_choice("scaling", scaling, ("mean", "sum", "per_shot"))
-    total = (functions.logsumexp(logits) * y.sum(axis=1).reshape(-1, 1)).sum()
-    total = total - (logits * y).sum()
-    return _scaled(total, y.shape[0], scaling, shots)
+    # Only differences of logits matter, and in float32 large logits lose theirs if they
+    # are added to anything first. So the true logit (a mean of logits, if y is soft) is
+    # subtracted from all. The result does not depend on it, so it has no derivative. A
+    # row of y may be 0, so that its example does not count.
+    true = (logits * y).sum(1) / (y.sum(1) + 1e-30)
+    logits = logits - functions.stop_gradient(true).reshape(-1, 1)
+    log_softmax = logits - functions.logsumexp(logits)
+    return _scaled(-(log_softmax * y).sum(), y.shape[0], scaling, shots)
 
 
 # [/maml-eq3]

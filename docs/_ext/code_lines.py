@@ -1,7 +1,7 @@
 """Every line of highlighted code is an element of its own, so that it can be wrapped.
 
-On a narrow screen a long line goes on below, indented a little deeper than it began: the
-style sheet takes the depth from the variable ``--indent``.
+On a narrow screen a long line goes on below, indented a little deeper than it began:
+the style sheet takes the depth from the variable ``--indent``.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Every chapter that the build executes can be downloaded as a Jupyter notebook.
 
-A chapter is a text notebook: Markdown that begins with a ``kernelspec``. Its page gets a
-link to the .ipynb, which the build writes beside the pages. What only this site can show
-is said in plain Markdown there: roles as their text, boxes as quotations, a tagged part
-as its code.
+A chapter is a text notebook: Markdown that begins with a ``kernelspec``. Its page gets
+a link to the .ipynb, which the build writes beside the pages. What only this site can
+show is said in plain Markdown there: roles as their text, boxes as quotations, a tagged
+part as its code.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sphinx.application import Sphinx
 from tags import all_fenced
 
 FOLDER = "_downloads/notebooks"
-KERNEL = re.compile(r"\A---\n(?:.*\n)*?kernelspec:")
+KERNEL = re.compile(r"\A---\n(?:(?!---\n).*\n)*?kernelspec:")
 ANCHOR = re.compile(r"^\([a-z0-9-]+\)=\n", re.MULTILINE)
 DIRECTIVE = re.compile(
     r"^(?P<fence>`{3,}|:{3,})\{(?P<name>[\w-]+)\}[ ]?(?P<title>.*)\n"
@@ -48,8 +48,8 @@ def plain_directive(match: re.Match[str]) -> str:
     if name == "math":
         return f"$$\n{body}\n$$"
     heading = title or name.capitalize()
-    text = DIRECTIVE.sub(plain_directive, body)
-    return "\n".join(f"> {line}".rstrip() for line in f"**{heading}**\n\n{text}".split("\n"))
+    text = f"**{heading}**\n\n{DIRECTIVE.sub(plain_directive, body)}"
+    return "\n".join(f"> {line}".rstrip() for line in text.split("\n"))
 
 
 def plain_role(match: re.Match[str]) -> str:

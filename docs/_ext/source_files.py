@@ -1,7 +1,7 @@
 """Which source files the site shows, and how a name in prose finds its file and line.
 
-Reads text and needs nothing but the standard library. ``source_pages.py`` beside it makes
-the pages.
+Reads text and needs nothing but the standard library. ``source_pages.py`` beside it
+makes the pages.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def source_files() -> tuple[str, ...]:
 
 
 @cache
-def tests_by_name() -> dict[str, tuple[str, int]]:
-    """Return the file and the line of every test function; the first where two share."""
+def lines_of_tests() -> dict[str, tuple[str, int]]:
+    """Return the file and the line of every test; the first where two share a name."""
     found: dict[str, tuple[str, int]] = {}
     for file in source_files():
         if Path(file).name.startswith("test_"):
@@ -55,7 +55,7 @@ def find_source(name: str) -> tuple[str, int] | None:
         ends = [file for file in files if file.endswith(f"/{name}")]
         return (ends[0], 0) if len(ends) == 1 else None
     if name.startswith("test_"):
-        return tests_by_name().get(name)
+        return lines_of_tests().get(name)
     if name.startswith("tinymaml."):
         stem = name.replace(".", "/")
         for file in (f"{stem}.py", f"{stem}/__init__.py"):

@@ -3,18 +3,19 @@
 - ``source/tinymaml/maml.py.html`` shows the file, each line under its own anchor
   ``#L12``. A tagged part links to the page that quotes it, a public object to its
   reference, and the head of the page to all pages that name the file.
-- In a page, the name of a file, a module of the package or a test in backticks becomes a
-  link: `tinymaml/maml.py`, `tape.py`, `tinymaml.losses`, `test_maml_eq1_is_...`.
+- In a page, the name of a file, a module of the package or a test in backticks becomes
+  a link: `tinymaml/maml.py`, `tape.py`, `tinymaml.losses`, `test_maml_eq1_is_...`.
 - The role {source}`text <tinymaml/maml.py>` links under another text.
 - The directive ``source-tree`` lists the files of a folder, each with what it is for.
 - Every object of the reference has a link [source].
 
-All of the package, the examples and the benchmarks have pages; of the tests those that a
-page names.
+All of the package, the examples and the benchmarks have pages; of the tests those that
+a page names.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from html import escape
 from typing import Any, ClassVar
@@ -93,7 +94,11 @@ def link_names(app: Sphinx, doctree: nodes.document) -> None:
     for literal in list(doctree.findall(nodes.literal)):
         found = find_source(literal.astext())
         inside = isinstance(literal.parent, nodes.reference | source_link | nodes.title)
-        if found and not inside and not isinstance(literal.parent, addnodes.pending_xref):
+        if (
+            found
+            and not inside
+            and not isinstance(literal.parent, addnodes.pending_xref)
+        ):
             literal.replace_self(make_link(*found, literal.deepcopy()))
     for description in doctree.findall(addnodes.desc):
         if description.get("domain") != "py":
@@ -157,7 +162,9 @@ class SourceTree(SphinxDirective):
                 continue
             link = make_link(file, 0, nodes.literal("", file))
             term = nodes.term("", "", link)
-            words = nodes.paragraph("", sentence)
+            words = nodes.paragraph()
+            for i, part in enumerate(sentence.split("`")):  # code stands between two
+                words += nodes.literal("", part) if i % 2 else nodes.Text(part)
             items += nodes.definition_list_item("", term, nodes.definition("", words))
         return [items]
 
@@ -167,7 +174,9 @@ class SourceTree(SphinxDirective):
 
 def page_link(app: Sphinx, start: str, docname: str, anchor: str, text: str) -> str:
     """Return the HTML of a link from a source page to another page."""
-    uri = app.builder.get_relative_uri(start, docname) + (f"#{anchor}" if anchor else "")
+    uri = app.builder.get_relative_uri(start, docname) + (
+        f"#{anchor}" if anchor else ""
+    )
     return f'<a href="{escape(uri)}">{escape(text)}</a>'
 
 
@@ -176,23 +185,19 @@ def title_of(env: BuildEnvironment, docname: str) -> str:
     return env.titles[docname].astext()
 
 
-def objects_of_reference(env: BuildEnvironment) -> dict[tuple[str, int], tuple[str, str]]:
+def objects_of_reference(
+    env: BuildEnvironment,
+) -> dict[tuple[str, int], tuple[str, str]]:
     """Return the page and the anchor of every documented object, by file and line."""
     found = {}
     for name, entry in env.domains["py"].objects.items():  # type: ignore[attr-defined]
         module = name
-        while module and module not in _modules():
+        while module and module not in sys.modules:
             module = module.rpartition(".")[0]
         place = find_object(module, name.removeprefix(module).lstrip("."))
         if place and not entry.aliased and name != module:
             found[place] = (entry.docname, entry.node_id)
     return found
-
-
-def _modules() -> set[str]:
-    import sys
-
-    return {name for name in sys.modules if name.split(".")[0] == "tinymaml"}
 
 
 def source_html(app: Sphinx, file: str, notes: dict[int, str]) -> str:
@@ -226,7 +231,9 @@ def collect_pages(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
             for quoted_file, line, tag in quoted:
                 if quoted_file == file:
                     link = page_link(app, start, docname, tag, title_of(env, docname))
-                    notes[line - 1] = f'<span class="source-note">quoted in {link}</span>'
+                    notes[line - 1] = (
+                        f'<span class="source-note">quoted in {link}</span>'
+                    )
                     quoting.append(docname)
         for (where, line), (docname, anchor) in documented.items():
             if where == file:
@@ -235,10 +242,14 @@ def collect_pages(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
         naming = [doc for doc, files in sorted(mentions(env).items()) if file in files]
         links = [
             page_link(app, start, docname, "", title_of(env, docname))
-            for docname in sorted({*quoting, *naming})
+            for docname in sorted({*quoting, *naming} - {"source"})
         ]
         tree = page_link(app, start, "source", "", "All source files")
-        head = f"<h1>{escape(file)}</h1>\n<p>{tree}.</p>\n"
+        if repository := app.config.html_theme_options.get("source_repository"):
+            branch = app.config.html_theme_options["source_branch"]
+            uri = escape(f"{repository.rstrip('/')}/blob/{branch}/{file}")
+            tree += f'; <a href="{uri}">this one in the repository</a>'
+        head = f"<h1>{escape(file).replace('/', '/<wbr>')}</h1>\n<p>{tree}.</p>\n"
         if links:
             head += f'<p class="source-pages">On the pages {", ".join(links)}.</p>\n'
         context = {

@@ -7,8 +7,9 @@
 
 shows the code between ``# [maml-eq1]`` and ``# [/maml-eq1]``, wherever in ``tinymaml/``
 or ``examples/`` it is, under its file and line numbers, and names the tests that check
-it; both are links to the source. With the option ``:no-tests:`` the tests are not named. A tag that is lost, or
-occurs twice, or has no test is an error, which ``-W`` makes fail the build.
+it; both are links to the source. With the option ``:no-tests:`` the tests are not
+named. A tag that is lost, or occurs twice, or has no test is an error, which ``-W``
+makes fail the build.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from typing import Any, ClassVar
 
 from docutils import nodes
 from docutils.parsers.rst import directives
-from sphinx.application import Sphinx
-from source_files import tests_by_name
+from source_files import lines_of_tests
 from source_pages import make_link, quotations
+from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 from tags import ROOT, all_fenced, checking_tests
 
@@ -61,7 +62,7 @@ class Tagged(SphinxDirective):
         for i, (path, name) in enumerate(tests):
             self.env.note_dependency(str(path))
             line += nodes.Text(", " if i else "")
-            line += make_link(*tests_by_name()[name], nodes.literal(name, name))
+            line += make_link(*lines_of_tests()[name], nodes.literal(name, name))
         return [*quoted, line]
 
 

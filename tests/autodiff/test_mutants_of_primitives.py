@@ -19,7 +19,7 @@ DAMAGE = {
 }
 ARITY = {name: max(len(c[0]) for c in case.odd) for name, case in CASES.items()}
 # (primitive, argument) where the derivative is zero, and where it is not.
-ZERO = {("gate", 1), ("max_gather", 1), ("max_scatter", 1)}
+ZERO = {("gate", 1), ("max_gather", 1), ("max_scatter", 1), ("stop_gradient", 0)}
 RULES = [(name, i) for name, n in ARITY.items() for i in range(n)]
 RULES = [rule for rule in RULES if rule not in ZERO]
 every_rule = pytest.mark.parametrize(("primitive", "argument"), RULES)
@@ -70,7 +70,10 @@ def gradcheck_all_calls(primitive):
         tm.gradcheck(loss, np.concatenate([a.ravel() for a in arrays]), w)
 
 
-@pytest.mark.parametrize("primitive", [name for name in CASES if ARITY[name]])
+DIFFERENTIATED = [n for n in CASES if ARITY[n] and n != "stop_gradient"]
+
+
+@pytest.mark.parametrize("primitive", DIFFERENTIATED)
 def test_gradcheck_accepts_every_primitive(primitive):
     gradcheck_all_calls(primitive)
 
@@ -93,6 +96,20 @@ def test_broken_rule_is_rejected_by_gradcheck(
     break_rule(monkeypatch, primitive, argument, kind, damage)
     with pytest.raises(tm.GradientError):
         gradcheck_all_calls(primitive)
+
+
+def test_a_gradient_that_is_stopped_on_a_path_that_matters_is_rejected():
+    with pytest.raises(tm.GradientError):
+        gradcheck_all_calls("stop_gradient")
+
+
+def test_invented_derivative_of_a_stopped_gradient_is_rejected(monkeypatch):
+    def vjp(i, g, out, a):
+        return g
+
+    monkeypatch.setattr(PRIMITIVES["stop_gradient"], "vjp", staticmethod(vjp))
+    with pytest.raises(AssertionError):
+        check_all_calls("stop_gradient")
 
 
 def test_invented_derivative_of_a_gate_is_rejected(monkeypatch):

@@ -12,7 +12,6 @@ from hypothesis.extra import numpy as npst
 
 import tinymaml as tm
 from tests.support.running import assert_close, run_tape
-from tinymaml.autodiff.functions import broadcast_to
 from tinymaml.autodiff.tape import Tape
 
 X = np.array([[1.0, -2.0, 3.0], [0.5, 4.0, -1.0]])
@@ -213,7 +212,7 @@ REFUSALS = {
         "does not broadcast",
     ),
     "rank that does not broadcast": (
-        lambda: broadcast_to(vector(), ()),
+        lambda: vector().broadcast_to(()),
         ValueError,
         r"shape: \(3,\) does not broadcast to \(\)",
     ),

@@ -58,6 +58,22 @@ def test_auto_without_numba_is_numpy_with_a_notice_of_one_line():
     assert notice == "tinymaml: Numba is missing, so NumPy computes.\n"
 
 
+def test_without_numbas_compiler_numpy_computes_with_a_notice_of_one_line(monkeypatch):
+    monkeypatch.setenv("NUMBA_DISABLE_JIT", "1")
+    out, notice = run_python(
+        "import tinymaml as tm\n"
+        "print(tm.get_backend().name, tm.get_backend('numba', 2).name)\n"
+        "from tinymaml.backends.numba.backend import NumbaBackend\n"
+        "try: NumbaBackend()\n"
+        "except ImportError as error: print(error)\n"
+    )
+    assert out.splitlines() == [
+        "numpy numpy",
+        "NUMBA_DISABLE_JIT switches Numba's compiler off",
+    ]
+    assert notice == "tinymaml: NUMBA_DISABLE_JIT is set, so NumPy computes.\n"
+
+
 def test_numba_without_numba_is_an_import_error():
     out, notice = run_python(
         WITHOUT_NUMBA

@@ -10,6 +10,7 @@ import pytest
 import tinymaml as tm
 from tests.support.maml_problems import problem
 from tinymaml.backends.programs import CAPACITY, ProgramCache
+from tinymaml.tasks.sinusoid import sample_tasks
 
 
 def test_the_program_that_was_used_longest_ago_is_dropped():
@@ -85,8 +86,9 @@ def test_a_deep_copy_of_a_used_learner_answers_for_its_own_inputs():
 def test_a_new_function_in_every_call_does_not_fill_the_memory():
     p = problem()
     maml = p.maml("numpy")
-    for _ in range(2 * CAPACITY):
-        maml.predict(lambda theta, x, x_support: theta.sum(), p.theta, p.tasks)
+    functions = [lambda theta, x, s: theta.sum() for _ in range(2 * CAPACITY)]
+    for function in functions:  # all of them stay alive
+        maml.predict(function, p.theta, p.tasks)
     assert len(maml._programs) == CAPACITY
 
 
@@ -132,3 +134,57 @@ def test_the_number_of_step_weights_is_checked_when_they_are_used():
     with pytest.raises(ValueError, match="step_weights: expected 3 finite weights"):
         maml.meta_gradient(p.theta, p.tasks)
     assert isinstance(maml, tm.MAML)
+
+
+class Scorer:
+    """An object with a method to predict with; it counts how often it is recorded."""
+
+    def __init__(self, network):
+        self.network, self.recorded = network, 0
+
+    def score(self, theta, x, x_support):
+        self.recorded += 1
+        return self.network(theta, x)
+
+
+def test_a_program_goes_with_the_function_that_it_was_compiled_for():
+    network, theta, tasks, maml = prediction_problem()
+    for _ in range(10):
+        maml.predict(lambda t, x, s: network(t, x), theta, tasks, steps=1)
+        assert len(maml._programs) <= 2
+    scorer = Scorer(network)
+    for _ in range(3):  # each `scorer.score` is a new object, but the same method
+        maml.predict(scorer.score, theta, tasks, steps=0)
+    assert scorer.recorded == 1
+    del scorer
+    maml.predict(lambda t, x, s: network(t, x), theta, tasks, steps=1)
+    assert len(maml._programs) == 1
+
+
+def test_functions_in_the_place_of_gone_ones_are_not_taken_for_them():
+    network, theta, tasks, maml = prediction_problem()
+    plain = maml.predict(network, theta, tasks, steps=1)
+    for factor in range(1, 30):  # CPython gives the next lambda the same address
+        scaled = maml.predict(lambda t, x, s: network(t, x) * factor, theta, tasks, 1)  # noqa: B023
+        np.testing.assert_allclose(scaled, factor * plain, rtol=1e-5)
+
+
+def test_a_function_that_allows_no_weak_reference_is_kept():
+    class Slotted:
+        __slots__ = ()
+
+        def __call__(self, theta, x, x_support):
+            return network(theta, x)
+
+    network, theta, tasks, maml = prediction_problem()
+    function = Slotted()
+    for _ in range(2):
+        maml.predict(function, theta, tasks, steps=1)
+    assert len(maml._programs) == 1
+
+
+def prediction_problem():
+    network = tm.MLP([1, 4, 1])
+    rng = np.random.default_rng(0)
+    maml = tm.MAML(lambda t, x, y: tm.squared_error(network(t, x), y), backend="numpy")
+    return network, network.init(rng), sample_tasks(rng, tasks=2, shots=3), maml

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from few_shot import describe
 from tests.support.running_examples import (
     ctrl_c_at_call,
     load_example,
@@ -18,6 +19,7 @@ from tests.support.running_examples import (
     refusal,
 )
 from tinymaml.paper.initialisations import load_initialisation
+from tinymaml.paper.recipes import RECIPES
 from tinymaml.tasks import miniimagenet, omniglot
 from tinymaml.training.checkpoint import load_checkpoint
 
@@ -198,3 +200,18 @@ def test_table_1_stands_beside_results_on_the_real_characters(example, capsys):
     assert [r["steps"] for r in results["rows"] if r["paper"] == 98.7] == [3]
     assert "1100 train, 100 validation, 423 test" in out
     assert np.isfinite([row["accuracy"] for row in results["rows"]]).all()
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_in_words_names_alpha_and_the_step_on_the_mean_loss(name):
+    recipe = RECIPES[name]
+    facts = dict(line.split(":", 1) for line in describe(recipe).splitlines())
+    step = facts["inner step"]
+    assert f"alpha = {recipe.alpha:g}," in step
+    assert f"{recipe.step_on_mean:g} on the mean" in step
+    assert "sum over examples / K" in facts["cross-entropy"]
+    assert f"{recipe.ways}-way {recipe.shots}-shot" in facts["task"]
+    assert ("clipped to 10" in facts["outer step"]) == (recipe.clip is not None)
+    assert f"{recipe.network().size:,} parameters" in facts["network"]
+    mean = describe(recipe.scaled("mean"))
+    assert f"{recipe.alpha:g} on the mean" in mean and "mean over examples" in mean

@@ -1,6 +1,7 @@
 """examples/seeds.py: means and intervals over seeds, with and without SciPy."""
 
 import json
+import os
 import sys
 
 import pytest
@@ -51,4 +52,37 @@ def test_without_scipy_one_line_says_what_to_install(example, monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy.stats", None)
     with pytest.raises(SystemExit) as stop:
         example.interval([1.0, 2.0])
-    assert "pip install scipy" in stop.value.code
+    assert 'pip install "tinymaml[seeds]"' in stop.value.code
+
+
+ROW = {"method": "maml", "order": 2, "shots": 5, "steps": 1, "mse": 1.0, "paper": None}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", '{"rows": [', "{}", "[]", '{"rows": null}', '{"rows": [3]}', "\xff\xfe"),
+        json.dumps({"rows": [{"quantity": "exact_norm", "value": 1.0, "paper": None}]}),
+        *(json.dumps({"rows": [{**ROW, key: []}]}) for key in ROW),
+        json.dumps({"rows": [{**ROW, "mse": "1"}]}),
+        "[" * 10**5,
+    ],
+)
+def test_another_file_is_refused_in_one_line(example, tmp_path, capsys, text):
+    path = tmp_path / "r.json"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(SystemExit) as stop:
+        example.main([str(path)])
+    out, err = capsys.readouterr()
+    assert (stop.value.code, out, err.count("\n")) == (2, "", 1)
+    assert f"{path}: expected the results.json of an experiment with seeds" in err
+
+
+@pytest.mark.parametrize("kind", ["missing", "folder", "pipe"])
+def test_what_is_no_file_is_refused_in_one_line(example, tmp_path, capsys, kind):
+    path = tmp_path / kind
+    {"missing": lambda _: None, "folder": os.mkdir, "pipe": os.mkfifo}[kind](path)
+    with pytest.raises(SystemExit):
+        example.main([str(path)])
+    _, err = capsys.readouterr()
+    assert str(path) in err and err.count("\n") == 1

@@ -1,13 +1,21 @@
 """What the examples share: options, folders, intervals, tables, files."""
 
 import argparse
+import io
+import os
+import signal
+import subprocess
+import sys
+import threading
 
 import numpy as np
 import pytest
 from stages import Stages
 
 import shared
-from tests.support.running_examples import read_strict_json
+from tests.support.kill_runs import fork
+from tests.support.running_examples import FOLDER, read_strict_json
+from tinymaml.training.checkpoint import CheckpointError
 
 
 def test_interval_is_that_of_the_authors():
@@ -97,10 +105,211 @@ def test_stages_are_opened_only_if_each_training_can_write_its_files(tmp_path, c
     parser = shared.experiment_parser("doc", "out", 9, 1)
     shared.add_resume(parser, "--seed")
     options, _ = shared.read_options(parser, ["--out", str(tmp_path / "out")])
-    stages = shared.open_stages(parser, options, ["exact"], {}, ["results.json"])
-    assert stages.files == ["exact/checkpoint.npz", "exact/log.csv"]
+
+    def names_of(*names):
+        with shared.open_stages(parser, options, "", names, {}, ["a.png"]) as stages:
+            return stages.files
+
+    assert names_of("exact") == ["exact/checkpoint.npz", "exact/log.csv"]
     (tmp_path / "out/oracle").write_text("a file where a folder must be")
     with pytest.raises(SystemExit) as stop:
-        shared.open_stages(parser, options, ["exact", "oracle"], {}, [])
+        names_of("exact", "oracle")
     assert stop.value.code == 2
     assert "argument --out: " in capsys.readouterr().err
+
+
+# --- the folder of a run --------------------------------------------------------------
+
+
+def options_for(out, *arguments):
+    parser = shared.experiment_parser("doc", "out", 9, 1)
+    shared.add_resume(parser, "--seed")
+    return parser, parser.parse_args(["--out", str(out), *map(str, arguments)])
+
+
+def opens(out, *arguments):
+    """Open a run's folder as an experiment does, write a result, close it."""
+    parser, options = options_for(out, *arguments)
+    with shared.open_folder(parser, options, ["results.json"]):
+        (out / "results.json").write_text("{}")
+
+
+def reads_options(out, *arguments):
+    parser, _ = options_for(out)
+    shared.read_options(parser, ["--out", str(out), *arguments])
+
+
+@pytest.mark.parametrize("file", ["results.json", "exact/checkpoint.npz"])
+def test_an_earlier_run_is_replaced_only_if_asked(tmp_path, capsys, file):
+    out = tmp_path / "my out"
+    (out / file).parent.mkdir(parents=True)
+    (out / file).write_text("precious")
+    for read in (opens, reads_options):
+        with pytest.raises(SystemExit) as stop:
+            read(out)
+        assert stop.value.code == 2
+        _, err = capsys.readouterr()
+        assert err.count("\n") == 1
+        assert f"{out} holds an earlier run ({file})" in err
+        assert "--overwrite replaces it" in err and f"--resume '{out}' cont" in err
+    assert (out / file).read_text() == "precious"
+    reads_options(out, "--overwrite")
+    parser, options = options_for(out, "--resume", out)
+    with shared.open_folder(parser, options, []):  # continues it
+        assert (out / file).read_text() == "precious"
+    opens(out, "--overwrite")
+    assert not (out / "exact/checkpoint.npz").exists()
+    assert (out / "results.json").read_text() == "{}"
+
+
+def test_a_run_that_resumes_another_folder_replaces_nothing_unasked(tmp_path):
+    opens(tmp_path / "a"), opens(tmp_path / "b")
+    with pytest.raises(SystemExit):
+        opens(tmp_path / "a", "--resume", tmp_path / "b")
+    opens(tmp_path / "a", "--resume", tmp_path / "b", "--overwrite")
+
+
+def hold(out, descriptor):
+    """Lock a folder, and leave a child that must not keep the lock."""
+    with shared.lock_folder(out):
+        child = os.fork()
+        if child == 0:
+            signal.alarm(60)
+            signal.pause()
+        os.write(descriptor, b"%d" % child)
+        signal.pause()
+
+
+def test_two_runs_never_share_a_folder_and_the_lock_ends_with_its_process(
+    tmp_path, capsys
+):
+    reader, writer = os.pipe()
+    other = fork(hold, tmp_path / "out", writer)
+    os.close(writer)
+    child = int(os.read(reader, 20))
+    os.close(reader)
+    with pytest.raises(SystemExit) as stop:
+        opens(tmp_path / "out")
+    assert stop.value.code == 2
+    err = capsys.readouterr().err
+    assert f"another run is writing into this folder: {tmp_path / 'out'}\n" in err
+    opens(tmp_path / "elsewhere")
+    os.kill(other, signal.SIGKILL), os.waitpid(other, 0)
+    opens(tmp_path / "out")
+    os.kill(child, signal.SIGKILL)
+
+
+def test_a_folder_that_was_made_in_vain_is_removed(tmp_path, capsys):
+    parser, options = options_for(tmp_path / "a/b", "--resume", tmp_path / "missing")
+    with pytest.raises(SystemExit):
+        with shared.open_stages(parser, options, "", ["exact"], {}, []):
+            pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_home_folder_may_be_written_with_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    parser = shared.experiment_parser("doc", "out", 9, 1)
+    shared.add_resume(parser, "--seed")
+    options = parser.parse_args(["--out=~/results", "--resume=~/earlier"])
+    assert options.out == tmp_path / "results"
+    assert options.resume == tmp_path / "earlier"
+
+
+# --- how a run ends -------------------------------------------------------------------
+
+
+def ends(run):
+    return shared.run_to_the_end(shared.Parser(prog="x.py"), run)
+
+
+def raises(error):
+    def run():
+        raise error
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (OSError(28, "No space left", "results.json"), "No space left: results.json"),
+        (OSError(28, "No space left"), "No space left"),
+        (FloatingPointError("iteration 3:\nthe loss is nan"), "n 3: the loss is nan"),
+        (MemoryError(), "MemoryError"),
+    ],
+)
+def test_a_fault_is_one_line(capsys, error, line):
+    assert ends(raises(error)) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("x.py: error: ")
+    assert err.endswith(f"{line}\n") and err.count("\n") == 1
+
+
+def test_a_checkpoint_that_does_not_fit_is_a_wrong_option(capsys):
+    with pytest.raises(SystemExit) as stop:
+        ends(raises(CheckpointError("it is damaged")))
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == "x.py: error: argument --resume: it is damaged\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_outside_a_training_end_the_run_in_one_line(capsys, number):
+    before = signal.getsignal(number)
+    assert ends(lambda: signal.raise_signal(number)) == 130
+    assert capsys.readouterr() == ("Stopped. There are no results.\n", "")
+    assert signal.getsignal(number) == before
+
+
+def test_a_run_may_be_in_another_thread():
+    statuses = []
+    thread = threading.Thread(target=lambda: statuses.append(ends(lambda: None)))
+    thread.start(), thread.join()
+    assert statuses == [0]
+
+
+def test_a_terminal_of_ascii_gets_plus_and_minus(monkeypatch):
+    encoded = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(encoded, encoding="ascii"))
+    assert ends(lambda: print("1.5 ± 0.1, é")) == 0
+    assert encoded.getvalue() == b"1.5 +- 0.1, ?\n"
+
+
+def test_output_that_nobody_reads_ends_quietly():
+    code = (
+        "import shared; print_all = lambda: [print(i) for i in range(10**5)]\n"
+        "raise SystemExit(shared.run_to_the_end(shared.Parser(), print_all))"
+    )
+    command = f"{{ {sys.executable} -c '{code}'; echo $? >&2; }} | head -1"
+    done = subprocess.run(
+        ["bash", "-c", command],
+        capture_output=True,
+        text=True,
+        cwd=FOLDER,
+        env={**os.environ, "PYTHONPATH": str(FOLDER.parent)},
+    )
+    assert (done.stdout, done.stderr) == ("0\n", "141\n")
+
+
+@pytest.mark.parametrize("name", ["own_images", "seeds", "sinusoid"])
+def test_help_is_printed_and_nothing_is_trained(name):
+    path = FOLDER / f"{name}.py"
+    for option, status in (("--help", 0), ("--wrong", 2)):
+        done = subprocess.run(
+            [sys.executable, path, option],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(FOLDER.parent)},
+        )
+        assert done.returncode == status
+        assert "usage: " in done.stdout + done.stderr or status
+        assert "accuracy before" not in done.stdout
+
+
+def test_commands_are_those_of_the_package_if_it_was_started_so(monkeypatch):
+    command = "examples/own_images.py", ["--out", "my results"]
+    by_file = "python examples/own_images.py --out 'my results'"
+    assert shared.command_line(*command) == by_file
+    monkeypatch.setattr(sys, "argv", ["python -m tinymaml own-images"])
+    by_package = "python -m tinymaml own-images --out 'my results'"
+    assert shared.command_line(*command) == by_package

@@ -298,3 +298,75 @@ def test_a_finished_stage_still_tells_its_scores_and_best(tmp_path):
     resumed = run_validated(continued, "first", 10, sample=never)
     assert resumed.scores == once.scores
     assert resumed.best.tobytes() == once.best.tobytes()
+
+
+# --- trainings that are prepared ------------------------------------------------------
+
+
+def prepare(stages, name, iterations=20, optimiser=None, sample=noise, **options):
+    stages.prepare(
+        name,
+        parabola,
+        START,
+        sample,
+        iterations=iterations,
+        optimiser=optimiser or Adam(learning_rate=0.1),
+        rng=np.random.default_rng(len(name)),
+        progress=False,
+        **options,
+    )
+
+
+@pytest.mark.parametrize("layout", ["a file each", "one file"])
+def test_what_cannot_be_continued_is_refused_before_anything_is_trained(
+    tmp_path, layout
+):
+    both = stages(tmp_path / "both")
+    run(both, "first"), run(both, "second")
+    resume = tmp_path / "both"
+    if layout == "one file":
+        resume = tmp_path / "old.npz"
+        save_in_one_file(tmp_path / "both", resume)
+    resumed = stages(tmp_path / "new", resume=resume)
+    prepare(resumed, "first", sample=never)
+    with pytest.raises(CheckpointError, match=r"learning_rate = 0\.2, but") as caught:
+        prepare(resumed, "second", sample=never, optimiser=Adam(learning_rate=0.2))
+    named = resume if layout == "one file" else resume / "second/checkpoint.npz"
+    assert str(named) in str(caught.value)
+    assert not (tmp_path / "new").exists()
+
+
+def test_prepared_trainings_are_continued_bit_for_bit(tmp_path):
+    thetas = []
+    for folder, iterations in (("whole", 20), ("part", 8), ("part", 20)):
+        resume = tmp_path / "part" if (tmp_path / "part").exists() else None
+        some = stages(tmp_path / folder, resume=resume)
+        for name in NAMES:
+            prepare(some, name, iterations)
+        thetas.append([some.train(name).theta.tobytes() for name in NAMES])
+    assert thetas[0] == thetas[2] != thetas[1]
+
+
+def test_a_training_whose_length_depends_on_the_run_starts_anew(tmp_path):
+    first = stages(tmp_path)
+    for name in NAMES:
+        prepare(first, name, config={"steps": 1}, anew_if=["steps"])
+        first.train(name)
+    resumed = stages(tmp_path, resume=tmp_path)
+    prepare(resumed, "first", sample=never, config={"steps": 1}, anew_if=["steps"])
+    draws = at_call(21, never)
+    prepare(resumed, "second", sample=draws, config={"steps": 2}, anew_if=["steps"])
+    for name in NAMES:
+        resumed.train(name)
+    assert load_checkpoint(tmp_path / "second/checkpoint.npz").config["steps"] == 2
+
+
+@pytest.mark.parametrize("iteration", ["x", None, 2.5, []])
+def test_a_checkpoint_with_a_wrong_iteration_is_refused(tmp_path, iteration):
+    run(stages(tmp_path), "first")
+    file = tmp_path / "first/checkpoint.npz"
+    whole = load_checkpoint(file)
+    state = {**whole.state, "iteration": iteration}
+    save_checkpoint(file, whole.arrays, whole.config, state)
+    with pytest.raises(CheckpointError, match="^resume: expected a training run, but"):
+        prepare(stages(tmp_path, resume=tmp_path), "first", sample=never)

@@ -331,21 +331,3 @@ def test_recipe_and_its_loss_can_be_pickled(name):
     back = pickle.loads(pickle.dumps(loss))
     assert (back.scaling, back.shots) == (recipe.scaling, recipe.shots)
     assert repr(back.network) == repr(loss.network)
-
-
-# --- summary --------------------------------------------------------------------------
-
-
-@every_recipe
-def test_summary_names_alpha_and_the_step_on_the_mean_loss(name):
-    recipe = RECIPES[name]
-    facts = dict(line.split(":", 1) for line in recipe.summary().splitlines())
-    step = facts["inner step"]
-    assert f"alpha = {recipe.alpha:g}," in step
-    assert f"{STEPS_ON_MEAN[name]:g} on the mean" in step
-    assert "sum over examples / K" in facts["cross-entropy"]
-    assert f"{recipe.ways}-way {recipe.shots}-shot" in facts["task"]
-    assert ("clipped to 10" in facts["outer step"]) == (recipe.clip is not None)
-    assert f"{recipe.network().size:,} parameters" in facts["network"]
-    mean = recipe.scaled("mean").summary()
-    assert f"{recipe.alpha:g} on the mean" in mean and "mean over examples" in mean

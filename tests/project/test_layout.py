@@ -20,6 +20,7 @@ LAYERS = (
     ("learner", "gradcheck"),
     ("rl",),
     ("paper",),
+    ("__main__",),
 )
 LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}
 # `get_backend` imports a backend when it is first used: Numba and CuPy are optional.

@@ -42,7 +42,8 @@ PATH = re.compile(
 MODULE = re.compile(r"(?<![\w./-])tinymaml(?:\.[A-Za-z_]\w*)+")
 TEST = re.compile(r"(?<![\w.])test_\w*[a-z0-9]\b" + OPEN)
 LINK = re.compile(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)")
-OUTPUTS = ("docs/_build",)  # folders that commands make
+# A folder that a command makes, and the file of a reader.
+OUTPUTS = ("docs/_build", "mine.py")
 WITH_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 

@@ -1,5 +1,8 @@
 """MAMLTRPO's inner loop: its trajectories, its steps, and what it refuses."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 
@@ -172,3 +175,17 @@ def test_bad_theta_tasks_and_noise_are_refused_by_name():
         learner.adapt(theta, batch._replace(noise=batch.noise.astype("float32")))
     with pytest.raises(ValueError, match="^theta: expected finite numbers"):
         learner.step(np.full_like(theta, np.nan), batch)
+
+
+@every_backend
+def test_a_used_learner_can_be_copied_and_pickled(backend):
+    learner = small_learner(backend)
+    theta, batch = start(learner)
+    adapted = learner.adapt(theta, batch).thetas[1]
+    assert np.abs(adapted - theta).max() > 0
+    copies = copy.deepcopy(learner), pickle.loads(pickle.dumps(learner))
+    for other in copies:
+        np.testing.assert_array_equal(other.adapt(theta, batch).thetas[1], adapted)
+    del learner
+    for other in copies:
+        np.testing.assert_array_equal(other.adapt(theta, batch).thetas[1], adapted)

@@ -1,5 +1,8 @@
 """The Gaussian policy, compared with SciPy's normal distributions and by quadrature."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -117,3 +120,20 @@ def test_bad_policies_are_refused_by_name():
         policy(theta, x)
     with pytest.raises(ValueError, match="^theta: expected shape"):
         policy(theta[:-1], x)
+
+
+@pytest.mark.parametrize("network", [20, None, np.zeros(3), "MLP"])
+def test_a_policy_of_something_else_than_a_network_is_refused(network):
+    with pytest.raises(TypeError, match="^network: expected a network"):
+        tm.GaussianPolicy(network, 6)
+
+
+def test_a_used_policy_can_be_copied_and_pickled():
+    policy = small_policy("numba")
+    theta = small_theta(policy)
+    observations, noise = np.random.default_rng(1).standard_normal((2, 2, 3, 2))
+    acted = policy.act(np.stack([theta, theta]), observations, noise)
+    assert np.ptp(acted) > 0
+    for other in (copy.deepcopy(policy), pickle.loads(pickle.dumps(policy))):
+        again = other.act(np.stack([theta, theta]), observations, noise)
+        np.testing.assert_array_equal(again, acted)

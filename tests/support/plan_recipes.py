@@ -9,7 +9,6 @@ from tests.support import plan_recipes_images  # noqa: F401 (adds recipes)
 from tests.support.plan_registry import RECIPES, inputs, pad, product, recipe
 from tinymaml.autodiff.derivatives import accumulate_cotangents
 from tinymaml.autodiff.functions import (
-    broadcast_to,
     concatenate,
     exp,
     relu,
@@ -65,13 +64,13 @@ def sum_before_relu_whose_reshape_is_read_again_is_stored(tape):
 @recipe("add broadcast")
 def broadcast_that_is_an_output_is_stored(tape):
     x, b = inputs(tape, (4, 3), (3,))
-    return [broadcast_to(b, (4, 3)), x + b]
+    return [b.broadcast_to((4, 3)), x + b]
 
 
 @recipe("broadcast mul mul tanh")
 def broadcast_that_feeds_a_function_is_stored(tape):
     x, b = inputs(tape, (4, 3), (3,))
-    return [tanh(broadcast_to(b, (4, 3))) * x * broadcast_to(b, (4, 3))]
+    return [tanh(b.broadcast_to((4, 3))) * x * b.broadcast_to((4, 3))]
 
 
 @recipe("sub")
@@ -101,8 +100,21 @@ def one_of_two_broadcasts_is_stored(tape):
 @recipe("add broadcast mul relu")
 def broadcast_on_both_sides_is_stored(tape):
     (a,) = inputs(tape, (4, 1))
-    wide = broadcast_to(a, (4, 3))
+    wide = a.broadcast_to((4, 3))
     return [wide * wide, relu(tape.record("add", wide, wide))]
+
+
+@recipe("mul_sum sum sum sum sum sum")
+def long_sum_is_a_sum_of_sums_of_blocks(tape):
+    x, y, z = inputs(tape, (2, 150, 3), (2, 150, 3), (131,))
+    terms = [x, x * y]
+    return [z.sum(), *(tape.record("sum", t, start=1, stop=2) for t in terms)]
+
+
+@recipe("sum")
+def short_sum_is_one_call(tape):
+    (x,) = inputs(tape, (64, 3))
+    return [x.sum(0)]
 
 
 # --- matrix products ------------------------------------------------------------------

@@ -26,8 +26,8 @@ def convolution_of_a_large_kernel_accumulates(tape):
 
 @recipe(
     "add add add_relu conv conv conv_input conv_weight gate mul mul mul mul mul "
-    "mul_add mul_sum mul_sum rsqrt scale scale scale scale scale scale scale sub sum "
-    "sum transpose"
+    "mul_add mul_sum mul_sum rsqrt scale scale scale scale scale scale scale scale "
+    "sub sub sum sum sum transpose"
 )
 def gradient_of_a_convolution_with_batch_normalisation(tape):
     x, w, beta, last = inputs(tape, (2, 4, 5, 2), (3, 2, 2, 3), (3,), (2, 2, 3, 2))

@@ -38,8 +38,8 @@ def extents(kernel, sizes):
         m, n, k, _ = sizes
         return m * n, (m * k, n * k)
     if kernel in ("broadcast", "sum", "mul_sum"):
-        outer, middle, inner = sizes
-        few, many = outer * inner, prod(sizes)
+        outer, middle, inner, *blocks = sizes  # sums on the CPU have blocks
+        few, many = outer * inner * prod(blocks), outer * middle * inner
         return {
             "broadcast": (many, (few,)),
             "sum": (few, (many,)),

@@ -330,6 +330,7 @@ CASES = {
     "broadcast": Case(plain_broadcast, *with_axes(broadcast_call)),
     "reshape": Case(lambda a, shape: np.array([*a.flat]).reshape(shape), *reshapes()),
     "rematerialise": Case(lambda a, number: a, *alike(1, number=st.integers(0, 9))),
+    "stop_gradient": Case(lambda a: a, *alike(1)),
     "slice": Case(lambda a, start, stop: a[start:stop], *with_windows(slice_call)),
     "pad": Case(plain_pad, *with_windows(pad_call)),
     "conv": Case(plain_conv, *convolutions("conv")),

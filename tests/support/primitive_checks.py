@@ -92,7 +92,10 @@ class Derivatives:
 
         self.v = inputs["v"]
         self.here = self._parts(at(inputs["theta"]))
-        self.slopes = self._parts(difference(at, inputs["theta"], self.v))
+        slopes = difference(at, inputs["theta"], self.v)
+        if primitive == "stop_gradient":  # by definition, whatever its numbers do
+            slopes = np.zeros_like(slopes)
+        self.slopes = self._parts(slopes)
 
     def _parts(self, vector):
         """The outputs of the tape, from one vector of all of them."""

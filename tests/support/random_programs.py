@@ -18,7 +18,7 @@ SMOOTH = {
     "exp": lambda a: functions.exp(functions.tanh(a)),
     "log": lambda a: functions.log(a * a + 1.0),
     "rsqrt": lambda a: functions.rsqrt(a * a + 1.0),
-    "reciprocal": lambda a: functions.reciprocal(a * a + 1.0),
+    "reciprocal": lambda a: 1 / (a * a + 1.0),
     "rematerialise": functions.rematerialise,
     "softmax": functions.softmax,
     "logsumexp": functions.logsumexp,

@@ -124,7 +124,7 @@ def test_a_bare_folder_needs_no_list_in_it(tmp_path, layout):
 def test_images_are_memory_mapped_and_decoded_once(data, monkeypatch):
     first = miniimagenet.load(data)["train"].images
     assert isinstance(first, np.memmap) and not first.flags.writeable
-    monkeypatch.delattr(miniimagenet, "read_image")  # decoding would now fail
+    monkeypatch.delattr(miniimagenet.images, "read_image")  # decoding would now fail
     assert np.array_equal(miniimagenet.load(data)["train"].images, first)
 
 

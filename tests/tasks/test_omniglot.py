@@ -29,6 +29,7 @@ from tests.support.drawn_archives import (
     write_archives,
     write_folders,
 )
+from tinymaml import files
 from tinymaml.tasks import images, omniglot
 from tinymaml.tasks.episodes import Episodes
 from tinymaml.tasks.images import DataError
@@ -58,9 +59,44 @@ def test_the_split_list_holds_1623_characters_of_50_alphabets():
     assert Counter(c.part for c in characters)["images_background"] == 964
 
 
+def draw_splits(parts, validation=100, test=423):
+    """The characters of omniglot_split.csv, from the archive of each.
+
+    authors: the sorted names are shuffled by `default_rng(2017).permutation`. The last
+    `test` of them are the test set, and `validation` before these the validation set.
+    background: the sorted alphabets of the background archive are shuffled likewise.
+    The first of them are the validation set, until it has `validation` characters.
+    """
+    names = sorted(parts)
+    train = len(names) - validation - test
+    subsets = ["train"] * train + ["validation"] * validation + ["test"] * test
+    order = np.random.default_rng(omniglot.SEED).permutation(len(names))
+    authors = {names[i]: subset for i, subset in zip(order, subsets, strict=True)}
+    background = {
+        n: "train" if parts[n] == omniglot.PARTS[0] else "test" for n in names
+    }
+    alphabets = sorted(
+        {n.split("/")[0] for n in names if parts[n] == omniglot.PARTS[0]}
+    )
+    for i in np.random.default_rng(omniglot.SEED).permutation(len(alphabets)):
+        if list(background.values()).count("validation") < validation:
+            members = [n for n in names if n.split("/")[0] == alphabets[i]]
+            background |= dict.fromkeys(members, "validation")
+    return tuple(
+        omniglot.Character(n, parts[n], authors[n], background[n]) for n in names
+    )
+
+
 def test_the_split_list_is_what_its_seed_draws():
     characters = omniglot.characters()
-    assert omniglot.draw_splits({c.name: c.part for c in characters}) == characters
+    assert draw_splits({c.name: c.part for c in characters}) == characters
+
+
+def test_the_stand_in_is_split_as_its_seed_draws():
+    characters = omniglot._standin_characters()
+    parts = {c.name: omniglot.PARTS[int(c.name[8:10]) > 5] for c in characters}
+    drawn = draw_splits(parts, validation=24, test=30)
+    assert [c._replace(part="") for c in drawn] == list(characters)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +198,7 @@ def test_find_data_takes_the_argument_then_the_variable_then_the_cache(
 
 def test_the_users_own_cache_folder_is_used_by_default(monkeypatch):
     monkeypatch.delenv("TINYMAML_CACHE")
-    assert images.cache_folder().name == "tinymaml"
+    assert files.cache_folder().name == "tinymaml"
 
 
 def test_what_macs_add_to_archives_is_passed_over(small, tmp_path):

@@ -15,6 +15,7 @@ from hypothesis.extra import numpy as npst
 
 from tinymaml.training.checkpoint import (
     CheckpointError,
+    _digest,
     load_checkpoint,
     save_checkpoint,
 )
@@ -347,3 +348,28 @@ def test_values_beyond_json_are_refused_by_argument(tmp_path, argument, value, e
     with pytest.raises(error, match=f"^{argument}: expected JSON values"):
         save_checkpoint(tmp_path / "checkpoint.npz", {}, **dictionaries)
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "bad", [{1: "a"}, {None: 1}, {1: "a", "1": "b"}, {"a": [{"b": ({2.5: 1},)}]}]
+)
+@pytest.mark.parametrize("where", ["config", "state"])
+def test_keys_that_json_would_change_are_refused(tmp_path, bad, where):
+    parts = {"config": {}, "state": {}, where: bad}
+    with pytest.raises(TypeError, match=f"^{where}: expected text as keys, got "):
+        save_checkpoint(tmp_path / "c.npz", ARRAYS, **parts)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "null", '"x"'])
+@pytest.mark.parametrize("name", ["config", "state"])
+def test_settings_that_are_no_dictionary_are_refused(tmp_path, name, text):
+    members = members_of(saved_bytes(tmp_path))
+    arrays = {
+        n.removesuffix(".npy"): np.load(io.BytesIO(c)) for n, c in members.items()
+    }
+    arrays[name] = np.frombuffer(text.encode(), np.uint8)
+    del arrays["sha256"]
+    arrays["sha256"] = _digest(arrays)
+    content = npz_of({f"{n}.npy": npy_of(a, version=(1, 0)) for n, a in arrays.items()})
+    assert "no dictionary but" in refusal(tmp_path, content)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 import time
 from types import SimpleNamespace
@@ -81,14 +82,46 @@ def test_each_row_of_the_log_is_on_disk_at_once(tmp_path):
 # --- Ctrl-C ---------------------------------------------------------------------------
 
 
-def test_an_interrupt_is_noted_once_and_raised_the_second_time():
-    handler = signal.getsignal(signal.SIGINT)
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_is_noted_once_and_raised_the_second_time(first, second):
+    handlers = [signal.getsignal(number) for number in (first, second)]
     with pytest.raises(KeyboardInterrupt), Interrupt() as interrupt:
         assert not interrupt.requested
-        press_ctrl_c()
+        signal.raise_signal(first)
         assert interrupt.requested
-        press_ctrl_c()
-    assert signal.getsignal(signal.SIGINT) is handler
+        signal.raise_signal(second)
+    assert [signal.getsignal(number) for number in (first, second)] == handlers
+
+
+def test_sigterm_is_noted_where_ctrl_c_is_ignored():
+    """A shell starts background jobs so; `kill` must still save."""
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        press = at_call(2, lambda: signal.raise_signal(signal.SIGTERM))
+        result = run(5, sample=press)
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert (result.interrupted, result.iteration) == (True, 2)
+
+
+def test_a_log_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    def full():
+        raise OSError(28, "No space left on device")
+
+    log = CsvLog(tmp_path / "log.csv")
+    log._file.close()
+    monkeypatch.setattr(log, "_writer", SimpleNamespace(writerow=lambda _: None))
+    monkeypatch.setattr(log, "_file", SimpleNamespace(flush=full, close=full))
+    for act in (lambda: log.write(LogRow(1, 2.0, 3.0)), log.__exit__):
+        with pytest.raises(OSError, match="No space left .*log.csv"):
+            act()
+
+
+def test_a_log_into_a_pipe_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="log: something that is no plain file"):
+        run(1, log=tmp_path / "pipe")
 
 
 def test_a_second_ctrl_c_raises_keyboard_interrupt_at_once(tmp_path):
@@ -141,19 +174,25 @@ def test_training_works_outside_the_main_thread():
 # --- the progress bar -----------------------------------------------------------------
 
 
-def test_the_progress_bar_shows_description_count_rate_and_loss(capsys):
+@pytest.fixture
+def terminal(monkeypatch, capsys):
+    """Let stderr be a terminal; return a function that reads what it shows."""
+    # The stream in the test may be another one of the same kind.
+    monkeypatch.setattr(type(sys.stderr), "isatty", lambda _: True)
+    return lambda: capsys.readouterr().err
+
+
+def test_the_progress_bar_shows_description_count_rate_and_loss(terminal):
     def gradient(theta, _):
         return SimpleNamespace(loss=2.5, gradient=theta)
 
     run(50, gradient=gradient, progress=True, description="second order")
-    shown = capsys.readouterr()
-    last = shown.err.split("\r")[-1]
-    assert shown.out == ""
+    last = terminal().split("\r")[-1]
     assert last.startswith("second order: 100%")
     assert "50/50" in last and "it/s" in last and "loss 2.5" in last
 
 
-def test_the_progress_bar_shows_the_mean_of_recent_losses_from_the_start_on(capsys):
+def test_the_progress_bar_shows_the_mean_of_recent_losses_from_the_start_on(terminal):
     for losses, shown in [
         ([7.0], "loss 7"),
         ([60.0, 30.0], "loss 44.85"),  # (0.98 60 + 30) / 1.98
@@ -163,24 +202,28 @@ def test_the_progress_bar_shows_the_mean_of_recent_losses_from_the_start_on(caps
         with ProgressBar(True, "", 0, len(losses)) as bar:
             for iteration, loss in enumerate(losses, start=1):
                 bar.step(iteration, loss)
-        assert capsys.readouterr().err.rstrip().endswith(f"{shown}]")
+        assert terminal().rstrip().endswith(f"{shown}]")
 
 
-def test_the_progress_bar_starts_where_the_checkpoint_ends(tmp_path, capsys):
+def test_the_progress_bar_starts_where_the_checkpoint_ends(tmp_path, terminal):
     run(3, out=tmp_path / "c.npz")
     run(3, resume=tmp_path / "c.npz", progress=True)
-    shown = capsys.readouterr().err
+    shown = terminal()
     assert "3/3" in shown and "0/3" not in shown
 
 
-def test_no_progress_bar_means_no_output_at_all(capsys):
+def test_no_progress_bar_means_no_output_at_all(terminal):
     run(50, description="second order")
-    shown = capsys.readouterr()
-    assert (shown.out, shown.err) == ("", "")
+    assert terminal() == ""
 
 
-def test_the_progress_bar_is_drawn_by_time_not_by_iteration(capsys):
+def test_no_progress_bar_is_drawn_into_a_file(capsys):
+    run(50, progress=True)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_the_progress_bar_is_drawn_by_time_not_by_iteration(terminal):
     started = time.perf_counter()
     run(3000, progress=True)
     seconds = time.perf_counter() - started
-    assert capsys.readouterr().err.count("\r") < 10 + 20 * seconds
+    assert terminal().count("\r") < 10 + 20 * seconds

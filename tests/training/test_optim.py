@@ -1,7 +1,9 @@
 """SGD and Adam against hand-computed steps and a plain re-derivation."""
 
+import copy
 import json
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -273,3 +275,30 @@ def test_a_loaded_state_fixes_size_and_dtype_of_theta():
     optimiser.load_state(good_state())
     with pytest.raises(ValueError, match=r"^theta: expected .*\(2,\).*got .*\(3,\)"):
         optimiser.update(np.zeros(3), np.zeros(3))
+
+
+@pytest.mark.parametrize("make", [SGD, Adam])
+def test_settings_can_be_read_but_not_changed(make):
+    optimiser = make(learning_rate=0.5)
+    assert optimiser.learning_rate == 0.5
+    for name in optimiser.config().keys() - {"name"}:
+        with pytest.raises(AttributeError, match=f"^{name}: an optimiser cannot be ch"):
+            setattr(optimiser, name, 0.1)
+    assert optimiser.config() == make(learning_rate=0.5).config()
+    with pytest.raises(AttributeError, match="has no attribute 'momentum'"):
+        assert optimiser.momentum
+    for copied in (copy.deepcopy(optimiser), pickle.loads(pickle.dumps(optimiser))):
+        assert copied.config() == optimiser.config()
+
+
+def test_adam_refuses_what_it_cannot_square_and_changes_nothing():
+    adam, theta = Adam(), np.zeros(3, np.float32)
+    adam.update(theta, np.ones(3, np.float32))
+    before, moved = adam.state(), theta.copy()
+    for bad in (1e20, -1e20, np.inf, np.nan):
+        gradient = np.array([1.0, bad, 0.0], np.float32)
+        with pytest.raises(FloatingPointError, match="the largest entry of the grad"):
+            adam.update(theta, gradient)
+    assert theta.tolist() == moved.tolist()
+    for key, value in adam.state().items():
+        np.testing.assert_array_equal(value, before[key])

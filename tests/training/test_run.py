@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tests.support.signed_checkpoints import BIT_GENERATORS, run_campaign
 from tests.support.training import (
     START,
     closeness,
@@ -129,6 +130,86 @@ def test_resume_refuses_a_checkpoint_that_is_no_training_run(tmp_path, missing):
     save_checkpoint(out, arrays, whole.config, state)
     with pytest.raises(CheckpointError, match=f"^resume: .* has no '{missing}'"):
         run(5, sample=never, resume=out)
+
+
+@pytest.mark.parametrize("bits", BIT_GENERATORS)
+def test_what_is_signed_but_not_that_of_a_run_is_refused_before_a_step(bits):
+    start = BIT_GENERATORS.index(bits) * 25
+    assert run_campaign(25, seed=3, first=start)["one error"] > 10
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("iteration", value) for value in ("x", -1, 2.5, True, 2, 3 + 1, None)),
+        *(("seconds", value) for value in (None, "1", -1.0, True)),
+        *(("loss_count", value) for value in (-4, 0, 2.0)),
+        *(("rng", value) for value in ("x", {"bit_generator": "PCG64"}, [], None)),
+        *(("optimiser", value) for value in ([], None, "Adam")),
+        *(("sums", value) for value in ([1.0], None, {})),
+        *(("theta", value) for value in (np.full(3, np.nan), np.zeros(3, complex))),
+        *(("log", value) for value in (np.array(1.0), np.full((1, 3), np.nan))),
+        ("log", np.array([[9.0, 1.0, 1.0]])),
+        ("best", np.zeros(9, np.float32)),
+        ("scores", np.zeros((1, 2))),
+        ("optimiser/first_moment", np.zeros(9, np.float32)),
+        ("optimiser/step", np.array(2**62)),
+    ],
+)
+def test_contents_of_a_checkpoint_are_checked(tmp_path, key, value):
+    out = tmp_path / "c.npz"
+    run(3, out=out, log_every=2)
+    whole = load_checkpoint(out)
+    (whole.arrays if isinstance(value, np.ndarray) else whole.state)[key] = value
+    save_checkpoint(out, whole.arrays, whole.config, whole.state)
+    with pytest.raises(CheckpointError, match="^resume: expected ") as caught:
+        run(5, sample=never, resume=out, log_every=2)
+    assert "c.npz" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_an_index_with_which_a_generator_would_read_foreign_memory_is_refused(tmp_path):
+    out = tmp_path / "c.npz"
+    for bits, key in ((np.random.MT19937, "pos"), (np.random.Philox, "buffer_pos")):
+        run(3, out=out, rng=np.random.Generator(bits(0)))
+        whole = load_checkpoint(out)
+        state = whole.state["rng"]
+        (state if key in state else state["state"])[key] = 10**6
+        save_checkpoint(out, whole.arrays, whole.config, whole.state)
+        with pytest.raises(CheckpointError, match="an index of the random generator"):
+            run(5, sample=never, resume=out, rng=np.random.Generator(bits(0)))
+
+
+def test_a_sampler_that_spawns_generators_goes_on_with_the_next_ones(tmp_path):
+    out, drawn = tmp_path / "c.npz", []
+
+    def sample(rng):
+        drawn.append(rng.spawn(1)[0].normal(size=3).astype(np.float32))
+        return drawn[-1]
+
+    whole = run(8, sample=sample, rng=np.random.default_rng([3, 4]))
+    expected, drawn[:] = [*drawn], []
+    run(4, sample=sample, rng=np.random.default_rng([3, 4]), out=out)
+    resumed = run(8, sample=sample, rng=np.random.default_rng(99), resume=out)
+    assert [d.tolist() for d in drawn] == [e.tolist() for e in expected]
+    assert resumed.theta.tobytes() == whole.theta.tobytes()
+
+
+def test_a_checkpoint_that_is_refused_leaves_the_generator_alone(tmp_path):
+    out, rng = tmp_path / "c.npz", np.random.default_rng(7)
+    run(3, out=out)
+    before = repr(rng.bit_generator.state), rng.bit_generator.seed_seq.state
+    with pytest.raises(OSError, match="log: "):
+        run(5, resume=out, rng=rng, log=tmp_path)
+    assert (repr(rng.bit_generator.state), rng.bit_generator.seed_seq.state) == before
+
+
+def test_a_checkpoint_of_an_older_version_has_no_seed_sequence(tmp_path):
+    out = tmp_path / "c.npz"
+    run(3, out=out)
+    whole = load_checkpoint(out)
+    del whole.state["seeds"], whole.state["sums"]
+    save_checkpoint(out, whole.arrays, whole.config, whole.state)
+    assert run(7, resume=out).theta.tobytes() == run(7).theta.tobytes()
 
 
 def test_further_columns_survive_a_resume_and_must_be_the_same(tmp_path):

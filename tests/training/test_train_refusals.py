@@ -39,7 +39,7 @@ from tinymaml.training.optim import Adam
         ({"out": "folder"}, FileExistsError, "out: .*no plain file.*'folder'"),
         ({"log": "missing/l.csv"}, FileNotFoundError, "log: .*'missing/l.csv'"),
         ({"log": "file/l.csv"}, NotADirectoryError, "log: .*'file/l.csv'"),
-        ({"log": "folder"}, IsADirectoryError, "log: .*'folder'"),
+        ({"log": "folder"}, FileExistsError, "log: .*no plain file.*'folder'"),
         ({"resume": "missing.npz"}, FileNotFoundError, "resume: .*'missing.npz'"),
         ({"resume": "file"}, CheckpointError, "^file: expected a whole"),
         ({"log": "c.npz", "out": "./c.npz"}, ValueError, "^log: .*of its own"),

@@ -1,15 +1,18 @@
-"""How training stops early: NaN, Ctrl-C, a full disk."""
+"""How training stops early: NaN, Ctrl-C, SIGTERM, `stop`, kill -9, a full disk."""
 
 import os
 import signal
+import time
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from tests.support.kill_runs import run_campaign
 from tests.support.training import (
     START,
     at_call,
+    closeness,
     contents,
     parabola,
     press_ctrl_c,
@@ -18,7 +21,7 @@ from tests.support.training import (
     with_fault,
 )
 from tinymaml.training.checkpoint import load_checkpoint
-from tinymaml.training.optim import SGD
+from tinymaml.training.optim import SGD, Adam
 from tinymaml.training.run import NonFiniteLossError
 
 
@@ -69,6 +72,35 @@ def test_parameters_that_overflow_are_never_saved_or_returned(
     assert [load_checkpoint(p).state["iteration"] for p in tmp_path.iterdir()] == saved
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_gradient_whose_square_overflows_stops_adam_at_that_iteration(
+    tmp_path, dtype
+):
+    huge = 10 * np.sqrt(np.finfo(dtype).max)
+    out, theta = tmp_path / "c.npz", START.astype(dtype)
+    with pytest.raises(NonFiniteLossError) as caught:
+        run(
+            20,
+            gradient=with_fault(5, entry=huge),
+            theta=theta,
+            sample=lambda rng: rng.normal(size=3).astype(dtype),
+            out=out,
+            checkpoint_every=4,
+        )
+    assert caught.value.iteration == 5
+    assert "iteration 5: Adam: the largest entry of the grad" in str(caught.value)
+    saved = load_checkpoint(out)
+    assert saved.state["iteration"] == 4
+    assert caught.value.theta.tobytes() == saved.arrays["theta"].tobytes()
+
+
+def test_many_squares_whose_sum_overflows_do_not_stop_adam():
+    gradient = np.full(9, 1e19, np.float32)
+    adam, theta = Adam(0.1), np.zeros(9, np.float32)
+    adam.update(theta, gradient)
+    np.testing.assert_allclose(theta, -0.1, rtol=1e-4)
+
+
 @pytest.mark.parametrize("in_gradient", [False, True])
 def test_ctrl_c_finishes_the_iteration_saves_and_returns(tmp_path, in_gradient):
     out = tmp_path / "c.npz"
@@ -95,6 +127,57 @@ def test_ctrl_c_without_a_checkpoint_still_returns_cleanly():
 def test_ctrl_c_in_the_last_iteration_is_still_reported():
     result = run(4, sample=at_call(4, press_ctrl_c))
     assert (result.interrupted, result.iteration) == (True, 4)
+
+
+def test_sigterm_saves_and_returns_as_ctrl_c_does(tmp_path):
+    out = tmp_path / "c.npz"
+    result = run(10, out=out, sample=at_call(4, lambda: os.kill(os.getpid(), 15)))
+    assert (result.interrupted, result.iteration) == (True, 4)
+    assert run(10, resume=out).theta.tobytes() == run(10).theta.tobytes()
+
+
+def no_better_in_the_last_three(run):
+    scores = [score for _, score in run.scores]
+    return len(scores) > 3 and max(scores[:-3]) >= max(scores[-3:])
+
+
+VALIDATED = {"validate": closeness, "validate_every": 2, "log_every": 5}
+
+
+def test_a_run_that_is_stopped_is_whole_and_can_be_resumed(tmp_path):
+    out = tmp_path / "c.npz"
+    options = {**VALIDATED, "optimiser": Adam(0.5)}
+    whole = run(60, **options)
+    stopped = run(60, out=out, stop=no_better_in_the_last_three, **options)
+    assert 8 <= stopped.iteration < 60 and not stopped.interrupted
+    assert stopped.scores == whole.scores[: len(stopped.scores)]
+    assert no_better_in_the_last_three(stopped)
+    assert stopped.theta.tobytes() == load_checkpoint(out).arrays["theta"].tobytes()
+    again = run(60, resume=out, stop=no_better_in_the_last_three, **options)
+    assert again.iteration == stopped.iteration  # it has already seen enough
+    resumed = run(60, resume=out, **options)
+    assert resumed.theta.tobytes() == whole.theta.tobytes()
+    assert resumed.scores == whole.scores
+    assert untimed(resumed.losses) == untimed(whole.losses)
+
+
+def test_stop_is_asked_after_every_score_and_every_row_of_the_log():
+    asked = []
+    run(12, stop=lambda run: asked.append(run.iteration), **VALIDATED)
+    assert asked == [2, 4, 5, 6, 8, 10, 12]
+    result = run(12, stop=lambda run: run.rows[-1].iteration == 8, log_every=4)
+    assert (result.iteration, len(result.losses)) == (8, 2)
+
+
+def test_stop_must_be_a_function():
+    with pytest.raises(TypeError, match="^stop: expected a function, got 3"):
+        run(3, stop=3)
+
+
+def test_runs_that_are_killed_lose_nothing():
+    started = time.perf_counter()
+    assert run_campaign(kills=12, seed=1).total() > 12
+    assert time.perf_counter() - started < 60
 
 
 def test_a_disk_that_fills_up_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):

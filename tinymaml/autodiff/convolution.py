@@ -28,13 +28,14 @@ Left out: dilation, groups, overlapping pooling windows.
 """
 
 from collections.abc import Iterator
+from functools import reduce
 from math import prod
 
 import numpy as np
 
 from tinymaml.autodiff.primitives import Bilinear, expect, whole
 from tinymaml.autodiff.tape import Array, Primitive, Shape, Value, check_values
-from tinymaml.checks import whole_number
+from tinymaml.checks import check_that, whole_number
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
@@ -51,6 +52,8 @@ def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
 
 
 # --- convolution ----------------------------------------------------------------------
+
+PIXELS = 4096  # of all images, whose products are added up before the next block's
 
 
 class Window:
@@ -70,10 +73,8 @@ class Window:
             for n, k, m, before in zip(images[2:4], kernel, out, padding, strict=True)
         ]
         self.padded = (*images[:2], *sizes, images[4])
-        rows, columns = (
-            slice(p, p + n) for p, n in zip(padding, images[2:4], strict=True)
-        )
-        self.inside = (slice(None), slice(None), rows, columns)
+        top, left = padding
+        self.inside = np.s_[:, :, top : top + images[2], left : left + images[3]]
 
     def pad(self, x: Array) -> Array:
         """The images with zeros around them."""
@@ -87,9 +88,8 @@ class Window:
         x_uv[:, :, i, j] is the pixel that tap (u, v) meets for the output pixel (i, j).
         """
         (height, width), s = self.out, self.stride
-        for u in range(self.kernel[0]):
-            for v in range(self.kernel[1]):
-                yield u, v, padded[:, :, u : u + s * height : s, v : v + s * width : s]
+        for u, v in np.ndindex(*self.kernel):
+            yield u, v, padded[:, :, u : u + s * height : s, v : v + s * width : s]
 
 
 def as_matrix(x: Array) -> Array:
@@ -212,9 +212,13 @@ class ConvWeight(Bilinear):
     def evaluate(x, g, *, stride, padding, size):
         window = Window(x.shape, size, g.shape[2:4], stride, padding)
         shape = (number_of_tasks(x, g), *size, x.shape[4], g.shape[4])
-        total = np.empty(shape, x.dtype)
+        total, right = np.empty(shape, x.dtype), as_matrix(g)
+        # In blocks of pixels: a BLAS adds them one after the other if C is small.
+        blocks = [slice(i, i + PIXELS) for i in range(0, right.shape[1], PIXELS)]
         for u, v, x_uv in window.taps(window.pad(x)):
-            total[:, u, v] = as_matrix(x_uv).mT @ as_matrix(g)
+            left = as_matrix(x_uv).mT
+            products = (left[:, :, block] @ right[:, block] for block in blocks)
+            total[:, u, v] = reduce(np.add, products)
         return total
 
     def vjp(i, w, out, x, g, *, stride, padding, size):
@@ -314,8 +318,7 @@ class MaxScatter(Primitive):
 def check_images(x: Value) -> None:
     """Raise an error unless x is a Value in the shape of images."""
     check_values(x=x)
-    if len(x.shape) != 4:
-        raise ValueError(f"x: expected images (N, H, W, C), got shape {x.shape}")
+    check_that(len(x.shape) == 4, "x", "images (N, H, W, C)", f"shape {x.shape}")
 
 
 def conv2d(x: Value, w: Value, stride: int = 1) -> Value:
@@ -325,33 +328,23 @@ def conv2d(x: Value, w: Value, stride: int = 1) -> Value:
     is not flipped.
     """
     check_values(x=x, w=w)
-    if len(w.shape) != 4:
-        raise ValueError(f"w: expected a kernel (kh, kw, C, F), got shape {w.shape}")
+    check_that(len(w.shape) == 4, "w", "a kernel (kh, kw, C, F)", f"shape {w.shape}")
     check_images(x)
-    if x.shape[3] != w.shape[2]:
-        raise ValueError(
-            f"x: expected images (N, H, W, C) with {w.shape[2]} channels, "
-            f"got shape {x.shape}"
-        )
+    expected = f"images (N, H, W, C) with {w.shape[2]} channels"
+    check_that(x.shape[3] == w.shape[2], "x", expected, f"shape {x.shape}")
     stride = whole_number("stride", stride)
-    size, padding = zip(
-        *(
-            same_padding(n, k, stride)
-            for n, k in zip(x.shape[1:3], w.shape[:2], strict=True)
-        ),
-        strict=True,
-    )
+    axes = zip(x.shape[1:3], w.shape[:2], strict=True)
+    rows, columns = (same_padding(n, k, stride) for n, k in axes)
+    size, padding = zip(rows, columns, strict=True)
     return x.tape.record("conv", x, w, stride=stride, padding=padding, size=size)
 
 
 def check_windows(x: Value, size: int) -> None:
     """Raise an error unless the images x have a whole window."""
     check_images(x)
-    if whole_number("size", size) > min(x.shape[1:3]):
-        raise ValueError(
-            f"size: expected at most height and width, got {size} for images of shape "
-            f"{x.shape}"
-        )
+    fits = whole_number("size", size) <= min(x.shape[1:3])
+    came = f"{size} for images of shape {x.shape}"
+    check_that(fits, "size", "at most height and width", came)
 
 
 def max_pool(x: Value, size: int = 2) -> Value:
@@ -373,11 +366,9 @@ def mean_pool(x: Value, size: int | None = None) -> Value:
         check_windows(x, size)
     n, height, width, channels = x.shape
     rows, columns = (height, width) if size is None else (size, size)
-    if height % rows or width % columns:
-        raise ValueError(
-            f"size: expected a divisor of height and width, got {size} for images of "
-            f"shape {x.shape}"
-        )
+    fits = height % rows == width % columns == 0
+    came = f"{size} for images of shape {x.shape}"
+    check_that(fits, "size", "a divisor of height and width", came)
     out = (n, height // rows, width // columns, channels)
     windows = x.reshape(n, out[1], rows, out[2], columns, channels)
     return windows.mean((2, 4)).reshape(*out)

@@ -46,6 +46,7 @@ from collections.abc import Sequence
 
 from tinymaml.autodiff import functions
 from tinymaml.autodiff.tape import Tape, Value, check_values
+from tinymaml.checks import check_that
 
 
 # [autodiff-grad]
@@ -127,10 +128,8 @@ def jvp(output: Value, theta: Value, v: Value) -> Value:
     array([60.])
     """
     check_values(output=output, theta=theta, v=v)
-    if v.shape != theta.shape:
-        raise ValueError(
-            f"v: expected the shape of theta, {theta.shape}, got {v.shape}"
-        )
+    expected = f"the shape of theta, {theta.shape}"
+    check_that(v.shape == theta.shape, "v", expected, v.shape)
     tape = output.tape
     between = _nodes_between(theta, output)
     # Tangents are new nodes, and this dictionary, which assigns them to values, lives

@@ -21,12 +21,6 @@ def _record(name: str, x: Value, **attributes: Any) -> Value:
     return x.tape.record(name, x, **attributes)
 
 
-def broadcast_to(a: Value, shape: Sequence[int]) -> Value:
-    """`a` repeated to the shape, by NumPy's rules: see `Value.broadcast_to`."""
-    check_values(a=a)
-    return a.broadcast_to(shape)
-
-
 def concatenate(vectors: Sequence[Value]) -> Value:
     """Vectors end to end: (P1,), (P2,), ... -> (P1 + P2 + ...,)."""
     if not isinstance(vectors, Sequence) or not vectors:
@@ -57,11 +51,6 @@ def tanh(x: Value) -> Value:
     return _record("tanh", x)
 
 
-def reciprocal(x: Value) -> Value:
-    """1 / x."""
-    return _record("reciprocal", x)
-
-
 def rsqrt(x: Value) -> Value:
     """1 / sqrt(x)."""
     return _record("rsqrt", x)
@@ -75,6 +64,15 @@ def logsumexp(x: Value) -> Value:
 def softmax(x: Value) -> Value:
     """exp(x) / sum(exp(x)) over the last axis: probabilities from logits."""
     return _record("softmax", x)
+
+
+def stop_gradient(x: Value) -> Value:
+    """The same numbers, which every derivative takes for constants.
+
+    It is right, and saves time, for a number on which the result does not depend: one
+    that is subtracted only so that float32 loses fewer digits.
+    """
+    return _record("stop_gradient", x)
 
 
 def rematerialise(x: Value) -> Value:

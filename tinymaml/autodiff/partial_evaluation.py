@@ -18,6 +18,7 @@ is cheap (`RECOMPUTED`) is always computed again, everything else is handed over
 """
 
 from tinymaml.autodiff.tape import Tape, Value
+from tinymaml.checks import check_choice
 
 RECOMPUTED = ("full", "reshape", "slice", "broadcast")  # They cost little or nothing.
 
@@ -40,8 +41,7 @@ def partially_evaluate(tape: Tape, unknown: str) -> tuple[Tape, Tape]:
     (Tape of 3 nodes: x (3,) -> residual3 (3,),
      Tape of 3 nodes: v (3,), residual3 (3,) -> product (3,))
     """
-    if unknown not in tape.inputs:
-        raise ValueError(f"unknown: expected one of {[*tape.inputs]}, got {unknown!r}")
+    check_choice("unknown", unknown, tape.inputs)
     known, remaining = _PartOfTape(tape), _PartOfTape(tape)
     dependent = {tape.inputs[unknown].node}  # the nodes that need the unknown input
     for index in tape.live():
@@ -91,24 +91,19 @@ class _PartOfTape:
     def __init__(self, source: Tape) -> None:
         self.source, self.tape = source, Tape()
         self.values: dict[int, Value] = {}
-        self.names = {end.node: name for name, end in source.inputs.items()}
 
     def record(self, index: int) -> Value:
         """The value of a node of the source, recorded with all that it needs."""
         if index not in self.values:
             node = self.source.nodes[index]
-            if index in self.names:
-                name = self.names[index]
-                per_task = self.source.inputs[name].per_task
-                value = self.tape.input(name, node.shape, per_task)
+            name, attributes = node.primitive.name, dict(node.attributes)
+            arguments = [self.record(i) for i in node.arguments]
+            if name == "input":
+                per_task = self.source.inputs[attributes["name"]].per_task
+                value = self.tape.input(**attributes, per_task=per_task)
+            elif name == "rematerialise":
+                (value,) = arguments
             else:
-                arguments = [self.record(i) for i in node.arguments]
-                if node.primitive.name == "rematerialise":
-                    (value,) = arguments
-                else:
-                    attributes = dict(node.attributes)
-                    value = self.tape.record(
-                        node.primitive.name, *arguments, **attributes
-                    )
+                value = self.tape.record(name, *arguments, **attributes)
             self.values[index] = value
         return self.values[index]

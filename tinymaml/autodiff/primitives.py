@@ -7,7 +7,9 @@ The table is **closed**: every vjp and jvp records primitives of the table. So
 derivatives can be derived again, to any order, and a backend that computes the table
 computes all of them. Linear primitives stand beside their transpose, which is what
 their vjp records: `broadcast` and `sum`, `slice` and `pad`; `reshape` is undone by
-`reshape`, and `matmul` by `matmul` with other transpose flags.
+`reshape`, and `matmul` by `matmul` with other transpose flags. A Jacobian that is
+symmetric, such as the diagonal one of an elementwise operation, is its own transpose:
+there the jvp is the vjp.
 
 Where a cheaper way to the same value exists, `simplify` stands beside the derivative
 with which it must agree. There are two ideas. An operation on a constant array gives a
@@ -24,6 +26,8 @@ from math import prod
 import numpy as np
 
 from tinymaml.autodiff.tape import Primitive
+
+BLOCK = 256  # a sum of more terms than this is made in blocks
 
 
 def expect(condition, message):
@@ -117,8 +121,7 @@ class Add(Pairwise):
     def vjp(i, g, out, a, b):
         return g
 
-    def jvp(i, t, out, a, b):
-        return t
+    jvp = vjp
 
 
 class Sub(Pairwise):
@@ -132,8 +135,7 @@ class Sub(Pairwise):
     def vjp(i, g, out, a, b):
         return g if i == 0 else -g
 
-    def jvp(i, t, out, a, b):
-        return t if i == 0 else -t
+    jvp = vjp
 
 
 class Mul(Pairwise):
@@ -147,8 +149,7 @@ class Mul(Pairwise):
     def vjp(i, g, out, a, b):
         return g * (b if i == 0 else a)
 
-    def jvp(i, t, out, a, b):
-        return t * (b if i == 0 else a)
+    jvp = vjp
 
 
 class Scale(Elementwise):
@@ -166,8 +167,7 @@ class Scale(Elementwise):
     def vjp(i, g, out, a, *, number):
         return g * number
 
-    def jvp(i, t, out, a, *, number):
-        return t * number
+    jvp = vjp
 
     def simplify(a, *, number):
         """Two factors become one, and a factor goes in front of a broadcast."""
@@ -199,8 +199,7 @@ class Gate(Pairwise):
     def vjp(i, g, out, a, x):
         return g.tape.record("gate", g, x) if i == 0 else None
 
-    def jvp(i, t, out, a, x):
-        return t.tape.record("gate", t, x) if i == 0 else None
+    jvp = vjp
 
 
 # --- functions of one argument --------------------------------------------------------
@@ -283,8 +282,7 @@ class Softmax(Elementwise):
     def vjp(i, g, out, a):
         return out * (g - sum_last_axis(g * out))
 
-    def jvp(i, t, out, a):
-        return out * (t - sum_last_axis(t * out))
+    jvp = vjp
 
     def flops(out, a):
         return 4 * prod(a)
@@ -342,7 +340,16 @@ class Sum(Linear):
         return (*a[:start], *(1,) * (stop - start), *a[stop:])
 
     def evaluate(a, *, start, stop):
-        return a.sum(axis=tuple(range(start + 1, stop + 1)), keepdims=True)
+        axis, axes = start + 1, tuple(range(start + 1, stop + 1))
+        if prod(a.shape[axis : stop + 1]) <= BLOCK:
+            return a.sum(axis=axes, keepdims=True)
+        # A long sum is a sum of the sums of blocks. Added one after the other, many
+        # numbers of float32 lose digits: the total outgrows what is added to it.
+        x = a.reshape(*a.shape[:axis], -1, *a.shape[stop + 1 :])
+        while (terms := x.shape[axis]) > BLOCK:
+            blocks = np.array_split(x, -(-terms // BLOCK), axis)
+            x = np.stack([block.sum(axis) for block in blocks], axis)
+        return np.expand_dims(x.sum(axis), axes)
 
     def vjp(i, g, out, a, *, start, stop):
         sizes = a.shape[start:stop]
@@ -403,7 +410,7 @@ class Reshape(Linear):
         return fold(a, shape)
 
 
-class Rematerialise(Linear):
+class Rematerialise(Primitive):
     """The same numbers as a new value: see `functions.rematerialise`.
 
     `number` makes the node unlike all others. Derivatives pass it by unchanged.
@@ -420,8 +427,24 @@ class Rematerialise(Linear):
     def vjp(i, g, out, a, *, number):
         return g
 
-    def jvp(i, t, out, a, *, number):
-        return t
+    jvp = vjp
+
+
+class StopGradient(Primitive):
+    """The same numbers, which every derivative takes for constants."""
+
+    name = "stop_gradient"
+
+    def shape(a):
+        return a
+
+    def evaluate(a):
+        return a
+
+    def vjp(i, g, out, a):
+        return None
+
+    jvp = vjp
 
 
 class Slice(Linear):
@@ -473,9 +496,8 @@ class Concat(Primitive):
 
     def evaluate(*vectors):
         tasks = max(len(a) for a in vectors)
-        return np.concatenate(
-            [np.broadcast_to(a, (tasks, a.shape[1])) for a in vectors], axis=1
-        )
+        repeated = [np.broadcast_to(a, (tasks, a.shape[1])) for a in vectors]
+        return np.concatenate(repeated, axis=1)
 
     def vjp(i, g, out, *vectors):
         start = sum(a.size for a in vectors[:i])

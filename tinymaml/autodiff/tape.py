@@ -167,10 +167,8 @@ class Tape:
         self._index_of: dict[str, int] = {}
 
     def __repr__(self) -> str:
-        inputs, outputs = (
-            ", ".join(f"{name} {end.shape}" for name, end in ends.items())
-            for ends in (self.inputs, self.outputs)
-        )
+        inputs = ", ".join(f"{name} {i.shape}" for name, i in self.inputs.items())
+        outputs = ", ".join(f"{name} {o.shape}" for name, o in self.outputs.items())
         return f"Tape of {len(self.nodes)} nodes: {inputs} -> {outputs}"
 
     def input(self, name: str, shape: Sequence[int], per_task: bool = False) -> "Value":
@@ -180,9 +178,7 @@ class Tape:
         that is `per_task`, such as the examples, comes as an array (T, *shape). Raises
         ValueError when the name is taken or the shape has an empty axis.
         """
-        check_end(name, per_task)
-        if name in self.inputs:
-            raise ValueError(f"input {name!r}: the tape already has an input so named")
+        check_end("input", name, self.inputs, per_task)
         shape = whole_numbers(f"shape of input {name!r}", shape)
         attributes = ("name", name), ("shape", shape)
         value = self._append(Node(PRIMITIVES["input"], (), attributes, shape))
@@ -203,11 +199,7 @@ class Tape:
         reduction is another word.
         """
         check_choice("reduction", reduction, ("each", "sum"))
-        check_end(name)
-        if name in self.outputs:
-            raise ValueError(
-                f"output {name!r}: the tape already has an output so named"
-            )
+        check_end("output", name, self.outputs)
         self.outputs[name] = Output(self.check(value).index, value.shape, reduction)
 
     def record(self, name: str, /, *arguments: "Value", **attributes: Any) -> "Value":

@@ -75,8 +75,9 @@ def get_backend(name: "str | Backend" = "auto", threads: int | None = None) -> B
     name: "numpy" is the reference, "numba" the fast one on processors, "cupy" runs on
     NVIDIA GPUs, and "cupy-tf32" is the same with products that round their factors to
     ten bits. "auto" takes "cupy" where a GPU can be used, else "numba" where it is
-    installed, else "numpy", and prints once on stderr what is missing. threads: how
-    many tasks run at once on "numba"; by default one per core.
+    installed, else "numpy", and prints once on stderr what is missing. Where
+    NUMBA_DISABLE_JIT is set, "numpy" stands in for "numba" and a line on stderr says
+    so. threads: how many tasks run at once on "numba"; by default one per core.
 
     Raises ValueError for an unknown name, TypeError or ValueError for a number of
     threads that is none, ImportError with one line where something is not installed.
@@ -88,19 +89,23 @@ def get_backend(name: "str | Backend" = "auto", threads: int | None = None) -> B
         return name
     if check_choice("backend", name, BACKENDS) == "auto":
         name = _automatic()
-    if name == "numpy":
-        from tinymaml.backends.numpy import NumpyBackend
-
-        return NumpyBackend(threads)
     if name in ("cupy", "cupy-tf32"):
         from tinymaml.backends.cuda.backend import CupyBackend
 
         return CupyBackend(threads, tf32=name == "cupy-tf32")
-    try:
-        from tinymaml.backends.numba.backend import NumbaBackend
-    except ImportError as error:
-        raise ImportError(f"backend 'numba' needs Numba: {error}") from error
-    return NumbaBackend(threads)
+    if name == "numba":
+        try:
+            from tinymaml.backends.numba.backend import NumbaBackend
+        except ImportError as error:
+            raise ImportError(f"backend 'numba' needs Numba: {error}") from error
+        from numba import config  # not before: see there
+
+        if not config.DISABLE_JIT:
+            return NumbaBackend(threads)
+        _print_once("NUMBA_DISABLE_JIT is set, so NumPy computes")
+    from tinymaml.backends.numpy import NumpyBackend
+
+    return NumpyBackend(threads)
 
 
 def _automatic() -> str:

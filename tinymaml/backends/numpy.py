@@ -68,10 +68,8 @@ class NumpyProgram:
     def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run the tape for all tasks; sums are over tasks, block after block."""
         tasks = check_inputs(self.tape.inputs, self.dtype, inputs) or 1
-        blocks = [
-            self._run_block(inputs, start, min(start + BLOCK, tasks))
-            for start in range(0, tasks, BLOCK)
-        ]
+        starts = range(0, tasks, BLOCK)
+        blocks = [self._run_block(inputs, i, min(i + BLOCK, tasks)) for i in starts]
         results = {}
         for name, output in self.tape.outputs.items():
             arrays = [block[name] for block in blocks]

@@ -18,7 +18,13 @@ import numpy as np
 
 from tinymaml.autodiff import convolution, functions
 from tinymaml.autodiff.tape import Value, check_values
-from tinymaml.checks import check_choice, check_flags, check_sizes, real_number
+from tinymaml.checks import (
+    check_choice,
+    check_flags,
+    check_sizes,
+    check_that,
+    real_number,
+)
 from tinymaml.networks.layers import (
     Activation,
     Array,
@@ -100,30 +106,27 @@ class BatchNorm(Layer):
         check_choice("mode", mode, MODES)
         check_sizes(channels=channels)
         check_flags(gamma=gamma)
-        if not real_number("epsilon", epsilon) > 0:
-            raise ValueError(f"epsilon: expected more than 0, got {epsilon}")
+        fits = real_number("epsilon", epsilon) > 0
+        check_that(fits, "epsilon", "more than 0", epsilon)
         self.shapes = {"beta": (channels,)}
         if gamma:
             self.shapes["gamma"] = (channels,)
-        self.mode = mode
-        self.epsilon = epsilon
+        self.mode, self.epsilon = mode, epsilon
 
     def init(self, rng: np.random.Generator) -> list[Array]:
         """beta 0, gamma 1."""
-        return [
-            np.full(shape, float(i)) for i, shape in enumerate(self.shapes.values())
-        ]
+        beta, *gamma = self.shapes.values()
+        return [np.zeros(beta), *map(np.ones, gamma)]
 
     def __call__(
         self, parameters: Sequence[Value], x: Value, x_support: Value | None = None
     ) -> Value:
         """x normalised; in mode "support" by the statistics of x_support, if given."""
         for name, images in (("x", x), ("x_support", x_support)):
-            if images is not None and images.shape[-1:] != self.shapes["beta"]:
-                raise ValueError(
-                    f"{name}: expected (..., C) with {self.shapes['beta'][0]} "
-                    f"channels, got shape {images.shape}"
-                )
+            if images is not None:
+                fits = images.shape[-1:] == self.shapes["beta"]
+                expected = f"(..., C) with {self.shapes['beta'][0]} channels"
+                check_that(fits, name, expected, f"shape {images.shape}")
         # [batch-norm]
         beta, *gamma = parameters
         pixels = x.reshape(-1, x.shape[-1])  # (N, H, W, C) -> (N*H*W, C)
@@ -132,9 +135,13 @@ class BatchNorm(Layer):
             source = pixels if support is None else support.reshape(-1, x.shape[-1])
             mean = source.mean(0)
             centred = source - mean
+            # The mean of many pixels is rounded, by more than small differences between
+            # them. What is left of it is 0 but for rounding, so it has no derivative.
+            rest = functions.stop_gradient(centred.mean(0))
+            centred = centred - rest
             variance = (centred * centred).mean(0)
             scale = functions.rsqrt(variance + self.epsilon)
-            pixels = (centred if support is None else pixels - mean) * scale
+            pixels = (centred if support is None else pixels - mean - rest) * scale
         pixels = pixels * gamma[0] if gamma else pixels
         return (pixels + beta).reshape(*x.shape)
         # [/batch-norm]
@@ -174,8 +181,7 @@ class Flatten(Layer):
     def __call__(self, parameters: Sequence[Value], x: Value) -> Value:
         """x as a matrix."""
         check_values(x=x)
-        if not x.shape:
-            raise ValueError("x: expected shape (N, ...), got ()")
+        check_that(x.shape, "x", "shape (N, ...)", ())
         return x.reshape(x.shape[0], -1)
 
 
@@ -213,6 +219,11 @@ class ImageNetwork(Network):
         return self.vector(alpha, dtype, **fixed)
 
 
+def _normalised(layer: Layer, features: int, mode: str, gamma: bool) -> list[Layer]:
+    """The layer, and batch normalisation and relu after it."""
+    return [layer, BatchNorm(features, mode, gamma), Activation("relu")]
+
+
 class OmniglotConv(ImageNetwork):
     """Four 3x3 convolutions of stride 2 to 64 features, and the mean of the 2x2 map.
 
@@ -230,11 +241,8 @@ class OmniglotConv(ImageNetwork):
         check_sizes(ways=ways)
         layers: list[Layer] = []
         for channels in (1, features, features, features):
-            layers += [
-                Conv2d(channels, features, stride=2),
-                BatchNorm(features, mode, gamma),
-                Activation("relu"),
-            ]
+            conv = Conv2d(channels, features, stride=2)
+            layers += _normalised(conv, features, mode, gamma)
         last = Linear(features, ways, normal(1.0))
         super().__init__([*layers, MeanPool(), Flatten(), last])
 
@@ -253,11 +261,8 @@ class OmniglotFC(ImageNetwork):
         sizes = (784, 256, 128, 64, 64)
         layers: list[Layer] = [Flatten()]
         for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
-            layers += [
-                Linear(inputs, outputs, truncated_normal(0.01)),
-                BatchNorm(outputs, mode, gamma),
-                Activation("relu"),
-            ]
+            linear = Linear(inputs, outputs, truncated_normal(0.01))
+            layers += _normalised(linear, outputs, mode, gamma)
         last = Linear(sizes[-1], ways, truncated_normal(0.01))
         super().__init__([*layers, last])
 
@@ -277,11 +282,7 @@ class MiniImagenetConv(ImageNetwork):
         check_sizes(ways=ways)
         layers: list[Layer] = []
         for channels in (3, features, features, features):
-            layers += [
-                Conv2d(channels, features),
-                BatchNorm(features, mode, gamma),
-                Activation("relu"),
-                MaxPool(2),
-            ]
+            conv = Conv2d(channels, features)
+            layers += [*_normalised(conv, features, mode, gamma), MaxPool(2)]
         last = Linear(25 * features, ways, xavier_uniform())
         super().__init__([*layers, Flatten(), last])

@@ -30,6 +30,7 @@ from tinymaml.checks import (
     check_dtype,
     check_generator,
     check_sizes,
+    check_that,
     check_theta,
     real_number,
     shown,
@@ -171,11 +172,9 @@ class Linear(Layer):
         """x W + b."""
         check_values(x=x)
         weight, bias = parameters
-        if len(x.shape) != 2 or x.shape[1] != weight.shape[0]:
-            raise ValueError(
-                f"x: expected shape (N, inputs) with {weight.shape[0]} inputs, "
-                f"got {x.shape}"
-            )
+        fits = len(x.shape) == 2 and x.shape[1] == weight.shape[0]
+        expected = f"shape (N, inputs) with {weight.shape[0]} inputs"
+        check_that(fits, "x", expected, x.shape)
         return x @ weight + bias
 
 
@@ -232,10 +231,8 @@ class Network(ReadOnly):
     def __repr__(self) -> str:
         sizes = [sum(map(prod, layer.shapes.values())) for layer in self.layers]
         width = max((len(f"{size:,}") for size in sizes), default=0)
-        lines = [
-            f"  {size:{width},}  {layer}"
-            for size, layer in zip(sizes, self.layers, strict=True)
-        ]
+        rows = zip(sizes, self.layers, strict=True)
+        lines = [f"  {size:{width},}  {layer}" for size, layer in rows]
         title = f"{type(self).__name__} of {self.size:,} parameters"
         return "\n".join([title, *lines])
 
@@ -263,8 +260,8 @@ class Network(ReadOnly):
     def unpack(self, theta: Value) -> Iterator[tuple[Layer, list[Value]]]:
         """Each layer with its own parameters, which are slices of theta."""
         check_values(theta=theta)
-        if theta.shape != (self.size,):
-            raise ValueError(f"theta: expected shape ({self.size},), got {theta.shape}")
+        shape = (self.size,)
+        check_that(theta.shape == shape, "theta", f"shape {shape}", theta.shape)
         layout = iter(self.layout.values())
         for layer in self.layers:
             spans = [next(layout) for _ in layer.shapes]
@@ -337,10 +334,7 @@ class MLP(Network):
         initialiser: Initialiser | None = None,
     ) -> None:
         sizes = whole_numbers("sizes", sizes)
-        if len(sizes) < 2:
-            raise ValueError(
-                f"sizes: expected inputs and outputs at least, got {sizes}"
-            )
+        check_that(len(sizes) > 1, "sizes", "inputs and outputs at least", sizes)
         layers: list[Layer] = []
         for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
             layers += [Linear(inputs, outputs, initialiser), Activation(activation)]

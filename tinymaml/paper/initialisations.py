@@ -15,9 +15,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from tinymaml.checks import check_choice, check_theta
+from tinymaml.checks import Array, check_choice, check_theta
 from tinymaml.networks.images import ImageNetwork
 from tinymaml.paper.recipes import RECIPES, Recipe
 from tinymaml.training.checkpoint import (
@@ -30,7 +28,7 @@ from tinymaml.training.checkpoint import (
 class Initialisation(NamedTuple):
     """A meta-learned theta, with its recipe, network and facts about the training."""
 
-    theta: np.ndarray[Any, Any]  # (P,) float32
+    theta: Array  # (P,) float32
     recipe: Recipe
     network: ImageNetwork
     facts: dict[str, Any]  # data, classes, iteration, accuracy, command: as saved
@@ -48,10 +46,7 @@ class Initialisation(NamedTuple):
 
 
 def save_initialisation(
-    path: str | os.PathLike[str],
-    theta: np.ndarray[Any, Any],
-    recipe: Recipe,
-    facts: Mapping[str, Any],
+    path: str | os.PathLike[str], theta: Array, recipe: Recipe, facts: Mapping[str, Any]
 ) -> None:
     """Write theta (P,) with its recipe and facts (JSON values), whole or not at all.
 

@@ -21,23 +21,18 @@ from typing import Any
 import numpy as np
 
 from tinymaml.autodiff.tape import Value
-from tinymaml.checks import check_arrays, check_choice
+from tinymaml.checks import Array, check_arrays, check_choice, check_that
 from tinymaml.learner import MAML
 from tinymaml.losses import cross_entropy
-from tinymaml.networks.images import (
-    ImageNetwork,
-    MiniImagenetConv,
-    OmniglotConv,
-    OmniglotFC,
-)
+from tinymaml.networks import images
+from tinymaml.networks.images import ImageNetwork
 
 NETWORKS = {
-    "omniglot": OmniglotConv,
-    "omniglot-fc": OmniglotFC,
-    "miniimagenet": MiniImagenetConv,
+    "omniglot": images.OmniglotConv,
+    "omniglot-fc": images.OmniglotFC,
+    "miniimagenet": images.MiniImagenetConv,
 }
 SCALINGS = ("per_shot", "mean")
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -125,37 +120,10 @@ class Recipe:
         the network has mode "support", its query loss uses the statistics of the
         support examples. options: further arguments of `MAML`.
         """
-
         loss = RecipeLoss(network, self.scaling, self.shots)
-        return MAML(
-            loss,
-            network.adapted_only(self.alpha, "float64"),
-            self.steps,
-            order=order,
-            query_loss=loss,
-            clip=self.clip,
-            **options,
-        )
-
-    def summary(self) -> str:
-        """The recipe in words, with one fact on each line."""
-        losses = {
-            "per_shot": "sum over examples / K, as in the authors' code",
-            "mean": "mean over examples",
-        }
-        facts = {
-            "task": f"{self.ways}-way {self.shots}-shot, {self.queries} query examples "
-            f"a class in training, {self.shots} at test",
-            "network": f"{self.architecture}, {self.network().size:,} parameters",
-            "cross-entropy": losses[self.scaling],
-            "inner step": f"alpha = {self.alpha:g}, that is {self.step_on_mean:g} on "
-            "the mean cross-entropy",
-            "inner steps": f"{self.steps} in training; the paper reports "
-            f"{self.test_steps} at test",
-            "outer step": f"Adam, {self.learning_rate:g}, {self.tasks} tasks"
-            + (f", entries clipped to {self.clip:g}" if self.clip else ""),
-        }
-        return "\n".join(f"{name + ':':<15}{fact}" for name, fact in facts.items())
+        alpha = network.adapted_only(self.alpha, "float64")
+        first = loss, alpha, self.steps, order
+        return MAML(*first, query_loss=loss, clip=self.clip, **options)
 
 
 def accuracy(logits: Array, y: Array) -> Array:
@@ -177,14 +145,12 @@ def accuracy(logits: Array, y: Array) -> Array:
         if array.dtype.kind not in "bfiu":
             raise TypeError(f"{name}: expected real numbers, got {array.dtype}")
     try:
-        fits = np.broadcast_shapes(y.shape, logits.shape) == logits.shape
+        shape = np.broadcast_shapes(y.shape, logits.shape)
     except ValueError:
-        fits = False
-    if not fits or y.ndim < 2 or y.shape[-1] != logits.shape[-1]:
-        raise ValueError(
-            "y: expected one-hot rows or probabilities, as many classes as in logits "
-            f"of shape {logits.shape}, got shape {y.shape}"
-        )
+        shape = ()
+    fits = shape == logits.shape and y.ndim > 1 and y.shape[-1] == shape[-1]
+    expected = "one-hot rows or probabilities, as many classes as in logits of shape"
+    check_that(fits, "y", f"{expected} {logits.shape}", f"shape {y.shape}")
     largest = y.max(axis=-1, keepdims=True)
     one_class = (y == largest).sum(axis=-1) == 1
     total = y.sum(axis=-1, dtype=float)

@@ -11,14 +11,11 @@ authors' code, it is fitted anew for each task and inner step, to the same traje
 that it is then subtracted from.
 """
 
-from typing import Any
-
 import numpy as np
 
-from tinymaml.checks import check_finite, check_fractions
+from tinymaml.checks import Array, check_finite, check_fractions, check_that
 from tinymaml.rl.rollouts import Trajectories
 
-Array = np.ndarray[Any, Any]
 RIDGE = 1e-5  # penalty on the squared weights of the baseline
 CLIP = 10.0  # largest size of an observation in the features
 TIME_UNIT = 100.0  # steps
@@ -118,11 +115,9 @@ def advantages(
     observations, _, rewards, mask = trajectories
     rewards = np.where(mask, rewards, 0.0)
     check_fractions(discount=discount, decay=decay)
-    if rewards.ndim != 3 or not mask.any(axis=(1, 2)).all() or rewards.size == 0:
-        raise ValueError(
-            f"trajectories: expected at least one step in each task, got arrays of "
-            f"shape {rewards.shape}"
-        )
+    fits = rewards.ndim == 3 and mask.any(axis=(1, 2)).all() and rewards.size > 0
+    came = f"arrays of shape {rewards.shape}"
+    check_that(fits, "trajectories", "at least one step in each task", came)
     check_finite(rewards=rewards)
     returns = discounted_sums(rewards, discount)
     values = linear_baseline(observations, returns, mask)

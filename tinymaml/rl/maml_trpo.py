@@ -33,6 +33,7 @@ from tinymaml.checks import (
     check_dtype,
     check_fractions,
     check_sizes,
+    check_that,
     check_theta,
     whole_number,
 )
@@ -141,8 +142,7 @@ class MAMLTRPO:
             check_sizes(transitions=transitions)
         check_settings(max_kl, iterations, damping)
         check_fractions(discount=discount, decay=decay)
-        self.policy = policy
-        self.environment = environment
+        self.policy, self.environment = policy, environment
         self.alpha = check_alpha(alpha, policy.size)
         self.steps = whole_number("steps", steps, least=0)
         self.order = check_choice("order", order, (1, 2))
@@ -193,11 +193,8 @@ class MAMLTRPO:
         alphas = [self.alpha] * self.steps if alphas is None else alphas
         alphas = [check_alpha(alpha, self.policy.size) for alpha in alphas]
         check_theta(theta, self.policy.size)
-        if len(batch.noise) != len(alphas) + 1:
-            raise ValueError(
-                f"noise: expected it for {len(alphas)} steps and one more, got "
-                f"{len(batch.noise)}"
-            )
+        fits, came = len(batch.noise) == len(alphas) + 1, len(batch.noise)
+        check_that(fits, "noise", f"it for {len(alphas)} steps and one more", came)
         thetas = np.broadcast_to(theta, (len(batch.tasks), theta.size))
         adaptation = Adaptation([], [], [])
         for j, noise in enumerate(batch.noise):
@@ -265,18 +262,15 @@ class Objective:
     """
 
     def __init__(self, learner: MAMLTRPO, adaptation: Adaptation) -> None:
-        self.learner = learner
-        self.losses = learner.losses
+        self.learner, self.losses = learner, learner.losses
         *inner_thetas, adapted = adaptation.thetas
         *self.inner_samples, samples = adaptation.samples
         self.alpha = learner.alpha.astype(adapted.dtype)
         self.tasks = len(adapted)
         # H_i at theta_0 .. theta_{J-1}: functions v (T, P) -> H_i v (T, P)
-        self.hessians = [
-            self.losses.hessian(thetas, inner)
-            for thetas, inner in zip(inner_thetas, self.inner_samples, strict=True)
-            if learner.order == 2
-        ]
+        inner = zip(inner_thetas, self.inner_samples, strict=True)
+        steps = inner if learner.order == 2 else ()
+        self.hessians = [self.losses.hessian(*step) for step in steps]
         # F_i', a function v (T, P) -> F_i' v (T, P)
         self.fisher_of_adapted = self.losses.fisher(adapted, samples)
         self.samples = self.losses.attach_old_policy(adapted, samples)

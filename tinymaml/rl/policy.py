@@ -14,7 +14,7 @@ Left out: policies for discrete actions, and correlated actions.
 """
 
 from math import log, pi
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,10 +22,9 @@ from tinymaml.autodiff import functions
 from tinymaml.autodiff.tape import Tape, Value
 from tinymaml.backends import Backend, Program, get_backend
 from tinymaml.backends.programs import ProgramCache
-from tinymaml.checks import check_dtype, check_sizes
+from tinymaml.checks import Array, check_dtype, check_sizes, check_that
 from tinymaml.networks.layers import Network
 
-Array = np.ndarray[Any, Any]
 LEAST_LOG_STD = log(1e-6)  # the lower bound in the authors' code
 
 
@@ -59,8 +58,10 @@ class GaussianPolicy:
         threads: int | None = None,
     ) -> None:
         check_sizes(actions=actions)
-        self.network = network
-        self.actions = actions
+        if not hasattr(network, "size") or not callable(network):
+            expected = "expected a network from observations to means, such as an MLP"
+            raise TypeError(f"network: {expected}, got {network!r}")
+        self.network, self.actions = network, actions
         self.size = network.size + actions
         self.backend = get_backend(backend, threads)
         self._programs = ProgramCache()
@@ -82,14 +83,12 @@ class GaussianPolicy:
 
         Raises ValueError when theta or the network's output has a wrong shape.
         """
-        if theta.shape != (self.size,):
-            raise ValueError(f"theta: expected shape ({self.size},), got {theta.shape}")
+        shape: tuple[int, ...] = (self.size,)
+        check_that(theta.shape == shape, "theta", f"shape {shape}", theta.shape)
         mean = self.network(theta[: self.network.size], x)
-        if mean.shape != (x.shape[0], self.actions):
-            raise ValueError(
-                f"network: expected means of shape ({x.shape[0]}, {self.actions}), "
-                f"got {mean.shape}"
-            )
+        shape = x.shape[0], self.actions
+        expected = f"means of shape {shape}"
+        check_that(mean.shape == shape, "network", expected, mean.shape)
         # relu(s - least) + least is the maximum of s and least.
         excess = functions.relu(theta[self.network.size :] - LEAST_LOG_STD)
         return Gaussian(mean, excess + LEAST_LOG_STD)

@@ -285,10 +285,8 @@ class PolicyLosses:
 def _record(policy: GaussianPolicy, name: str, arrays: Arrays) -> Tape:
     """The tape of a quantity for one chunk, with inputs of the shapes of arrays."""
     tape, quantity = Tape(), QUANTITIES[name]
-    inputs = {
-        key: tape.input(key, arrays[key].shape[1:], per_task=True)
-        for key in quantity.inputs
-    }
+    shapes = {key: arrays[key].shape[1:] for key in quantity.inputs}
+    inputs = {key: tape.input(key, n, per_task=True) for key, n in shapes.items()}
     for key, value in quantity.record(policy, Inputs(**inputs)).items():
         tape.output(key, value)
     return tape

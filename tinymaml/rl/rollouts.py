@@ -13,13 +13,11 @@ Left out: simulators that are written elsewhere. Any object with the methods of
 `Environment` can be used.
 """
 
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from tinymaml.checks import check_arrays, check_sizes
-
-Array = np.ndarray[Any, Any]
+from tinymaml.checks import Array, check_arrays, check_sizes, check_that
 
 
 class Actor(Protocol):
@@ -136,23 +134,17 @@ def _check_arguments(
 ) -> None:
     """Check that policy, environment and arrays fit together."""
     check_arrays(thetas=thetas, noise=noise)
-    if policy.actions != environment.actions:
-        raise ValueError(
-            f"policy: expected {environment.actions} actions, as the environment has, "
-            f"got {policy.actions}"
-        )
-    if thetas.ndim != 2 or thetas.shape[1] != policy.size or len(thetas) == 0:
-        raise ValueError(
-            f"thetas: expected shape (tasks, {policy.size}), got {thetas.shape}"
-        )
-    expected = (len(thetas), environment.horizon, policy.actions)
-    if noise.ndim != 4 or (noise.shape[0], *noise.shape[2:]) != expected:
-        raise ValueError(
-            f"noise: expected shape (tasks, trajectories, horizon, actions) = "
-            f"({expected[0]}, B, {expected[1]}, {expected[2]}), got {noise.shape}"
-        )
+    fits = policy.actions == environment.actions
+    expected = f"{environment.actions} actions, as the environment has"
+    check_that(fits, "policy", expected, policy.actions)
+    fits = thetas.ndim == 2 and thetas.shape[1] == policy.size and len(thetas) > 0
+    check_that(fits, "thetas", f"shape (tasks, {policy.size})", thetas.shape)
+    count, horizon, actions = len(thetas), environment.horizon, policy.actions
+    fits = noise.ndim == 4 and noise.shape == (count, noise.shape[1], horizon, actions)
+    expected = "shape (tasks, trajectories, horizon, actions) ="
+    shape = f"({count}, B, {horizon}, {actions})"
+    check_that(fits, "noise", f"{expected} {shape}", noise.shape)
     check_sizes(trajectories=noise.shape[1])
     if noise.dtype != thetas.dtype:
         raise TypeError(f"noise: expected dtype {thetas.dtype}, got {noise.dtype}")
-    if len(tasks) != len(thetas):
-        raise ValueError(f"tasks: expected {len(thetas)} of them, got {len(tasks)}")
+    check_that(len(tasks) == count, "tasks", f"{count} of them", len(tasks))

@@ -17,13 +17,12 @@ appendix C.
 
 from collections.abc import Callable
 from math import isfinite, sqrt
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from tinymaml.checks import check_numbers, check_sizes, check_theta
+from tinymaml.checks import Array, check_numbers, check_sizes, check_that, check_theta
 
-Array = np.ndarray[Any, Any]
 Product = Callable[[Array], Array]  # v (P,) -> a matrix times v (P,)
 TOLERANCE = 1e-10  # conjugate gradients stop at this squared length of the residual
 
@@ -42,11 +41,9 @@ class TrustRegionStep(NamedTuple):
 def check_settings(max_kl: float, iterations: int, damping: float) -> None:
     """Every setting of `trust_region_step` is a number in its range."""
     check_numbers(max_kl=max_kl, damping=damping)
-    if not 0 < max_kl < np.inf:
-        raise ValueError(f"max_kl: expected a positive number, got {max_kl}")
+    check_that(0 < max_kl < np.inf, "max_kl", "a positive number", max_kl)
     check_sizes(iterations=iterations)
-    if not 0 <= damping < np.inf:
-        raise ValueError(f"damping: expected a number of at least 0, got {damping}")
+    check_that(0 <= damping < np.inf, "damping", "a number of at least 0", damping)
 
 
 def conjugate_gradient(
@@ -64,8 +61,8 @@ def conjugate_gradient(
     array([0.0909, 0.6364])
     """
     b = np.asarray(b, np.float64)
-    if b.ndim != 1 or not np.isfinite(b).all():
-        raise ValueError(f"b: expected a finite vector, got {b!r:.60}")
+    fits = b.ndim == 1 and np.isfinite(b).all()
+    check_that(fits, "b", "a finite vector", f"{b!r:.60}")
     check_sizes(iterations=iterations)
     x, residual, direction = np.zeros_like(b), b.copy(), b.copy()
     squared = residual @ residual
@@ -115,14 +112,11 @@ def trust_region_step(
     """
     check_theta(theta, np.size(theta))
     gradient = np.asarray(gradient, np.float64)
-    if gradient.shape != theta.shape:
-        raise ValueError(
-            f"gradient: expected theta's shape, {theta.shape}, got {gradient.shape}"
-        )
+    fits = gradient.shape == theta.shape
+    check_that(fits, "gradient", f"theta's shape, {theta.shape}", gradient.shape)
     check_settings(max_kl, iterations, damping)
     check_numbers(loss=loss, shorten=shorten)
-    if not 0 < shorten < 1:
-        raise ValueError(f"shorten: expected a number in (0, 1), got {shorten}")
+    check_that(0 < shorten < 1, "shorten", "a number in (0, 1)", shorten)
     check_sizes(tries=tries)
 
     def damped(v: Array) -> Array:

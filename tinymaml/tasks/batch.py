@@ -54,8 +54,6 @@ def array_table(title: str, arrays: dict[str, Any]) -> str:
     shapes = [str(getattr(array, "shape", "")) for array in arrays.values()]
     kinds = [getattr(a, "dtype", type(a).__name__) for a in arrays.values()]
     name_width, shape_width = max(map(len, arrays)), max(map(len, shapes))
-    lines = [
-        f"  {name:<{name_width}}  {shape:<{shape_width}}  {kind}"
-        for name, shape, kind in zip(arrays, shapes, kinds, strict=True)
-    ]
+    rows = zip(arrays, shapes, kinds, strict=True)
+    lines = [f"  {n:<{name_width}}  {s:<{shape_width}}  {k}" for n, s, k in rows]
     return "\n".join([title, *lines])

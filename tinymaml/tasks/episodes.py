@@ -19,10 +19,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinymaml.checks import check_dtype, check_sizes
+from tinymaml.checks import Array, check_dtype, check_sizes, check_that
 from tinymaml.tasks.batch import Tasks, array_table
-
-Array = np.ndarray[Any, Any]
 
 
 class EpisodeIndices(NamedTuple):
@@ -96,27 +94,19 @@ class Episodes:
             raise TypeError(
                 f"images: expected uint8 or a floating dtype, got {images.dtype}"
             )
-        if images.ndim not in (3, 4):
-            raise ValueError(
-                f"images: expected shape (M, H, W) or (M, H, W, C), got {images.shape}"
-            )
-        if images.size == 0:
-            raise ValueError(f"images: expected pixels, got none, shape {images.shape}")
+        shape = images.shape
+        expected = "shape (M, H, W) or (M, H, W, C)"
+        check_that(len(shape) in (3, 4), "images", expected, shape)
+        check_that(images.size > 0, "images", "pixels", f"none, shape {shape}")
         # The first image normally ends this search.
         if images.dtype == np.uint8 and not any(image.max() > 1 for image in images):
-            if images.any():
-                raise ValueError("images: expected uint8 0 .. 255, got only 0 and 1")
-        if rotations and images.shape[1] != images.shape[2]:
-            raise ValueError(
-                f"rotations: expected square images, got {images.shape[1:3]}"
-            )
+            check_that(not images.any(), "images", "uint8 0 .. 255", "only 0 and 1")
+        fits = not rotations or shape[1] == shape[2]
+        check_that(fits, "rotations", "square images", shape[1:3])
         self.images = images[..., None] if images.ndim == 3 else images
         labels = np.asarray(labels)
-        if labels.shape != images.shape[:1]:
-            raise ValueError(
-                f"labels: expected one for each of {len(images)} images, "
-                f"got shape {labels.shape}"
-            )
+        expected, came = f"one for each of {shape[0]} images", f"shape {labels.shape}"
+        check_that(labels.shape == shape[:1], "labels", expected, came)
         strings = labels.dtype == object and all(isinstance(s, str) for s in labels)
         if labels.dtype.kind not in "biuSU" and not strings:
             raise TypeError(f"labels: expected integers or strings, got {labels.dtype}")
@@ -125,19 +115,13 @@ class Episodes:
         classes, self._starts, self._counts = np.unique(
             labels[self._order], return_index=True, return_counts=True
         )
-        if len(classes) < ways:
-            raise ValueError(
-                f"labels: expected at least {ways} classes, got {len(classes)}"
-            )
+        fits = len(classes) >= ways
+        check_that(fits, "labels", f"at least {ways} classes", len(classes))
+        expected = f"at least {shots} + {queries} images for support and query"
         for name, count in zip(classes, self._counts, strict=True):
-            if count < shots + queries:
-                raise ValueError(
-                    f"class {name}: expected at least {shots} + {queries} images for "
-                    f"support and query, got {count}"
-                )
+            check_that(count >= shots + queries, f"class {name}", expected, count)
         self.ways, self.shots, self.queries = ways, shots, queries
-        self.rotations, self.tasks = rotations, tasks
-        self.dtype = check_dtype(dtype)
+        self.rotations, self.tasks, self.dtype = rotations, tasks, check_dtype(dtype)
 
     def __repr__(self) -> str:
         rotated = ", rotated classes" if self.rotations else ""
@@ -189,13 +173,9 @@ class Episodes:
         task, group = np.arange(tasks)[:, None, None], np.arange(per_class)[:, None]
         images, rotations = images[task, labels, group], rotations[task, labels]
         support, query = np.s_[:, : self.shots], np.s_[:, self.shots :]
-        return EpisodeIndices(
-            *(
-                np.ascontiguousarray(array[groups].reshape(tasks, -1), np.int64)
-                for groups in (support, query)
-                for array in (images, rotations, labels)
-            )
-        )
+        arrays = [a[s] for s in (support, query) for a in (images, rotations, labels)]
+        flat = [array.reshape(tasks, -1) for array in arrays]
+        return EpisodeIndices(*(np.ascontiguousarray(a, np.int64) for a in flat))
 
     def _rotated_images(self, indices: Array, rotations: Array) -> Array:
         """Images by index (T, N*K), each rotated: (T, N*K, H, W, C) in `dtype`."""

@@ -10,17 +10,24 @@ stand-ins, in `strokes.py`.
 """
 
 import hashlib
+import io
 import json
 import os
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Self
 
 import numpy as np
-from PIL import Image
 
-from tinymaml.files import write_atomically
+from tinymaml.files import cache_folder, write_atomically
+
+EXTRA = ' is missing: pip install "tinymaml[images]"'
+try:
+    from PIL import Image as Image  # the data sets have it from here
+except ImportError:
+    raise ImportError(f"Pillow{EXTRA}") from None
 
 Array = np.ndarray[Any, Any]
 FilePath = str | os.PathLike[str]
@@ -65,15 +72,6 @@ class ImageSet(NamedTuple):
         labels = (selected.cumsum() - 1)[self.labels[images]]
         names = tuple(name for name in self.classes if name in classes)
         return self._replace(images=self.images[images], labels=labels, classes=names)
-
-
-def cache_folder() -> Path:
-    """The folder of caches and downloads: $TINYMAML_CACHE, or the user's own one."""
-    if folder := os.environ.get("TINYMAML_CACHE"):
-        return Path(os.path.expanduser(folder))
-    import platformdirs  # only users without TINYMAML_CACHE need it
-
-    return Path(platformdirs.user_cache_dir("tinymaml"))
 
 
 def data_folder(data: FilePath | None, names: list[str], parts: list[str]) -> Path:
@@ -164,10 +162,7 @@ def read_image(
 
 
 def load_cached(
-    name: str,
-    source: Any,
-    shape: Sequence[int],
-    build: Callable[[], Iterable[Array]],
+    name: str, source: Any, shape: Sequence[int], build: Callable[[], Iterable[Array]]
 ) -> Array:
     """A memory-mapped uint8 array of `shape` from the cache, built if it is not there.
 
@@ -189,12 +184,18 @@ def load_cached(
         if path.exists():
             if path.is_file() and _is_valid(path, tuple(shape)):
                 return np.load(path, mmap_mode="r", allow_pickle=False)
-            warnings.warn(
-                f"{path}: truncated or altered cache; building it again", stacklevel=3
-            )
+            what = f"{path}: truncated or altered cache; building it again"
+            warnings.warn(what, stacklevel=3)
+        header, fields = io.BytesIO(), {"descr": "|u1", "fortran_order": False}
+        np.lib.format.write_array_header_1_0(header, {**fields, "shape": tuple(shape)})
+        digest = hashlib.sha256()
         with write_atomically(path) as file:
-            for block in _append_digest(_encode(tuple(shape), build())):
-                file.write(block)
+            for part in chain([header.getvalue()], map(np.ndarray.tobytes, build())):
+                digest.update(part)
+                file.write(part)
+            # Otherwise `build` is wrong.
+            assert file.tell() == header.tell() + np.prod(shape)
+            file.write(digest.digest())
     except OSError as error:
         raise DataError(
             f"cannot use the cache: {error}; set TINYMAML_CACHE to a folder that can "
@@ -203,44 +204,10 @@ def load_cached(
     return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
-def _encode(shape: tuple[int, ...], blocks: Iterable[Array]) -> Iterator[bytes]:
-    """The bytes of a .npy file; an AssertionError says that `build` is wrong."""
-    yield _header(shape)
-    missing = int(np.prod(shape))
-    for block in blocks:
-        assert block.dtype == np.uint8
-        missing -= block.size
-        yield block.tobytes()
-    assert missing == 0
-
-
-def _header(shape: tuple[int, ...]) -> bytes:
-    """The bytes of a .npy file before the data, the same for every release of NumPy."""
-    text = str({"descr": "|u1", "fortran_order": False, "shape": shape})
-    text = text.ljust(-(len(text) + 11) % 64 + len(text)) + "\n"
-    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode()
-
-
-def _append_digest(blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """The blocks, and after the last one the SHA-256 of all of them."""
-    digest = hashlib.sha256()
-    for block in blocks:
-        digest.update(block)
-        yield block
-    yield digest.digest()
-
-
 def _is_valid(path: Path, shape: tuple[int, ...]) -> bool:
-    """Whether the file holds an array of this shape, and the right digest."""
-    header, pixels, digest = _header(shape), int(np.prod(shape)), hashlib.sha256()
-    with open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        if size != len(header) + pixels + digest.digest_size:
-            return False
-        if file.read(len(header)) != header:
-            return False
-        digest.update(header)
-        while pixels and (block := file.read(min(pixels, 1 << 20))):
-            digest.update(block)
-            pixels -= len(block)
-        return file.read() == digest.digest()
+    """Whether the file ends with the SHA-256 of what comes before, such an array."""
+    if path.stat().st_size <= 32:
+        return False
+    contents = np.memmap(path, np.uint8, mode="r")
+    whole = hashlib.sha256(contents[:-32].data).digest() == contents[-32:].tobytes()
+    return whole and np.load(path, mmap_mode="r", allow_pickle=False).shape == shape

@@ -16,25 +16,14 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from functools import cache, partial
-from itertools import chain
+from itertools import chain, combinations
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
-from tinymaml.tasks.images import (
-    STANDIN,
-    Array,
-    DataError,
-    FilePath,
-    ImageSet,
-    abbreviate,
-    data_folder,
-    fingerprint,
-    load_cached,
-    read_image,
-)
+from tinymaml.tasks import images
+from tinymaml.tasks.images import STANDIN, Array, DataError, FilePath, Image, ImageSet
 from tinymaml.tasks.strokes import draw, sample_strokes
 
 SIZE = 84  # pixels along an edge
@@ -63,8 +52,8 @@ def load(
 
     Raises DataError: something is missing, damaged or listed in other numbers.
     """
-    lists = [f"{name}.csv" for name in LISTS.values()]
-    folder = data_folder(data, ["miniimagenet"], [*lists, "images", *LISTS.values()])
+    parts = [*(f"{name}.csv" for name in LISTS.values()), "images", *LISTS.values()]
+    folder = images.data_folder(data, ["miniimagenet"], parts)
     if not folder.is_dir():  # a bare folder of images or classes, or nothing
         folder = folder.parent
     if not folder.is_dir():
@@ -73,11 +62,18 @@ def load(
             "name it with --data or TINYMAML_DATA"
         )
     listed = {name: _read_list(splits or folder, name) for name in LISTS}
-    _check_disjoint(listed)
+    for one, other in combinations(LISTS, 2):
+        if both := sorted(listed[one].keys() & listed[other].keys()):
+            raise DataError(
+                f"{LISTS[other]}.csv: expected classes that no other list has, got "
+                f"{images.abbreviate(both)} of {LISTS[one]}.csv too"
+            )
     files = {name: _find(folder, name, listed[name]) for name in LISTS}
     paths = Counter(path for split in files.values() for path in chain(*split.values()))
     if twice := [path.name for path, count in paths.items() if count > 1]:
-        raise DataError(f"expected different images, got twice {abbreviate(twice)}")
+        raise DataError(
+            f"expected different images, got twice {images.abbreviate(twice)}"
+        )
     return {name: _load_split(name, files[name]) for name in LISTS}
 
 
@@ -124,7 +120,7 @@ def _read_list(folder: FilePath, split: str) -> dict[str, list[str]]:
     """
     path = Path(os.path.expanduser(folder), f"{LISTS[split]}.csv")
     try:
-        fingerprint(path)
+        images.fingerprint(path)
         # Spreadsheets write a byte-order mark, and editors blank last lines.
         with open(path, encoding="utf-8-sig", newline="") as file:
             rows = [row for row in csv.reader(file) if any(map(str.strip, row))]
@@ -150,20 +146,9 @@ def _read_list(folder: FilePath, split: str) -> dict[str, list[str]]:
     if wrong:
         raise DataError(
             f"{path}: expected {IMAGES} different images of each class, got other "
-            f"numbers for {abbreviate(wrong)}"
+            f"numbers for {images.abbreviate(wrong)}"
         )
     return classes
-
-
-def _check_disjoint(listed: dict[str, dict[str, list[str]]]) -> None:
-    split_of: dict[str, str] = {}
-    for split, classes in listed.items():
-        if both := classes.keys() & split_of.keys():
-            raise DataError(
-                f"{LISTS[split]}.csv: expected classes that no other list has, got "
-                f"{abbreviate(sorted(both))} of {LISTS[split_of[min(both)]]}.csv too"
-            )
-        split_of |= dict.fromkeys(classes, split)
 
 
 def _find(
@@ -182,12 +167,8 @@ def _find(
     missing: list[str] = []
     files: dict[str, list[Path]] = {label: [] for label in classes}
     for label, names in classes.items():
-        directories = [
-            folder / "images",
-            *(folder / side / label for side in (LISTS[split], split)),
-            folder / label,
-            folder,
-        ]
+        sides = [folder / side / label for side in (LISTS[split], split)]
+        directories = [folder / "images", *sides, folder / label, folder]
         for name in names:
             # The first directory counts, and in it the very name that is listed.
             keys = (Path(name).name, Path(name).stem)
@@ -198,25 +179,21 @@ def _find(
         raise DataError(
             f"MiniImagenet: expected all images of {LISTS[split]}.csv in {folder} "
             f"(images/, {LISTS[split]}/<class>/ or <class>/); missing "
-            f"{abbreviate(missing)}"
+            f"{images.abbreviate(missing)}"
         )
     return files
 
 
 def _load_split(split: str, files: dict[str, list[Path]]) -> ImageSet:
     paths = [path for label in files for path in files[label]]
-    stems, fingerprints = [p.stem for p in paths], [fingerprint(p) for p in paths]
-    images = load_cached(
-        f"miniimagenet-{split}",
-        [stems, fingerprints],
-        (len(paths), SIZE, SIZE, 3),
-        partial(_decode, split, paths),
-    )
+    source = [[p.stem for p in paths], [images.fingerprint(p) for p in paths]]
+    shape, build = (len(paths), SIZE, SIZE, 3), partial(_decode, split, paths)
+    pixels = images.load_cached(f"miniimagenet-{split}", source, shape, build)
     labels = np.arange(len(files)).repeat(IMAGES)
-    return ImageSet(images, labels, tuple(files), "MiniImagenet")
+    return ImageSet(pixels, labels, tuple(files), "MiniImagenet")
 
 
 def _decode(split: str, paths: list[Path]) -> Iterator[Array]:
     for path in tqdm(paths, split, unit=" images", disable=None):
-        image = read_image(path, str(path), "RGB")
+        image = images.read_image(path, str(path), "RGB")
         yield np.asarray(image.resize((SIZE, SIZE), Image.Resampling.LANCZOS))

@@ -18,7 +18,14 @@ from typing import Any
 
 import numpy as np
 
-from tinymaml.checks import check_arrays, check_choice, check_sizes, whole_number
+from tinymaml.checks import (
+    check_arrays,
+    check_choice,
+    check_flags,
+    check_sizes,
+    check_that,
+    whole_number,
+)
 
 GOALS = (-0.5, 0.5)  # lowest and highest coordinate of a goal
 LARGEST_MOVE = 0.1  # along each axis, in one step
@@ -54,10 +61,7 @@ class Navigation:
         horizon: int = HORIZON,
         goal_visible: bool = False,
     ) -> None:
-        if not isinstance(goal_visible, bool):
-            raise TypeError(
-                f"goal_visible: expected True or False, got {goal_visible!r}"
-            )
+        check_flags(goal_visible=goal_visible)
         self.reward = check_choice("reward", reward, REWARDS)
         self.horizon = whole_number("horizon", horizon)
         self.goal_visible = goal_visible
@@ -75,18 +79,16 @@ class Navigation:
         The shape (T,) gives each of T tasks one goal. The shape (T, B) gives each of
         the B trajectories of a task a goal of its own.
         """
-        if not shape or any(n < 1 for n in shape):
-            raise ValueError(f"shape: expected at least one goal, got {shape}")
+        fits = shape and all(n >= 1 for n in shape)
+        check_that(fits, "shape", "at least one goal", shape)
         return rng.uniform(*GOALS, (*shape, 2))
 
     def start(self, goals: Array, trajectories: int) -> Array:
         """The initial positions of trajectories, all (0, 0): (T, B, 2)."""
         check_sizes(trajectories=trajectories)
-        if self._of_trajectories(goals).shape[1] not in (1, trajectories):
-            raise ValueError(
-                f"goals: expected one a task or one for each of {trajectories} "
-                f"trajectories, got shape {goals.shape}"
-            )
+        fits = self._of_trajectories(goals).shape[1] in (1, trajectories)
+        expected = f"one a task or one for each of {trajectories} trajectories"
+        check_that(fits, "goals", expected, f"shape {goals.shape}")
         return np.zeros((len(goals), trajectories, 2))
 
     def observe(self, positions: Array, goals: Array) -> Array:
@@ -103,10 +105,8 @@ class Navigation:
 
         actions: (T, B, 2). 1 is the largest move, and larger actions are clipped to it.
         """
-        if actions.shape != positions.shape:
-            raise ValueError(
-                f"actions: expected shape {positions.shape}, got {actions.shape}"
-            )
+        fits = actions.shape == positions.shape
+        check_that(fits, "actions", f"shape {positions.shape}", actions.shape)
         positions = positions + LARGEST_MOVE * np.clip(actions, -1.0, 1.0)
         difference = positions - self._of_trajectories(goals)
         squared = np.square(difference).sum(axis=-1)
@@ -116,9 +116,7 @@ class Navigation:
     def _of_trajectories(self, goals: Array) -> Array:
         """Goals (T, 2) or (T, B, 2) with an axis for trajectories: (T, 1 or B, 2)."""
         check_arrays(goals=goals)
-        if goals.ndim not in (2, 3) or goals.shape[-1] != 2 or goals.size == 0:
-            raise ValueError(
-                f"goals: expected shape (tasks, 2) or (tasks, trajectories, 2), got "
-                f"{goals.shape}"
-            )
+        fits = goals.ndim in (2, 3) and goals.shape[-1] == 2 and goals.size > 0
+        expected = "shape (tasks, 2) or (tasks, trajectories, 2)"
+        check_that(fits, "goals", expected, goals.shape)
         return goals[:, None] if goals.ndim == 2 else goals

@@ -11,37 +11,27 @@ one-bit images, where Pillow always takes NEAREST instead. Their pixels have two
 ours have many.
 
 Deviation: the authors' split depends on the order in which their file system listed
-folders, so nobody can repeat it. Ours has the same sizes; `draw_splits` computed it
-from seed 2017, and it is in `omniglot_split.csv`.
+folders, so nobody can repeat it. Ours has the same sizes. It is in
+`omniglot_split.csv`, drawn from seed 2017 as `tests/tasks/test_omniglot.py` shows.
 """
 
 import csv
 import sys
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import cache, partial
 from io import BytesIO, FileIO
+from itertools import product
 from pathlib import Path
 from typing import IO, NamedTuple
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
-from tinymaml.checks import check_choice
-from tinymaml.tasks.images import (
-    STANDIN,
-    Array,
-    DataError,
-    FilePath,
-    ImageSet,
-    abbreviate,
-    data_folder,
-    fingerprint,
-    load_cached,
-    read_image,
-)
+from tinymaml.checks import check_choice, check_that
+from tinymaml.tasks import images
+from tinymaml.tasks.images import STANDIN, Array, DataError, FilePath, Image, ImageSet
 from tinymaml.tasks.strokes import draw, sample_strokes
 
 DRAWINGS = 20
@@ -86,7 +76,7 @@ def find_data(data: FilePath | None = None) -> Path:
     if an archive or an unpacked folder is there, and otherwise its subfolder
     "omniglot", which need not exist.
     """
-    return data_folder(data, SUBFOLDERS, [*PARTS, *ARCHIVES])
+    return images.data_folder(data, SUBFOLDERS, [*PARTS, *ARCHIVES])
 
 
 def load(data: FilePath | None = None, download: bool = False) -> ImageSet:
@@ -115,14 +105,11 @@ def load(data: FilePath | None = None, download: bool = False) -> ImageSet:
         fingerprints = [
             file.fingerprint for name in sorted(drawings) for file in drawings[name]
         ]
-        images = load_cached(
-            "omniglot",
-            ["LANCZOS", fingerprints],
-            (len(fingerprints), SMALL, SMALL, 1),
-            lambda: _decode(drawings),
-        )
+        source, shape = ["LANCZOS", fingerprints], (len(fingerprints), SMALL, SMALL, 1)
+        build = partial(_decode, drawings)
+        pixels = images.load_cached("omniglot", source, shape, build)
     labels = np.arange(len(drawings)).repeat(DRAWINGS)
-    return ImageSet(images, labels, tuple(sorted(drawings)), "Omniglot")
+    return ImageSet(pixels, labels, tuple(sorted(drawings)), "Omniglot")
 
 
 def split(image_set: ImageSet, name: str = "authors") -> dict[str, ImageSet]:
@@ -144,18 +131,10 @@ def split(image_set: ImageSet, name: str = "authors") -> dict[str, ImageSet]:
     {'train': 186, 'validation': 24, 'test': 30}
     """
     check_choice("name", name, ("authors", "paper", "background"))
-    table = characters()
-    if image_set.source == STANDIN:
-        background = {f"Strokes_{a:02}" for a in range(STANDIN_ALPHABETS * 3 // 5)}
-        parts = {
-            c: PARTS[c.split("/")[0] not in background] for c in _standin_classes()
-        }
-        table = draw_splits(parts, validation=24, test=30)
-    if set(image_set.classes) != {character.name for character in table}:
-        raise ValueError(
-            "image_set: expected all characters of load() or standin(), got "
-            f"{len(image_set.classes)} of {image_set.source}"
-        )
+    table = _standin_characters() if image_set.source == STANDIN else characters()
+    fits = set(image_set.classes) == {character.name for character in table}
+    came = f"{len(image_set.classes)} of {image_set.source}"
+    check_that(fits, "image_set", "all characters of load() or standin()", came)
     names: dict[str, set[str]] = {"train": set(), "validation": set(), "test": set()}
     for c in table:
         names[c.background if name == "background" else c.authors].add(c.name)
@@ -173,45 +152,31 @@ def standin(seed: int = 0) -> ImageSet:
     ((4800, 28, 28, 1), 'procedural stand-in')
     """
     classes = _standin_classes()
-    images = [
+    drawn = [
         shrink(draw(strokes, SIZE))
         for number in range(len(classes))
         for strokes in sample_strokes(np.random.default_rng((seed, number)), DRAWINGS)
     ]
     labels = np.arange(len(classes)).repeat(DRAWINGS)
-    return ImageSet(np.stack(images), labels, classes, STANDIN)
+    return ImageSet(np.stack(drawn), labels, classes, STANDIN)
 
 
 def _standin_classes() -> tuple[str, ...]:
+    numbers = product(range(STANDIN_ALPHABETS), range(1, 25))
+    return tuple(f"Strokes_{a:02}/character{c:02}" for a, c in numbers)
+
+
+def _standin_characters() -> tuple[Character, ...]:
+    """The splits of the stand-in: six of its alphabets count as background."""
+    order = np.random.default_rng(SEED).permutation(_standin_classes()).tolist()
+    authors = dict.fromkeys(order, "train")
+    authors |= dict.fromkeys(order[186:], "validation")
+    authors |= dict.fromkeys(order[210:], "test")
+    background = ["validation", *["train"] * 5, *["test"] * 4]  # of each alphabet
     return tuple(
-        f"Strokes_{alphabet:02}/character{character:02}"
-        for alphabet in range(STANDIN_ALPHABETS)
-        for character in range(1, 25)
+        Character(name, "", authors[name], background[int(name[8:10])])
+        for name in _standin_classes()
     )
-
-
-def draw_splits(
-    parts: Mapping[str, str], validation: int = 100, test: int = 423
-) -> tuple[Character, ...]:
-    """The characters of omniglot_split.csv, from the archive of each.
-
-    authors: the sorted names are shuffled by `default_rng(2017).permutation`. The last
-    `test` of them are the test set, and `validation` before these the validation set.
-    background: the sorted alphabets of the background archive are shuffled likewise.
-    The first of them are the validation set, until it has `validation` characters.
-    """
-    names = sorted(parts)
-    train = len(names) - validation - test
-    subsets = ["train"] * train + ["validation"] * validation + ["test"] * test
-    order = np.random.default_rng(SEED).permutation(len(names))
-    authors = {names[i]: subset for i, subset in zip(order, subsets, strict=True)}
-    background = {n: "train" if parts[n] == PARTS[0] else "test" for n in names}
-    alphabets = sorted({n.split("/")[0] for n in names if parts[n] == PARTS[0]})
-    for i in np.random.default_rng(SEED).permutation(len(alphabets)):
-        if list(background.values()).count("validation") < validation:
-            members = [n for n in names if n.split("/")[0] == alphabets[i]]
-            background |= dict.fromkeys(members, "validation")
-    return tuple(Character(n, parts[n], authors[n], background[n]) for n in names)
 
 
 # --- reading the source ---------------------------------------------------------------
@@ -223,14 +188,12 @@ def fetch(path: Path, url: str = URL, retries: int = 3) -> None:
     It must have the published MD5 checksum. Raises DataError after `retries` more
     attempts, or if the folder cannot be written.
     """
-    import pooch  # slow to import, and only needed here
-
-    registry = pooch.create(
-        path.parent,
-        url,
-        registry={path.name: f"md5:{ARCHIVES[path.name]}"},
-        retry_if_failed=retries,
-    )
+    try:
+        import pooch  # slow to import, and only needed here
+    except ImportError:
+        raise ImportError(f"pooch{images.EXTRA}") from None
+    sums = {path.name: f"md5:{ARCHIVES[path.name]}"}
+    registry = pooch.create(path.parent, url, registry=sums, retry_if_failed=retries)
     http = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=60)
     try:
         registry.fetch(path.name, downloader=http)
@@ -253,14 +216,12 @@ def _list_files(folder: Path, part: str, stack: ExitStack) -> list[SourceFile]:
     """All files of a part, from its archive if it is there, or its unpacked folder."""
     path = folder / f"{part}.zip"
     if path.exists():
-        fingerprint(path)
+        images.fingerprint(path)
         try:
             archive = stack.enter_context(zipfile.ZipFile(path))
             # zipfile reads other methods without a limit, or not at all.
-            if {m.compress_type for m in archive.infolist()} - {
-                0,
-                zipfile.ZIP_DEFLATED,
-            }:
+            methods = {member.compress_type for member in archive.infolist()}
+            if not methods <= {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
                 raise zipfile.BadZipFile("its compression is not deflate")
         # zipfile raises many kinds of error for what it cannot read.
         except Exception as error:
@@ -283,14 +244,9 @@ def _list_files(folder: Path, part: str, stack: ExitStack) -> list[SourceFile]:
     # Unlike rglob, glob follows symbolic links; the bound on the depth ends a circle.
     for depth in range(4):
         for file in (folder / part).glob("*/" * depth + "*.png"):
-            name = file.relative_to(folder).as_posix()
-            files.append(SourceFile(name, fingerprint(file), partial(FileIO, file)))
+            name, date = file.relative_to(folder).as_posix(), images.fingerprint(file)
+            files.append(SourceFile(name, date, partial(FileIO, file)))
     return files
-
-
-def _is_hidden(path: str) -> bool:
-    """Whether a file is one of those that a Mac adds: __MACOSX/... and ._files."""
-    return any(name.startswith((".", "__MACOSX")) for name in path.split("/"))
 
 
 def _group_drawings(
@@ -304,7 +260,9 @@ def _group_drawings(
     drawings: dict[str, dict[str, SourceFile]] = {name: {} for name in names}
     extra = []
     for file in files:
-        if _is_hidden(file.path) or not file.path.endswith(".png"):
+        # A Mac adds __MACOSX/... and ._files.
+        hidden = any(n.startswith((".", "__MACOSX")) for n in file.path.split("/"))
+        if hidden or not file.path.endswith(".png"):
             continue
         # Many programs unpack an archive into one more folder of its own name.
         character = "/".join(file.path.split("/")[-3:-1])
@@ -316,9 +274,10 @@ def _group_drawings(
     missing = _name_missing(drawings)
     for problem, paths in (("missing", missing), ("not expected", extra)):
         if paths:
+            which = f"{problem}: {images.abbreviate(paths)}"
             raise DataError(
                 f"{part}: expected {DRAWINGS} drawings of each of {len(names)} "
-                f"characters; {problem}: {abbreviate(paths)}; get this part again"
+                f"characters; {which}; get this part again"
             )
     return {name: [drawings[name][n] for n in NUMBERS] for name in drawings}
 
@@ -350,7 +309,8 @@ def _decode(drawings: dict[str, list[SourceFile]]) -> Iterator[Array]:
             except Exception as error:
                 raise DataError(f"{file.path}: cannot be read ({error})") from error
             stream = BytesIO(encoded)
-            yield shrink(read_image(stream, file.path, "L", ("PNG",), (SIZE, SIZE)))
+            image = images.read_image(stream, file.path, "L", ("PNG",), (SIZE, SIZE))
+            yield shrink(image)
 
 
 def shrink(image: Image.Image) -> Array:

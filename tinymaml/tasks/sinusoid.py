@@ -7,17 +7,16 @@ call draws new tasks, so there are infinitely many.
 The paper and the authors' code agree here.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from tinymaml.checks import check_dtype, check_sizes
+from tinymaml.checks import Array, check_dtype, check_sizes
 from tinymaml.tasks.batch import Tasks, array_table
 
 AMPLITUDES = (0.1, 5.0)
 PHASES = (0.0, np.pi)  # radians
 INPUTS = (-5.0, 5.0)
-Array = np.ndarray[Any, Any]
 
 
 class Waves(NamedTuple):
@@ -36,9 +35,8 @@ class Waves(NamedTuple):
 
 def sample_waves(rng: np.random.Generator, tasks: int) -> Waves:
     """T waves drawn from the paper's distribution."""
-    return Waves(
-        rng.uniform(*AMPLITUDES, (tasks, 1, 1)), rng.uniform(*PHASES, (tasks, 1, 1))
-    )
+    amplitude = rng.uniform(*AMPLITUDES, (tasks, 1, 1))
+    return Waves(amplitude, rng.uniform(*PHASES, (tasks, 1, 1)))
 
 
 def sample_tasks(

@@ -29,7 +29,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from tinymaml.checks import dtype_or_type, is_array
-from tinymaml.files import write_atomically
+from tinymaml.files import FilePath, check_plain, write_atomically
 
 FORMAT = "tinymaml checkpoint 1"
 RESERVED = ("format", "config", "state", "sha256")
@@ -49,7 +49,7 @@ class Checkpoint:
 
 
 def save_checkpoint(
-    path: str | os.PathLike[str],
+    path: FilePath,
     arrays: Mapping[str, np.ndarray],
     config: Mapping[str, Any],
     state: Mapping[str, Any],
@@ -64,7 +64,8 @@ def save_checkpoint(
         state: how far it has come; JSON values, integers of any size.
 
     Raises:
-        TypeError: an array or a value cannot be stored without pickle.
+        TypeError: an array or a value cannot be stored without pickle, or a key of a
+            dictionary is no text.
         ValueError: a name is not allowed, or a JSON value is NaN or infinite.
         OSError: the file cannot be written. Whatever the error, an older file at `path`
             is still there and no temporary file is left.
@@ -98,7 +99,7 @@ state={'iteration': 7})
         file.write(encoded.getbuffer())
 
 
-def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+def load_checkpoint(path: FilePath) -> Checkpoint:
     """Read a checkpoint that `save_checkpoint` wrote, after verifying all of it.
 
     Memory stays within a few times the size of the file, whatever it claims to hold.
@@ -111,16 +112,18 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 
     Raises:
         CheckpointError: the file is truncated, damaged, foreign or of another version.
-        OSError: the file is missing or cannot be read.
+        OSError: the file is missing, cannot be read or is no plain file.
     """
+    check_plain(path)
     with open(path, "rb") as file:
         try:
             members = _read_members(file)
             digest = members.pop("sha256")
             if not np.array_equal(digest, _digest(members)):
                 raise CheckpointError("its contents differ from its SHA-256 digest")
-            config = json.loads(members.pop("config").tobytes())
-            state = json.loads(members.pop("state").tobytes())
+            config, state = (
+                _to_dictionary(members.pop(name)) for name in ("config", "state")
+            )
         # zipfile and numpy raise a dozen kinds of error for damaged bytes.
         except Exception as error:
             raise CheckpointError(
@@ -150,9 +153,31 @@ def _check_storable(name: str, array: Any) -> np.ndarray:
 def to_json(name: str, value: Mapping[str, Any]) -> str:
     """Return `value` as JSON text; an error names the argument as `name`."""
     try:
-        return json.dumps(dict(value), allow_nan=False)
+        text = json.dumps(dict(value), allow_nan=False)
     except (TypeError, ValueError) as error:
         raise type(error)(f"{name}: expected JSON values, but {error}") from error
+    _check_keys(name, value)
+    return text
+
+
+def _check_keys(name: str, value: Any) -> None:
+    """Refuse keys that are no text: JSON would make text of them, or one of two."""
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise TypeError(f"{name}: expected text as keys, got {key!r}")
+        value = value.values()
+    elif not isinstance(value, list | tuple):
+        return
+    for item in value:
+        _check_keys(name, item)
+
+
+def _to_dictionary(text: np.ndarray) -> dict[str, Any]:
+    value = json.loads(text.tobytes())
+    if not isinstance(value, dict):
+        raise CheckpointError(f"its settings are no dictionary but {value!r:.60}")
+    return value
 
 
 def _text_to_array(text: str) -> np.ndarray:

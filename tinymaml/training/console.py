@@ -1,8 +1,9 @@
-"""What a long run shows: a CSV log and a progress bar; and how it handles Ctrl-C.
+"""What a long run shows: a CSV log and a progress bar; and how it handles signals.
 
 With this file the training loop (`train.py`) writes a row every so many iterations,
-draws a tqdm bar, and notices Ctrl-C between two steps. Each class is a context manager
-that leaves the file closed, the terminal clean and the signal handler as it was.
+draws a tqdm bar, and notices Ctrl-C and SIGTERM between two steps. Each class is a
+context manager that leaves the file closed, the terminal clean and the signal handlers
+as they were.
 
 Left out: log files in other formats and remote dashboards; every program opens a CSV.
 """
@@ -11,10 +12,11 @@ import csv
 import os
 import signal
 import threading
-import time
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
+
+from tinymaml.files import FilePath, check_plain, naming_file
 
 
 class LogRow(NamedTuple):
@@ -35,12 +37,14 @@ class CsvLog(AbstractContextManager["CsvLog"]):
 
     def __init__(
         self,
-        path: str | os.PathLike[str] | None,
+        path: FilePath | None,
         columns: Iterable[str] = (),
         rows: Iterable[LogRow] = (),
     ) -> None:
-        target = os.devnull if path is None else path
-        self._file = open(target, "w", newline="", encoding="utf-8")
+        if path is not None:
+            check_plain(path)
+        self._path = os.devnull if path is None else path
+        self._file = open(self._path, "w", newline="", encoding="utf-8")
         self._writer = csv.writer(self._file, lineterminator="\n")
         self._writer.writerow(["iteration", "loss", "seconds", *columns])
         for row in rows:
@@ -49,34 +53,36 @@ class CsvLog(AbstractContextManager["CsvLog"]):
     def write(self, row: LogRow) -> None:
         """Append a row; the loss in as many digits as give the same number back."""
         seconds = f"{row.seconds:.3f}"
-        self._writer.writerow([row.iteration, row.loss, seconds, *row.more])
-        self._file.flush()
+        with naming_file(self._path):
+            self._writer.writerow([row.iteration, row.loss, seconds, *row.more])
+            self._file.flush()
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        with naming_file(self._path):
+            self._file.close()
 
 
 class Interrupt:
-    """Turns the first Ctrl-C into a flag, so that it never breaks off a step.
+    """Turns the first Ctrl-C or SIGTERM into a flag, so that it breaks off no step.
+
+    SIGTERM is how `kill`, a scheduler or a container asks a program to end.
 
     Attributes:
-        requested: whether Ctrl-C has been pressed. A second Ctrl-C raises
-            KeyboardInterrupt at once.
+        requested: whether one of them has come. A second one raises KeyboardInterrupt
+            at once.
     """
 
     requested = False
 
     def __enter__(self) -> "Interrupt":
-        self._previous = signal.getsignal(signal.SIGINT)
+        self._previous: dict[int, Any] = {}
         # Python allows handlers in the main thread only. A handler that was set from C
-        # (None here) could not be restored, and a program started with SIGINT ignored
+        # (None here) could not be restored, and a program started with a signal ignored
         # is meant to ignore it.
-        self._active = (
-            threading.current_thread() is threading.main_thread()
-            and self._previous not in (None, signal.SIG_IGN)
-        )
-        if self._active:
-            signal.signal(signal.SIGINT, self._handle)
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                if signal.getsignal(number) not in (None, signal.SIG_IGN):
+                    self._previous[number] = signal.signal(number, self._handle)
         return self
 
     def _handle(self, *_: object) -> None:
@@ -85,21 +91,21 @@ class Interrupt:
         self.requested = True
 
     def __exit__(self, *_: object) -> None:
-        if self._active:
-            signal.signal(signal.SIGINT, self._previous)
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
 
 
 class ProgressBar(AbstractContextManager["ProgressBar"]):
-    """A tqdm bar with rate and smoothed loss, redrawn at most ten times a second.
+    """A tqdm bar with rate and smoothed loss, for a terminal.
 
     The loss shown is an exponential moving average over about 50 steps. It is divided
     by 1 - 0.98^n after n steps, as Adam corrects its moments: without this the average,
-    which starts at 0, would be far too small in the first steps.
-
-    tqdm is called only when the bar is redrawn, so other steps cost well under 1 us.
+    which starts at 0, would be far too small in the first steps. tqdm decides when to
+    draw, ten times a second; a step costs 0.4 us.
 
     Args:
-        enabled: False for no bar at all.
+        enabled: False for no bar at all; True for a bar if stderr is a terminal, so
+            that none is drawn into a file.
         description: text before the bar.
         iteration: where the run starts.
         iterations: where it is to end.
@@ -108,40 +114,38 @@ class ProgressBar(AbstractContextManager["ProgressBar"]):
     def __init__(
         self, enabled: bool, description: str, iteration: int, iterations: int
     ) -> None:
-        self._iteration = iteration
+        self._start = self._iteration = iteration
         self._average = 0.0
-        self._next_drawing = 0.0
         self._bar: Any = None
         if enabled:
             from tqdm import tqdm
 
-            self._bar = tqdm(
+            bar = tqdm(
                 desc=description or None,
                 total=iterations,
                 initial=iteration,
-                mininterval=0,
                 miniters=1,
+                disable=None,
             )
+            self._bar = None if bar.disable else bar
 
     def step(self, iteration: int, loss: float) -> None:
         """Show the loss (a finite number) of an iteration."""
         if self._bar is None:
             return
-        self._iteration = iteration
+        steps, self._iteration = iteration - self._iteration, iteration
         self._average += 0.02 * (loss - self._average)
-        now = time.perf_counter()
-        if now >= self._next_drawing:
-            self._next_drawing = now + 0.1
-            self._draw()
+        if self._bar.update(steps):
+            self._note_loss()
 
-    def _draw(self) -> None:
-        count = self._iteration - self._bar.initial
+    def _note_loss(self) -> None:
+        """Give tqdm the loss to show when it draws the next time."""
+        count = self._iteration - self._start
         if count:
             loss = self._average / (1 - 0.98**count)
             self._bar.set_postfix_str(f"loss {loss:.4g}", refresh=False)
-        self._bar.update(self._iteration - self._bar.n)
 
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
-            self._draw()
+            self._note_loss()
             self._bar.close()

@@ -45,6 +45,7 @@ class Optimiser:
                 finite, as `train` does: NaN would never leave Adam's moments again.
 
         Raises:
+            FloatingPointError: Adam cannot square the gradient. Nothing is changed.
             ValueError: `theta` and `gradient` (or the moments) do not fit each other.
         """
         if not theta.flags.writeable:
@@ -52,8 +53,8 @@ class Optimiser:
         fits = theta.shape == gradient.shape == self._scratch.shape
         if not (fits and theta.dtype == gradient.dtype == self._scratch.dtype):
             self._allocate(theta, gradient)
+        self._apply(theta, gradient, self._step + 1)
         self._step += 1
-        self._apply(theta, gradient)
 
     def state(self) -> dict[str, np.ndarray]:
         """Return a copy of the step count and the moments, by name.
@@ -77,7 +78,8 @@ class Optimiser:
         same = sorted(state) == sorted(names)
         _require(same, "optimiser state", f"the keys {names}", list(state))
         step, *moments = (np.asarray(state[name]) for name in names)
-        valid = step.shape == () and step.dtype == np.int64 and step >= 0
+        whole = step.shape == () and step.dtype == np.int64
+        valid = whole and 0 <= step < 2**53
         _require(valid, "optimiser state 'step'", "one int64 >= 0", f"{step!r:.60}")
         for name, moment in zip(self.moment_names, moments, strict=True):
             what, kind, first = f"optimiser state '{name}'", _kind(moment), moments[0]
@@ -98,6 +100,21 @@ class Optimiser:
         """Return name and settings, ready for JSON; a resumed run must have both."""
         return {"name": type(self).__name__, **self._settings}
 
+    def __getattr__(self, name: str) -> Any:
+        settings = self.__dict__.get("_settings", {})
+        if name not in settings:
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+        return settings[name]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self.__dict__.get("_settings", {}):
+            kind = type(self).__name__
+            raise AttributeError(
+                f"{name}: an optimiser cannot be changed; make a new {kind}, which can "
+                "load_state() this one's state()"
+            )
+        super().__setattr__(name, value)
+
     def __repr__(self) -> str:
         settings = [f"{key}={value!r}" for key, value in self._settings.items()]
         return f"{type(self).__name__}({', '.join(settings)})"
@@ -113,7 +130,8 @@ class Optimiser:
         self._moments = [np.zeros_like(theta) for _ in self.moment_names]
         self._scratch = np.empty_like(theta)
 
-    def _apply(self, theta: np.ndarray, gradient: np.ndarray) -> None:
+    def _apply(self, theta: np.ndarray, gradient: np.ndarray, t: int) -> None:
+        """Take step number t, counted from 1."""
         raise NotImplementedError
 
 
@@ -138,7 +156,7 @@ class SGD(Optimiser):
         learning_rate = _number("learning_rate", learning_rate, TINY, math.inf)
         super().__init__(learning_rate=learning_rate)
 
-    def _apply(self, theta: np.ndarray, gradient: np.ndarray) -> None:
+    def _apply(self, theta: np.ndarray, gradient: np.ndarray, t: int) -> None:
         np.multiply(gradient, self._settings["learning_rate"], out=self._scratch)
         theta -= self._scratch
 
@@ -199,9 +217,18 @@ class Adam(Optimiser):
             epsilon=_number("epsilon", epsilon, TINY, math.inf),
         )
 
-    def _apply(self, theta: np.ndarray, gradient: np.ndarray) -> None:
+    def _apply(self, theta: np.ndarray, gradient: np.ndarray, t: int) -> None:
         learning_rate, beta1, beta2, epsilon = self._settings.values()
         (m, v), scratch = self._moments, self._scratch
+        # An infinite v would keep its parameter in place for ever. The sum of squares
+        # is the cheapest look at all of them, but it can overflow where none does.
+        if not math.isfinite(np.vdot(gradient, gradient)):
+            largest = float(np.abs(gradient).max())
+            if not largest * largest <= float(np.finfo(gradient.dtype).max):
+                raise FloatingPointError(
+                    f"Adam: the largest entry of the gradient is {largest:g}, whose "
+                    f"square is no finite {gradient.dtype}"
+                )
 
         m *= beta1
         np.multiply(gradient, 1 - beta1, out=scratch)
@@ -216,7 +243,6 @@ class Adam(Optimiser):
         scratch += epsilon
         np.divide(m, scratch, out=scratch)
         # The factor is a Python number, so it has 53 bits even if theta is float32.
-        t = self._step
         scratch *= learning_rate * math.sqrt(1 - beta2**t) / (1 - beta1**t)
         theta -= scratch
 

@@ -5,14 +5,18 @@ parameters with the best score, writes itself into a checkpoint, is restored fro
 bit for bit, and explains a step that failed.
 """
 
+import copy
 import json
 import math
 import os
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+from tinymaml.checks import check_theta, real_number, shown, whole_number
+from tinymaml.files import FilePath
 from tinymaml.training.checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -22,8 +26,6 @@ from tinymaml.training.checkpoint import (
 from tinymaml.training.console import LogRow, ProgressBar
 from tinymaml.training.optim import Optimiser
 from tinymaml.training.steps import Steps
-
-FilePath = str | os.PathLike[str]
 
 
 class NonFiniteLossError(FloatingPointError):
@@ -123,32 +125,48 @@ class TrainingRun:
             "loss_count": self.loss_count,
             "sums": self.column_sums,
             "seconds": self.seconds,
-            "rng": _rng_state(self.rng),
+            "rng": _rng_state(self.rng.bit_generator.state),
+            "seeds": _rng_state(_seeds(self.rng)),
             "optimiser": self.optimiser.config(),
         }
         return Checkpoint(arrays, self.config, state)
 
-    def restore(self, path: FilePath) -> dict[str, Any]:
-        """Continue from a checkpoint; return the state of its random generator.
+    def restore(self, path: FilePath) -> None:
+        """Continue from a checkpoint, with a random generator of its own.
 
-        The caller sets `rng` to it once nothing can be refused any more.
+        The caller's generator is left as it is until nothing can be refused any more.
         """
-        checkpoint, here = load_checkpoint(path), _identity(self._checkpoint())
-        arrays, state = checkpoint.arrays, checkpoint.state
+        checkpoint = load_checkpoint(path)
+        problem: str
         try:
-            saved = _identity(checkpoint)
-            self.iteration, self.seconds = state["iteration"], state["seconds"]
-            self.loss_sum, self.loss_count = state["loss_sum"], state["loss_count"]
+            self._adopt(checkpoint, path)
+            self.saved = (os.path.realpath(path), self.iteration)
+            return
+        except CheckpointError:
+            raise
         except KeyError as error:
-            raise CheckpointError(
-                f"resume: expected a training run, but {path} has no {error}"
-            ) from None
+            problem = f"has no {error}"
+        # Values of other types raise whatever they meet first.
+        except Exception as error:
+            problem = f"holds something else: {' '.join(str(error).split())[:200]}"
+        raise CheckpointError(f"resume: expected a training run, but {path} {problem}")
+
+    def _adopt(self, checkpoint: Checkpoint, path: FilePath) -> None:
+        """Take over all that a checkpoint holds; any error: it is not that of a run."""
+        unstarted, arrays = self._checkpoint(), dict(checkpoint.arrays)
+        here, saved = _identity(unstarted), _identity(checkpoint)
         for key in {**here, **saved}:
             check_setting(
                 key, here.get(key, "nothing"), saved.get(key, "nothing"), path
             )
-        self.column_sums = state.get("sums", [])  # older versions had no columns
-        self.theta = arrays.pop("theta")
+        # Older versions had no columns, and did not save the seed sequence.
+        older = {"sums": [], "seeds": unstarted.state["seeds"]}
+        state = {**older, **checkpoint.state}
+        self.theta = check_theta(arrays.pop("theta"))
+        self.iteration = whole_number("iteration", state["iteration"], least=0)
+        self.loss_count = whole_number("loss_count", state["loss_count"], least=0)
+        self.loss_sum, self.seconds = state["loss_sum"], state["seconds"]
+        self.column_sums = list(state["sums"])
         self.best = arrays.pop("best", None)
         scores = arrays.pop("scores", np.empty((0, 2)))
         self.scores = [(int(iteration), score) for iteration, score in scores.tolist()]
@@ -156,11 +174,34 @@ class TrainingRun:
             LogRow(int(iteration), loss, seconds, tuple(more))
             for iteration, loss, seconds, *more in arrays.pop("log").tolist()
         ]
-        self.optimiser.load_state(
-            {name.removeprefix("optimiser/"): array for name, array in arrays.items()}
-        )
-        self.saved = (os.path.realpath(path), self.iteration)
-        return dict(state["rng"])
+        moments = {name.removeprefix("optimiser/"): a for name, a in arrays.items()}
+        self.optimiser.load_state(moments)
+        self.rng = _restored(self.rng, state["rng"], state["seeds"])
+
+        numbers = [self.loss_sum, self.seconds, *self.column_sums]
+        numbers += [number for row in self.rows for number in row[1:3]]
+        finite = all(math.isfinite(real_number("state", x)) for x in numbers)
+        _require(finite and self.seconds >= 0, "a number is not finite, or negative")
+        logged = [row.iteration for row in self.rows]
+        scored = [iteration for iteration, _ in self.scores]
+        for past in (logged, scored):
+            ascending = all(a < b for a, b in pairwise([0, *past, self.iteration + 1]))
+            _require(ascending, "iterations do not follow each other")
+        summed = self.iteration - max(logged, default=0)
+        _require(self.loss_count == summed, "losses are missing")
+        columns = len(self.columns) if self.loss_count else 0
+        _require(len(self.column_sums) == columns, "columns are missing")
+        alike = [self.best] if self.best is not None else []
+        if isinstance(self.optimiser, Optimiser):
+            alike += [
+                moment for moment in moments.values() if moment.size * moment.ndim
+            ]
+        for array in alike:
+            check_theta(array, self.theta.size)
+            _require(array.dtype == self.theta.dtype, "dtypes differ")
+        # What would be written now is what was read: nothing is left or converted.
+        again, read = self._checkpoint(), Checkpoint(checkpoint.arrays, {}, state)
+        _require(_contents(again) == _contents(read), "not all of it is used")
 
     def _error(self, iteration: int, what: str) -> NonFiniteLossError:
         rescue = "no checkpoint has been written"
@@ -178,8 +219,8 @@ def check_setting(key: str, ours: Any, theirs: Any, path: FilePath) -> None:
     """Raise CheckpointError if a checkpoint differs in a setting from this run."""
     if ours != theirs:
         raise CheckpointError(
-            f"resume: expected a checkpoint with {key} = {ours!r}, but "
-            f"{os.fspath(path)} was written with {theirs!r}"
+            f"resume: expected a checkpoint with {key} = {shown(ours)}, but "
+            f"{os.fspath(path)} was written with {shown(theirs)}"
         )
 
 
@@ -197,7 +238,48 @@ def _identity(checkpoint: Checkpoint) -> dict[str, Any]:
     return identity
 
 
-def _rng_state(rng: np.random.Generator) -> dict[str, Any]:
-    """The state of the bit generator in JSON types (some generators hold arrays)."""
-    text = json.dumps(rng.bit_generator.state, default=lambda array: array.tolist())
-    return dict(json.loads(text))
+def _rng_state(state: Any) -> Any:
+    """The state of a bit generator or a seed sequence, in JSON types."""
+    return json.loads(json.dumps(state, default=lambda array: array.tolist()))
+
+
+def _seeds(rng: np.random.Generator) -> dict[str, Any]:
+    """From what `rng.spawn` makes its next child; {} for a generator that cannot."""
+    state = getattr(rng.bit_generator.seed_seq, "state", {})
+    return {key: value for key, value in state.items() if key != "pool_size"}
+
+
+def _restored(
+    rng: np.random.Generator, state: dict[str, Any], seeds: dict[str, Any]
+) -> np.random.Generator:
+    """A copy of `rng` in another state."""
+    rng = copy.deepcopy(rng)
+    bit_generator: Any = rng.bit_generator
+    # With an index beyond their buffers, generators read foreign memory.
+    for index, size in (
+        (state["state"].get("pos", 0), 624),
+        (state.get("buffer_pos", 0), 4),
+    ):
+        _require(0 <= index <= size, "an index of the random generator is too large")
+    seed_sequence = bit_generator.seed_seq
+    if seeds:
+        seed_sequence = np.random.SeedSequence(
+            seeds["entropy"],
+            spawn_key=tuple(seeds["spawn_key"]),
+            pool_size=seed_sequence.pool_size,
+            n_children_spawned=seeds["n_children_spawned"],
+        )
+    bit_generator.__setstate__((state, seed_sequence))  # as a pickle would
+    return rng
+
+
+def _contents(checkpoint: Checkpoint) -> Any:
+    """All that two checkpoints of one configuration can differ in, ready to compare."""
+    arrays = checkpoint.arrays.items()
+    encoded = {name: (a.dtype, a.shape, a.tobytes()) for name, a in arrays}
+    return encoded, json.dumps(checkpoint.state, sort_keys=True)
+
+
+def _require(condition: bool, problem: str) -> None:
+    if not condition:
+        raise ValueError(problem)

@@ -81,7 +81,10 @@ class HostSteps:
         loss = float(result.loss)
         failure = _failure(loss, result.gradient)
         if not failure:
-            self._optimiser.update(self._theta, result.gradient)
+            try:
+                self._optimiser.update(self._theta, result.gradient)
+            except FloatingPointError as error:
+                failure = str(error)
         # [/alg2-line10]
         columns: tuple[float, ...] = ()
         if self._columns:

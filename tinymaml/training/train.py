@@ -4,7 +4,8 @@ With this file one runs the `while not done` of algorithms 1 and 2 of the paper,
 MAML and for the baselines alike: `train` draws a batch of tasks and takes an outer
 step, equation (1), again and again. Every so many steps it writes a checkpoint, from
 which a run continues bit for bit, writes a row of a CSV log, and validates. It stops at
-a loss that is not finite, and Ctrl-C saves before it stops.
+a loss that is not finite; Ctrl-C and SIGTERM save before they stop it, and so does a
+function `stop` that has seen enough.
 
 Left out: schedules of the learning rate, which neither paper nor authors' code use.
 """
@@ -21,11 +22,11 @@ from typing import Any
 import numpy as np
 
 from tinymaml.checks import check_function, check_sizes, check_theta, whole_number
-from tinymaml.files import check_writable
+from tinymaml.files import FilePath, check_writable
 from tinymaml.training.checkpoint import to_json
 from tinymaml.training.console import CsvLog, Interrupt, LogRow, ProgressBar
 from tinymaml.training.optim import Optimiser
-from tinymaml.training.run import FilePath, TrainingRun
+from tinymaml.training.run import TrainingRun
 from tinymaml.training.steps import Gradient, HostSteps, Sample, Steps, Trainable
 
 
@@ -37,7 +38,7 @@ class TrainResult:
         theta: parameters after the last iteration, shape (P,), dtype of the start.
         iteration: number of outer steps taken.
         losses: the rows of the log.
-        interrupted: whether Ctrl-C was pressed.
+        interrupted: whether Ctrl-C was pressed, or SIGTERM sent.
         seconds: wall-clock time of training.
         optimiser: the optimiser after the last step, to go on without a checkpoint.
         scores: (iteration, score) of every validation.
@@ -72,13 +73,14 @@ def train(
     description: str = "",
     validate: Callable[[np.ndarray], float] | None = None,
     validate_every: int = 1000,
+    stop: Callable[[TrainingRun], bool] | None = None,
     columns: Sequence[str] = (),
 ) -> TrainResult:
-    """Train until `iterations` steps have been taken in all, or until Ctrl-C.
+    """Train until `iterations` steps have been taken in all, until `stop`, or Ctrl-C.
 
-    Everything that can be checked is checked before the first step. The first Ctrl-C
-    lets the iteration finish, saves and returns; a second raises KeyboardInterrupt at
-    once. The loop adds about 5 us to the time of an iteration.
+    Everything that can be checked is checked before the first step. The first Ctrl-C or
+    SIGTERM lets the iteration finish, saves and returns; a second raises
+    KeyboardInterrupt at once. The loop adds about 5 us to the time of an iteration.
 
     Args:
         gradient: from theta, shape (P,), and a batch to an object with `.loss` (a
@@ -101,14 +103,19 @@ def train(
         checkpoint_every: iterations between checkpoints.
         log_every: iterations between rows of the log.
         resume: checkpoint to continue from. run(2n) equals run(n), resume, run(n) bit
-            for bit: theta, optimiser, random numbers and log (its seconds apart; rows
-            later than the checkpoint are dropped).
-        progress: whether to show a progress bar on stderr.
+            for bit: theta, optimiser, random numbers (children of `rng.spawn` too) and
+            log (its seconds apart; rows later than the checkpoint are dropped).
+        progress: whether to show a progress bar on stderr, if that is a terminal.
         description: text before the progress bar.
         validate: from theta, shape (P,), to a score, such as the accuracy on tasks of
-            their own; higher is better. The theta with the best score is returned too
-            (early stopping, without the stopping). It must not draw from `rng`.
+            their own; higher is better. The theta with the best score is returned too.
+            It must not draw from `rng`.
         validate_every: iterations between scores.
+        stop: whether to end before `iterations`, asked after every score and every row
+            of the log, and when a run is resumed. Its argument has the attributes
+            `iteration`, `scores` and `rows` (of the log, as in the result), `seconds`,
+            `theta` and `best`, to be read only. What has been done is saved as at the
+            end, and can be continued without `stop`. See the second example.
         columns: names of attributes of the gradient's result, numbers, whose means are
             further columns of the log.
 
@@ -138,14 +145,35 @@ def train(
     ... )
     >>> result.theta.round(1), result.iteration
     (array([1., 3.]), 50)
+
+    Early stopping: end when the best of all scores is not among the last three.
+
+    >>> def stop(run):
+    ...     scores = [score for _, score in run.scores]
+    ...     return len(scores) > 3 and max(scores[:-3]) >= max(scores[-3:])
+    >>> result = train(
+    ...     parabola,
+    ...     np.zeros(2),
+    ...     lambda rng: np.array([1.0, 3.0]),
+    ...     iterations=50,
+    ...     optimiser=SGD(learning_rate=0.1),
+    ...     rng=np.random.default_rng(0),
+    ...     progress=False,
+    ...     validate=lambda theta: -abs(theta[1] - 2.0),
+    ...     validate_every=1,
+    ...     stop=stop,
+    ... )
+    >>> result.iteration, result.best.round(1)
+    (8, array([0.7, 2. ]))
     """
     iterations = whole_number("iterations", iterations, least=0)
     check_sizes(checkpoint_every=checkpoint_every, log_every=log_every)
     check_sizes(validate_every=validate_every)
     check_function("gradient", gradient)
     check_function("sample", sample)
-    if validate is not None:
-        check_function("validate", validate)
+    for name, function in (("validate", validate), ("stop", stop)):
+        if function is not None:
+            check_function(name, function)
     if not hasattr(optimiser, "load_state") or isinstance(optimiser, type):
         raise TypeError(
             f"optimiser: expected an object such as Adam(), got {optimiser!r}"
@@ -161,8 +189,9 @@ def train(
     run = TrainingRun(
         theta.copy(), copy.deepcopy(optimiser), rng, plain_config, tuple(columns)
     )
-    with _naming("resume"):
-        rng_state = None if resume is None else run.restore(resume)
+    if resume is not None:
+        with _naming("resume"):
+            run.restore(resume)
     if out is not None:
         with _naming("out"):
             check_writable(out)
@@ -174,11 +203,18 @@ def train(
         steps = HostSteps(gradient, *start)
     with _naming("log"):
         csv_log = CsvLog(log, columns, run.rows)
-    if rng_state is not None:
-        rng.bit_generator.state = rng_state
+    if run.rng is not rng:
+        # As a pickle would: the state, and what the next child is spawned from.
+        bit_generator: Any = rng.bit_generator
+        bit_generator.__setstate__(run.rng.bit_generator.__getstate__())
+        run.rng = rng
 
-    def after_step() -> None:
-        """Validate, write a row of the log and save, each at its multiples."""
+    def stops() -> bool:
+        """Whether `stop` has seen enough of the scores or the log."""
+        return stop is not None and bool(run.rows or run.scores) and bool(stop(run))
+
+    def after_step() -> bool:
+        """Validate, log and save, each at its multiples; return whether to stop."""
         validates = validate is not None and run.iteration % validate_every == 0
         logs = run.iteration % log_every == 0
         saves = run.iteration % checkpoint_every == 0
@@ -192,18 +228,20 @@ def train(
             csv_log.write(run.close_row())
         if saves:
             run.save(out)
+        return (validates or logs) and stops()
 
     started = time.perf_counter() - run.seconds
     bar = ProgressBar(progress, description, run.iteration, iterations)
     with csv_log, bar, Interrupt() as interrupt:
+        done = stops()
         # [alg2-line2]
-        while run.iteration < iterations and not interrupt.requested:
+        while run.iteration < iterations and not (done or interrupt.requested):
             # [alg2-line3]
             batch = steps.draw(rng)
             # [/alg2-line3]
             steps.step(batch)  # line 10, in steps.py
             run.iteration += 1
-            after_step()
+            done = after_step()
         # [/alg2-line2]
         run.fetch(steps, bar)
         run.seconds = time.perf_counter() - started

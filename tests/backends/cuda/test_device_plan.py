@@ -161,8 +161,11 @@ def convolutions(draw):
         return draw(st.integers(least, most))
 
     height, width, kh, kw = small(1, 6), small(1, 6), small(1, 4), small(1, 4)
-    stride, padding = small(1, 3), (small(0, 2), small(0, 2))
-    rows, columns = small(1, 4), small(1, 4)
+    stride = small(1, 3)
+    padding = small(0, min(2, kh - 1)), small(0, min(2, kw - 1))
+    # Every window meets a pixel: the last one starts before the end.
+    rows = small(1, min(4, 1 + (height + padding[0] - 1) // stride))
+    columns = small(1, min(4, 1 + (width + padding[1] - 1) // stride))
     n, channels, features = small(1, 3), small(1, 3), small(1, 4)
     images, kernel = (n, height, width, channels), (kh, kw, channels, features)
     return images, kernel, (n, rows, columns, features), stride, padding

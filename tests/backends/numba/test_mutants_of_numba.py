@@ -381,7 +381,7 @@ CALLS = {
     "dots never accumulates": resized("dots", lambda *s: (*s[:-1], 0)),
     "dots always accumulates": resized("dots", lambda *s: (*s[:-1], 1)),
     "transpose sizes swapped": resized("transpose", lambda m, n: (n, m)),
-    "sum sizes reversed": resized("sum", lambda o, m, i: (i, m, o)),
+    "sum sizes reversed": resized("sum", lambda o, m, i, b: (i, m, o, b)),
     "broadcast sizes reversed": resized("broadcast", lambda o, m, i: (i, m, o)),
     "add sizes reversed": resized("add", lambda o, m, i: (i, m, o)),
     **{f"{k} operands swapped": swapped_reads(k) for k in SWAPPED},

@@ -14,7 +14,7 @@ from tinymaml.backends.numba.tiles import (
     VECTOR_BYTES,
     lanes,
     number_like,
-    tile_load,
+    tile_add,
     tile_store,
     tile_update,
     tile_zero,
@@ -77,7 +77,7 @@ def test_a_vector_has_as_many_lanes_as_fit_its_bytes(dtype):
 @every_dtype
 @pytest.mark.parametrize("size", SIZES)
 def test_a_tile_is_zero_plus_outer_products(size, dtype):
-    """Loaded or zero, two outer products added, stored in full."""
+    """Two outer products, or one and what the memory holds, stored in full."""
     rows, vectors = size
 
     def from_zero(w, args):
@@ -89,8 +89,8 @@ def test_a_tile_is_zero_plus_outer_products(size, dtype):
 
     def from_memory(w, args):
         c, a, b = unpack(args, 3)
-        tile = tile_load(tile_zero(w, rows, vectors), w, c, 80)
-        tile = tile_update(tile, w, a, 3, b)
+        tile = tile_update(tile_zero(w, rows, vectors), w, a, 3, b)
+        tile = tile_add(tile, w, c, 80)
         tile_store(tile, w, c, 80, vectors * lanes(w))
 
     w, columns = numbers(dtype, 1000), vectors * width_of(dtype)

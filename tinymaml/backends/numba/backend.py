@@ -20,7 +20,6 @@ import os
 from collections.abc import Mapping
 from functools import cache
 from math import prod
-from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple, NoReturn
 
@@ -40,7 +39,8 @@ from numba.extending import intrinsic
 
 from tinymaml.autodiff.tape import Tape
 from tinymaml.backends import Backend, check_bound
-from tinymaml.backends.numba import image_kernels, kernels, planner, tiles
+from tinymaml.backends.numba import image_kernels, kernels, planner
+from tinymaml.backends.numba.kernel_cache import kept_on_disk
 from tinymaml.backends.numba.planner import ALIGNMENT
 from tinymaml.checks import Array, check_dtype, check_inputs, check_threads
 
@@ -76,39 +76,19 @@ def pointer_type(dtype: str) -> types.CPointer:
 
 @cache
 def kernel_address(name: str, dtype: str) -> int:
-    """The address of a kernel for one dtype: compiled, or loaded from Numba's cache.
+    """The address of a kernel for one dtype: compiled, or loaded from disk.
 
     The first compilation takes up to seconds, a load milliseconds.
     """
     signature = types.void(pointer_type(dtype), types.CPointer(types.int64))
-    compiled = njit(
-        signature,
-        fastmath=kernels.FAST_MATH,
-        error_model="numpy",
-        cache=True,
-    )(KERNELS[name])
-    if compiled.stats.cache_hits and _is_stale(compiled.stats.cache_path, name):
-        compiled.recompile()
-    (result,) = compiled.overloads.values()
+    function = KERNELS[name]
+    # Machine code is linked by names. Kernels that are closures of one function, and
+    # were compiled in different processes, would have one name.
+    function.__qualname__ = name
+    jitted = njit(fastmath=kernels.FAST_MATH, error_model="numpy")(function)
+    kept_on_disk(jitted, f"{name}.{dtype}").compile(signature)
+    (result,) = jitted.overloads.values()
     return int(result.library.get_pointer_to_function(result.fndesc.llvm_func_name))
-
-
-def _is_stale(folder: str, name: str) -> bool:
-    """Whether Numba's cache of a kernel is older than the source of the kernels.
-
-    Numba compares it with the kernel's own file only; a kernel calls functions of
-    others.
-    """
-    sources = [Path(str(file.__file__)) for file in (kernels, image_kernels, tiles)]
-    cached = [path.stat().st_mtime_ns for path in _cache_files(folder, name)]
-    newest = max(path.stat().st_mtime_ns for path in sources)
-    return bool(cached) and max(cached) < newest
-
-
-def _cache_files(folder: str, name: str) -> list[Path]:
-    """Numba's index files of a kernel, found by the name that Numba gives them."""
-    qualname = KERNELS[name].__qualname__.replace("<", "").replace(">", "")
-    return [*Path(folder).glob(f"*.{qualname}-*.nbi")]
 
 
 # --- running a block of tasks, compiled -----------------------------------------------
@@ -136,7 +116,7 @@ def call_kernel(typing_context, address, w, args):
     return types.void(types.int64, types.int64, types.int64), generate
 
 
-@njit(cache=True, forceinline=True)
+@njit(forceinline=True)
 def write_outputs(w, row, copies, accumulate):
     """Copy outputs from w to a row, or add them to what it holds.
 
@@ -164,7 +144,7 @@ def copy_memory(typing_context, target, source, size):
     return types.void(types.int64, types.int64, types.int64), generate
 
 
-@njit(cache=True)
+@njit
 def read_inputs(w, task, inputs):
     """Copy the inputs of a task to its workspace.
 
@@ -188,7 +168,8 @@ def next_number(typing_context, counter):
     return types.int64(counter), generate
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kept_on_disk
+@njit(nogil=True, error_model="numpy")
 def run_blocks(counter, code, w, inputs, outputs, copies):
     """Run the code for one block of tasks after another, until none is left.
 
@@ -220,14 +201,16 @@ def run_blocks(counter, code, w, inputs, outputs, copies):
         block = next_number(counter)
 
 
-@njit(parallel=True, nogil=True, cache=True, error_model="numpy")
+@kept_on_disk
+@njit(parallel=True, nogil=True, error_model="numpy")
 def run_in_parallel(counter, code, workspaces, inputs, outputs, copies):
     """Run all blocks, each thread in a workspace of its own."""
     for thread in prange(len(workspaces)):
         run_blocks(counter, code, workspaces[thread], inputs, outputs, copies)
 
 
-@njit(nogil=True, cache=True)
+@kept_on_disk
+@njit(nogil=True)
 def sum_blocks(sums, total):
     """The total of the sums of all blocks, added in their order."""
     total[:] = 0
@@ -245,12 +228,15 @@ class NumbaBackend(Backend):
     threads: how many tasks run at once; by default Numba's number of threads, one per
     core. More threads share the cores. Results have the same bits for any number.
 
-    Raises TypeError or ValueError unless `threads` is a whole number of at least 1.
+    Raises TypeError or ValueError unless `threads` is a whole number of at least 1, and
+    ImportError where NUMBA_DISABLE_JIT switches Numba's compiler off.
     """
 
     name = "numba"
 
     def __init__(self, threads: int | None = None) -> None:
+        if config.DISABLE_JIT:
+            raise ImportError("NUMBA_DISABLE_JIT switches Numba's compiler off")
         self.threads = check_threads(threads, default=config.NUMBA_NUM_THREADS)
 
     def compile(self, tape: Tape, dtype: str) -> "NumbaProgram":
@@ -259,8 +245,8 @@ class NumbaBackend(Backend):
         tape: what to compute; it must not grow afterwards. dtype: "float32" or
         "float64", of all inputs, of all values on the tape and of all outputs.
 
-        Only kernels that no tape of this dtype needed before are compiled, and Numba
-        caches them on disk. Raises TypeError for another dtype.
+        Only kernels that no tape of this dtype needed before are compiled, and they are
+        kept on disk. Raises TypeError for another dtype.
         """
         return NumbaProgram(tape, check_dtype(dtype), self.threads)
 

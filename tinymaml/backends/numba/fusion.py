@@ -23,7 +23,8 @@ from math import prod
 from tinymaml.autodiff.tape import Node, Tape
 
 PRODUCTS = ("mul", "matmul", "conv", "conv_input", "conv_weight")
-RESHAPES = ("reshape", "rematerialise")  # the same elements in the same memory
+# The same elements in the same memory.
+RESHAPES = ("reshape", "rematerialise", "stop_gradient")
 NOT_COMPUTED = ("input", "full", "slice", "concat", *RESHAPES)  # no kernel writes these
 
 

@@ -10,11 +10,12 @@ The loops are written so that the compiler vectorises them:
 
 - A kernel does not write where it reads, except where its docstring says so.
 - Offsets plus counters are never negative, so no bounds or wraparound are checked.
-- Fast-math may contract, reassociate and multiply by reciprocals. It may not assume
-  that there is no NaN and no infinity: these are results, and they must come out.
+- Fast-math may contract and reassociate. It may not assume that there is no NaN and no
+  infinity: these are results, and they must come out. It may not divide by way of the
+  processor's estimate of a reciprocal either, which makes 1 / sqrt(0) a NaN in float32.
 
-Numba keeps compiled kernels on disk. `backend.py` compiles a kernel again when this
-file, `image_kernels.py` or `tiles.py` has changed since.
+Compiled kernels are kept on disk (`kernel_cache.py`) and compiled again when this file
+or another with compiled functions has changed.
 
 Left out: the kernels for images, which are in `image_kernels.py`.
 """
@@ -29,7 +30,7 @@ from tinymaml.backends.numba.tiles import (
     WIDE,
     lanes,
     number_like,
-    tile_load,
+    tile_add,
     tile_store,
     tile_update,
     tile_zero,
@@ -37,7 +38,7 @@ from tinymaml.backends.numba.tiles import (
     unpack,
 )
 
-FAST_MATH = {"contract", "reassoc", "nsz", "arcp"}
+FAST_MATH = {"contract", "reassoc", "nsz"}
 NEAR_TERMS = 64  # rows of a strip of B that stay in the first-level cache; measured
 
 
@@ -68,8 +69,6 @@ def _tile_kernel(rows: int, vectors: int, masked: bool) -> Callable[..., None]:
         counts, a_steps, b_steps = terms
         c, a = c + i * c_step, a + i * a_step
         tile = tile_zero(w, rows, vectors)
-        if accumulate:
-            tile = tile_load(tile, w, c, c_step)
         for _ in range(counts[0]):
             a_run, b_run = a, b
             for _ in range(counts[1]):
@@ -82,6 +81,8 @@ def _tile_kernel(rows: int, vectors: int, masked: bool) -> Callable[..., None]:
                 b_run += b_steps[1]
             a += a_steps[0]
             b += b_steps[0]
+        if accumulate:  # last, so that C grows by sums and not by single terms
+            tile = tile_add(tile, w, c, c_step)
         if masked and columns < vectors * lanes(w):
             tile_store(tile, w, c, c_step, columns)
         else:  # the width is a constant here, so these stores have no mask
@@ -167,9 +168,12 @@ def dots(w, args):
     c, a, b, m, n, k, accumulate = unpack(args, 7)
     for i in range(m):
         for j in range(n):
-            total = w[c + i * n + j] if accumulate else number_like(w, 0)
-            for p in range(k):
-                total += w[a + i * k + p] * w[b + j * k + p]
+            total = np.float64(w[c + i * n + j] if accumulate else 0)
+            for start in range(0, k, NEAR_TERMS):
+                part = number_like(w, 0)
+                for p in range(start, min(start + NEAR_TERMS, k)):
+                    part += w[a + i * k + p] * w[b + j * k + p]
+                total += part
             w[c + i * n + j] = total
 
 
@@ -316,30 +320,33 @@ def broadcast(w, args):
 
 
 def _sum_kernel(multiply: bool) -> Callable[..., None]:
-    """A kernel of a sum: out (outer, inner) = the sum of x over the middle axis.
+    """A kernel of a sum: out (outer, blocks, inner) = sums of x along the middle axis.
 
-    x is (outer, middle, inner). To `multiply`, the terms are x * y, which is not
-    stored; y has the shape of x.
+    x is (outer, middle, inner), and the middle axis is cut into so many blocks of about
+    the same length. To `multiply`, the terms are x * y, which is not stored; y has the
+    shape of x.
     """
 
     def kernel(w, args):
         if multiply:
-            out, x, y, outer, middle, inner = unpack(args, 6)
+            out, x, y, outer, middle, inner, blocks = unpack(args, 7)
         else:
-            out, x, outer, middle, inner = unpack(args, 5)
+            out, x, outer, middle, inner, blocks = unpack(args, 6)
             y = x
-        for o in range(outer):
-            first = o * middle * inner
+        for block in range(outer * blocks):
+            o, b = block // blocks, block % blocks
+            first = (o * middle + b * middle // blocks) * inner
+            last = (o * middle + (b + 1) * middle // blocks) * inner
             if inner == 1:
                 total = number_like(w, 0)
-                for m in range(first, first + middle):
+                for m in range(first, last):
                     total += w[x + m] * w[y + m] if multiply else w[x + m]
-                w[out + o] = total
+                w[out + block] = total
             else:
-                r = out + o * inner
+                r = out + block * inner
                 for i in range(first, first + inner):
                     w[r + i - first] = w[x + i] * w[y + i] if multiply else w[x + i]
-                for m in range(first + inner, first + middle * inner, inner):
+                for m in range(first + inner, last, inner):
                     for i in range(inner):
                         term = w[x + m + i] * w[y + m + i] if multiply else w[x + m + i]
                         w[r + i] += term
@@ -363,7 +370,7 @@ def softmax(w, args):
         largest = w[x + r * n]
         for i in range(1, n):
             largest = max(largest, w[x + r * n + i])
-        total = number_like(w, 0)
+        total = np.float64(0)  # there may be thousands of classes
         for i in range(n):
             w[out + r * n + i] = np.exp(w[x + r * n + i] - largest)
             total += w[out + r * n + i]
@@ -383,7 +390,7 @@ def logsumexp(w, args):
             largest = max(largest, w[x + r * n + i])
         if np.isinf(largest):  # no inf - inf
             largest = number_like(w, 0)
-        total = number_like(w, 0)
+        total = np.float64(0)
         for i in range(n):
             total += np.exp(w[x + r * n + i] - largest)
         w[out + r] = largest + np.log(total)

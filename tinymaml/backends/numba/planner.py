@@ -19,6 +19,7 @@ constants and outputs are needed throughout.
 Offsets and sizes count elements.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -145,15 +146,14 @@ def summary(tape: Tape, dtype: str = "float32") -> str:
     The workspace is what the numba backend allocates for each thread, to the byte;
     nothing is run or compiled to know it.
     """
-    counts: dict[str, int] = {}
-    flops: dict[str, int] = {}
+    counts, flops = Counter[str](), Counter[str]()
     for index in tape.live():
         name = tape.nodes[index].primitive.name
-        counts[name] = counts.get(name, 0) + 1
-        flops[name] = flops.get(name, 0) + tape.node_flops(index)
+        counts[name] += 1
+        flops[name] += tape.node_flops(index)
     lines = [f"{'primitive':<16}{'nodes':>8}{'FLOPs':>18}"]
-    for name in sorted(flops, key=lambda name: -flops[name]):
-        lines.append(f"{name:<16}{counts[name]:>8}{flops[name]:>18,}")
+    for name, number in flops.most_common():
+        lines.append(f"{name:<16}{counts[name]:>8}{number:>18,}")
     lines.append(f"{'total':<16}{sum(counts.values()):>8}{tape.flops():>18,}")
     tape_plan = plan(tape)
     lines.append(

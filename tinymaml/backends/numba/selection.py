@@ -22,6 +22,7 @@ from tinymaml.autodiff.convolution import pooled
 from tinymaml.autodiff.tape import Node, Shape
 from tinymaml.backends.numba.fusion import Fusion
 
+LONG_SUM = 64  # a sum of more terms than this takes several passes
 NARROW = 4  # a result with fewer columns does not fill half a vector of float32
 Rule = Callable[..., None]
 Views = tuple["View", ...]
@@ -238,9 +239,18 @@ def select_relu(s: Selection, index: int, node: Node) -> None:
 
 
 def select_sum(s: Selection, index: int, node: Node, *, start: int, stop: int) -> None:
-    """A sum over axes start to stop."""
-    kernel, reads, sizes = sum_call(s, node, start, stop)
-    s.emit(kernel, index, reads, sizes)
+    """A sum over axes start to stop; a long one is a sum of the sums of blocks.
+
+    Added one after the other, many numbers of float32 lose digits: the total outgrows
+    what is added to it. Here no sum of a pass has more than LONG_SUM terms.
+    """
+    kernel, reads, (outer, middle, inner) = sum_call(s, node, start, stop)
+    while middle > LONG_SUM:
+        blocks = -(-middle // LONG_SUM)
+        sizes = outer, middle, inner, blocks
+        reads = (s.emit_scratch(kernel, outer * blocks * inner, reads, sizes),)
+        kernel, middle = "sum", blocks  # the first pass alone multiplies
+    s.emit(kernel, index, reads, (outer, middle, inner, 1))
 
 
 def sum_call(
@@ -356,7 +366,7 @@ def select_pooling(s: Selection, index: int, node: Node, *, size: int) -> None:
 CPU_RULES: dict[str, Rule] = {
     "input": select_input,
     "full": select_full,
-    "reshape": select_reshape,
+    **dict.fromkeys(("reshape", "stop_gradient"), select_reshape),
     "rematerialise": select_rematerialise,
     "slice": select_slice,
     "concat": select_concat,

@@ -154,23 +154,21 @@ def tile_zero(typing_context, w, rows, vectors):
     return tile(w, rows, vectors), generate
 
 
-def _load_twin(tile, w, start, stride):
+def _add_twin(tile, w, start, stride):
     rows = [w[start + r * stride :][: tile.shape[1]] for r in range(len(tile))]
-    return np.array(rows)
+    return tile + np.array(rows)
 
 
-@compiled_as(_load_twin)
-def tile_load(typing_context, tile, w, start, stride):
-    """The tile at `start` of a matrix in w, `stride` elements from row to row.
-
-    The first argument gives the type only: how many rows and vectors to load.
-    """
+@compiled_as(_add_twin)
+def tile_add(typing_context, tile, w, start, stride):
+    """The tile plus the one at `start` of a matrix in w, `stride` from row to row."""
 
     def generate(context, builder, signature, arguments):
         value, *matrix = arguments
         for i, pointer in _register_pointers(builder, tile, *matrix):
             loaded = _unaligned(builder.load(pointer), tile)
-            value = builder.insert_value(value, loaded, i)
+            total = builder.fadd(builder.extract_value(value, i), loaded)
+            value = builder.insert_value(value, total, i)
         return value
 
     return tile(tile, w, types.int64, types.int64), generate
