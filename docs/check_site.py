@@ -51,7 +51,7 @@ CODE = {"code", "pre", "script", "style"}
 MARKUP = re.compile(r"`{3,}|:{3,}\{|\{[a-z:]+\}`|\$\$|\\(?:frac|theta|begin)\b.*")
 # What people type, and the page that the search must then name.
 SEARCHES = {
-    "second order": "paper/section-2-2",
+    "second order": "derivations/hessian-vector-product",
     "create_graph": "derivations/hessian-vector-product",
     "FOMAML": "paper/section-2-2",
     "higher": "faq",
