@@ -29,6 +29,7 @@ DIRECTIVE = re.compile(
 ROLE = re.compile(r"\{[\w:-]+\}`(?P<text>[^`<]*?)\s*(?:<[^>]*>)?`")
 OPTION = re.compile(r"^(?::[\w-]+:.*\n)+\n?|^---\n(?:.*\n)*?---\n")
 EXCERPT_OPTION = re.compile(r'^:(from|to): "?(.*?)"?$', re.MULTILINE)
+COLUMNS = ("grid", "grid-item")
 FIGURES = ("figure", "image")
 PAGES = ("doc", "ref", "eq")
 
@@ -52,6 +53,8 @@ def plain_directive(match: re.Match[str]) -> str:
         )
         lines = part.path.read_text(encoding="utf-8").splitlines()[first - 1 : last]
         return "```python\n" + dedent("\n".join(lines)) + "\n```"
+    if name in COLUMNS:
+        return DIRECTIVE.sub(plain_directive, body)
     if name in FIGURES:
         return f"*{body}*" if body else ""
     if name == "math":

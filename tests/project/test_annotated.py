@@ -70,3 +70,20 @@ def test_an_excerpt_that_is_not_there_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=reason):
         excerpt_lines(tag, start, end)
+
+
+def test_a_downloaded_notebook_has_the_code_of_an_excerpt() -> None:
+    pytest.importorskip("jupytext")
+    from notebooks import to_notebook
+
+    page = (
+        "# Page\n\n::::{grid} 1 1 2 2\n:gutter: 3\n\n:::{grid-item}\nA note.\n:::\n\n"
+        ":::{grid-item}\n```{excerpt} maml-inner-update\n"
+        ':from: "# One step of"\n:to: thetas.append\n```\n:::\n::::\n'
+    )
+    (cell,) = to_notebook(page).cells
+    assert "grid" not in cell.source.lower() and ":::" not in cell.source
+    assert "A note.\n\n```python\n# One step of" in cell.source.replace(
+        "\n\n\n", "\n\n"
+    )
+    assert "thetas.append(theta_j" in cell.source
