@@ -26,6 +26,12 @@
     each(".math-box", (node) => {
       if (width > 600 && overflows(node)) say("a formula", node);
     });
+    each("div.math .eqno", (node) => {
+      const left = node.getBoundingClientRect().left;
+      for (const formula of node.parentElement.querySelectorAll("math"))
+        if (formula.getBoundingClientRect().right > left + 1 && width > 600)
+          faults.add(`a number lies on its formula: ${node.textContent}`);
+    });
     each(".eqno, span.math, code, img, svg, .caption, td, .sd-card", (node) => {
       const box = node.getBoundingClientRect();
       if (!box.width || !box.height || node.closest(".math-box")) return;

@@ -51,7 +51,7 @@ CODE = {"code", "pre", "script", "style"}
 MARKUP = re.compile(r"`{3,}|:{3,}\{|\{[a-z:]+\}`|\$\$|\\(?:frac|theta|begin)\b.*")
 # What people type, and the page that the search must then name.
 SEARCHES = {
-    "second order": "paper/section-2-2",
+    "second order": "derivations/hessian-vector-product",
     "create_graph": "derivations/hessian-vector-product",
     "FOMAML": "paper/section-2-2",
     "higher-order gradients": "derivations/hessian-vector-product",
@@ -325,6 +325,7 @@ def main(arguments: list[str] | None = None) -> int:
         for path in sorted(options.html.rglob("*.html"))
         if "_static" not in path.relative_to(options.html).parts
         if (name := path.relative_to(options.html).as_posix()) != "404.html"
+        or options.root == "/"  # its links begin at the root of the site
         if fnmatch.fnmatch(name.removesuffix(".html"), options.only)
     ]
     count = 0

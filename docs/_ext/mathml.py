@@ -27,6 +27,7 @@ CLOSING = {"}", ")", "]", r"\}", r"\right", r"\rVert", r"\rvert", r"\end"}
 RELATIONS = {"=", r"\approx", r"\leftarrow", r"\le", r"\ge", r"\leq", r"\geq"}
 SIGNS = {"+", "-"}
 SPACES = {r"\quad", r"\qquad"}
+SHORT = 30  # tokens of LaTeX, blanks included
 logger = logging.getLogger(__name__)
 converter = LatexToMathML(annotation=False, fancy_error=False)
 
@@ -65,7 +66,9 @@ def to_mathml(latex: str, display: bool) -> str:
         ValueError: the formula is not LaTeX that can be converted.
     """
     latex = latex.strip()
-    clauses = pieces(latex)
+    # A short formula inside a line stays whole.
+    breaks = display or len(TOKEN.findall(latex)) > SHORT
+    clauses = pieces(latex) if breaks else [[latex]]
     if clauses == [[latex]] and r"\\" in latex and r"\begin{" not in latex:
         clauses = [[rf"\begin{{aligned}}{latex}\end{{aligned}}"]]
     html = []

@@ -162,7 +162,9 @@ class SourceTree(SphinxDirective):
                 continue
             link = make_link(file, 0, nodes.literal("", file))
             term = nodes.term("", "", link)
-            words = nodes.paragraph("", sentence)
+            words = nodes.paragraph()
+            for i, part in enumerate(sentence.split("`")):  # code stands between two
+                words += nodes.literal("", part) if i % 2 else nodes.Text(part)
             items += nodes.definition_list_item("", term, nodes.definition("", words))
         return [items]
 
@@ -247,7 +249,7 @@ def collect_pages(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
             branch = app.config.html_theme_options["source_branch"]
             uri = escape(f"{repository.rstrip('/')}/blob/{branch}/{file}")
             tree += f'; <a href="{uri}">this one in the repository</a>'
-        head = f"<h1>{escape(file)}</h1>\n<p>{tree}.</p>\n"
+        head = f"<h1>{escape(file).replace('/', '/<wbr>')}</h1>\n<p>{tree}.</p>\n"
         if links:
             head += f'<p class="source-pages">On the pages {", ".join(links)}.</p>\n'
         context = {

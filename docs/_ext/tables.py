@@ -11,14 +11,19 @@ import re
 from docutils import nodes
 from sphinx.application import Sphinx
 
-PHONE = 40  # characters of text that a row has room for
+PHONE = 36  # characters of text that a row has room for
 PADDING = 2  # of a cell, in characters
-COMMAND = re.compile(r"\\[A-Za-z]+|[{}^_&]")
+COMMAND = re.compile(r"\\[A-Za-z]+")
+LAYOUT = re.compile(r"[{}^_&\s]|\\[,;!]")
 
 
 def longest_word(cell: nodes.Element) -> int:
-    """Return the length of the longest word of a cell, which cannot be broken."""
-    words = COMMAND.sub("", cell.astext()).replace("/", " ").split()
+    """Return the length of the longest word or formula of a cell; neither is broken."""
+    words = cell.astext().replace("/", " ").split()
+    for formula in cell.findall(nodes.math):
+        symbols = LAYOUT.sub("", COMMAND.sub("x", formula.astext()))
+        words = [word for word in words if word not in formula.astext().split()]
+        words.append(symbols)
     return max(map(len, words), default=0)
 
 

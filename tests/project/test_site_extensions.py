@@ -12,9 +12,11 @@ pytest.importorskip("math_core")
 pytest.importorskip("jupytext")
 
 from code_lines import line_element
+from docutils import nodes
 from mathml import pieces, split_tag, to_mathml
 from notebooks import is_notebook, to_notebook
 from source_files import find_object, find_source, lines_of_tests, source_files
+from tables import is_wide, longest_word
 from tags import ROOT
 
 import tinymaml
@@ -158,3 +160,22 @@ def test_public_object_finds_its_line() -> None:
     file, line = found
     lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
     assert "def meta_gradient" in lines[line - 1]
+
+
+@pytest.mark.parametrize(
+    ("cells", "wide"),
+    [
+        (["MAML", "0.67", "0.38", "0.35"], False),
+        (["MAML", "-40.41", "(3.86)", "(3.71)", "(3.76)", "38.51"], True),
+        (["a few short words that can be put into lines", "and more of them"], False),
+        (["learning_rate_of_the_inner_loop", "adaptation.trajectories"], True),
+    ],
+)
+def test_row_that_has_no_room_on_a_phone_is_found(cells: list[str], wide: bool) -> None:
+    row: list[nodes.Element] = [nodes.entry("", nodes.Text(text)) for text in cells]
+    assert is_wide([row]) == wide
+
+
+def test_formula_in_a_cell_counts_as_one_word() -> None:
+    formula = nodes.math("", r"\theta_1 v_2 + \theta_2 v_1 = 1 + 4")
+    assert longest_word(nodes.entry("", formula)) == len("x1v2+x2v1=1+4")

@@ -234,10 +234,10 @@ SCALE, CLIP, LENGTH = 0.25, 0.5, 3  # of a loss, of a gradient's entry, of a his
 class Steps:
     """An optimiser's steps on the device, and its settings there."""
 
-    def __init__(self, backend, dtype, name, theta):
+    def __init__(self, backend, dtype, name, theta, clip=CLIP):
         self.kind, self.size, self.dtype = name.lower(), theta.size, dtype
         numbers = dict.fromkeys(TRAINING, 0.0) | SETTINGS[name]
-        numbers |= {"scale": SCALE, "clip": CLIP}
+        numbers |= {"scale": SCALE, "clip": clip}
         self.arrays = Arrays(
             backend,
             dtype,
@@ -270,7 +270,7 @@ def check_steps(backend, dtype):
         steps, history = Steps(backend, dtype, name, theta), np.full(LENGTH, -1.0)
         for number in range(2 * LENGTH + 1):
             gradient = (rng.standard_normal(size) * 3).astype(dtype)
-            gradient[:3] = np.inf, -np.inf, 0.0 if number < LENGTH else np.nan
+            gradient[:3] = np.inf, -np.inf, 0.0
             steps.take(number - 2.0, gradient)
             optimiser.update(theta, np.clip(gradient * SCALE, -CLIP, CLIP))
             history[number % LENGTH] = (number - 2.0) * SCALE
@@ -306,6 +306,17 @@ def check_failures(backend, dtype):
         assert steps.setting("failed") == 1
 
 
+def check_overflow(backend, dtype):
+    """A gradient that is finite but has no finite square fails for Adam alone."""
+    size = 0.9 * float(np.finfo(dtype).max) ** 0.5
+    for name, factor in product(SETTINGS, (1.0, 2.0)):
+        gradient = np.array([0.5, -factor * size / SCALE, 3.0], dtype)
+        steps = Steps(backend, dtype, name, gradient, clip=np.inf)
+        steps.take(1.0, gradient)
+        steps.arrays.launch("look_at", 1, "training", "gradient", steps.size)
+        assert steps.setting("failed") == (name == "Adam" and factor == 2)
+
+
 CHECKS = {
     "elementwise": check_elementwise,
     "sums": check_sums,
@@ -315,4 +326,5 @@ CHECKS = {
     "examples": check_examples,
     "steps": check_steps,
     "failures": check_failures,
+    "overflow": check_overflow,
 }

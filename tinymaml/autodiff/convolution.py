@@ -28,6 +28,7 @@ Left out: dilation, groups, overlapping pooling windows.
 """
 
 from collections.abc import Iterator
+from functools import reduce
 from math import prod
 
 import numpy as np
@@ -211,13 +212,13 @@ class ConvWeight(Bilinear):
     def evaluate(x, g, *, stride, padding, size):
         window = Window(x.shape, size, g.shape[2:4], stride, padding)
         shape = (number_of_tasks(x, g), *size, x.shape[4], g.shape[4])
-        total, right = np.zeros(shape, x.dtype), as_matrix(g)
+        total, right = np.empty(shape, x.dtype), as_matrix(g)
+        # In blocks of pixels: a BLAS adds them one after the other if C is small.
+        blocks = [slice(i, i + PIXELS) for i in range(0, right.shape[1], PIXELS)]
         for u, v, x_uv in window.taps(window.pad(x)):
             left = as_matrix(x_uv).mT
-            # In blocks of pixels: a BLAS adds them one after the other if C is small.
-            for i in range(0, right.shape[1], PIXELS):
-                block = slice(i, i + PIXELS)
-                total[:, u, v] += left[:, :, block] @ right[:, block]
+            products = (left[:, :, block] @ right[:, block] for block in blocks)
+            total[:, u, v] = reduce(np.add, products)
         return total
 
     def vjp(i, w, out, x, g, *, stride, padding, size):

@@ -20,7 +20,6 @@ from tinymaml.autodiff.functions import (
     exp,
     log,
     logsumexp,
-    reciprocal,
     relu,
     rsqrt,
     softmax,
@@ -332,6 +331,12 @@ def test_everything_read_was_sent_or_written_before(dtype, program, picks, seed)
 
 
 SPECIAL = [np.nan, np.inf, -np.inf, 0.0, -0.0, 1.0, -2.0, 800.0]
+
+
+def reciprocal(x):
+    return 1 / x
+
+
 FUNCTIONS = (exp, log, reciprocal, rsqrt, relu, softmax, logsumexp)
 
 

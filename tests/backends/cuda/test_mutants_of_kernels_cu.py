@@ -385,10 +385,18 @@ MUTANTS = {
         "SGD goes on": ("if (!training->failed)\n        theta", "theta"),
         "Adam goes on": ("if (!training->failed) {", "{"),
         "an infinite gradient passes": (
-            "(gradient[i] - gradient[i] == 0)",
-            "(gradient[i] == gradient[i])",
+            "(gradient[i] - gradient[i] == 0 &&",
+            "(gradient[i] == gradient[i] &&",
         ),
         "a failed loss is not NaN": ('training->failed ? nan("") : mean', "mean"),
+    },
+    "overflow": {
+        "an infinite square passes": ("&& top - top == 0)", ")"),
+        "SGD stops, too": ("training->epsilon > 0 ? g * g : g", "g * g"),
+        "what is squared has no scale": (
+            "g = clipped(gradient[i], training), top",
+            "g = gradient[i], top",
+        ),
     },
 }
 EVERY = {

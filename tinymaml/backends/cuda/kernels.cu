@@ -319,18 +319,26 @@ KERNEL one_hot(whole tasks, TO(out), const whole *labels, whole examples, whole 
 // The settings of an optimiser and the state of a training, as `training.py` writes
 // them: `step` counts steps, `rate` is the learning rate of one step after Adam's
 // correction of bias (which SGD's beta1 = beta2 = 0 leave as it is), `failed` is 1 from
-// the first loss or gradient on that is not finite.
+// the first loss or gradient on that is not finite or too large for Adam.
 struct Training {
     double scale, clip, learning_rate, beta1, beta2, epsilon;
     double step, rate, failed;
 };
 
-// The step fails if an entry of the gradient is not finite. (x - x is 0 for a finite x,
-// and NaN for any other.)
+__device__ real clipped(real gradient, const Training *training)
+{
+    real g = gradient * (real)training->scale, most = training->clip;
+    return g > most ? most : g < -most ? -most : g;
+}
+
+// The step fails if an entry of the gradient is not finite, or if Adam, which alone has
+// an epsilon, cannot square it. (x - x is 0 for a finite x, and NaN for any other.)
 KERNEL look_at(whole tasks, Training *training, const real *gradient, whole n)
 {
-    EACH_TASK EACH(i, n)
-        if (!(gradient[i] - gradient[i] == 0)) training->failed = 1;
+    EACH_TASK EACH(i, n) {
+        real g = clipped(gradient[i], training), top = training->epsilon > 0 ? g * g : g;
+        if (!(gradient[i] - gradient[i] == 0 && top - top == 0)) training->failed = 1;
+    }
 }
 
 // Begin a step: write its loss to the history, NaN if it failed, and compute its rate.
@@ -347,12 +355,6 @@ KERNEL begin_step(
         training->rate = training->learning_rate * sqrt(1 - pow(training->beta2, step)) /
                          (1 - pow(training->beta1, step));
     }
-}
-
-__device__ real clipped(real gradient, const Training *training)
-{
-    real g = gradient * (real)training->scale, most = training->clip;
-    return g > most ? most : g < -most ? -most : g;
 }
 
 KERNEL sgd(
