@@ -152,11 +152,11 @@ def test_batch_norm_is_that_of_float64(backend, offset):
 
 @every_backend
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", ["rsqrt", "reciprocal"])
-def test_functions_of_zero_and_infinity_are_infinity_and_zero(name, dtype, backend):
+@pytest.mark.parametrize("function", [functions.rsqrt, lambda x: 1 / x])
+def test_functions_of_zero_and_infinity_are_infinity_and_zero(function, dtype, backend):
     for size in (1, 3, 16, 100):  # with and without vectors
         x = np.resize([np.inf, 0.0], size)
-        out = result_of(getattr(functions, name), [x], backend, dtype)
+        out = result_of(function, [x], backend, dtype)
         assert np.array_equal(out, np.resize([0.0, np.inf], size))
 
 

@@ -1,6 +1,7 @@
 """examples/maml_vs_fomaml.py: what it measures, what it writes, what it refuses."""
 
 import csv
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,17 @@ from tests.support.running_examples import (
     read_strict_json,
     refusal,
 )
-from tinymaml.tasks import sinusoid
+from tinymaml.tasks import omniglot, sinusoid
 
+draw_characters = cache(omniglot.standin)
 QUANTITIES = {
     "first_order_norm",
     "correction_norm",
     "exact_norm",
     "angle_degrees",
+    "score",
+    "score_at_equal_iterations",
+    "score_at_equal_time",
     "seconds",
     "flops",
     "percent_seconds_saved",
@@ -39,9 +44,24 @@ def folder(tmp_path, monkeypatch):
 def example():
     """Return the example, with few inner steps to measure."""
     module = load_example("maml_vs_fomaml")
-    module.STEPS = (1, 2, 4)
-    module.ROUNDS = 2
+
+    def small(make):
+        def made(*arguments):
+            problem = make(*arguments)
+            probe = tm.Tasks(*(array[:12] for array in problem.probe))
+            return problem._replace(steps=(1, 2, 4), rounds=2, probe=probe)
+
+        return made
+
+    module.sinusoids = small(module.sinusoids)
+    module.omniglot_5_way = small(module.omniglot_5_way)
     return module
+
+
+@pytest.fixture
+def problem(example):
+    """Return the sinusoids."""
+    return example.sinusoids(tm.get_backend("numpy"))
 
 
 def run(module, *arguments, out="out"):
@@ -69,7 +89,8 @@ def test_run_writes_its_files_into_its_folder_and_nothing_elsewhere(
     ]
     assert (folder / "out/maml_vs_fomaml.png").read_bytes().startswith(b"\x89PNG")
     assert {row["quantity"] for row in rows} == QUANTITIES
-    fields = {"quantity", "value", "order", "iteration", "steps", "recompute", "paper"}
+    fields = {"quantity", "value", "start", "order", "iteration", "steps"}
+    fields |= {"recompute", "paper"}
     assert all(set(row) == fields for row in rows)
     results = read_strict_json(folder / "out/results.json")
     assert results["experiment"] == "maml_vs_fomaml"
@@ -107,6 +128,69 @@ def test_exact_is_first_order_minus_correction_whenever_measured(example):
         assert (correction > 0).all()
 
 
+def test_scores_are_compared_at_equal_iterations_and_at_equal_time(example):
+    rows = run(example)
+    exact, first = (
+        values(rows, "seconds", order=order, steps=1)[0] for order in (2, 1)
+    )
+    in_time = min(5, int(5 * first / exact))
+    for name, order, iteration in (
+        ("iterations", 2, 5),
+        ("iterations", 1, 5),
+        ("time", 2, in_time),
+        ("time", 1, 5),
+    ):
+        about = {"order": order, "iteration": iteration}
+        (score,) = values(rows, "score", start="trained", **about)
+        assert values(rows, f"score_at_equal_{name}", **about) == [score]
+
+
+def test_score_of_a_sinusoid_is_the_error_after_one_step(problem):
+    theta = np.random.default_rng(0).normal(0, 0.1, problem.network.size)
+    theta = theta.astype(np.float32)
+    maml = tm.MAML(problem.maml().loss, 0.01, backend="numpy")
+    expected = maml.meta_gradient(theta, problem.probe).loss
+    assert problem.judge(theta, problem.probe) == pytest.approx(expected, rel=1e-5)
+
+
+def test_omniglot_is_measured_on_stand_ins_and_at_the_shipped_theta(
+    example, folder, monkeypatch, capsys
+):
+    monkeypatch.setattr(omniglot, "standin", draw_characters)
+    arguments = ("--problem", "omniglot", "--standin", "--iterations", "2")
+    rows = run(example, *arguments)
+    assert "shipped omniglot-5w1s" in capsys.readouterr().out
+    (shipped,) = values(rows, "score", start="omniglot-5w1s")
+    scores = values(rows, "score", start="trained", order=2)
+    assert len(scores) == 3 and 0 <= min(scores) and shipped > max(scores)
+    title = read_strict_json(folder / "out/results.json")["problem"]
+    assert title == "5-way 1-shot, procedural stand-in"
+
+
+def test_omniglot_without_data_takes_stand_ins_and_says_so(
+    example, folder, monkeypatch, capsys
+):
+    monkeypatch.setattr(omniglot, "standin", draw_characters)
+    monkeypatch.setenv("TINYMAML_DATA", str(folder / "nowhere"))
+    options = example.make_parser().parse_args(["--problem", "omniglot"])
+    problem = example.choose_problem(None, options, tm.get_backend("numpy"))
+    assert "no Omniglot here" in capsys.readouterr().out
+    assert problem.title.endswith("stand-in")
+    assert str(options.out) == "results/maml_vs_fomaml_omniglot"
+
+
+def test_problem_chooses_the_iterations_unless_they_are_given(example):
+    parser = example.make_parser()
+    for arguments, iterations in (
+        (["--problem", "omniglot"], 1_000),
+        (["--problem", "omniglot", "--fast"], 40),
+        (["--iterations", "7", "--problem", "omniglot"], 7),
+        (["--fast"], 1_000),
+    ):
+        options, _ = example.read_options(parser, [*arguments, "--backend", "numpy"])
+        assert options.iterations == iterations
+
+
 def test_measuring_does_not_change_the_training(example, folder):
     run(example)
     losses = []
@@ -114,10 +198,11 @@ def test_measuring_does_not_change_the_training(example, folder):
         with open(folder / "out" / name / "log.csv", newline="") as file:
             losses += [float(row["loss"]) for row in csv.DictReader(file)]
     for order, loss in zip((2, 1), losses, strict=True):
-        maml = tm.MAML(example.loss, example.ALPHA, order=order, threads=1)
+        problem = example.sinusoids(tm.get_backend("auto", 1))
+        maml = problem.maml(order=order)
         plain = tm.train(
             maml.meta_gradient,
-            example.NETWORK.init(np.random.default_rng([1, 0])),
+            problem.network.init(np.random.default_rng([1, 0])),
             sinusoid.sample_tasks,
             iterations=5,
             optimiser=tm.Adam(0.001),
@@ -127,22 +212,22 @@ def test_measuring_does_not_change_the_training(example, folder):
         assert plain.losses[-1].loss == loss
 
 
-def test_recomputation_keeps_memory_from_growing_with_activations(example):
-    rows = example.count_memory(tm.get_backend("numpy"))
+def test_recomputation_keeps_memory_from_growing_with_activations(example, problem):
+    rows = example.count_memory(problem)
     exact, recomputed = (
         values(rows, "workspace_bytes", order=2, recompute=recompute)
         for recompute in (False, True)
     )
     assert recomputed < exact
-    growth = (recomputed[-1] - recomputed[0]) / (example.STEPS[-1] - example.STEPS[0])
+    growth = (recomputed[-1] - recomputed[0]) / (problem.steps[-1] - problem.steps[0])
     # One theta_k per step, and nothing else worth mentioning.
-    assert growth == pytest.approx(4 * example.NETWORK.size, rel=0.1)
+    assert growth == pytest.approx(4 * problem.network.size, rel=0.1)
     assert (exact[-1] - exact[0]) > 4 * (recomputed[-1] - recomputed[0])
 
 
-def test_cost_rows_say_what_first_order_saves(example):
-    rows = example.measure_cost(tm.get_backend("numpy"))
-    for steps in example.STEPS:
+def test_cost_rows_say_what_first_order_saves(example, problem):
+    rows = example.measure_cost(problem)
+    for steps in problem.steps:
         for quantity in ("seconds", "flops"):
             exact, first = (
                 values(rows, quantity, order=order, steps=steps)[0] for order in (2, 1)
@@ -172,6 +257,8 @@ def test_ctrl_c_stops_with_one_line(example, folder, monkeypatch, capsys):
             "--threads: expected a whole number of at least 1, got '0'",
         ),
         (["--out", "file"], "--out: "),
+        (["--problem", "chess"], "--problem: invalid choice: 'chess'"),
+        (["--problem", "omniglot", "--data", "nowhere"], "--data: "),
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(example, folder, capsys, arguments, message):

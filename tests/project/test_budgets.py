@@ -14,8 +14,8 @@ EVENING = ("autodiff", "maml.py")  # what README promises for one evening
 EVENING_LIMIT = 1_200
 CUDA = ("backends/cuda",)
 CUDA_LIMIT = 800
-# Without backends/cuda: 5,500, and 250 for what keeps runs, files and compiled code whole
-# (locks, verified kernels, the contents of checkpoints), which was promised later.
+# Without backends/cuda: 5,500, and 250 for what keeps runs, files and compiled code
+# whole (locks, verified kernels, contents of checkpoints), which was promised later.
 PACKAGE_LIMIT = 5_500 + 250
 # What later subpackages may add to the package; each brings its own line here.
 LATER = {

@@ -284,19 +284,26 @@ def test_no_inner_step_is_plain_trpo():
 @pytest.mark.slow
 @pytest.mark.parametrize("order", [1, 2])
 def test_a_few_outer_steps_learn_to_adapt(order):
+    """In the mean of two seeds: one alone may learn a good start that hardly adapts."""
+    runs = [returns_of_training(order, seed) for seed in (0, 1)]
+    before, after = np.mean(runs, axis=0)
+    assert after[1] > before[1] + 0.8
+    assert after[1] > after[0] + 0.8
+
+
+def returns_of_training(order, seed):
+    """Mean returns after 0 and 1 inner steps, before and after 15 outer steps."""
     policy = tm.GaussianPolicy(tm.MLP([2, 16, 2]), 2, threads=1)
     learner = MAMLTRPO(
         policy, Navigation(horizon=20), 0.5, order=order, max_kl=0.05, threads=1
     )
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     theta = policy.init(rng)
     test_batch = learner.draw(rng, 20)
     before = learner.adapt(theta, test_batch).returns().mean(axis=0)
     for _ in range(15):
         theta = learner.step(theta, learner.draw(rng, 10)).theta
-    after = learner.adapt(theta, test_batch).returns().mean(axis=0)
-    assert after[1] > before[1] + 0.8
-    assert after[1] > after[0] + 0.8
+    return before, learner.adapt(theta, test_batch).returns().mean(axis=0)
 
 
 # --- what is shown --------------------------------------------------------------------
