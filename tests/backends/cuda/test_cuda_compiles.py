@@ -58,7 +58,7 @@ def test_float32_is_not_computed_in_double_precision(tmp_path):
     """One constant of C would do that. Only the settings of training are in double."""
     _, ptx = compile_with_nvcc("float", TEXT, tmp_path)
     in_double = {kernel for kernel in KERNELS if ".f64" in body(ptx, kernel)}
-    assert in_double == {"begin_step", "sgd", "adam"}
+    assert in_double == {"look_at", "begin_step", "sgd", "adam"}
 
 
 @needs_nvcc
