@@ -75,6 +75,9 @@ def arguments_of(loss: Any, names: Mapping[str, Any]) -> list[np.ndarray]:
             f"expected one array for each of {', '.join(needed)}; there is no "
             f"{', '.join(missing)}"
         )
+    for name in needed:
+        if isinstance(names[name], np.ma.MaskedArray):
+            raise ValueError(f"{name}: expected an array, got a masked one")
     return [np.asarray(names[name], np.float64) for name in needed]
 
 
@@ -110,8 +113,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         source, _, name = source.rpartition(":")
     try:
         names = names_in(source)
-    except (ImportError, OSError, SyntaxError) as error:
-        parser.error(f"{source}: {error}")
+    except Exception as error:  # whatever the file does when it runs
+        parser.error(f"{source!r}: {type(error).__name__}: {error}")
     if name not in names:
         parser.error(f"{source}: expected a loss or a MAML named {name}, found none")
     losses = {name: names[name]}
@@ -121,8 +124,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             losses[f"{name}.query_loss"] = maml.query_loss
     try:
         right = [check(*loss, names, options.seed) for loss in losses.items()]
-    except (TypeError, ValueError) as error:
-        parser.error(f"{options.target}: {error}")
+    except Exception as error:  # whatever the loss does when it is recorded
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        parser.error(f"{options.target}: {kind}{error}")
     return 0 if all(right) else 1
 
 

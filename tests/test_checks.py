@@ -413,3 +413,9 @@ def test_masked_arrays_are_refused():
     message = "x: expected an array of float64, got MaskedArray"
     dtype = np.dtype("float64")
     refused(TypeError, message, check_inputs, {"x": placeholder}, dtype, {"x": masked})
+    with pytest.raises(TypeError, match="^alpha: expected .*, got masked_array"):
+        check_alpha(vector)
+    with pytest.raises(
+        ValueError, match="^step_weights: expected .*, got masked_array"
+    ):
+        check_step_weights(vector, 3)

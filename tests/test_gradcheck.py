@@ -148,7 +148,10 @@ CANCELLING = {
         *(BEST + 0.1, A, B),
     ),
     "far from the origin": (least_squares, BEST, A + 1e3, B),
-    "confident": (classify, np.array([40.0, 0.0, 0.0]), ONE),
+    **{
+        f"confident by {gap}": (classify, np.array([gap, 0.0, 0.0]), ONE)
+        for gap in (8.0, 12.0, 15.0, 20.0, 24.0, 30.0, 33.0, 36.0, 40.0)
+    },
     "confident by negative logits": (classify, np.array([0.0, -40.0, -40.0]), ONE),
     "very confident": (classify, np.array([1000.0, 0.0, 0.0]), ONE),
     "confident and wrong": (classify, np.array([0.0, 40.0, 0.0]), ONE),
@@ -192,6 +195,32 @@ def test_gradcheck_rejects_a_wrong_hessian_at_a_minimum(monkeypatch):
     monkeypatch.setattr(PRIMITIVES["matmul"], "jvp", staticmethod(wrong))
     with pytest.raises(tm.GradientError, match="Hessian-vector product differs"):
         tm.gradcheck(least_squares, BEST, A, B)
+
+
+@pytest.mark.parametrize("factor", [-1.0, 0.0, 1.01])
+def test_gradcheck_rejects_a_wrong_gradient_at_a_minimum(monkeypatch, factor):
+    """There the wrong gradient is as zero as the right one."""
+
+    def wrong(i, g, *rest, **attributes):
+        return right(i, g * factor, *rest, **attributes)
+
+    right = PRIMITIVES["mul"].vjp
+    monkeypatch.setattr(PRIMITIVES["mul"], "vjp", staticmethod(wrong))
+    with pytest.raises(tm.GradientError, match="gradient differs"):
+        tm.gradcheck(lambda theta: (theta * theta).sum(), np.zeros(3), order=1)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("gap", [12.0, 15.0, 20.0, 30.0])
+def test_gradcheck_accepts_a_network_that_is_sure(seed, gap):
+    rng = np.random.default_rng(seed)
+    x, y = rng.standard_normal((5, 4)), np.eye(3)[[0, 1, 2, 0, 1]]
+    theta = rng.standard_normal(12) * 0.1
+    tm.gradcheck(
+        lambda theta, x, y: tm.cross_entropy(x @ theta.reshape(4, 3) + y * gap, y),
+        *(theta, x, y),
+        seed=seed,
+    )
 
 
 @pytest.mark.parametrize(

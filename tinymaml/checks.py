@@ -223,7 +223,7 @@ def check_alpha(alpha: float | Array, size: int | None = None) -> Array:
     size: P, or None where theta is not known yet.
     """
     try:
-        array = np.asarray(alpha)
+        array = np.asarray(None if isinstance(alpha, MASKED) else alpha)
     except ValueError:  # a ragged list
         array = np.asarray(None)
     if array.dtype.kind not in "fiu" or array.ndim > 1:
@@ -238,7 +238,8 @@ def check_alpha(alpha: float | Array, size: int | None = None) -> Array:
 def check_step_weights(weights: Sequence[float], steps: int) -> tuple[float, ...]:
     """The weights as floats, one finite number for each inner step."""
     try:
-        array = np.asarray(weights, dtype=float)
+        masked = isinstance(weights, MASKED)
+        array = np.asarray(None if masked else weights, dtype=float)
     except (TypeError, ValueError):
         array = np.array(float("nan"))
     if array.shape != (steps,) or not np.isfinite(array).all():

@@ -27,10 +27,12 @@ from tinymaml.checks import (
     check_alpha,
     check_choice,
     check_finite,
+    check_flags,
     check_function,
     check_step_weights,
     check_tasks,
     check_that,
+    real_number,
     whole_number,
 )
 from tinymaml.maml import Examples, Loss, inner_loop, meta_gradient
@@ -99,9 +101,10 @@ class MAML(Trainable):
     clip: largest size of an entry of the meta-gradient, or None; parts are not clipped.
     backend, threads: see `get_backend`.
 
-    Attributes may be set later; the next call uses them. The loss is recorded
-    once for each shape of its inputs: a number that it takes from elsewhere, such as an
-    annealed weight, stays what it was then. A copy or a pickle compiles anew.
+    Attributes may be set later; the next call uses them. A loss, or a function that
+    predicts, is recorded once for each shape of its inputs: a number that it takes from
+    elsewhere, such as an annealed weight, stays what it was then. A copy or a pickle
+    compiles anew.
 
     >>> import numpy as np
     >>> def loss(theta, x, y):                        # f_theta(x) = theta x
@@ -115,6 +118,7 @@ class MAML(Trainable):
     """
 
     _programs: ProgramCache
+    backend: Backend
 
     def __init__(
         self,
@@ -134,7 +138,7 @@ class MAML(Trainable):
         self.alpha, self.steps, self.order = check_alpha(alpha), steps, order
         self.reduction, self.recompute = reduction, recompute
         self.step_weights, self.clip = step_weights, clip
-        self.backend: Backend = get_backend(backend, threads)
+        self.backend = get_backend(backend, threads)
         self._weights()
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -382,20 +386,28 @@ class MAML(Trainable):
 
 
 def _check_clip(clip: float | None) -> float | None:
-    fits = clip is None or 0 < clip < np.inf
-    check_that(fits, "clip", "a positive number or None", repr(clip))
+    if clip is not None:
+        fits = 0 < real_number("clip", clip) < np.inf
+        check_that(fits, "clip", "a positive number or None", repr(clip))
     return clip
+
+
+def _check_recompute(recompute: bool) -> bool:
+    check_flags(recompute=recompute)
+    return recompute
 
 
 # What is checked whenever an attribute of a `MAML` is set.
 CHECKS: dict[str, Callable[[Any], Any]] = {
     "loss": lambda loss: check_function("loss", loss),
-    "query_loss": lambda loss: loss and check_function("query_loss", loss),
+    "query_loss": lambda f: f if f is None else check_function("query_loss", f),
     "alpha": check_alpha,
     "steps": lambda steps: whole_number("steps", steps, least=0),
     "order": lambda order: check_choice("order", order, (1, 2)),
     "reduction": lambda name: check_choice("reduction", name, ("mean", "sum")),
     "clip": _check_clip,
+    "recompute": _check_recompute,
+    "backend": get_backend,
 }
 
 

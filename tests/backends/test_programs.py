@@ -3,6 +3,7 @@
 import copy
 import pickle
 import sys
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -113,6 +114,11 @@ def test_another_loss_is_heeded(name):
         ("reduction", "max", ValueError),
         ("steps", 1.5, TypeError),
         ("clip", -1.0, ValueError),
+        ("clip", True, TypeError),
+        ("clip", "a", TypeError),
+        ("recompute", "no", TypeError),
+        ("query_loss", 0, TypeError),
+        ("backend", "numbat", ValueError),
         ("loss", 7, TypeError),
         ("alpha", np.nan, ValueError),
     ],
@@ -181,6 +187,23 @@ def test_a_function_that_allows_no_weak_reference_is_kept():
     for _ in range(2):
         maml.predict(function, theta, tasks, steps=1)
     assert len(maml._programs) == 1
+
+
+def test_equal_functions_and_those_without_a_hash_have_programs_of_their_own():
+    @dataclass
+    class Scaled:
+        factor: float
+
+        def __call__(self, theta, x, x_support):
+            return network(theta, x) * self.factor
+
+    network, theta, tasks, maml = prediction_problem()
+    plain = maml.predict(network, theta, tasks, steps=1)
+    one, same, two = Scaled(1.0), Scaled(1.0), Scaled(2.0)
+    for scaled in (one, same, two, one):
+        out = maml.predict(scaled, theta, tasks, steps=1)
+        np.testing.assert_allclose(out, scaled.factor * plain, rtol=1e-5)
+    assert len(maml._programs) == 4
 
 
 def prediction_problem():

@@ -5,8 +5,10 @@ import copy
 import multiprocessing
 import os
 import pickle
+import signal
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -17,6 +19,7 @@ from tests.support.mutants import put, survives
 from tests.support.running import BACKENDS
 from tinymaml.autodiff.tape import Tape
 from tinymaml.backends.numba.backend import BoundProgram
+from tinymaml.backends.programs import ProgramCache
 
 one_or_two_threads = pytest.mark.parametrize("threads", [1, 2])
 
@@ -112,6 +115,27 @@ def test_a_forked_process_computes_the_same_numbers(inherited):
         assert queue.get()
     finally:
         child.kill()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_fork_in_the_middle_of_a_call_leaves_the_child_free_to_call():
+    """A lock that another thread holds at the fork would never be released there."""
+    program, inputs = compiled(1), inputs_of(25)
+    programs = ProgramCache()
+    programs.get(("key",), lambda: program)
+    expected = numbers(program, inputs)
+    with program.lock, programs._lock:  # as in the middle of a call
+        child = os.fork()
+        if child == 0:
+            signal.alarm(20)
+            again = programs.get(("key",), lambda: None)
+            threading.Thread(
+                target=lambda: os._exit(numbers(again, inputs) != expected)
+            ).start()
+            signal.pause()
+    assert os.waitpid(child, 0)[1] == 0
+    assert numbers(program, inputs) == expected
 
 
 def interrupted(run, inputs, method, line, error):

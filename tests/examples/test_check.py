@@ -24,6 +24,7 @@ theta = network.init(rng)
 x = rng.uniform(-5, 5, (10, 1))
 y = np.sin(x)
 """
+MASKED = ARRAYS + "x = np.ma.masked_array(x)\n"
 TASKS = """
 from tinymaml.tasks import sinusoid
 tasks = sinusoid.sample_tasks(rng, tasks=3, shots=4)
@@ -107,12 +108,25 @@ def test_the_file_imports_its_own_neighbours(check, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "text", "message"),
     [
-        (["nix.py"], "", "nix.py: .*No such file"),
-        (["nix.nix:loss"], "", "nix.nix: No module named 'nix'"),
-        (["mine.py"], "def", "mine.py: invalid syntax"),
-        (["mine.py"], "import nix", "mine.py: No module named 'nix'"),
+        (["nix.py"], "", "nix.py': FileNotFoundError: .*No such file"),
+        (["nix.nix:loss"], "", "nix.nix': ModuleNotFoundError: No module named 'nix'"),
+        (["."], "", "'.': TypeError"),
+        ([""], "", "'': ValueError"),
+        (["mine.py"], "def", "mine.py': SyntaxError: invalid syntax"),
+        (["mine.py"], "import nix", "mine.py': ModuleNotFoundError: No module named"),
+        (["mine.py"], "1 / 0", "mine.py': ZeroDivisionError: division by zero"),
+        (
+            ["mine.py"],
+            "theta = 3\nloss = lambda theta: 1 / 0",
+            "ZeroDivisionError: div",
+        ),
+        (["mine.py"], LOSS + MASKED, "x: expected an array, got a masked one"),
         (["mine.py:nix"], LOSS, "mine.py: expected a loss or a MAML named nix"),
-        (["mine.py:rng"], LOSS, "mine.py:rng: expected a loss or a MAML, got Gen"),
+        (
+            ["mine.py:rng"],
+            LOSS,
+            "mine.py:rng: TypeError: expected a loss or a MAML, got Gen",
+        ),
         (["mine.py"], LOSS, "one array for each of theta, x, y; there is no x, y"),
         (["mine.py"], "theta = 3\nloss = lambda theta: 3", "expected a Value"),
         ([], "", "FILE"),

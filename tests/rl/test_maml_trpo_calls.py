@@ -189,3 +189,10 @@ def test_a_used_learner_can_be_copied_and_pickled(backend):
     del learner
     for other in copies:
         np.testing.assert_array_equal(other.adapt(theta, batch).thetas[1], adapted)
+
+
+@pytest.mark.parametrize("name", ["alpha", "order", "policy", "max_kl", "discount"])
+def test_a_learner_is_read_only(name):
+    learner = small_learner()
+    with pytest.raises(AttributeError, match=f"^{name}: a MAMLTRPO cannot be changed"):
+        setattr(learner, name, getattr(learner, name))

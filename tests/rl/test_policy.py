@@ -137,3 +137,12 @@ def test_a_used_policy_can_be_copied_and_pickled():
     for other in (copy.deepcopy(policy), pickle.loads(pickle.dumps(policy))):
         again = other.act(np.stack([theta, theta]), observations, noise)
         np.testing.assert_array_equal(again, acted)
+
+
+@pytest.mark.parametrize("name", ["network", "actions", "backend", "size"])
+def test_a_policy_is_read_only(name):
+    policy = small_policy()
+    for other in (policy, copy.copy(policy), pickle.loads(pickle.dumps(policy))):
+        before = getattr(other, name)
+        with pytest.raises(AttributeError, match=f"^{name}: a GaussianPolicy cannot"):
+            setattr(other, name, before)

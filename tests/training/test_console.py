@@ -227,3 +227,9 @@ def test_the_progress_bar_is_drawn_by_time_not_by_iteration(terminal):
     run(3000, progress=True)
     seconds = time.perf_counter() - started
     assert terminal().count("\r") < 10 + 20 * seconds
+
+
+def test_without_stderr_there_is_no_bar(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)  # as in a program without a console
+    with ProgressBar(True, "", 0, 10) as bar:
+        bar.step(1, 2.0)

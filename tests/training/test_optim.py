@@ -302,3 +302,13 @@ def test_adam_refuses_what_it_cannot_square_and_changes_nothing():
     assert theta.tolist() == moved.tolist()
     for key, value in adam.state().items():
         np.testing.assert_array_equal(value, before[key])
+
+
+@pytest.mark.parametrize("make", [SGD, Adam])
+def test_masked_arrays_are_refused(make):
+    plain, masked = np.zeros(3), np.ma.ones(3)
+    with pytest.raises(TypeError, match="^gradient: expected an array, got Masked"):
+        make().update(plain, masked)
+    with pytest.raises(TypeError, match="^theta: expected an array, got Masked"):
+        make().update(masked, plain)
+    assert not plain.any()

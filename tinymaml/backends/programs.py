@@ -13,15 +13,34 @@ in every call. Its program could never be found again, so a key holds functions 
 and a program goes when a function of its key has gone.
 """
 
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from inspect import ismethod
 from threading import RLock
 from typing import Any
-from weakref import ReferenceType, WeakMethod, ref
+from weakref import ReferenceType, WeakMethod, WeakSet, ref
 
 # A training needs two or three programs; a new function in every call needs a bound.
 CAPACITY = 16
+
+# A forked child has a copy of every lock, but not of the thread that would release it.
+LOCKS: WeakSet[Any] = WeakSet()
+
+
+def free_after_fork(lock: Any) -> Any:
+    """The lock, which in every forked child is free."""
+    LOCKS.add(lock)
+    return lock
+
+
+def _free_locks() -> None:
+    for lock in LOCKS:
+        lock._at_fork_reinit()  # what the locks of Python's own modules do
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_free_locks)
 
 
 class ProgramCache:
@@ -41,7 +60,7 @@ class ProgramCache:
         # cannot leave the key of one program beside another.
         self._last: tuple[tuple[Any, ...] | None, Any] = (None, None)
         # Re-entrant: a loss that is being recorded may itself call a learner.
-        self._lock = RLock()
+        self._lock = free_after_fork(RLock())
 
     def get(self, key: tuple[Any, ...], compile_program: Callable[[], Any]) -> Any:
         """The program of this key, compiled by the caller if it is not here.
@@ -70,10 +89,24 @@ class ProgramCache:
         return ProgramCache, (self.capacity,)
 
 
+class _Same(ref[Any]):
+    """A weak reference that is equal to another one of the very same object.
+
+    Objects that are equal, or have no hash, are told apart as well.
+    """
+
+    def __hash__(self) -> int:
+        return id(type(self))
+
+    def __eq__(self, other: object) -> bool:
+        here = self()
+        return isinstance(other, _Same) and here is not None and here is other()
+
+
 def weakly(function: Any) -> Hashable:
     """A weak reference for a key, or the object itself if there can be none."""
     try:
-        return WeakMethod(function) if ismethod(function) else ref(function)
+        return WeakMethod(function) if ismethod(function) else _Same(function)
     except TypeError:
         return function
 

@@ -37,6 +37,7 @@ from tinymaml.checks import (
     check_theta,
     whole_number,
 )
+from tinymaml.networks.layers import ReadOnly
 from tinymaml.rl.advantages import advantages
 from tinymaml.rl.policy import GaussianPolicy
 from tinymaml.rl.policy_losses import PolicyLosses, Samples, chunk_steps
@@ -100,7 +101,7 @@ class MetaStep(NamedTuple):
         )
 
 
-class MAMLTRPO:
+class MAMLTRPO(ReadOnly):
     """Meta-learning of a policy in an environment.
 
     policy: a GaussianPolicy.
@@ -116,6 +117,8 @@ class MAMLTRPO:
     discount, decay: the discount of rewards, and lambda of GAE, see
     `advantages.advantages`.
     backend, threads: see `get_backend`.
+
+    Attributes are read-only: another setting is another learner.
 
     Raises ValueError or TypeError naming the argument.
     """

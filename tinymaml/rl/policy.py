@@ -23,7 +23,7 @@ from tinymaml.autodiff.tape import Tape, Value
 from tinymaml.backends import Backend, Program, get_backend
 from tinymaml.backends.programs import ProgramCache
 from tinymaml.checks import Array, check_dtype, check_sizes, check_that
-from tinymaml.networks.layers import Network
+from tinymaml.networks.layers import Network, ReadOnly
 
 LEAST_LOG_STD = log(1e-6)  # the lower bound in the authors' code
 
@@ -35,7 +35,7 @@ class Gaussian(NamedTuple):
     log_std: Value  # (A,), log sigma
 
 
-class GaussianPolicy:
+class GaussianPolicy(ReadOnly):
     """pi_theta(a | x): normal with mean f_theta(x) and standard deviation sigma.
 
     network: from observations (N, O) to means (N, actions).
@@ -43,7 +43,7 @@ class GaussianPolicy:
     backend, threads: what runs the network when the policy acts; see `get_backend`.
 
     The last A numbers of theta (P,) are log sigma. They start at 0, and a number below
-    log 1e-6 counts as log 1e-6, as in the authors' code.
+    log 1e-6 counts as log 1e-6, as in the authors' code. Attributes are read-only.
 
     >>> from tinymaml.networks.layers import MLP
     >>> GaussianPolicy(MLP([2, 100, 100, 2]), actions=2, backend="numpy")

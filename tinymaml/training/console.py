@@ -11,6 +11,7 @@ Left out: log files in other formats and remote dashboards; every program opens 
 import csv
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
@@ -117,7 +118,7 @@ class ProgressBar(AbstractContextManager["ProgressBar"]):
         self._start = self._iteration = iteration
         self._average = 0.0
         self._bar: Any = None
-        if enabled:
+        if enabled and sys.stderr is not None:
             from tqdm import tqdm
 
             bar = tqdm(

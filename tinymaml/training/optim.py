@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from tinymaml.checks import check_arrays
+
 # The smallest normal float32: smaller settings are imprecise there, or count as 0.
 TINY = float(np.finfo(np.float32).tiny)
 
@@ -48,6 +50,7 @@ class Optimiser:
             FloatingPointError: Adam cannot square the gradient. Nothing is changed.
             ValueError: `theta` and `gradient` (or the moments) do not fit each other.
         """
+        check_arrays(theta=theta, gradient=gradient)
         if not theta.flags.writeable:
             raise ValueError("theta: expected a writable array, got a read-only one")
         fits = theta.shape == gradient.shape == self._scratch.shape

@@ -42,6 +42,7 @@ from tinymaml.backends import Backend, check_bound
 from tinymaml.backends.numba import image_kernels, kernels, planner
 from tinymaml.backends.numba.kernel_cache import kept_on_disk
 from tinymaml.backends.numba.planner import ALIGNMENT
+from tinymaml.backends.programs import free_after_fork
 from tinymaml.checks import Array, check_dtype, check_inputs, check_threads
 
 BLOCKS = 32
@@ -299,7 +300,7 @@ class NumbaProgram:
     def __init__(self, tape: Tape, dtype: np.dtype[Any], threads: int) -> None:
         tape = tape.snapshot()
         self.tape, self.dtype, self.threads = tape, dtype, threads
-        self.lock = Lock()
+        self.lock = free_after_fork(Lock())
         self.plan = plan = planner.plan(tape)
         code_shape = len(plan.instructions), INSTRUCTION_SIZE
         self.code = np.zeros(code_shape, dtype=np.int64)

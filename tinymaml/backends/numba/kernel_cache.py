@@ -88,7 +88,8 @@ class KernelCache(NullCache):
         for folder in _folders():
             contents = b""
             with suppress(OSError):
-                contents = (folder / name).read_bytes()
+                if (folder / name).is_file():  # to open a pipe could wait for ever
+                    contents = (folder / name).read_bytes()
             if contents[:32] == _digest(name, contents[32:]):
                 return CompileResult._rebuild(context, *pickle.loads(contents[32:]))
         return None
