@@ -350,18 +350,14 @@ class MAML(Trainable):
 
     def _program(self, call: Call, theta: Array, tasks: Tasks) -> Program:
         """The program for these shapes and settings, compiled at its first use."""
-        shapes = tuple([array.shape[1:] for array in tasks])
+        shapes = theta.size, theta.dtype, *[array.shape[1:] for array in tasks]
         settings = (self.order, self.recompute, self._weights(), self.alpha.shape)
+        recorded, function = call, None
+        if call.function is not None:
+            recorded, function = call._replace(function=None), weakly(call.function)
+        key = recorded, function, shapes, settings, self.backend
         program: Program = self._programs.get(
-            (
-                *call[:3],
-                call.function if call.function is None else weakly(call.function),
-                theta.size,
-                theta.dtype,
-                shapes,
-                settings,
-                self.backend,
-            ),
+            key,
             lambda: self.backend.compile(self._record(call, theta, tasks), theta.dtype),
         )
         return program

@@ -50,14 +50,16 @@ class Optimiser:
             FloatingPointError: Adam cannot square the gradient. Nothing is changed.
             ValueError: `theta` and `gradient` (or the moments) do not fit each other.
         """
-        check_arrays(theta=theta, gradient=gradient)
+        if not type(theta) is type(gradient) is np.ndarray:  # the quick answer
+            check_arrays(theta=theta, gradient=gradient)
         if not theta.flags.writeable:
             raise ValueError("theta: expected a writable array, got a read-only one")
         fits = theta.shape == gradient.shape == self._scratch.shape
         if not (fits and theta.dtype == gradient.dtype == self._scratch.dtype):
             self._allocate(theta, gradient)
-        self._apply(theta, gradient, self._step + 1)
-        self._step += 1
+        step = self._step + 1
+        self._apply(theta, gradient, step)
+        vars(self)["_step"] = step  # without the check of `__setattr__`, every step
 
     def state(self) -> dict[str, np.ndarray]:
         """Return a copy of the step count and the moments, by name.
