@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from shared import Parser, file_path, reason, run_to_the_end, whole_number
+from shared import file_path, plain_parser, reason, run_to_the_end, whole_number
 from tinymaml.checks import real_number
 from tinymaml.files import check_plain
 
@@ -91,9 +91,7 @@ def table(options: argparse.Namespace) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run with command-line arguments; return the exit status."""
-    parser = Parser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = plain_parser(__doc__ or "")
     parser.add_argument(
         "files", nargs="+", type=file_path, help="results.json, one for each seed"
     )

@@ -24,8 +24,8 @@ from tags import ROOT, all_fenced
 
 import tinymaml
 
+KINDS = {"paper": "paper", "derivations": "derivation"}  # of pages, by their folder
 # Public names that are also words: in backticks they may be something else.
-KINDS = {"paper": "paper", "derivations": "derivation"}
 WORDS = {"exp", "log", "accuracy", "summary", "train"}
 
 
@@ -82,8 +82,7 @@ class PublicNames(SphinxDirective):
                 text = inspect.getdoc(thing) if callable(thing) else None
                 words = (text or "The recipes of table 1, by name.").split("\n\n")[0]
                 words = re.sub(r"([|*<])", r"\\\1", " ".join(words.split()))
-                kind = "py:obj"
-                lines.append(f"| {{{kind}}}`{name} <tinymaml.{name}>` | {words} |")
+                lines.append(f"| {{py:obj}}`{name} <tinymaml.{name}>` | {words} |")
             lines += [":::"]
             found += self.parse_text_to_nodes("\n".join(lines))
         return found
@@ -115,11 +114,13 @@ def mark_objects(app: Sphinx, doctree: nodes.document) -> None:
 def resolve(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     """Make the links, now that all pages are known."""
     env = app.env
-    for mark in list(doctree.findall(paper_links)):
+    marks = list(doctree.findall(paper_links))
+    fenced = all_fenced() if marks else {}  # it reads every source file
+    for mark in marks:
         found: dict[str, nodes.Node] = {}
         for page, quoted in sorted(quotations(env).items()):
             for file, _, tag in quoted:
-                part = all_fenced()[tag][0]
+                part = fenced[tag][0]
                 if file == mark["file"] and mark["line"] in objects_in(
                     file, part.first, part.last
                 ):

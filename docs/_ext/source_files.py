@@ -12,7 +12,7 @@ import sys
 from functools import cache
 from pathlib import Path
 
-from tags import ROOT
+from tags import ROOT, functions_of_tests
 
 FOLDERS = ("tinymaml", "examples", "benchmarks", "tests")
 SUFFIXES = {".py", ".cu"}
@@ -33,11 +33,8 @@ def source_files() -> tuple[str, ...]:
 def lines_of_tests() -> dict[str, tuple[str, int]]:
     """Return the file and the line of every test; the first where two share a name."""
     found: dict[str, tuple[str, int]] = {}
-    for file in source_files():
-        if Path(file).name.startswith("test_"):
-            for node in ast.walk(ast.parse((ROOT / file).read_text(encoding="utf-8"))):
-                if isinstance(node, ast.FunctionDef) and node.name[:5] == "test_":
-                    found.setdefault(node.name, (file, node.lineno))
+    for path, name, line in functions_of_tests():
+        found.setdefault(name, (path.relative_to(ROOT).as_posix(), line))
     return found
 
 

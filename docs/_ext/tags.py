@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -125,21 +124,20 @@ def page_marks(pattern: re.Pattern[str], root: Path = ROOT) -> dict[str, list[st
     return found
 
 
-def names_of_tests(root: Path = ROOT) -> Iterator[tuple[Path, str]]:
-    """Yield the file and the name of every test function."""
-    for path in sorted((root / "tests").rglob("test_*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
-                yield path, node.name
+@cache  # a build asks for it once for each tag
+def functions_of_tests(root: Path = ROOT) -> tuple[tuple[Path, str, int], ...]:
+    """Return the file, the name and the line of every test function."""
+    return tuple(
+        (path, node.name, node.lineno)
+        for path in sorted((root / "tests").rglob("test_*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+    )
 
 
 def checking_tests(tag: str, root: Path = ROOT) -> list[tuple[Path, str]]:
     """Return the tests with the tag in their name; maml_eq10 does not hold maml-eq1."""
     words = re.compile(rf"(?:^|_){tag.replace('-', '_')}(?:_|$)")
-    return [(path, name) for path, name in _all_tests(root) if words.search(name)]
-
-
-@cache
-def _all_tests(root: Path) -> tuple[tuple[Path, str], ...]:
-    """Return what `names_of_tests` yields; a build asks for it once for each tag."""
-    return tuple(names_of_tests(root))
+    return [
+        (path, name) for path, name, _ in functions_of_tests(root) if words.search(name)
+    ]

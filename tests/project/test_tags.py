@@ -14,7 +14,7 @@ from tags import (
     all_fenced,
     checking_tests,
     fenced_parts,
-    names_of_tests,
+    functions_of_tests,
     page_marks,
 )
 
@@ -58,7 +58,7 @@ def test_anchors_and_quotations_have_tags() -> None:
 
 
 def test_no_two_tests_of_a_file_have_one_name() -> None:
-    names = list(names_of_tests())
+    names = [(path, name) for path, name, _ in functions_of_tests()]
     assert not {name for name in names if names.count(name) > 1}
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tinymaml.checks import check_arrays
+from tinymaml.checks import check_arrays, check_that
 
 # The smallest normal float32: smaller settings are imprecise there, or count as 0.
 TINY = float(np.finfo(np.float32).tiny)
@@ -81,21 +81,21 @@ class Optimiser:
         """
         names = ["step", *self.moment_names]
         same = sorted(state) == sorted(names)
-        _require(same, "optimiser state", f"the keys {names}", list(state))
+        check_that(same, "optimiser state", f"the keys {names}", list(state))
         step, *moments = (np.asarray(state[name]) for name in names)
         whole = step.shape == () and step.dtype == np.int64
         valid = whole and 0 <= step < 2**53
-        _require(valid, "optimiser state 'step'", "one int64 >= 0", f"{step!r:.60}")
+        check_that(valid, "optimiser state 'step'", "one int64 >= 0", f"{step!r:.60}")
         for name, moment in zip(self.moment_names, moments, strict=True):
             what, kind, first = f"optimiser state '{name}'", _kind(moment), moments[0]
             _check_vector(what, moment)
-            _require(kind == _kind(first), what, f"{_kind(first)} as before", kind)
+            check_that(kind == _kind(first), what, f"{_kind(first)} as before", kind)
             fits = (step == 0) == (moment.size == 0)
-            _require(fits, what, "shape (0,) exactly at step 0", f"{kind}, {step=!s}")
+            check_that(fits, what, "shape (0,) exactly at step 0", f"{kind}, {step=!s}")
             largest, lowest = np.abs(moment).max(initial=0), moment.min(initial=0)
-            _require(np.isfinite(largest), what, "finite values", largest)
+            check_that(np.isfinite(largest), what, "finite values", largest)
             signed = name != "second_moment"
-            _require(signed or lowest >= 0, what, "values >= 0", lowest)
+            check_that(signed or lowest >= 0, what, "values >= 0", lowest)
         self._step = int(step)
         self._moments = [moment.copy() for moment in moments]
         # `update` compares theta with this array, and so refuses another size.
@@ -129,9 +129,9 @@ class Optimiser:
         _check_vector("theta", theta)
         kind = _kind(theta)
         same = kind == _kind(gradient)
-        _require(same, "gradient", f"{kind} like theta", _kind(gradient))
+        check_that(same, "gradient", f"{kind} like theta", _kind(gradient))
         new = self._scratch.size == 0
-        _require(new, "theta", f"{_kind(self._scratch)} as in the steps before", kind)
+        check_that(new, "theta", f"{_kind(self._scratch)} as in the steps before", kind)
         self._moments = [np.zeros_like(theta) for _ in self.moment_names]
         self._scratch = np.empty_like(theta)
 
@@ -256,19 +256,14 @@ def _kind(array: np.ndarray) -> str:
     return f"{array.dtype} of shape {array.shape}"
 
 
-def _require(condition: Any, what: str, expected: object, got: object) -> None:
-    if not condition:
-        raise ValueError(f"{what}: expected {expected}, got {got}")
-
-
 def _check_vector(name: str, array: np.ndarray) -> None:
     flat = array.ndim == 1 and array.dtype in (np.float32, np.float64)
-    _require(flat, name, "a flat float32 or float64 vector", _kind(array))
+    check_that(flat, name, "a flat float32 or float64 vector", _kind(array))
 
 
 def _number(name: str, value: float, low: float, high: float) -> float:
     """Return a number in [low, high) as a float; neither bool nor NaN is one."""
     number = isinstance(value, Real) and not isinstance(value, bool)
     valid = number and low <= value < high
-    _require(valid, name, f"a number in [{low:.3g}, {high:.3g})", repr(value))
+    check_that(valid, name, f"a number in [{low:.3g}, {high:.3g})", repr(value))
     return float(value)
