@@ -1,0 +1,14 @@
+// TODO
+"use strict";
+
+tinymaml.explorable(
+  "find-the-goal",
+
+  function model(tape, data, tools) {
+    return {};
+  },
+
+  function view({ root, model, data, kit, worker }) {
+    root.append(kit.element("p", {}, "To be made."));
+  },
+);
