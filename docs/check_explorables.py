@@ -2,10 +2,10 @@
 
 From the root of a clone, after the build:
 
-    python docs/check_explorables.py                        # all pages
-    python docs/check_explorables.py --only walk-back       # one of them
-    python docs/check_explorables.py --pictures DIR         # and pictures, to be looked at
-    python docs/check_explorables.py --figures              # draw the figures of the pages again
+    python docs/check_explorables.py                    # all pages
+    python docs/check_explorables.py --only walk-back   # one of them
+    python docs/check_explorables.py --pictures DIR     # and pictures, to be looked at
+    python docs/check_explorables.py --figures          # the pages' figures, again
 
 Each page is opened from a local file, with no network, at the width of a desk and of a
 phone, light and dark, with and without reduced motion. Its own function below draws,

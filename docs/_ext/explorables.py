@@ -7,10 +7,10 @@
     ```
 
 `docs/explorables/walk_back.py` has a function `data()`, which records tapes and arrays
-with tinymaml. The build writes what it returns as a script, `walk-back.data.js`, since a
-page that is opened from a local file may load scripts but no data. The page also loads
-`tape.js` from the package, and from `_static/explorables` the kit and the page's own
-script, in this order and only on pages that have the directive.
+with tinymaml. The build writes what it returns as a script, `walk-back.data.js`,
+since a page that is opened from a local file may load scripts but no data. The page
+also loads `tape.js` from the package, and from `_static/explorables` the kit and the
+page's own script, in this order and only on pages that have the directive.
 """
 
 from __future__ import annotations
