@@ -33,7 +33,7 @@ sys.path.append(str(ROOT / "docs" / "_ext"))
 def run_model(
     name: str, calls: Sequence[tuple[Any, ...]], data: Any = None
 ) -> list[Any]:
-    """Return the results of calls (method, arguments[, values to take]) of one model."""
+    """Return the results of calls (method, arguments[, values to take]) of a model."""
     from explorables import encode
 
     assert NODE is not None
