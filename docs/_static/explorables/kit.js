@@ -262,7 +262,7 @@ function tinymamlKit() {
     function drawFrame() {
       frame.replaceChildren();
       if (options.axes === false) return;
-      for (const x of ticks(...self.x, Math.max(2, Math.floor((box.right - box.left) / 80)))) {
+      for (const x of ticks(...self.x, Math.max(3, Math.floor((box.right - box.left) / 80)))) {
         const [left] = self.toPixel([x, self.y[0]]);
         frame.append(shape("path", { d: `M${left} ${box.top}V${box.bottom}`, class: "x-grid" }),
           shape("text", { x: left, y: box.bottom + 17, class: "x-tick", "text-anchor": "middle" }, number(x)));
@@ -270,7 +270,7 @@ function tinymamlKit() {
       const [low, high] = self.y.map(inY);
       const marks = options.logY
         ? ticks(Math.ceil(low), Math.floor(high), 5).map((n) => 10 ** Math.round(n))
-        : ticks(low, high, Math.max(2, Math.floor((box.bottom - box.top) / 50)));
+        : ticks(low, high, Math.max(3, Math.floor((box.bottom - box.top) / 50)));
       for (const y of marks) {
         const top = self.toPixel([self.x[0], y])[1];
         frame.append(shape("path", { d: `M${box.left} ${top}H${box.right}`, class: "x-grid" }),
