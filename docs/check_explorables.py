@@ -69,6 +69,108 @@ def expect(fact: bool, claim: str) -> None:
 def check_walk_back(page: Any) -> None:
     """Drag the start, step back through the inner loop, change J and alpha."""
 
+    def rows(number: int) -> list[list[str]]:
+        """The texts of a table: 0 compares with the true slope, 1 is the recursion."""
+        table = page.locator(".x-walk-table").nth(number)
+        read = "rows => rows.map(row => [...row.cells].map(cell => cell.textContent))"
+        lines: list[list[str]] = table.locator("tbody tr").evaluate_all(read)
+        return lines
+
+    def numbers(pair: str) -> list[float]:
+        return [float(n) for n in pair.strip("()").replace("−", "-").split(", ")]
+
+    def lit() -> str:
+        return " ".join(page.locator(".is-lit").all_inner_texts())
+
+    def press(name: str) -> None:
+        page.get_by_role("button", name=name).click()
+
+    def choose(name: str) -> None:
+        page.locator(".x-choice label").get_by_text(name, exact=True).click()
+
+    def arrive(what: str) -> None:
+        """Walk all the way back, and find that v_0 is the true slope."""
+        press("All the way")
+        page.wait_for_selector(".x-walk-table tr.is-lit >> text=v₀")
+        true_slope(what)
+
+    def true_slope(what: str) -> None:
+        _, exact, differences = rows(0)
+        for a, b in zip(numbers(exact[1]), numbers(differences[1]), strict=True):
+            expect(abs(a - b) <= 0.011 * abs(a), f"{what}: {exact[1]} is no true slope")
+        expect(exact[3] == "nothing", f"{what}: v₀ is off by {exact[3]}")
+        same = page.get_by_text("The walk gives the same to 1e-6.").count()
+        expect(same == 1, f"{what}: the walk is not tinymaml's meta_gradient")
+
+    start = handle(page, "Start theta 0")
+    expect(rows(0)[0][1] == "(2, −1)", "v₂ is not (2, −1)")
+    expect(rows(1)[1][2:] == ["…", "…"], "the recursion is shown before it is walked")
+    expect("v = grad(" in lit() and "hvp" not in lit(), "the wrong lines are lit")
+    page.get_by_role("button", name="One step back").focus()
+    page.keyboard.press("Enter")
+    expect(rows(1)[1][2:] == ["(1.5, 0.5)", "(0.5, −1.5)"], "v₁ is not (0.5, −1.5)")
+    expect("v = v - hvp(" in lit() and "(0.5, −1.5)" in lit(), "v₁ is not lit")
+    press("Again")  # in the middle of a movement
+    expect(rows(1)[1][2:] == ["…", "…"], "Again does not begin again")
+    arrive("quadratic")
+    expect(rows(0)[1][1] == "(0.75, −1)", "v₀ is not (0.75, −1)")
+    expect(rows(0)[0][3] == "27°, × 1.79", "v₂ is not 27 degrees off")
+    name = page.evaluate("document.activeElement.textContent")
+    expect(name == "Again", f"after the walk the focus is on {name!r}")
+
+    choose("Parallel")
+    arrive("parallel")
+    before = start.get_attribute("aria-valuetext")
+    drag(page, start, -80, -20)
+    expect(start.get_attribute("aria-valuetext") != before, "a drag moves no start")
+    expect(rows(0)[0][3] == "0°, × 4", f"parallel: v₂ is {rows(0)[0][3]} off")
+    true_slope("parallel, dragged")
+
+    choose("Quartic")
+    arrive("quartic")
+    expect(rows(0)[1][1] == "(−0.313, 0.383)", f"quartic: v₀ is {rows(0)[1][1]}")
+    expect("larger" in page.locator(".x-status").inner_text(), "the sign is not told")
+    page.get_by_label("α").focus()
+    for _ in range(9):
+        page.keyboard.press("ArrowLeft")
+    expect(rows(0)[1][1].startswith("(0.0"), f"alpha 0.08: v₀ is {rows(0)[1][1]}")
+    true_slope("quartic, alpha 0.08")
+
+    choose("Saddle")
+    arrive("saddle")
+    expect(rows(0)[0][3] == "15°, × 0.25", f"saddle: v₄ is {rows(0)[0][3]} off")
+    start.focus()
+    page.keyboard.press("Shift+ArrowDown")
+    page.keyboard.press("Shift+ArrowDown")
+    expect("(1.5, −1.1)" in start.get_attribute("aria-valuetext"), "keys do not move")
+    true_slope("saddle, in the valley")
+    factor = float(rows(0)[0][3].split("× ")[1])
+    expect(factor > 10, f"in the valley v₄ is only {factor} times as long")
+
+    choose("Quadratic")
+    choose("5")
+    expect(len(rows(1)) == 6, "five steps have not six rows")
+    arrive("five steps")
+    choose("Q after J steps, over θ₀")
+    plane = page.locator(".x-plot").first
+    expect(
+        plane.locator(".x-line.x-muted").count() > 10, "no contours of the meta-loss"
+    )
+    box = plane.locator(".x-ground").bounding_box()
+    plane.locator(".x-ground").click(position={"x": box["width"] * 0.5, "y": 20})
+    true_slope("tapped")
+    choose("Quartic")
+    page.get_by_label("α").fill("1")
+    expect("runs away" in page.locator(".x-status").inner_text(), "alpha 1 converges")
+
+    choose("S and Q")
+    choose("Parallel")  # and back, so that the page stands as at the beginning
+    choose("Quadratic")
+    arrive("quadratic, again")
+    plane.locator("text", has_text="−H₀(αv₁)").wait_for()  # the movement has ended
+    arrows = plane.locator(".x-arrow.x-support")
+    expect(arrows.count() == 2, f"{arrows.count()} products are drawn, not 2")
+
 
 def check_four_starts(page: Any) -> None:
     """Move points, take steps, meta-train for a while."""

@@ -1,8 +1,8 @@
 """What the page walk-back gets from tinymaml: tapes of a loss, and losses to try.
 
-All losses of the page are one function of two parameters with different numbers in it, as
-one loss with different examples is another task. x is the matrix A; in y stand the vectors
-b and q and the number k:
+All losses of the page are one function of two parameters with different numbers in it,
+as one loss with different examples is another task. x is the matrix A; in y stand the
+vectors b and q and the number k:
 
     loss(theta) = theta A theta / 2 + q theta^4 / 4 - b theta + k
 

@@ -105,7 +105,9 @@ tinymaml.explorable(
     const dot = (a, b) => a[0] * b[0] + a[1] * b[1];
     const size = (a) => Math.hypot(a[0], a[1]);
     const degrees = (a, b) => Math.round((180 / Math.PI) * Math.acos(Math.max(-1, Math.min(1, dot(a, b) / (size(a) * size(b))))));
-    const { number, pair } = kit;
+    const { number } = kit;
+    // An entry that is nothing beside the other one is written as 0.
+    const pair = (v, digits) => kit.pair([...v].map((n) => (Math.abs(n) < 1e-6 * size(v) ? 0 : n)), digits);
 
     // --- what is on the page -----------------------------------------------------------
 
@@ -381,7 +383,7 @@ tinymaml.explorable(
     function sentence() {
       const { steps: J, back } = state;
       const { thetas, products, cotangents, slope } = walk;
-      if (!Number.isFinite(size(thetas[J])) || size(thetas[J]) > 1e3)
+      if (!Number.isFinite(size(thetas[J])) || size(thetas[J]) > 100)
         return `The inner loop runs away: with α = ${number(state.alpha)} the steps are too long for this loss.`;
       const j = J - back;
       if (back === 0)
