@@ -92,7 +92,7 @@ def tasks() -> dict[str, dict[str, Any]]:
     where the surface falls to either side into a valley.
     """
     quarter = [-1.0, 0.25]
-    window = {"across": [-1.75, 4.25], "up": [-2.75, 1.5]}
+    window = {"across": [-1.5, 4.5], "up": [-2.75, 1.5]}
     return {
         "quadratic": {
             "title": "Quadratic",

@@ -29,12 +29,9 @@ tinymaml.explorable(
     // The same lines as inner_loop and meta_gradient in tinymaml/maml.py.
     function innerLoop(task, theta, alpha, steps) {
       const thetas = [Float64Array.from(theta)];
-      const gradients = [];
-      for (let j = 0; j < steps; j++) {
-        gradients.push(evaluate(task.support, thetas[j]).gradient);
-        thetas.push(minus(thetas[j], times(alpha, gradients[j])));
-      }
-      return { thetas, gradients };
+      for (let j = 0; j < steps; j++)
+        thetas.push(minus(thetas[j], times(alpha, evaluate(task.support, thetas[j]).gradient)));
+      return thetas;
     }
 
     function metaGradient(task, thetas, alpha) {
@@ -52,8 +49,7 @@ tinymaml.explorable(
     // The query loss after the inner loop, from each of many starts.
     function after(name, starts, alpha, steps) {
       const task = data.tasks[name];
-      const { thetas } = innerLoop(task, starts, alpha, steps);
-      return evaluate(task.query, thetas[steps]).loss;
+      return evaluate(task.query, innerLoop(task, starts, alpha, steps)[steps]).loss;
     }
 
     // The slope of that loss, without any derivative: a little to either side.
@@ -74,17 +70,15 @@ tinymaml.explorable(
 
     function walk(name, theta, alpha, steps) {
       const task = data.tasks[name];
-      const { thetas, gradients } = innerLoop(task, theta, alpha, steps);
+      const thetas = innerLoop(task, theta, alpha, steps);
       const { cotangents, products } = metaGradient(task, thetas, alpha);
       const one = whole(name, theta, alpha, steps);
       // Where the meta-gradient vanishes the size is that of the first-order one.
       const size = Math.max(length(one.exact), length(one.firstOrder), 1e-12);
-      const difference = Math.max(
-        length(minus(cotangents[0], one.exact)),
-        length(minus(cotangents[steps], one.firstOrder)),
-      );
+      const differences = [minus(cotangents[0], one.exact), minus(cotangents[steps], one.firstOrder)];
       return {
-        thetas, gradients, products, cotangents, whole: one, difference: difference / size,
+        thetas, products, cotangents, whole: one,
+        difference: Math.max(...differences.map(length)) / size,
         queryLoss: evaluate(task.query, thetas[steps]).loss[0],
         slope: trueSlope(name, theta, alpha, steps),
       };
@@ -104,7 +98,7 @@ tinymaml.explorable(
     const add = (a, b, factor = 1) => [a[0] + factor * b[0], a[1] + factor * b[1]];
     const dot = (a, b) => a[0] * b[0] + a[1] * b[1];
     const size = (a) => Math.hypot(a[0], a[1]);
-    const degrees = (a, b) => Math.round((180 / Math.PI) * Math.acos(Math.max(-1, Math.min(1, dot(a, b) / (size(a) * size(b))))));
+    const degrees = (a, b) => Math.round((180 / Math.PI) * Math.acos(Math.max(-1, Math.min(1, dot(a, b) / (size(a) * size(b)))))) || 0;
     const { number } = kit;
     // An entry that is nothing beside the other one is written as 0.
     const pair = (v, digits) => kit.pair([...v].map((n) => (Math.abs(n) < 1e-6 * size(v) ? 0 : n)), digits);
@@ -120,12 +114,12 @@ tinymaml.explorable(
       onInput: (n) => {
         state.back = state.back === state.steps ? n : 0; // who has seen v_0 goes on seeing it
         state.steps = n;
-        change({ ground: state.ground === "meta" });
+        change();
       },
     });
     const alpha = kit.slider(choices, {
       label: "α", min: 0, max: 1, step: 0.005, value: 0.5,
-      onInput: (value) => { state.alpha = value; change({ ground: state.ground === "meta" }); },
+      onInput: (value) => { state.alpha = value; change(); },
     });
 
     const columns = kit.element("div", { class: "x-columns" });
@@ -138,10 +132,7 @@ tinymaml.explorable(
       label: "The plane of the two parameters: contour lines, the inner loop from theta 0, and the gradients of the recursion",
       x: first.across, y: first.up, equal: true, redraw: drawWalk, background: drawGround, onTap: place,
     });
-    plane.handle({
-      label: "Start theta 0", name: "true", step: 0.05,
-      get: () => state.theta, set: place,
-    });
+    plane.handle({ label: "Start theta 0", name: "true", step: 0.05, get: () => state.theta, set: place });
     const buttons = kit.row(left);
     const one = kit.button(buttons, "One step back", () => stepBack(), { main: true });
     const all = kit.button(buttons, "All the way", allBack);
@@ -153,19 +144,19 @@ tinymaml.explorable(
     left.append(legend);
     kit.choice(left, {
       label: "Contours", options: [["losses", "S and Q"], ["meta", "Q after J steps, over θ₀"]],
-      onInput: (value) => { state.ground = value; change({ ground: true }); },
+      onInput: (value) => { state.ground = value; change(); },
     });
     const slopes = kit.plot(left, {
       label: "The query loss after the inner loop, along a line through theta 0, with the slopes that the gradients predict",
       x: [-REACH, REACH], y: [0, 1], ratio: 0.42, least: 150,
-      xLabel: "start moved along the dashed line by", yLabel: "Q after J steps", redraw: drawSlopes,
+      xLabel: "distance from θ₀ along the dashed line", yLabel: "Q after J steps", redraw: drawSlopes,
     });
 
     const compare = kit.table(right, ["at θ₀", "gradient", "slope", "off by"], { caption: "How does Q after J steps change with θ₀? The slope is that along the dashed line." });
     compare.node.classList.add("x-walk-table");
     const same = kit.element("p", { class: "x-walk-note" });
     right.append(same);
-    const table = kit.table(right, ["j", "θⱼ", "Hⱼ(αvⱼ₊₁)", "vⱼ"], { caption: "The recursion, from the last step to the first" });
+    const table = kit.table(right, ["j", "θⱼ", "Hⱼ(αvⱼ₊₁)", "vⱼ"], { caption: "The recursion, last step first" });
     table.node.classList.add("x-walk-table");
     const code = kit.code(right, data.code.lines);
     right.append(kit.element("p", { class: "x-walk-note" }, data.code.place));
@@ -179,7 +170,7 @@ tinymaml.explorable(
       alpha.value = state.alpha;
       steps.value = state.steps;
       [plane.x, plane.y] = [task.across, task.up];
-      change({ ground: true });
+      change();
     }
 
     function place(point) {
@@ -187,13 +178,18 @@ tinymaml.explorable(
       change();
     }
 
-    function change({ ground = false } = {}) {
+    function change() {
       stop();
       walk = model.walk(state.task, state.theta, state.alpha, state.steps);
       const v0 = walk.cotangents[0];
       along = size(v0) > 1e-9 && Number.isFinite(size(v0)) ? [v0[0] / size(v0), v0[1] / size(v0)] : [1, 0];
       scale = readable([...walk.cotangents, ...walk.products]);
-      if (ground) plane.updateBackground();
+      followLine();
+      // Contours stay as long as what they depend on does; theta_0 is no part of it.
+      const { task, ground, alpha: rate, steps: J } = state;
+      const contours = [task, ground, ...(ground === "meta" ? [rate, J] : [])].join();
+      if (contours !== state.contours) plane.updateBackground();
+      state.contours = contours;
       show();
     }
 
@@ -209,14 +205,13 @@ tinymaml.explorable(
     function show() {
       const { steps: J, back } = state;
       plane.update();
-      limitSlopes();
       slopes.update();
       fillTables();
       code.light(...(back ? data.code.each_step : data.code.at_the_end));
       one.disabled = all.disabled = back === J;
       again.disabled = back === 0;
       note.textContent = "Drag θ₀, tap, or use the arrow keys; θ = (u, w), u to the right. Arrows are gradients: they point uphill, " +
-        `and a step goes the other way. ${scale ? `They are drawn ${number(scale)} times as long as they are.` : "They are too long to be drawn."}`;
+        `and a step goes the other way. ${scale ? `Their scale is × ${number(scale)}.` : "They are too long to be drawn."}`;
       legend.replaceChildren();
       kit.legend(legend, [
         ...(state.ground === "losses"
@@ -270,13 +265,13 @@ tinymaml.explorable(
     };
 
     function drawGround(plot) {
-      const { task } = state;
+      const { task, alpha: rate, steps: J } = state;
+      const support = (points) => model.support(task, points.flat());
+      const after = (steps) => (points) => model.after(task, points.flat(), rate, steps);
       if (state.ground === "losses") {
-        plot.contours((points) => model.support(task, points.flat()), levels(10), "support", { many: true, fade: 0.55 });
-        plot.contours((points) => model.after(task, points.flat(), 0, 0), levels(10), "query", { many: true, fade: 0.6, dashed: true });
-      } else {
-        plot.contours((points) => model.after(task, points.flat(), state.alpha, state.steps), levels(14), "muted", { many: true, fade: 0.7, cells: 72 });
-      }
+        plot.contours(support, levels(10), "support", { many: true, fade: 0.55 });
+        plot.contours(after(0), levels(10), "query", { many: true, fade: 0.6, dashed: true });
+      } else plot.contours(after(J), levels(12), "muted", { many: true, fade: 0.7 });
     }
 
     function drawWalk(plot) {
@@ -326,23 +321,24 @@ tinymaml.explorable(
     }
 
     const LINE = Array.from({ length: 81 }, (_, i) => REACH * (i / 40 - 1));
-    const alongLine = () => model.after(state.task, LINE.flatMap((t) => add(state.theta, along, t)), state.alpha, state.steps);
     const predicted = (v) => [-REACH, REACH].map((t) => [t, walk.queryLoss + t * dot(v, along)]);
 
-    function limitSlopes() {
+    // The loss along the line, and an axis on which its slope can be seen.
+    function followLine() {
+      const starts = LINE.flatMap((t) => add(state.theta, along, t));
+      walk.line = model.after(state.task, starts, state.alpha, state.steps);
       const tangent = predicted(walk.cotangents[0]).map(([, q]) => (q + walk.queryLoss) / 2);
-      const values = [...alongLine(), ...tangent].filter((q) => Math.abs(q) < 1e9);
-      const low = Math.min(...values, walk.queryLoss), high = Math.max(...values, walk.queryLoss);
+      const values = [...walk.line, ...tangent].filter((q) => Math.abs(q) < 1e9);
+      const low = Math.min(...values), high = Math.max(...values);
       const room = Math.max(0.12 * (high - low), 1e-3);
-      slopes.y = Number.isFinite(high - low) ? [low - room, high + room] : [0, 1];
+      slopes.y = values.length ? [low - room, high + room] : [0, 1];
     }
 
     function drawSlopes(plot) {
       const { steps: J, back } = state;
-      const values = alongLine();
       plot.line(predicted(walk.cotangents[J]), "first", { dashed: true, width: 2.5 });
       if (back) plot.line(predicted(walk.cotangents[J - back]), "exact", { width: 2.5 });
-      plot.line(LINE.map((t, i) => [t, values[i]]), "true", { width: 2 });
+      plot.line(LINE.map((t, i) => [t, walk.line[i]]), "true", { width: 2 });
       plot.dot([0, walk.queryLoss], "true", { radius: 5 });
     }
 
@@ -390,10 +386,11 @@ tinymaml.explorable(
         return `At θ${digit(J)} the query gradient is v${digit(J)} = ${pair(cotangents[J])}. The slope at θ₀ is ${pair(slope)}. Walk back to find it.`;
       const took = `At θ${digit(j)}, H${digit(j)}(αv${digit(j + 1)}) = ${pair(products[j])} is subtracted; v${digit(j)} = ${pair(cotangents[j])} is left.`;
       if (j > 0) return took;
+      const found = against(cotangents[0]) === "nothing" ? " This is the true slope." : "";
       const angle = degrees(cotangents[J], cotangents[0]);
-      const found = " This is the true slope.";
-      if (angle > 90) return `${took}${found} First order is ${angle}° off: a small step against it makes the query loss larger.`;
-      return `${took}${found} First order is ${angle}° off and ${number(size(cotangents[J]) / size(cotangents[0]))} times as long.`;
+      const ratio = size(cotangents[J]) / size(cotangents[0]) || 1; // both are zero
+      const than = angle > 90 ? ": a small step against it makes the query loss larger" : ` and ${number(ratio)} times as long`;
+      return `${took}${found} First order is ${angle}° off${than}.`;
     }
 
     load(state.task);
