@@ -146,20 +146,20 @@ tinymaml.explorable(
       label: "Contours", options: [["losses", "S and Q"], ["meta", "Q after J steps, over θ₀"]],
       onInput: (value) => { state.ground = value; change(); },
     });
-    const slopes = kit.plot(left, {
+    const code = kit.code(left, data.code.lines);
+    left.append(kit.element("p", { class: "x-walk-note" }, data.code.place));
+
+    const compare = kit.table(right, ["at θ₀", "gradient", "slope", "off by"], { caption: "How does Q after J steps change with θ₀? The slope is that along the dashed line." });
+    compare.node.classList.add("x-walk-table");
+    const slopes = kit.plot(right, {
       label: "The query loss after the inner loop, along a line through theta 0, with the slopes that the gradients predict",
       x: [-REACH, REACH], y: [0, 1], ratio: 0.42, least: 150,
       xLabel: "distance from θ₀ along the dashed line", yLabel: "Q after J steps", redraw: drawSlopes,
     });
-
-    const compare = kit.table(right, ["at θ₀", "gradient", "slope", "off by"], { caption: "How does Q after J steps change with θ₀? The slope is that along the dashed line." });
-    compare.node.classList.add("x-walk-table");
     const same = kit.element("p", { class: "x-walk-note" });
     right.append(same);
     const table = kit.table(right, ["j", "θⱼ", "Hⱼ(αvⱼ₊₁)", "vⱼ"], { caption: "The recursion, last step first" });
     table.node.classList.add("x-walk-table");
-    const code = kit.code(right, data.code.lines);
-    right.append(kit.element("p", { class: "x-walk-note" }, data.code.place));
 
     // --- from a change to the picture ----------------------------------------------------
 
