@@ -198,6 +198,8 @@ function tinymamlKit() {
         node.setPointerCapture(event.pointerId);
         node.classList.add("is-held");
       });
+      // Inside of an SVG browsers overlook touch-action: the page would scroll away.
+      node.addEventListener("touchstart", (event) => event.preventDefault(), { passive: false });
       node.addEventListener("pointermove", (event) => {
         if (node.hasPointerCapture(event.pointerId)) move(where(event));
       });
