@@ -52,6 +52,26 @@ def drag(page: Any, handle: Any, across: float, down: float) -> None:
     page.mouse.up()
 
 
+def swipe(page: Any, handle: Any, across: float, down: float) -> None:
+    """Move a handle with a finger by some pixels; the page must not scroll."""
+    handle.scroll_into_view_if_needed()
+    box = handle.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    before = page.evaluate("scrollY")
+    session = page.context.new_cdp_session(page)
+    for i in range(9):
+        touches = [{"x": x + across * i / 8, "y": y + down * i / 8}]
+        kind = "touchMove" if i else "touchStart"
+        session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": touches})
+    session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    expect(page.evaluate("scrollY") == before, "a finger on a handle scrolls the page")
+
+
+def has_touch(page: Any) -> bool:
+    """Say whether the page is used with a finger."""
+    return bool(page.evaluate("navigator.maxTouchPoints > 0"))
+
+
 def handle(page: Any, label: str) -> Any:
     """Return the handle of a name."""
     return page.get_by_role("slider", name=label)
@@ -205,7 +225,11 @@ def faults_of(
         faults: list[str] = []
         phone = window is PHONE
         context = browser.new_context(
-            viewport=window, color_scheme=scheme, reduced_motion=motion, has_touch=phone
+            viewport=window,
+            color_scheme=scheme,
+            reduced_motion=motion,
+            has_touch=phone,
+            is_mobile=phone,
         )
         page = context.new_page()
         page.set_default_timeout(60_000)
