@@ -146,6 +146,16 @@ def check_walk_back(page: Any) -> None:
     expect(rows(0)[0][3] == "0°, × 4", f"parallel: v₂ is {rows(0)[0][3]} off")
     true_slope("parallel, dragged")
 
+    if has_touch(page):
+        before = start.get_attribute("aria-valuetext")
+        swipe(page, start, 30, 40)
+        after = start.get_attribute("aria-valuetext")
+        moved = [b - a for a, b in zip(numbers(before), numbers(after), strict=True)]
+        unit = page.locator(".x-plot .x-ground").first.bounding_box()["width"] / 6
+        close = abs(moved[0] - 30 / unit) + abs(moved[1] + 40 / unit) < 0.1
+        expect(close, f"a finger moves the start by {moved}")
+        true_slope("parallel, with a finger")
+
     choose("Quartic")
     arrive("quartic")
     expect(rows(0)[1][1] == "(−0.313, 0.383)", f"quartic: v₀ is {rows(0)[1][1]}")
