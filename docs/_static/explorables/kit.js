@@ -93,7 +93,7 @@ function tinymamlKit() {
     const frame = shape("g", { class: "x-frame", "aria-hidden": "true" });
     const clip = unique("clip");
     const window_ = shape("rect");
-    const drawing = shape("g", { "clip-path": `url(#${clip})`, "aria-hidden": "true" });
+    const drawing = shape("g", { "clip-path": `url(#${clip})`, "aria-hidden": "true", "pointer-events": "none" });
     const above = shape("g");
     svg.append(shape("defs", {}, shape("clipPath", { id: clip }, window_)), ground, frame, drawing, above);
     const holder = element("div", { class: "x-plot-holder" }, svg);
