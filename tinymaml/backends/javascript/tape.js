@@ -33,265 +33,272 @@ function tinymamlTape() {
 
   // --- products of matrices ---------------------------------------------------------
 
-  // Copy a matrix (length, columns), b[start + k kStep + j jStep], into panels of four
+  // The matrix B (k, n), where B[h, j] = b[start + h row + j column], in panels of four
   // columns: a product reads a panel from its first number to its last. The last panel
   // is filled up with zeros.
-  function pack(panels, to, b, start, kStep, jStep, length, columns) {
-    for (let j = 0; j < columns; j++) {
-      let z = to + (j >> 2) * 4 * length + (j & 3);
-      let y = start + j * jStep;
-      for (let k = 0; k < length; k++, y += kStep, z += 4) panels[z] = b[y];
-    }
-    for (let j = columns; j & 3; j++) {
-      let z = to + (j >> 2) * 4 * length + (j & 3);
-      for (let k = 0; k < length; k++, z += 4) panels[z] = 0;
-    }
+  function pack(panels, b, start, row, column, k, n) {
+    for (let j = 0, z = 0; j < n; j += 4, z += 4 * k)
+      for (let q = 0; q < 4; q++)
+        for (let h = 0, y = start + (j + q) * column; h < k; h++, y += row)
+          panels[z + 4 * h + q] = j + q < n ? b[y] : 0;
   }
 
-  // out[o + i outRow + j] += sum over k of A[i, k] B[k, j], with B in panels and
-  // A[i, k] = a[p + i aRow + h aBlock + m aStep] for k = h length + m. Eight sums, of two
-  // rows and four columns, stay in registers while k runs. Where the last row is alone
-  // it is computed twice and added once.
-  function addProduct(
-    out, o, outRow, rows, columns,
-    a, p, aRow, aStep, length, aBlock, blocks,
-    panels, from,
-  ) {
-    const panel = 4 * length * blocks;
-    for (let j = 0; j < columns; j += 4, from += panel) {
-      const width = columns - j;
-      for (let i = 0; i < rows; i += 2) {
-        const next = i + 1 < rows ? aRow : 0;
+  const panelled = (k, n) => 4 * Math.ceil(n / 4) * k; // the size of the panels
+
+  // out[o + i n + j] += the sum over h of A[i, h] B[h, j], where A (m, k) has A[i, h] =
+  // a[start + i row + h column] and B (k, n) is in panels. Eight sums, of two rows and
+  // four columns, stay in registers while h runs. A last row without a second one is
+  // computed twice and added once.
+  function addProduct(out, o, m, n, k, a, start, row, column, panels) {
+    for (let j = 0, from = 0; j < n; j += 4, from += 4 * k) {
+      const end = from + 4 * k, width = n - j;
+      for (let i = 0; i < m; i += 2) {
+        const pair = i + 1 < m, next = pair ? row : 0;
         let s0 = 0, s1 = 0, s2 = 0, s3 = 0, t0 = 0, t1 = 0, t2 = 0, t3 = 0;
-        let y = from;
-        for (let h = 0; h < blocks; h++) {
-          let x = p + i * aRow + h * aBlock;
-          for (let m = 0; m < length; m++, x += aStep, y += 4) {
-            const b0 = panels[y], b1 = panels[y + 1], b2 = panels[y + 2], b3 = panels[y + 3];
-            const s = a[x], t = a[x + next];
-            s0 += s * b0; s1 += s * b1; s2 += s * b2; s3 += s * b3;
-            t0 += t * b0; t1 += t * b1; t2 += t * b2; t3 += t * b3;
-          }
+        for (let y = from, x = start + i * row; y < end; y += 4, x += column) {
+          const b0 = panels[y], b1 = panels[y + 1], b2 = panels[y + 2], b3 = panels[y + 3];
+          const s = a[x], t = a[x + next];
+          s0 += s * b0; s1 += s * b1; s2 += s * b2; s3 += s * b3;
+          t0 += t * b0; t1 += t * b1; t2 += t * b2; t3 += t * b3;
         }
-        // One statement for each number: in `conv_input` rows of `out` overlap.
-        let z = o + i * outRow + j;
+        const z = o + i * n + j;
         out[z] += s0;
         if (width > 1) out[z + 1] += s1;
         if (width > 2) out[z + 2] += s2;
         if (width > 3) out[z + 3] += s3;
-        if (next === 0 && i + 1 >= rows) continue;
-        z += outRow;
-        out[z] += t0;
-        if (width > 1) out[z + 1] += t1;
-        if (width > 2) out[z + 2] += t2;
-        if (width > 3) out[z + 3] += t3;
+        if (!pair) continue;
+        out[z + n] += t0;
+        if (width > 1) out[z + n + 1] += t1;
+        if (width > 2) out[z + n + 2] += t2;
+        if (width > 3) out[z + n + 3] += t3;
       }
     }
   }
 
-  const panelled = (length, columns) => 4 * Math.ceil(columns / 4) * length;
+  // What the three primitives of convolution share. One image at a time, the pixels that
+  // the kernel meets for each output pixel are copied to a row of a matrix, the patches
+  // (H' W', kh kw C). So all three are matrix products with long sums in their middle.
+  class Convolution {
+    constructor([n, height, width, channels], [kh, kw], g, { stride, padding }, scratch) {
+      Object.assign(this, { n, height, width, channels, kh, kw, stride, padding, scratch });
+      [, this.rows, this.columns, this.features] = g;
+      this.image = height * width * channels;
+      this.pixels = this.rows * this.columns;
+      this.taps = kh * kw * channels;
+      scratch.needs("patches", this.pixels * this.taps);
+    }
 
-  // What the three primitives of convolution share: sizes, and images with zeros around
-  // them (N, rows, columns, C), in which every tap meets a pixel.
-  function window(images, kernel, outHeight, outWidth, { stride, padding: [top, left] }) {
-    const [n, height, width, channels] = images;
-    const rows = Math.max(top + height, stride * (outHeight - 1) + kernel[0]);
-    const columns = Math.max(left + width, stride * (outWidth - 1) + kernel[1]);
-    const row = columns * channels, image = rows * row;
-    const inside = width * channels; // of one row
-    return {
-      row, image, size: n * image,
-      pad(padded, x) {
-        padded.fill(0, 0, n * image);
-        for (let i = 0, from = 0; i < n; i++)
-          for (let r = 0; r < height; r++)
-            for (let k = 0, to = i * image + (top + r) * row + left * channels; k < inside; k++)
-              padded[to++] = x[from++];
-      },
-      crop(x, padded) {
-        for (let i = 0, to = 0; i < n; i++)
-          for (let r = 0; r < height; r++)
-            for (let k = 0, from = i * image + (top + r) * row + left * channels; k < inside; k++)
-              x[to++] = padded[from++];
-      },
-    };
+    // Copy pixels of the image at x[start] to the patches, with zeros outside of the
+    // image, or add the patches to its pixels.
+    move(x, start, toPatches) {
+      const { height, width, channels, kh, kw, stride, rows, columns } = this;
+      const { patches } = this.scratch, [top, left] = this.padding;
+      let z = 0;
+      for (let i = 0; i < rows; i++)
+        for (let j = 0; j < columns; j++)
+          for (let u = 0; u < kh; u++) {
+            const row = stride * i + u - top;
+            for (let v = 0; v < kw; v++) {
+              const column = stride * j + v - left;
+              const inside = row >= 0 && row < height && column >= 0 && column < width;
+              let y = start + (row * width + column) * channels;
+              if (!inside && toPatches) for (let c = 0; c < channels; c++) patches[z++] = 0;
+              else if (!inside) z += channels;
+              else if (toPatches) for (let c = 0; c < channels; c++) patches[z++] = x[y++];
+              else for (let c = 0; c < channels; c++) x[y++] += patches[z++];
+            }
+          }
+    }
   }
 
-  // --- the table of primitives ------------------------------------------------------
-
-  // Axes start .. stop - 1 of a shape: how many arrays are before them, how many numbers
-  // are along them and how many behind one of these.
-  const around = (shape, start, stop) => [
-    size(shape.slice(0, start)), size(shape.slice(start, stop)), size(shape.slice(stop)),
-  ];
-
-  // Calls visit(place in the pooled array, place in x of its largest element) for every
+  // Call visit(place in the pooled array, place in x of its largest element) for every
   // window: the first of equal ones, and a NaN counts as largest.
   function windows(x, [n, height, width, channels], side, visit) {
     const rows = Math.floor(height / side), columns = Math.floor(width / side);
     let small = 0;
-    for (let i = 0; i < n; i++)
-      for (let r = 0; r < rows; r++)
-        for (let q = 0; q < columns; q++)
+    for (let e = 0; e < n; e++)
+      for (let i = 0; i < rows; i++)
+        for (let j = 0; j < columns; j++)
           for (let c = 0; c < channels; c++, small++) {
-            const first = ((i * height + r * side) * width + q * side) * channels + c;
+            const first = ((e * height + i * side) * width + j * side) * channels + c;
             let best = first;
             for (let u = 0; u < side; u++)
               for (let v = 0; v < side; v++) {
-                const place = first + (u * width + v) * channels;
-                if (x[place] > x[best] || (x[place] !== x[place] && x[best] === x[best]))
-                  best = place;
+                const y = first + (u * width + v) * channels;
+                if (x[y] > x[best] || (Number.isNaN(x[y]) && !Number.isNaN(x[best]))) best = y;
               }
             visit(small, best);
           }
   }
 
-  // name: (out, arguments, attributes, shapes of the arguments and of out, scratch) ->
-  // what is run. A view costs nothing: it is the same memory from some element on.
-  const PRIMITIVES = {
-    input: { leaf() {} },
-    full: { leaf: (out, { number }) => out.fill(Number(number)) }, // it may be "NaN"
-    add: (out, [a, b]) => () => { for (let i = 0; i < out.length; i++) out[i] = a[i] + b[i]; },
-    sub: (out, [a, b]) => () => { for (let i = 0; i < out.length; i++) out[i] = a[i] - b[i]; },
-    mul: (out, [a, b]) => () => { for (let i = 0; i < out.length; i++) out[i] = a[i] * b[i]; },
-    scale: (out, [a], { number }) => {
-      const factor = Number(number);
-      return () => { for (let i = 0; i < out.length; i++) out[i] = a[i] * factor; };
-    },
-    gate: (out, [a, x]) => () => { for (let i = 0; i < out.length; i++) out[i] = x[i] <= 0 ? 0 : a[i]; },
-    relu: (out, [a]) => () => { for (let i = 0; i < out.length; i++) out[i] = a[i] <= 0 ? 0 : a[i]; },
-    exp: (out, [a]) => () => { for (let i = 0; i < out.length; i++) out[i] = Math.exp(a[i]); },
-    log: (out, [a]) => () => { for (let i = 0; i < out.length; i++) out[i] = Math.log(a[i]); },
-    tanh: (out, [a]) => () => { for (let i = 0; i < out.length; i++) out[i] = Math.tanh(a[i]); },
-    reciprocal: (out, [a]) => () => { for (let i = 0; i < out.length; i++) out[i] = 1 / a[i]; },
-    rsqrt: (out, [a]) => () => { for (let i = 0; i < out.length; i++) out[i] = 1 / Math.sqrt(a[i]); },
+  // --- the table of primitives ------------------------------------------------------
 
-    logsumexp: (out, [a], _, [shape]) => () => {
-      const width = shape[shape.length - 1];
-      for (let i = 0, start = 0; i < out.length; i++, start += width) {
-        let top = a[start], sum = 0;
-        for (let k = 1; k < width; k++) top = Math.max(top, a[start + k]);
-        if (top === Infinity || top === -Infinity) top = 0; // no inf - inf
-        for (let k = 0; k < width; k++) sum += Math.exp(a[start + k] - top);
-        out[i] = top + Math.log(sum);
-      }
+  // Of a shape: how many arrays lie before the axes start .. stop - 1, how many numbers
+  // along them, and how many behind each of these.
+  const around = (shape, start, stop) => [
+    size(shape.slice(0, start)), size(shape.slice(start, stop)), size(shape.slice(stop)),
+  ];
+  const lastAxis = (_, [shape]) => [shape[shape.length - 1]];
+
+  // run(out, ...arguments, ...settings) computes a primitive for one task, where
+  // settings(attributes, [...shapes of the arguments, shape of out], scratch) is called
+  // when a tape is compiled. A leaf is filled by `fill` then, and never again. A view is
+  // the memory of its argument, from the element view(attributes) on, and costs nothing.
+  const PRIMITIVES = {
+    input: { fill() {} },
+    full: { fill: (out, { number }) => out.fill(Number(number)) }, // it may be "NaN"
+    add: { run(out, a, b) { for (let i = 0; i < out.length; i++) out[i] = a[i] + b[i]; } },
+    sub: { run(out, a, b) { for (let i = 0; i < out.length; i++) out[i] = a[i] - b[i]; } },
+    mul: { run(out, a, b) { for (let i = 0; i < out.length; i++) out[i] = a[i] * b[i]; } },
+    scale: {
+      settings: ({ number }) => [Number(number)],
+      run(out, a, factor) { for (let i = 0; i < out.length; i++) out[i] = a[i] * factor; },
     },
-    softmax: (out, [a], _, [shape]) => () => {
-      const width = shape[shape.length - 1];
-      for (let start = 0; start < out.length; start += width) {
-        let top = a[start], sum = 0;
-        for (let k = 1; k < width; k++) top = Math.max(top, a[start + k]);
-        for (let k = 0; k < width; k++) sum += Math.exp(a[start + k] - top);
-        for (let k = 0; k < width; k++) out[start + k] = Math.exp(a[start + k] - top) / sum;
-      }
+    gate: { run(out, a, x) { for (let i = 0; i < out.length; i++) out[i] = x[i] <= 0 ? 0 : a[i]; } },
+    relu: { run(out, a) { for (let i = 0; i < out.length; i++) out[i] = a[i] <= 0 ? 0 : a[i]; } },
+    exp: { run(out, a) { for (let i = 0; i < out.length; i++) out[i] = Math.exp(a[i]); } },
+    log: { run(out, a) { for (let i = 0; i < out.length; i++) out[i] = Math.log(a[i]); } },
+    tanh: { run(out, a) { for (let i = 0; i < out.length; i++) out[i] = Math.tanh(a[i]); } },
+    reciprocal: { run(out, a) { for (let i = 0; i < out.length; i++) out[i] = 1 / a[i]; } },
+    rsqrt: { run(out, a) { for (let i = 0; i < out.length; i++) out[i] = 1 / Math.sqrt(a[i]); } },
+    logsumexp: {
+      settings: lastAxis,
+      run(out, a, width) {
+        for (let i = 0, start = 0; i < out.length; i++, start += width) {
+          let top = -Infinity, sum = 0;
+          for (let k = 0; k < width; k++) top = Math.max(top, a[start + k]);
+          if (Math.abs(top) === Infinity) top = 0; // no inf - inf
+          for (let k = 0; k < width; k++) sum += Math.exp(a[start + k] - top);
+          out[i] = top + Math.log(sum);
+        }
+      },
     },
-    matmul: (out, [a, b], { ta, tb }, [left, right, [m, n]], scratch) => {
-      const k = left[ta ? 0 : 1];
-      scratch.needs(panelled(k, n), 0);
-      return () => {
-        pack(scratch.panels, 0, b, 0, tb ? 1 : n, tb ? k : 1, k, n);
+    softmax: {
+      settings: lastAxis,
+      run(out, a, width) {
+        for (let start = 0; start < out.length; start += width) {
+          let top = -Infinity, sum = 0;
+          for (let k = 0; k < width; k++) top = Math.max(top, a[start + k]);
+          for (let k = 0; k < width; k++) sum += Math.exp(a[start + k] - top);
+          for (let k = 0; k < width; k++) out[start + k] = Math.exp(a[start + k] - top) / sum;
+        }
+      },
+    },
+    matmul: {
+      settings({ ta, tb }, [[rows, columns], , [m, n]], scratch) {
+        const k = ta ? rows : columns;
+        scratch.needs("panels", panelled(k, n));
+        return [m, n, k, ta, tb, scratch];
+      },
+      run(out, a, b, m, n, k, ta, tb, { panels }) {
+        pack(panels, b, 0, tb ? 1 : n, tb ? k : 1, k, n);
         out.fill(0);
-        addProduct(out, 0, n, m, n, a, 0, ta ? 1 : k, ta ? m : 1, k, 0, 1, scratch.panels, 0);
-      };
+        addProduct(out, 0, m, n, k, a, 0, ta ? 1 : k, ta ? m : 1, panels);
+      },
     },
-    sum: (out, [a], { start, stop }, [shape]) => {
-      const [before, terms, behind] = around(shape, start, stop);
-      return () => {
+    sum: {
+      settings: ({ start, stop }, [shape]) => around(shape, start, stop),
+      run(out, a, before, terms, behind) {
         for (let i = 0, z = 0; i < before; i++)
-          for (let j = 0; j < behind; j++, z++) {
+          for (let j = 0; j < behind; j++) {
             let total = 0;
             for (let k = 0, y = i * terms * behind + j; k < terms; k++, y += behind) total += a[y];
-            out[z] = total;
+            out[z++] = total;
           }
-      };
+      },
     },
-    broadcast: (out, [a], { start, sizes }, [, shape]) => {
-      const [before, copies, behind] = around(shape, start, start + sizes.length);
-      return () => {
-        for (let i = 0, z = 0; i < before; i++)
-          for (let k = 0; k < copies; k++)
-            for (let j = 0, y = i * behind; j < behind; j++) out[z++] = a[y++];
-      };
+    broadcast: {
+      settings: ({ start, sizes }, [, shape]) => around(shape, start, start + sizes.length),
+      run(out, a, before, copies, behind) {
+        const all = copies * behind;
+        for (let i = 0, start = 0; i < before; i++, start += all) {
+          for (let j = 0; j < behind; j++) out[start + j] = a[i * behind + j];
+          for (let done = behind; done < all; done *= 2) // twice as many copies each time
+            out.copyWithin(start + done, start, start + Math.min(done, all - done));
+        }
+      },
     },
     reshape: { view: () => 0 },
     rematerialise: { view: () => 0 },
     stop_gradient: { view: () => 0 },
     slice: { view: ({ start }) => start },
-    pad: (out, [a], { start }) => () => {
-      out.fill(0);
-      out.set(a, start);
-    },
-    concat: (out, vectors) => () => {
-      let start = 0;
-      for (const a of vectors) {
-        out.set(a, start);
-        start += a.length;
-      }
-    },
-
-    conv: (out, [x, w], attributes, [images, kernel, [n, height, width, features]], scratch) => {
-      const { stride } = attributes, [kh, kw, channels] = kernel;
-      const padded = window(images, kernel, height, width, attributes);
-      const run = kw * channels; // weights and pixels of one row of the kernel
-      scratch.needs(panelled(kh * run, features), padded.size);
-      return () => {
-        padded.pad(scratch.padded, x);
-        pack(scratch.panels, 0, w, 0, features, 1, kh * run, features);
+    pad: {
+      settings: ({ start }) => [start],
+      run(out, a, start) {
         out.fill(0);
-        for (let e = 0; e < n; e++)
-          for (let i = 0; i < height; i++)
-            addProduct(
-              out, (e * height + i) * width * features, features, width, features,
-              scratch.padded, e * padded.image + i * stride * padded.row, stride * channels, 1,
-              run, padded.row, kh, scratch.panels, 0,
-            );
-      };
+        out.set(a, start);
+      },
     },
-    conv_input: (out, [g, w], attributes, [[n, height, width, features], kernel, images], scratch) => {
-      const { stride } = attributes, [kh, kw, channels] = kernel;
-      const padded = window(images, kernel, height, width, attributes);
-      const run = kw * channels, panels = panelled(features, run);
-      scratch.needs(kh * panels, padded.size);
-      return () => {
-        scratch.padded.fill(0, 0, padded.size);
-        for (let u = 0; u < kh; u++)
-          pack(scratch.panels, u * panels, w, u * run * features, 1, features, features, run);
-        for (let e = 0; e < n; e++)
-          for (let i = 0; i < height; i++)
-            for (let u = 0; u < kh; u++)
-              addProduct(
-                scratch.padded, e * padded.image + (i * stride + u) * padded.row,
-                stride * channels, width, run,
-                g, (e * height + i) * width * features, features, 1, features, 0, 1,
-                scratch.panels, u * panels,
-              );
-        padded.crop(out, scratch.padded);
-      };
+    concat: {
+      run(out, ...vectors) {
+        let start = 0;
+        for (const a of vectors) {
+          out.set(a, start);
+          start += a.length;
+        }
+      },
     },
-    conv_weight: (out, [x, g], attributes, [images, [n, height, width, features], kernel], scratch) => {
-      const { stride } = attributes, [kh, kw, channels] = kernel;
-      const padded = window(images, kernel, height, width, attributes);
-      const run = kw * channels, pixels = height * width;
-      scratch.needs(panelled(pixels, features), padded.size);
-      return () => {
-        padded.pad(scratch.padded, x);
+    conv: {
+      settings(attributes, [x, w, g], scratch) {
+        const convolution = new Convolution(x, w, g, attributes, scratch);
+        scratch.needs("panels", panelled(convolution.taps, convolution.features));
+        return [convolution, scratch];
+      },
+      run(out, x, w, convolution, { panels, patches }) {
+        const { n, image, pixels, taps, features } = convolution;
+        pack(panels, w, 0, features, 1, taps, features);
         out.fill(0);
         for (let e = 0; e < n; e++) {
-          pack(scratch.panels, 0, g, e * pixels * features, features, 1, pixels, features);
-          for (let u = 0; u < kh; u++)
-            addProduct(
-              out, u * run * features, features, run, features,
-              scratch.padded, e * padded.image + u * padded.row, 1, stride * channels,
-              width, stride * padded.row, height, scratch.panels, 0,
-            );
+          convolution.move(x, e * image, true);
+          addProduct(out, e * pixels * features, pixels, features, taps, patches, 0, taps, 1, panels);
         }
-      };
+      },
     },
-    max_gather: (out, [a, x], attributes, [, images]) => () =>
-      windows(x, images, attributes.size, (small, large) => { out[small] = a[large]; }),
-    max_scatter: (out, [g, x], attributes, [, images]) => () => {
-      out.fill(0);
-      windows(x, images, attributes.size, (small, large) => { out[large] = g[small]; });
+    conv_input: {
+      settings(attributes, [g, w, x], scratch) {
+        const convolution = new Convolution(x, w, g, attributes, scratch);
+        scratch.needs("panels", panelled(convolution.features, convolution.taps));
+        return [convolution, scratch];
+      },
+      run(out, g, w, convolution, { panels, patches }) {
+        const { n, image, pixels, taps, features } = convolution;
+        pack(panels, w, 0, 1, features, features, taps);
+        out.fill(0);
+        for (let e = 0; e < n; e++) {
+          patches.fill(0, 0, pixels * taps);
+          addProduct(patches, 0, pixels, taps, features, g, e * pixels * features, features, 1, panels);
+          convolution.move(out, e * image, false);
+        }
+      },
+    },
+    conv_weight: {
+      settings(attributes, [x, g, w], scratch) {
+        const convolution = new Convolution(x, w, g, attributes, scratch);
+        scratch.needs("panels", panelled(convolution.pixels, convolution.features));
+        return [convolution, scratch];
+      },
+      run(out, x, g, convolution, { panels, patches }) {
+        const { n, image, pixels, taps, features } = convolution;
+        out.fill(0);
+        for (let e = 0; e < n; e++) {
+          convolution.move(x, e * image, true);
+          pack(panels, g, e * pixels * features, features, 1, pixels, features);
+          addProduct(out, 0, taps, features, pixels, patches, 0, 1, taps, panels);
+        }
+      },
+    },
+    max_gather: {
+      settings: ({ size: side }, [, images]) => [images, side],
+      run(out, a, x, images, side) {
+        windows(x, images, side, (small, large) => { out[small] = a[large]; });
+      },
+    },
+    max_scatter: {
+      settings: ({ size: side }, [, images]) => [images, side],
+      run(out, g, x, images, side) {
+        out.fill(0);
+        windows(x, images, side, (small, large) => { out[large] = g[small]; });
+      },
     },
   };
 
@@ -331,7 +338,7 @@ function tinymamlTape() {
 
     // The time of the last reader of each root. What is given or filled once, what the
     // tasks share and what is a result stays for good.
-    const last = nodes.map(([name]) => (PRIMITIVES[name].leaf ? Infinity : -1));
+    const last = nodes.map(([name]) => (PRIMITIVES[name].fill ? Infinity : -1));
     order.forEach((i, time) => {
       for (const k of nodes[i][1]) {
         const shared = perTask[i] && !perTask[root[k]];
@@ -358,22 +365,21 @@ function tinymamlTape() {
     const arrays = nodes.map(([, , , shape], i) =>
       memory[slotOf[root[i]]].subarray(start[i], start[i] + size(shape)));
 
-    // Room for the products of matrices and for images with zeros around them.
-    const scratch = {
-      most: [0, 0],
-      needs(...counts) { this.most = this.most.map((n, i) => Math.max(n, counts[i])); },
-    };
+    // Memory that products and convolutions share: each needs it during its own run only.
+    const most = { panels: 0, patches: 0 };
+    const scratch = { needs(name, count) { most[name] = Math.max(most[name], count); } };
     const once = [], everyTask = [];
     for (const i of order) {
-      const [name, args, attributes, shape] = nodes[i], primitive = PRIMITIVES[name];
-      if (primitive.leaf) primitive.leaf(arrays[i], attributes);
-      if (primitive.leaf || primitive.view) continue;
-      const shapes = [...args.map((k) => nodes[k][3]), shape];
-      const run = primitive(arrays[i], args.map((k) => arrays[k]), attributes, shapes, scratch);
-      (perTask[i] ? everyTask : once).push(run);
+      const [name, args, attributes, shape] = nodes[i];
+      const { fill, run, settings = () => [] } = PRIMITIVES[name];
+      if (fill) fill(arrays[i], attributes);
+      if (!run) continue;
+      const further = settings(attributes, [...args.map((k) => nodes[k][3]), shape], scratch);
+      const operands = [arrays[i], ...args.map((k) => arrays[k]), ...further];
+      (perTask[i] ? everyTask : once).push(() => run(...operands));
     }
-    scratch.panels = new Float64Array(scratch.most[0]);
-    scratch.padded = new Floats(scratch.most[1]);
+    scratch.panels = new Float64Array(most.panels);
+    scratch.patches = new Floats(most.patches);
     const sums = outputs.map(([, { shape }]) => new Float64Array(size(shape)));
 
     // The number of tasks T, if all inputs fit.
