@@ -7,8 +7,8 @@
 //   field   what one more step changes in the policy's mean action, on a grid of positions
 //
 // From numbers to pictures: noise -> walk -> judged (for the goal) -> advantages ->
-// innerStep -> walk again. `adaptations` yields a stage of each policy in turn; the view
-// keeps them by policy and step, and draws those of the chosen step.
+// innerStep -> walk again. `adaptations` yields a stage of each policy in turn, in a
+// worker; the view keeps them by policy and step, and draws those of the chosen step.
 "use strict";
 
 tinymaml.explorable(
@@ -22,7 +22,7 @@ tinymaml.explorable(
     const grid = Float64Array.from({ length: 200 }, (_, i) =>
       // Ten columns of ten points, 0.2 apart.
       -0.9 + 0.2 * (i % 2 ? (i >> 1) % 10 : Math.floor((i >> 1) / 10)));
-    const walked = new Map(); // paths of the start policies, the same for every goal
+    let start = {}; // the start policies' paths, the same for every goal
 
     // --- the environment, as in tinymaml/tasks/navigation.py --------------------------
 
@@ -32,11 +32,6 @@ tinymaml.explorable(
       const size = (data.steps + 1) * trajectories * horizon * 2;
       return Float64Array.from({ length: size }, () => random.normal());
     }
-
-    const noiseOf = (all, stage) => {
-      const size = all.length / (data.steps + 1);
-      return all.subarray(stage * size, (stage + 1) * size);
-    };
 
     const positionOf = ({ positions }, b, t) => {
       const i = (b * (horizon + 1) + t) * 2;
@@ -212,35 +207,28 @@ tinymaml.explorable(
     // The mean actions on the grid: (100, 2).
     const means = (theta) => act.run({ theta, x: grid, noise: grid.map(() => 0) }).mean;
 
-    // The stages 0 .. steps of a policy, which samples, takes a step, samples again.
-    // As in the authors' code, alpha is halved after the first step.
-    function* adaptation(name, goal, alpha, noise, first = null) {
-      let theta = Float64Array.from(data.starts[name]);
+    // The stages of all policies: 0 of each, then 1 of each. As in the authors' code,
+    // alpha is halved after the first step. All policies have the same noise.
+    function* adaptations(goal, alphas, seed) {
+      if (start.seed !== seed) start = { seed, noise: noise(seed), paths: {} };
+      const thetas = names.map((name) => Float64Array.from(data.starts[name]));
+      const size = trajectories * horizon * 2;
       for (let step = 0; step <= data.steps; step++) {
-        const free = (step === 0 && first) || walk(theta, noiseOf(noise, step));
-        const paths = judged(free, goal);
-        const next = innerStep(theta, paths, step === 0 ? alpha : alpha / 2);
-        const before = means(theta);
-        const field = means(next).map((mean, i) => mean - before[i]);
-        yield { name, step, paths, field, theta };
-        theta = next;
+        const ofStep = start.noise.subarray(step * size, (step + 1) * size);
+        for (const [i, name] of names.entries()) {
+          const theta = thetas[i], alpha = alphas[name] / (step > 0 ? 2 : 1);
+          const known = step === 0 && start.paths[name];
+          const paths = judged(known || walk(theta, ofStep), goal);
+          if (step === 0) start.paths[name] = paths;
+          thetas[i] = innerStep(theta, paths, alpha);
+          const before = means(theta);
+          const field = means(thetas[i]).map((mean, k) => mean - before[k]);
+          yield { name, step, paths, field, theta };
+        }
       }
     }
 
-    // The stages of all policies with the noise of a seed: stage 0 of each, 1 of each, ...
-    function* adaptations(goal, alphas, seed) {
-      const all = noise(seed);
-      const runs = names.map((name) => {
-        const key = `${name} ${seed}`;
-        if (!walked.has(key))
-          walked.set(key, walk(Float64Array.from(data.starts[name]), noiseOf(all, 0)));
-        return adaptation(name, goal, alphas[name], all, walked.get(key));
-      });
-      for (let step = 0; step <= data.steps; step++)
-        for (const run of runs) yield { ...run.next().value, theta: null };
-    }
-
-    return { names, grid, positionOf, noise, walk, judged, references, advantages, innerStep, means, adaptation, adaptations };
+    return { names, grid, positionOf, noise, walk, judged, references, advantages, innerStep, adaptations };
   },
 
   function view({ root, model, data, kit, worker }) {
