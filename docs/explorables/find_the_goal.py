@@ -52,24 +52,9 @@ def record_gradient(policy: GaussianPolicy) -> tm.Tape:
     return tape
 
 
-def stand_in(name):  # until tm.pretrained has navigation
-    from types import SimpleNamespace
-
-    from tinymaml.networks.layers import xavier_uniform
-    from tinymaml.tasks.navigation import Navigation
-    from tinymaml.training.checkpoint import load_checkpoint
-
-    policy = GaussianPolicy(tm.MLP([2, 100, 100, 2], initialiser=xavier_uniform()), 2)
-    folder = {"maml": "exact", "pretrained": "pretrained"}[name]
-    theta = load_checkpoint(f"/root/runs/nav/{folder}/checkpoint.npz").arrays["best"]
-    maml = lambda policy, **o: MAMLTRPO(policy, Navigation(), 0.5, **o)
-    recipe = SimpleNamespace(alpha=0.5, maml=maml)
-    return SimpleNamespace(theta=theta, network=policy, recipe=recipe)
-
-
 def data() -> dict[str, Any]:
     """The policies' parameters, the tapes, and the numbers of the environment."""
-    starts = {name: stand_in(name) for name in NAMES}
+    starts = {name: tm.pretrained(f"navigation-{name}") for name in NAMES}
     learner = learner_of(starts["maml"])
     return {
         "starts": {name: start.theta for name, start in starts.items()},
