@@ -90,7 +90,7 @@ function tinymamlKit() {
   function plot(parent, options) {
     const svg = shape("svg", { class: "x-plot", role: "group", "aria-label": options.label });
     const ground = shape("rect", { class: "x-ground" });
-    const frame = shape("g", { class: "x-frame", "aria-hidden": "true" });
+    const frame = shape("g", { class: "x-frame", "aria-hidden": "true", "pointer-events": "none" });
     const clip = unique("clip");
     const window_ = shape("rect");
     const drawing = shape("g", { "clip-path": `url(#${clip})`, "aria-hidden": "true", "pointer-events": "none" });
