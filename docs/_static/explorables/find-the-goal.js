@@ -228,7 +228,7 @@ tinymaml.explorable(
       }
     }
 
-    return { names, grid, positionOf, noise, walk, judged, references, advantages, innerStep, adaptations };
+    return { names, grid, positionOf, noise, judged, references, advantages, adaptations };
   },
 
   function view({ root, model, data, kit, worker }) {
@@ -293,7 +293,7 @@ tinymaml.explorable(
     kit.legend(root, [
       ["query", "goal, which no policy sees", "point"],
       ["muted", "where goals were in training", "dashes"],
-      ["muted", "arrows: what the next step changes in the mean action, half as long as the move"],
+      ["muted", "arrows: how the next step changes the mean move, at half its length"],
     ]);
 
     function star(radius) {
@@ -372,7 +372,6 @@ tinymaml.explorable(
       for (const [first] of Object.values(stages))
         if (first) first.paths = model.judged(first.paths, state.goal);
       ask();
-      show();
     }
 
     // One adaptation runs at a time. If the goal was moved meanwhile the next begins as
@@ -381,6 +380,7 @@ tinymaml.explorable(
     function ask() {
       state.asked += 1;
       if (!running) begin();
+      show();
     }
 
     function begin() {
@@ -402,7 +402,6 @@ tinymaml.explorable(
       });
     }
 
-    show();
     ask();
   },
 );
