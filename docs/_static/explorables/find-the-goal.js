@@ -260,10 +260,10 @@ tinymaml.explorable(
       moveGoal([0, 1].map(() => data.goals[0] + (data.goals[1] - data.goals[0]) * Math.random()));
       walkWhenReady = true;
     });
-    kit.button(row, "Draw the paths again", () => { state.seed += 1; walkWhenReady = true; ask(); });
+    kit.button(row, "Draw paths again", () => { state.seed += 1; walkWhenReady = true; ask(); });
     if (!kit.still()) kit.button(row, "Walk again", walk);
     kit.toggle(row, {
-      label: "Arrows: the policy gradient", value: state.field,
+      label: "Policy gradient", value: state.field,
       onInput(on) { state.field = on; show(); },
     });
     const status = kit.status(root);
