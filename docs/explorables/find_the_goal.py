@@ -1,4 +1,4 @@
-"""What the page find-the-goal gets from tinymaml: two policies, and two tapes of theirs.
+"""What the page find-the-goal gets from tinymaml: two policies and two tapes of theirs.
 
 `act` computes what `GaussianPolicy.act` does, for the twenty trajectories at once.
 `gradient` is the gradient of the inner loss, equation (4), on a chunk of sampled steps:
@@ -22,9 +22,7 @@ STEPS = 3
 
 def learner_of(start: tm.Initialisation) -> MAMLTRPO:
     """The learner whose inner loop the page runs."""
-    return start.recipe.maml(
-        start.network, trajectories=TRAJECTORIES, backend="numpy"
-    )
+    return start.recipe.maml(start.network, trajectories=TRAJECTORIES, backend="numpy")
 
 
 def record_act(policy: GaussianPolicy) -> tm.Tape:

@@ -284,11 +284,13 @@ tinymaml.explorable(
         get: () => state.goal, set: moveGoal,
       });
       goal.node.lastChild.replaceWith(kit.shape("path", { d: star(12), class: "x-knob x-query" }));
-      kit.slider(column, {
+      const alpha = kit.slider(column, {
         label: "First step's α", min: 0.05, max: 1, step: 0.05, value: state.alphas[name],
-        onInput(alpha) { state.alphas[name] = alpha; ask(); },
+        onInput(value) { state.alphas[name] = value; ask(); },
       });
+      alpha.input.setAttribute("aria-label", `First step's α, ${policy.title}`);
       policy.table = kit.table(column, ["gradient steps", "mean return", "paths at the goal"]);
+      policy.table.node.setAttribute("aria-label", `Mean returns, ${policy.title}`);
     });
     kit.legend(root, [
       ["query", "goal, which no policy sees", "point"],
