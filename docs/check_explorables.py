@@ -211,7 +211,90 @@ def check_five_characters(page: Any) -> None:
 
 
 def check_find_the_goal(page: Any) -> None:
-    """Place a goal, adapt."""
+    """Take steps, move the goal by keys, mouse and taps, change alpha, draw again."""
+    maml, pretrained = 0, 1
+
+    def settle() -> None:
+        fresh = "!document.querySelector('.x-table.is-old')"
+        page.wait_for_function(fresh)
+
+    def returns(policy: int) -> list[float]:
+        cells = page.locator(".x-table").nth(policy).locator("td:nth-child(2)")
+        return [float(text.replace("−", "-")) for text in cells.all_inner_texts()]
+
+    def choose(step: int) -> None:
+        page.locator(".x-choice label").nth(step).click()
+
+    def goal() -> tuple[float, float]:
+        texts = {
+            handle(page, f"Goal, {name}").get_attribute("aria-valuetext")
+            for name in ("MAML", "Pretrained")
+        }
+        expect(len(texts) == 1, f"two goals: {texts}")
+        x, y = texts.pop().replace("−", "-").strip("()").split(",")
+        return float(x), float(y)
+
+    def tap(policy: int, x: float, y: float) -> None:
+        ground = page.locator(".x-plot .x-ground").nth(policy)
+        box = ground.bounding_box()
+        at = {"x": (x + 1) / 2 * box["width"], "y": (1 - y) / 2 * box["height"]}
+        ground.click(position=at)
+        settle()
+        expect(
+            max(abs(goal()[0] - x), abs(goal()[1] - y)) < 0.02,
+            f"a tap at {x, y} puts the goal at {goal()}",
+        )
+
+    def arrows() -> int:
+        return page.locator(".x-plot").first.locator(".x-arrow").count()
+
+    def way() -> str:
+        return page.locator(".x-line.x-exact").first.get_attribute("d")
+
+    settle()
+    for policy in (maml, pretrained):
+        expect(abs(returns(policy)[0] + 50) < 2, "a start policy should stand still")
+    expect("Before any step" in page.locator(".x-status").inner_text(), "no status")
+    choose(1)
+    after = [returns(policy)[1] for policy in (maml, pretrained)]
+    expect(after[0] > -20 and after[1] < -40, f"returns after a step: {after}")
+    status = page.locator(".x-status").inner_text()
+    expect("After 1 step. MAML" in status, f"status after a step: {status}")
+    page.get_by_label("First step's α").nth(pretrained).fill("0.2")
+    settle()
+    expect(returns(pretrained)[1] > -20, "alpha = 0.2 should not overshoot")
+    page.get_by_label("First step's α").nth(pretrained).fill("0.5")
+
+    choose(0)
+    expect(arrows() > 50, "no arrows")
+    page.get_by_label("Policy gradient").uncheck()
+    expect(arrows() == 0, "arrows that were switched off")
+    page.get_by_label("Policy gradient").check()
+    drag(page, handle(page, "Goal, MAML"), -40, 60)
+    settle()
+    expect(goal()[0] < 0.25 and goal()[1] < 0.3, f"dragged to {goal()}")
+    before, x = way(), goal()[0]
+    handle(page, "Goal, Pretrained").press("Shift+ArrowLeft")
+    settle()
+    expect(abs(goal()[0] - x + 0.2) < 1e-6, "Shift and a key move the goal by 0.2")
+    expect(way() == before, "the goal has moved the paths of a policy without a step")
+
+    tap(pretrained, 0.9, 0.9)
+    expect(returns(maml)[1] < -70, "one step should not reach a goal that far away")
+    expect(returns(maml)[3] > -50, "three steps should come closer")
+    tap(maml, 0, 0)
+    for policy in (maml, pretrained):
+        first, second, *_ = returns(policy)
+        expect(second < first, f"at the start a step is harmful: {first}, {second}")
+    old = returns(maml)
+    page.get_by_role("button", name="Draw paths again").click()
+    settle()
+    expect(returns(maml)[0] != old[0], "the paths were not drawn again")
+    page.get_by_role("button", name="New goal").click()
+    settle()
+    expect(max(map(abs, goal())) <= 0.5, f"a new goal outside of the square: {goal()}")
+    tap(maml, 0.3, 0.4)
+    choose(1)
 
 
 CHECKS: dict[str, Check] = {
@@ -298,8 +381,12 @@ def draw_figure(browser: Any, html: Path, name: str) -> None:
     file = FIGURES / f"explorable-{name}.png"
     page.locator(".explorable-stage").screenshot(path=str(file))
     context.close()
-    # A palette takes a third of the bytes; with fewer colours thin lines lose theirs.
-    palette = Image.open(file).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    # A palette takes a third of the bytes. This method keeps the colours of thin lines.
+    palette = (
+        Image.open(file)
+        .convert("RGB")
+        .quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    )
     palette.save(file, optimize=True)
 
 

@@ -8,6 +8,7 @@ browser.
 import base64
 import json
 import subprocess
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,10 @@ from tests.support.explorables import (
     recorded_data,
     run_model,
 )
+from tinymaml.rl.advantages import CLIP, advantages
+from tinymaml.rl.maml_trpo import MAMLTRPO, MetaBatch
+from tinymaml.rl.rollouts import Trajectories
+from tinymaml.tasks.navigation import LARGEST_MOVE, Navigation
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -248,3 +253,122 @@ def test_walk_back_lights_up_the_lines_of_maml() -> None:
 
 
 # --- find the goal --------------------------------------------------------------------
+
+GOAL, ALPHAS = np.array([0.3, 0.4]), {"maml": 0.5, "pretrained": 0.2}
+
+
+def close(came: Any, expected: np.ndarray, size: float | None = None) -> None:
+    """Assert that arrays agree to 1e-5 of the largest number, or of `size`."""
+    came = np.asarray(came, np.float64).reshape(expected.shape)
+    tolerance = 1e-5 * (np.abs(expected).max() if size is None else size)
+    np.testing.assert_allclose(came, expected, rtol=0, atol=tolerance)
+
+
+@cache
+def goal_learner() -> MAMLTRPO:
+    """The learner of the page, on the numpy backend."""
+    start = tm.pretrained("navigation-maml")
+    policy = tm.GaussianPolicy(start.network.network, 2, backend="numpy")
+    learner: MAMLTRPO = start.recipe.maml(policy, trajectories=20, backend="numpy")
+    return learner
+
+
+@cache
+def goal_stages() -> tuple[list[dict[str, Any]], np.ndarray]:
+    """Stages 0 to 3 of both policies, in turn, and the noise: (4, 1, 20, 100, 2)."""
+    calls = [("adaptations", [GOAL.tolist(), ALPHAS, 7], 8), ("noise", [7])]
+    stages, noise = run_model("find-the-goal", calls)
+    return stages, np.reshape(noise, (4, 1, 20, 100, 2))
+
+
+def unrolled(paths: dict[str, Any]) -> Trajectories:
+    """The paths of the model as tinymaml's trajectories of one task."""
+    positions = np.reshape(paths["positions"], (1, 20, 101, 2))[:, :, :-1]
+    mask = np.arange(100) < np.reshape(paths["lengths"], (1, 20, 1))
+    rewards = np.reshape(paths["rewards"], (1, 20, 100))
+    actions = np.reshape(paths["actions"], (1, 20, 100, 2))
+    arrays = (positions * mask[..., None], actions * mask[..., None], rewards)
+    return Trajectories(*arrays, mask)
+
+
+@needs_node
+@pytest.mark.parametrize("name", ALPHAS)
+def test_find_the_goal_adapts_as_tinymaml_does(name: str) -> None:
+    learner, alpha = goal_learner(), ALPHAS[name]
+    stages, noise = goal_stages()
+    stages = stages[list(ALPHAS).index(name) :: 2]
+    theta = tm.pretrained(f"navigation-{name}").theta.astype(np.float64)
+    batch = MetaBatch(GOAL[None], noise)
+    adapted = learner.adapt(theta, batch, [alpha, alpha / 2, alpha / 2])
+    grid = np.linspace(-0.9, 0.9, 10)
+    grid = np.stack(np.meshgrid(grid, grid, indexing="ij"), -1).reshape(1, 100, 2)
+    means = [learner.policy.act(t, grid, 0 * grid)[0] for t in adapted.thetas]
+    for j, stage in enumerate(stages):
+        assert (stage["name"], stage["step"]) == (name, j)
+        expected, came = adapted.trajectories[j], unrolled(stage["paths"])
+        np.testing.assert_array_equal(came.mask, expected.mask)
+        close(came.observations, expected.observations)
+        close(came.actions, expected.actions)
+        close(came.rewards, expected.rewards)
+        close(stage["paths"]["return"], expected.returns()[0])
+        if j > 0:
+            step = adapted.thetas[j][0] - adapted.thetas[j - 1][0]
+            close(np.subtract(stage["theta"], stages[j - 1]["theta"]), step)
+            close(stages[j - 1]["field"], means[j] - means[j - 1])
+        # A path that ends early is at the goal; one may be there at its last move, too.
+        early = (~expected.mask[0, :, -1]).sum()
+        last = expected.mask[0, :, -1] & (expected.rewards[0, :, -1] > -0.015)
+        assert early <= stage["paths"]["arrived"] <= early + last.sum()
+    assert not adapted.trajectories[2].mask.all()  # some paths have ended early
+
+
+@needs_node
+def test_find_the_goal_has_tinymamls_advantages_for_paths_of_any_length() -> None:
+    rng = np.random.default_rng(4)
+    lengths = np.array([1, 2, 100, *rng.integers(1, 101, 17)])
+    mask = np.arange(100) < lengths[:, None]
+    positions = rng.normal(size=(20, 101, 2)) * rng.choice([0.1, 8.0], (20, 1, 1))
+    rewards = np.where(mask, -np.abs(rng.normal(size=(20, 100))), 0.0)
+    paths = {"positions": positions, "rewards": rewards, "lengths": lengths * 1.0}
+    assert (np.abs(positions) > CLIP).any()
+    (came,) = run_model("find-the-goal", [("advantages", [paths])])
+    observations = positions[None, :, :-1]
+    trajectories = Trajectories(observations, observations, rewards[None], mask[None])
+    close(came, advantages(trajectories)[0])
+
+
+class Walker:
+    """A policy that knows its goal and goes straight there, or stands still."""
+
+    size, actions = 1, 2
+
+    def __init__(self, speed: float) -> None:
+        self.speed = speed
+
+    def act(self, thetas: np.ndarray, x: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        """The actions that lead to the goal at once, to be clipped."""
+        return self.speed * (GOAL - x) / LARGEST_MOVE
+
+
+@needs_node
+def test_find_the_goal_says_what_the_best_and_the_laziest_policy_get() -> None:
+    (came,) = run_model("find-the-goal", [("references", [GOAL.tolist()])])
+    theta, noise = np.zeros((1, 1)), np.zeros((1, 1, 100, 2))
+    for key, speed in [("straight", 1.0), ("still", 0.0)]:
+        paths = tm.roll_out(Walker(speed), Navigation(), theta, GOAL[None], noise)
+        close(came[key], paths.returns()[0])
+    # Three clipped moves and one of 0.1 upwards, whatever the environment does.
+    hand = -(np.hypot(0.2, 0.3) + np.hypot(0.1, 0.2) + 0.1 + 0.0)
+    close(came["straight"], np.array(hand))
+    close(came["still"], np.array(-50.0))
+
+
+@needs_node
+def test_find_the_goal_changes_log_sigma_by_the_closed_form() -> None:
+    """d log pi / d log sigma = z^2 - 1, with z = (action - mean) / sigma."""
+    stages, noise = goal_stages()
+    trajectories = unrolled(stages[0]["paths"])
+    assert trajectories.mask.all()  # so z of every action is its noise
+    weighted = advantages(trajectories)[..., None] * (noise[0] ** 2 - 1)
+    change = np.subtract(stages[2]["theta"], stages[0]["theta"])[-2:]
+    close(change, ALPHAS["maml"] * weighted.mean(axis=(0, 1, 2)))

@@ -91,11 +91,11 @@ function tinymamlKit() {
   function plot(parent, options) {
     const svg = shape("svg", { class: "x-plot", role: "group", "aria-label": options.label });
     const ground = shape("rect", { class: "x-ground" });
-    const frame = shape("g", { class: "x-frame", "aria-hidden": "true" });
+    const frame = shape("g", { class: "x-frame", "aria-hidden": "true", "pointer-events": "none" });
     const clip = unique("clip");
     const window_ = shape("rect");
-    const behind = shape("g", { "clip-path": `url(#${clip})`, "aria-hidden": "true" });
-    const drawing = shape("g", { "clip-path": `url(#${clip})`, "aria-hidden": "true" });
+    const behind = shape("g", { "clip-path": `url(#${clip})`, "aria-hidden": "true", "pointer-events": "none" });
+    const drawing = shape("g", { "clip-path": `url(#${clip})`, "aria-hidden": "true", "pointer-events": "none" });
     let layer = drawing; // what is drawn on
     const above = shape("g");
     svg.append(shape("defs", {}, shape("clipPath", { id: clip }, window_)), ground, frame, behind, drawing, above);
