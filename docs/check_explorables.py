@@ -76,7 +76,7 @@ def check_four_starts(page: Any) -> None:
 
 def check_five_characters(page: Any) -> None:
     """Draw, take samples, take the inner step."""
-    page.wait_for_selector(".x-draw[data-milliseconds]:not([aria-busy])")
+    page.wait_for_selector(".x-draw:not([aria-busy])")
 
 
 def check_find_the_goal(page: Any) -> None:

@@ -19,6 +19,7 @@ tinymaml.explorable(
   function model({ compile }, data, { random }) {
     const WAYS = 5, SIZE = 105, SMALL = 28, PIXELS = SMALL * SMALL;
     const PEN = 2.5; // radius in pixels of 105: Omniglot's lines are five pixels wide
+    const HAND = 2.5; // how much more two drawings of a character differ than in strokes.py
     const STATISTICS = ["batch", "alone", "support"];
     const programs = {};
     const program = (name, tape) => (programs[name] ??= compile(tape, "float32"));
@@ -83,9 +84,10 @@ tinymaml.explorable(
 
     // The same character by another hand, as in tinymaml/tasks/strokes.py: every stroke
     // is bent by the moves of four control points, and all of them are turned and moved.
+    // Hands differ more than there, so that the network errs about as often as on Omniglot.
     function shake(strokes, seed) {
       const { normal } = random(seed);
-      const vary = (size) => [size * normal(), size * normal()];
+      const vary = (size) => [HAND * size * normal(), HAND * size * normal()];
       const [a, b] = [vary(0.07), vary(0.07)], shift = vary(0.03);
       return strokes.map((stroke) => {
         const moves = [vary(0.025), vary(0.025), vary(0.025), vary(0.025)];
@@ -202,17 +204,16 @@ tinymaml.explorable(
       seed: 1,
     };
     let samples = WAYS; // how many have been shown
+    let hands = 7000; // seeds of drawings by another hand
+    const originals = [...state.characters]; // what "shake" draws again
     let answer = null, score = null; // of the last lesson
     const percent = (p) => `${(100 * p).toFixed(0)} %`;
     const best = (probabilities) => probabilities.indexOf(Math.max(...probabilities));
     const nextSample = () => data.samples[samples++ % data.samples.length];
 
-    // The five query drawings: the reader's and the program's, or five of the program.
-    function batch() {
-      return state.characters.map((strokes, n) => n === state.which && state.query
-        ? state.query
-        : model.shake(strokes, 100 * state.seed + n));
-    }
+    // Query drawing n of the batch: the reader's, or one by the program.
+    const queryOf = (n) => n === state.which && state.query ? state.query : model.shake(state.characters[n], 100 * state.seed + n);
+    const batch = () => state.characters.map((_, n) => queryOf(n));
 
     // --- a pad to draw on: mouse, finger, or arrow keys and the space bar --------------
 
@@ -291,7 +292,12 @@ tinymaml.explorable(
     root.append(grid);
     const setCharacter = (n) => (strokes, finished) => {
       state.characters = state.characters.map((old, k) => (k === n ? strokes : old));
+      originals[n] = strokes;
       if (finished) changed();
+    };
+    const shakeCharacter = (n) => {
+      state.characters = state.characters.map((old, k) => (k === n ? model.shake(originals[n], hands++) : old));
+      changed();
     };
     const pads = state.characters.map((_, n) => {
       const set = setCharacter(n);
@@ -302,7 +308,7 @@ tinymaml.explorable(
           ["undo", "Undo a stroke of", () => set(state.characters[n].slice(0, -1), true)],
           ["clear", "Clear", () => set([], true)],
           ["sample", "A new sample for", () => set(nextSample(), true)],
-          ["shake", "By another hand:", () => set(model.shake(state.characters[n], 7000 + state.seed++), true)],
+          ["shake", "Draw by another hand", () => shakeCharacter(n)],
         ],
       });
     });
@@ -310,15 +316,15 @@ tinymaml.explorable(
       state.query = strokes;
       if (finished) changed();
     };
-    const query = () => batch()[state.which];
+    const query = () => queryOf(state.which);
     pads.push(pad(grid, {
       kind: "query", title: "the query", heading: "Which one is this?",
       get: query, set: setQuery,
       actions: [
         ["undo", "Undo a stroke of", () => setQuery(query().slice(0, -1), true)],
         ["clear", "Clear", () => setQuery([], true)],
-        ["sample", "The program draws", () => { state.query = null; state.seed += 1; changed(); }],
-        ["shake", "By another hand:", () => setQuery(model.shake(query(), 7000 + state.seed++), true)],
+        ["sample", "The program draws", () => { state.query = null; changed(); }],
+        ["shake", "Draw by another hand", () => { state.query = null; state.seed += 1; changed(); }],
       ],
     }));
 
@@ -326,23 +332,25 @@ tinymaml.explorable(
     grid.append(panel);
     const top = kit.row(panel);
     kit.choice(top, {
-      label: "Meant is", value: state.which,
+      label: "It is meant to be", value: state.which,
       options: state.characters.map((_, n) => [n, `${n + 1}`]),
       onInput(n) { state.which = n; changed(); },
     });
     kit.button(top, "Five new samples", () => {
       state.characters = state.characters.map(nextSample);
+      originals.splice(0, WAYS, ...state.characters);
       state.query = null;
       changed();
     });
     kit.button(top, "Clear all", () => {
       state.characters = state.characters.map(() => []);
+      originals.fill([]);
       state.query = [];
       changed();
     });
     const controls = kit.row(panel);
     kit.slider(controls, {
-      label: "α", min: 0.004, max: 4, step: 0.02, log: true, value: state.alpha,
+      label: "Inner learning rate α", min: 0.004, max: 4, step: 0.02, log: true, value: state.alpha,
       onInput(alpha) { state.alpha = alpha; changed(); },
     });
     kit.choice(controls, {
@@ -354,7 +362,10 @@ tinymaml.explorable(
       label: "Probabilities of the five characters for the query, before and after the inner steps",
       names: state.characters.map((_, n) => `${n + 1}`),
     });
-    kit.legend(panel, [["random", "θ₀, before"], ["exact", "θ_J, after J inner steps"]]);
+    const last = element("span", {}, "after the inner steps, θ", element("sub", {}, "J"));
+    const below = kit.row(panel);
+    kit.legend(below, [["random", "before, θ₀"], ["exact", last]]);
+    const time = kit.readout(below, "computed here in");
     const status = kit.status(panel);
     kit.choice(panel, {
       label: "Mean and variance from", value: state.statistics,
@@ -367,7 +378,8 @@ tinymaml.explorable(
       panel.append(element("div", { class: `x-thumbs x-${kind}`, "aria-hidden": "true" }, element("span", {}, name), ...canvases));
       return canvases;
     });
-    const table = kit.table(panel, ["mean and variance from", "the query is", "right of the program's"]);
+    const table = kit.table(panel, ["statistics of", "query", "test drawings right"],
+      { caption: "Before → after. Test drawings: more of the five characters, by the program, five at a time." });
 
     // --- showing -----------------------------------------------------------------------
 
@@ -396,10 +408,10 @@ tinymaml.explorable(
         line.querySelector(".x-bar-name").textContent = n === which ? `${n + 1}, meant` : `${n + 1}`;
       });
       const guess = best(after), verdict = guess === which ? "right" : `wrong, it should be ${which + 1}`;
-      const [first, last] = [answer.losses[0], answer.losses.at(-1)].map((v) => kit.number(v));
+      const [start, end] = [answer.losses[0], answer.losses.at(-1)].map((v) => kit.number(v));
       const learning = steps
-        ? `After ${steps} inner step${steps > 1 ? "s" : ""} the query is taken for ${guess + 1} (${percent(after[guess])}): ${verdict}. Before, for ${best(before) + 1}. The support loss goes from ${first} to ${last}.`
-        : `Without an inner step the query is taken for ${guess + 1} (${percent(after[guess])}): ${verdict}. The support loss is ${first}.`;
+        ? `After ${steps} inner step${steps > 1 ? "s" : ""} the query is taken for ${guess + 1} (${percent(after[guess])}): ${verdict}. Before, for ${best(before) + 1}. The support loss goes from ${start} to ${end}.`
+        : `Without an inner step the query is taken for ${guess + 1} (${percent(after[guess])}): ${verdict}. The support loss is ${start}.`;
       status.say(state.characters.some((s) => s.length === 0) ? `${learning} A blank character is learned as a blank.` : learning);
       const names = Object.keys(NAMES);
       table.rows(names.map((name) => [
@@ -417,6 +429,7 @@ tinymaml.explorable(
       state.characters.forEach((strokes, n) => showThumb(thumbs[0][n], strokes));
       batch().forEach((strokes, n) => showThumb(thumbs[1][n], strokes));
       showSources();
+      grid.setAttribute("aria-busy", "true");
       clearTimeout(timer);
       timer = setTimeout(learn, 100);
     }
@@ -425,14 +438,13 @@ tinymaml.explorable(
       running?.stop();
       const { characters, which, alpha, steps, seed } = state;
       const begin = performance.now();
-      const request = { characters, batch: batch(), which, alpha, steps, batches: 4, seed: 1000 * seed };
-      grid.setAttribute("aria-busy", "true");
+      const request = { characters, batch: batch(), which, alpha, steps, batches: 8, seed: 1000 * seed };
       const mine = (running = worker().stream("lesson", [request], (value) => {
         if (mine !== running) return; // the reader has gone on
         if (value.losses) {
           answer = value;
           score = null;
-          grid.setAttribute("data-milliseconds", (performance.now() - begin).toFixed(0));
+          time.set(`${((performance.now() - begin) / 1000).toFixed(2)} s`);
         } else score = value.score;
         showAnswer();
       }, (error) => {
