@@ -30,7 +30,7 @@ SAMPLES = (59, 94, 193, 8, 183, 145, 98, 104, 174, 207,
 
 
 def support_loss(steps: int) -> tm.Tape:
-    """S(theta_0), and theta_1 if there is an inner step: one support drawing a class."""
+    """S(theta_0) of one support drawing a class, and theta_1 if there is a step."""
     start = tm.pretrained(START)
     tape = tm.Tape()
     theta = tape.input("theta", start.theta.shape)
@@ -76,3 +76,50 @@ def data() -> dict[str, Any]:
         "logits": {name: logits(name) for name in ("batch", "alone", "support")},
         "samples": [drawing.round(3).tolist() for drawing in drawings],
     }
+
+
+def accuracies(tasks: tm.Tasks) -> dict[str, list[float]]:
+    """Accuracy after 0 and 1 inner steps, with each choice of the statistics."""
+    start = tm.pretrained(START)
+    maml = start.recipe.maml(start.network)
+
+    def accuracy(network: Any, tasks: tm.Tasks) -> Any:
+        logits = maml.predict(network, start.theta, tasks, steps=1)
+        return tm.accuracy(logits, tasks.y_query[:, None]).mean(axis=0)
+
+    single = [
+        accuracy(
+            start.network,
+            tasks._replace(
+                x_query=tasks.x_query[:, [n]], y_query=tasks.y_query[:, [n]]
+            ),
+        )
+        for n in range(WAYS)
+    ]
+    return {
+        "batch": accuracy(start.network, tasks).tolist(),
+        "support": accuracy(start.recipe.network("support"), tasks).tolist(),
+        "alone": np.mean(single, axis=0).tolist(),
+    }
+
+
+def main() -> None:
+    """Print the accuracies on Omniglot's test characters, or on drawn ones."""
+    parser = argparse.ArgumentParser(description=str(__doc__).split("\n")[0])
+    parser.add_argument(
+        "--data", help="folder of Omniglot; without it, drawn characters"
+    )
+    options = parser.parse_args()
+    images = omniglot.load(options.data) if options.data else omniglot.standin()
+    test = omniglot.split(images)["test"]
+    episodes = Episodes(
+        test.images, test.labels, ways=WAYS, shots=1, queries=1, rotations=True
+    )
+    tasks = episodes.fixed(seed=1, count=600)
+    print(f"{test.source}, {len(test.classes)} characters, 600 tasks")
+    for name, (before, after) in accuracies(tasks).items():
+        print(f"{name:8} {before:6.1%} before, {after:6.1%} after one step")
+
+
+if __name__ == "__main__":
+    main()
