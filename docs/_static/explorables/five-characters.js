@@ -236,7 +236,7 @@ tinymaml.explorable(
         pen.setAttribute("cy", tip[1] * SIZE);
         svg.classList.toggle("is-down", down);
         svg.setAttribute("aria-label",
-          `${what.title}, ${strokes.length} strokes, pen ${down ? "down" : "up"}. Arrow keys move the pen, space lowers or lifts it, backspace undoes a stroke, delete clears.`);
+          `${what.title}, ${strokes.length} stroke${strokes.length === 1 ? "" : "s"}, pen ${down ? "down" : "up"}. Arrow keys move the pen, space lowers or lifts it, backspace undoes a stroke, delete clears.`);
       }
 
       function extend(point, begin = false) {
@@ -249,6 +249,7 @@ tinymaml.explorable(
         return [inside((event.clientX - box.left) / box.width), inside((event.clientY - box.top) / box.height)];
       };
       svg.addEventListener("pointerdown", (event) => {
+        if (!event.isPrimary || event.button !== 0) return; // a second finger, another button
         event.preventDefault();
         svg.focus({ preventScroll: true });
         svg.setPointerCapture(event.pointerId);
@@ -262,8 +263,7 @@ tinymaml.explorable(
           if (Math.hypot(point[0] - x, point[1] - y) > 0.008) extend(point);
         }
       });
-      svg.addEventListener("pointerup", () => what.set(what.get(), true));
-      svg.addEventListener("pointercancel", () => what.set(what.get(), true));
+      svg.addEventListener("lostpointercapture", () => what.set(what.get(), true));
       svg.addEventListener("keydown", (event) => {
         const ways = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
         const way = ways[event.key];
