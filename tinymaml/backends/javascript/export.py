@@ -19,6 +19,7 @@ Left out: arrays. A tape holds none; whoever runs it gives them, row after row.
 """
 
 import json
+import os
 from math import isfinite
 from typing import Any
 
@@ -53,6 +54,8 @@ def export(tape: Tape, file: FilePath) -> None:
     ...     pathlib.Path(folder, "loss.json").read_text()[:30]
     '{"format":"tinymaml-tape-1","n'
     """
+    if not isinstance(file, str | os.PathLike):
+        raise TypeError(f"file: expected a path, got {shown(file)}")
     text = json.dumps(exported(tape), allow_nan=False, separators=(",", ":"))
     with write_atomically(file) as written:
         written.write(text.encode())

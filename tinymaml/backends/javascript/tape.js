@@ -72,15 +72,13 @@ function tinymamlTape() {
 
   // What the three primitives of convolution share, for shapes x, w and g. One image at a
   // time, the pixels under the kernel at each output pixel are copied to a row of a
-  // matrix, the patches (H' W', kh kw C). Then all three are matrix products whose sums
-  // are long, which is what `addProduct` is fast at.
+  // matrix, the patches (H' W', kh kw C). So all three become products with long sums.
   function convolution(x, w, g, { stride, padding: [top, left] }, scratch) {
     const [n, height, width, channels] = x, [kh, kw] = w, [, rows, columns, features] = g;
     const pixels = rows * columns, taps = kh * kw * channels, image = height * width * channels;
     scratch.needs("patches", pixels * taps);
-    scratch.needs("panels", panelled(taps, features)); // of w
-    scratch.needs("panels", panelled(features, taps)); // of w, transposed
-    scratch.needs("panels", panelled(pixels, features)); // of g
+    for (const [k, n] of [[taps, features], [features, taps], [pixels, features]]) // w, w^T, g
+      scratch.needs("panels", panelled(k, n));
 
     // Call visit(place in the patches, place in x or -1) for each row of C channels.
     function eachTap(start, visit) {
@@ -94,28 +92,24 @@ function tinymamlTape() {
               visit(z, inside ? start + (r * width + q) * channels : -1);
             }
     }
-    function toPatches(patches, from, start) {
-      eachTap(start, (z, y) => {
-        for (let c = 0; c < channels; c++) patches[z + c] = y < 0 ? 0 : from[y + c];
-      });
-    }
-    function addPatches(to, start, patches) {
-      eachTap(start, (z, y) => {
-        if (y >= 0) for (let c = 0; c < channels; c++) to[y + c] += patches[z + c];
-      });
-    }
+    const toPatches = (patches, from, start) => eachTap(start, (z, y) => {
+      for (let c = 0; c < channels; c++) patches[z + c] = y < 0 ? 0 : from[y + c];
+    });
+    const addPatches = (to, start, patches) => eachTap(start, (z, y) => {
+      if (y >= 0) for (let c = 0; c < channels; c++) to[y + c] += patches[z + c];
+    });
     return [{ n, image, pixels, taps, features, toPatches, addPatches }, scratch];
   }
 
-  // Call visit(place in the pooled array, place in x of its largest element) for every
-  // window: the first of equal ones, and a NaN counts as largest.
-  function windows(x, [n, height, width, channels], side, visit) {
+  // Call visit(place in the pooled images, place in x of the largest element) for each
+  // window of x: the first of equal ones, and a NaN counts as largest.
+  function eachWindow(x, [n, height, width, channels], side, visit) {
     const rows = Math.floor(height / side), columns = Math.floor(width / side);
-    let small = 0;
+    let z = 0;
     for (let e = 0; e < n; e++)
       for (let i = 0; i < rows; i++)
         for (let j = 0; j < columns; j++)
-          for (let c = 0; c < channels; c++, small++) {
+          for (let c = 0; c < channels; c++) {
             const first = ((e * height + i * side) * width + j * side) * channels + c;
             let best = first;
             for (let u = 0; u < side; u++)
@@ -123,7 +117,7 @@ function tinymamlTape() {
                 const y = first + (u * width + v) * channels;
                 if (x[y] > x[best] || (Number.isNaN(x[y]) && !Number.isNaN(x[best]))) best = y;
               }
-            visit(small, best);
+            visit(z++, best);
           }
   }
 
@@ -163,7 +157,7 @@ function tinymamlTape() {
         for (let i = 0, start = 0; i < out.length; i++, start += width) {
           let top = -Infinity, sum = 0;
           for (let k = 0; k < width; k++) top = Math.max(top, a[start + k]);
-          if (Math.abs(top) === Infinity) top = 0; // no inf - inf
+          if (Math.abs(top) === Infinity) top = 0; // no Infinity - Infinity
           for (let k = 0; k < width; k++) sum += Math.exp(a[start + k] - top);
           out[i] = top + Math.log(sum);
         }
@@ -220,18 +214,12 @@ function tinymamlTape() {
     slice: { view: ({ start }) => start },
     pad: {
       settings: ({ start }) => [start],
-      run(out, a, start) {
-        out.fill(0);
-        out.set(a, start);
-      },
+      run(out, a, start) { out.fill(0); out.set(a, start); },
     },
     concat: {
       run(out, ...vectors) {
-        let start = 0;
-        for (const a of vectors) {
-          out.set(a, start);
-          start += a.length;
-        }
+        for (let i = 0, start = 0; i < vectors.length; start += vectors[i++].length)
+          out.set(vectors[i], start);
       },
     },
     conv: {
@@ -270,15 +258,13 @@ function tinymamlTape() {
     },
     max_gather: {
       settings: ({ size: side }, [, images]) => [images, side],
-      run(out, a, x, images, side) {
-        windows(x, images, side, (small, large) => { out[small] = a[large]; });
-      },
+      run(out, a, x, images, side) { eachWindow(x, images, side, (z, y) => { out[z] = a[y]; }); },
     },
     max_scatter: {
       settings: ({ size: side }, [, images]) => [images, side],
       run(out, g, x, images, side) {
         out.fill(0);
-        windows(x, images, side, (small, large) => { out[large] = g[small]; });
+        eachWindow(x, images, side, (z, y) => { out[y] = g[z]; });
       },
     },
   };
@@ -306,8 +292,7 @@ function tinymamlTape() {
         last[k] = perTask[i] && !perTask[k] ? Infinity : Math.max(last[k], time);
     });
     for (const { node } of Object.values(outputs)) last[root[node]] = Infinity;
-    // A value takes the smallest free buffer that is large enough, or else the largest,
-    // which grows.
+    // A value takes the smallest free buffer that is large enough, or the largest, grown.
     const sizes = [], free = new Set(), bufferOf = [];
     order.forEach((i, time) => {
       const [, args, , shape] = nodes[i], wanted = size(shape);
@@ -335,7 +320,7 @@ function tinymamlTape() {
       const array = given[name], n = size(shape);
       const flat = ArrayBuffer.isView(array) ||
         (Array.isArray(array) && array.every((number) => typeof number === "number"));
-      check(flat, name, "a flat array of numbers", Array.isArray(array) ? "another array" : typeof array);
+      check(flat, name, "a flat array of numbers", JSON.stringify(array)?.slice(0, 60));
       if (per_task && tasks === undefined) {
         tasks = array.length / n;
         check(tasks > 0 && tasks % 1 === 0, name, `${n} numbers for each task`, array.length);
@@ -379,7 +364,6 @@ function tinymamlTape() {
     }
     scratch.panels = new Float64Array(most.panels);
     scratch.patches = new Floats(most.patches);
-    const sums = outputs.map(([, { shape }]) => new Float64Array(size(shape)));
 
     function load(given, which, task) {
       for (const [name, { node, per_task }] of inputs) {
@@ -392,21 +376,20 @@ function tinymamlTape() {
     function run(given) {
       const tasks = tasksOf(inputs, given);
       const results = outputs.map(([, { shape, reduction }]) =>
-        new Floats(reduction === "each" ? tasks * size(shape) : size(shape)));
-      for (const sum of sums) sum.fill(0);
+        (reduction === "each" ? new Floats(tasks * size(shape)) : new Float64Array(size(shape))));
       load(given, false, 0);
       for (const step of once) step();
       for (let task = 0; task < tasks; task++) {
         load(given, true, task);
         for (const step of everyTask) step();
         outputs.forEach(([, { node, reduction }], i) => {
-          const value = arrays[node], sum = sums[i];
-          if (reduction === "each") results[i].set(value, task * value.length);
-          else for (let k = 0; k < sum.length; k++) sum[k] += value[k];
+          const value = arrays[node], result = results[i];
+          if (reduction === "each") result.set(value, task * value.length);
+          else for (let k = 0; k < value.length; k++) result[k] += value[k];
         });
       }
-      outputs.forEach(([, { reduction }], i) => { if (reduction === "sum") results[i].set(sums[i]); });
-      return Object.fromEntries(outputs.map(([name], i) => [name, results[i]]));
+      return Object.fromEntries(outputs.map(([name, { reduction }], i) =>
+        [name, reduction === "each" ? results[i] : new Floats(results[i])]));
     }
 
     return { run };
