@@ -140,7 +140,7 @@ def _backend_on(process):
 
 
 def javascript_backend():
-    """The backend of `tape.js`; skips the test with the reason where Node is missing."""
+    """The backend of `tape.js`, or skip the test with the reason why there is none."""
     if not NODE:
         pytest.skip(WHY_NOT)
     return _backend_on(node())

@@ -130,7 +130,9 @@ def test_what_is_no_tape_is_refused(came, tmp_path):
 def test_a_tape_without_output_is_refused(tmp_path):
     tape = Tape()
     tape.input("x", (3,))
-    with pytest.raises(ValueError, match="tape: expected at least one output, got Tape"):
+    with pytest.raises(
+        ValueError, match="tape: expected at least one output, got Tape"
+    ):
         export(tape, tmp_path / "tape.json")
     assert not [*tmp_path.iterdir()]
 
