@@ -1,5 +1,3 @@
-"use strict";
-
 /* A tape of tinymaml, run in JavaScript: in a browser, a Web Worker or Node.
  *
  *     const { compile } = tinymamlTape();
@@ -15,8 +13,8 @@
  * the loop that computes it for one task (tinymaml/autodiff says what it means); and
  * `compile`. All is one function that uses nothing from outside, so a page can give its
  * text, String(tinymamlTape), to a worker. Memory is allotted when a tape is compiled.
- * Numbers are stored in the dtype, and JavaScript computes in float64 between a load and
- * a store: a sum of float32, however long, is rounded once.
+ * Numbers are stored in the dtype and added in float64, so that long sums of float32 keep
+ * their digits.
  *
  * Left out: fusion of operations, threads, SIMD, and checks of the tape, which was
  * checked when it was recorded.
