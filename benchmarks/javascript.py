@@ -98,7 +98,7 @@ def in_node(node: str, work: Work, seconds: float) -> tuple[Row, float]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "work.json")
         path.write_text(json.dumps(content))
-        command = [node, TIMER, TAPE_JS, path]
+        command: list[str | Path] = [node, TIMER, TAPE_JS, path]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
     answer = json.loads(done.stdout)
     check(IN_NODE, answer["results"], reference(work))
@@ -111,7 +111,8 @@ def on_numba(work: Work, seconds: float) -> Row:
     check(common.REFERENCE, program(work.inputs), reference(work))
     samples: list[float] = []
     start = time.perf_counter()
-    while (before := time.perf_counter()) - start < seconds:
+    while not samples or time.perf_counter() - start < seconds:
+        before = time.perf_counter()
         program(work.inputs)
         samples.append(time.perf_counter() - before)
     return row_of(work, common.REFERENCE, samples)
@@ -127,7 +128,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
         "--seconds",
-        type=common.positive,
+        type=float,
         default=5,
         metavar="N",
         help="how long each is timed (default: %(default)s)",
