@@ -75,8 +75,8 @@ function tinymamlTape() {
     const [n, height, width, channels] = x, [kh, kw] = w, [, rows, columns, features] = g;
     const pixels = rows * columns, taps = kh * kw * channels, image = height * width * channels;
     scratch.needs("patches", pixels * taps);
-    for (const [k, n] of [[taps, features], [features, taps], [pixels, features]]) // w, w^T, g
-      scratch.needs("panels", panelled(k, n));
+    for (const sizes of [[taps, features], [features, taps], [pixels, features]]) // w, w^T, g
+      scratch.needs("panels", panelled(...sizes));
 
     // Call visit(place in the patches, place in x or -1) for each row of C channels.
     function eachTap(start, visit) {
