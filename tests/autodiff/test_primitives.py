@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.support import fuzz_records
 from tests.support.mutants import put, survives
-from tests.support.node_backend import JAVASCRIPT
+from tests.support.node_backend import JAVASCRIPT, needs_node
 from tests.support.primitive_cases import CASES
 from tests.support.primitive_checks import (
     check_agreement,
@@ -76,8 +76,14 @@ def test_backends_agree_on_primitive_at_odd_shapes(primitive, backend, dtype):
 
 
 @every_primitive
-@every_other_backend
-@every_dtype
+@pytest.mark.parametrize(
+    ("backend", "dtype"),
+    [
+        ("numba", "float32"),
+        ("numba", "float64"),
+        pytest.param("javascript", "float32", marks=needs_node),
+    ],
+)
 @fewer
 @given(data=st.data(), seed=seeds)
 def test_backends_agree_on_primitive(primitive, backend, dtype, data, seed):
