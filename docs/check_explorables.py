@@ -209,6 +209,87 @@ def check_four_starts(page: Any) -> None:
 def check_five_characters(page: Any) -> None:
     """Draw, take samples, take the inner step."""
 
+    def shown() -> tuple[str, list[int]]:
+        """The sentence, and the numbers of test drawings that are right, in the end."""
+        page.wait_for_selector(".x-draw:not([aria-busy])")
+        cells = page.locator(".x-draw .x-table td:last-child").all_inner_texts()
+        right = [int(text.split("→")[1].split("of")[0]) for text in cells]
+        return page.locator(".x-draw .x-status").inner_text(), right
+
+    def press(name: str) -> None:
+        page.get_by_role("button", name=name, exact=True).click()
+
+    def choose(name: str, label: str) -> None:
+        group = page.get_by_role("group", name=name)
+        group.get_by_text(label, exact=True).click()
+
+    def plus(number: int, across: float = 0.0) -> None:
+        """Draw a plus sign into a pad, with the mouse."""
+        pad = page.locator(".x-pad").nth(number)
+        pad.scroll_into_view_if_needed()
+        box = pad.bounding_box()
+        for start, end in (((0.5, 0.2), (0.5, 0.8)), ((0.2, 0.5), (0.8, 0.5))):
+            x, y, to_x, to_y = (
+                box[corner] + box["width"] * (part + across * (corner == "x"))
+                for corner, part in zip("xyxy", start + end, strict=True)
+            )
+            page.mouse.move(x, y)
+            page.mouse.down()
+            page.mouse.move(to_x, to_y, steps=8)
+            page.mouse.up()
+
+    # As it is at first: one step, and the query is told apart, unless it is alone.
+    sentence, (batch, alone, support) = shown()
+    expect("taken for 3 (100 %): right" in sentence, f"at first: {sentence}")
+    expect(batch >= 38 and support >= 36, f"right at first: {batch}, {support} of 40")
+    expect(alone <= 14, f"right at first, alone: {alone} of 40")
+    choose("Mean and variance from", "the query alone")
+    expect(page.locator("canvas.is-source").count() == 1, "one drawing is the source")
+    choose("Mean and variance from", "support set")
+    expect("right" in shown()[0], f"with the support set: {shown()[0]}")
+    # Without a step it guesses; with a small one it does not learn.
+    choose("Inner steps J", "0")
+    expect(sum(shown()[1]) < 40, f"without a step: {shown()[1]}")
+    choose("Inner steps J", "1")
+    page.get_by_role("slider").focus()
+    for _ in range(50):
+        page.keyboard.press("ArrowLeft")
+    expect(shown()[1][0] < 25, f"with alpha = 0.04: {shown()[1]}")
+    for _ in range(50):
+        page.keyboard.press("ArrowRight")
+    expect(shown()[1][0] == batch, f"with alpha = 0.4 again: {shown()[1]}")
+    # A plus sign, drawn with the mouse and, as the query, with the keyboard.
+    query = page.locator(".x-pad").nth(5)
+    press("Clear character 2")
+    expect("blank" in shown()[0], f"with a blank character: {shown()[0]}")
+    plus(1)
+    press("Clear the query")
+    if page.viewport_size["width"] < 500:
+        query.tap()
+        expect("1 stroke," in query.get_attribute("aria-label"), "a tap is a dot")
+        page.keyboard.press("Backspace")
+    choose("It is meant to be", "2")
+    query.focus()
+    keys = ["ArrowUp"] * 8 + [" "] + ["ArrowDown"] * 15 + [" "] + ["ArrowUp"] * 8
+    keys += ["ArrowLeft"] * 8 + [" "] + ["ArrowRight"] * 15 + [" "]
+    for key in keys:
+        page.keyboard.press(key)
+    label = query.get_attribute("aria-label")
+    expect("2 strokes, pen up" in label, f"after drawing with keys: {label}")
+    expect("taken for 2" in shown()[0] and "right" in shown()[0], f"a plus: {shown()}")
+    # Another one, somewhere else; one stroke less; and by the program.
+    page.keyboard.press("Delete")
+    plus(5, across=0.05)
+    expect("taken for 2" in shown()[0], f"a plus on the right: {shown()[0]}")
+    press("Undo a stroke of the query")
+    expect("1 stroke," in query.get_attribute("aria-label"), "a stroke is undone")
+    press("The program draws the query")
+    press("Draw by another hand character 2")
+    expect("taken for 2" in shown()[0], f"by the program: {shown()[0]}")
+    press("Five new samples")
+    expect(shown()[1][0] >= 36, f"with new samples: {shown()}")
+    choose("Mean and variance from", "batch of five queries")
+
 
 def check_find_the_goal(page: Any) -> None:
     """Take steps, move the goal by keys, mouse and taps, change alpha, draw again."""
@@ -377,6 +458,7 @@ def draw_figure(browser: Any, html: Path, name: str) -> None:
     page = context.new_page()
     page.goto((html / "explorables" / f"{name}.html").as_uri(), wait_until="load")
     page.wait_for_selector(".explorable.is-alive")
+    page.add_style_tag(content=".back-to-top { display: none !important; }")
     CHECKS[name](page)
     file = FIGURES / f"explorable-{name}.png"
     page.locator(".explorable-stage").screenshot(path=str(file))

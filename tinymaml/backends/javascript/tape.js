@@ -1,29 +1,22 @@
-"use strict";
-
 /* A tape of tinymaml, run in JavaScript: in a browser, a Web Worker or Node.
  *
  *     const { compile } = tinymamlTape();
- *     const program = compile(exported, "float32");       // or "float64"
- *     const results = program.run({ theta, x, y });       // flat arrays, row-major
- *     results.loss                                        // a new flat typed array
+ *     const program = compile(exported, "float32");   // or "float64"
+ *     const results = program.run({ theta, x, y });   // flat arrays, row-major
+ *     results.loss                                    // a new flat typed array
  *
- * `exported` is what tinymaml.backends.javascript.export wrote: the nodes of a tape, each
- * [primitive, arguments, attributes, shape], its inputs and its outputs. An input per
- * task is the arrays of T tasks end to end, and so is a result with the reduction "each";
- * a result "sum" is one array, summed over the tasks. An error names the argument.
+ * `exported` is what tinymaml.backends.javascript.export wrote. An input per task is the
+ * arrays of T tasks end to end, and so is a result with the reduction "each"; a result
+ * "sum" is one array, summed over the tasks. An error names the argument.
  *
- * The file has three parts: products of matrices, the table of primitives, and `compile`.
- * All of it is one function without anything from outside, so that a page can give its
- * text, String(tinymamlTape), to a worker. In the table each primitive of
- * tinymaml/autodiff stands beside the loop that computes it for one task; what it means
- * is said there.
+ * Three parts: products of matrices and convolutions; the table of primitives, each with
+ * the loop that computes it for one task (tinymaml/autodiff says what it means); and
+ * `compile`. All is one function that uses nothing from outside, so a page can give its
+ * text, String(tinymamlTape), to a worker. Memory is allotted when a tape is compiled.
+ * Numbers are stored in the dtype and added in float64, so that long sums of float32 keep
+ * their digits.
  *
- * Memory is allotted when a tape is compiled, and a run allocates its results only. What
- * no per-task input reaches is computed once and not for every task. Numbers are stored
- * in the dtype; between a load and a store JavaScript computes in float64, so sums of
- * float32 are exact to their last bit but one.
- *
- * Left out: fusion of operations, threads, SIMD, and checks of the tape itself: it was
+ * Left out: fusion of operations, threads, SIMD, and checks of the tape, which was
  * checked when it was recorded.
  */
 function tinymamlTape() {
@@ -75,51 +68,46 @@ function tinymamlTape() {
     }
   }
 
-  // What the three primitives of convolution share. One image at a time, the pixels that
-  // the kernel meets for each output pixel are copied to a row of a matrix, the patches
-  // (H' W', kh kw C). So all three are matrix products with long sums in their middle.
-  class Convolution {
-    constructor([n, height, width, channels], [kh, kw], g, { stride, padding }, scratch) {
-      Object.assign(this, { n, height, width, channels, kh, kw, stride, padding, scratch });
-      [, this.rows, this.columns, this.features] = g;
-      this.image = height * width * channels;
-      this.pixels = this.rows * this.columns;
-      this.taps = kh * kw * channels;
-      scratch.needs("patches", this.pixels * this.taps);
-    }
+  // What the three primitives of convolution share, for shapes x, w and g. One image at a
+  // time, the pixels under the kernel at each output pixel are copied to a row of a
+  // matrix, the patches (H' W', kh kw C). So all three become products with long sums.
+  function convolution(x, w, g, { stride, padding: [top, left] }, scratch) {
+    const [n, height, width, channels] = x, [kh, kw] = w, [, rows, columns, features] = g;
+    const pixels = rows * columns, taps = kh * kw * channels, image = height * width * channels;
+    scratch.needs("patches", pixels * taps);
+    for (const sizes of [[taps, features], [features, taps], [pixels, features]]) // w, w^T, g
+      scratch.needs("panels", panelled(...sizes));
 
-    // Copy pixels of the image at x[start] to the patches, with zeros outside of the
-    // image, or add the patches to its pixels.
-    move(x, start, toPatches) {
-      const { height, width, channels, kh, kw, stride, rows, columns } = this;
-      const { patches } = this.scratch, [top, left] = this.padding;
+    // Call visit(place in the patches, place in x or -1) for each row of C channels.
+    function eachTap(start, visit) {
       let z = 0;
       for (let i = 0; i < rows; i++)
         for (let j = 0; j < columns; j++)
-          for (let u = 0; u < kh; u++) {
-            const row = stride * i + u - top;
-            for (let v = 0; v < kw; v++) {
-              const column = stride * j + v - left;
-              const inside = row >= 0 && row < height && column >= 0 && column < width;
-              let y = start + (row * width + column) * channels;
-              if (!inside && toPatches) for (let c = 0; c < channels; c++) patches[z++] = 0;
-              else if (!inside) z += channels;
-              else if (toPatches) for (let c = 0; c < channels; c++) patches[z++] = x[y++];
-              else for (let c = 0; c < channels; c++) x[y++] += patches[z++];
+          for (let u = 0; u < kh; u++)
+            for (let v = 0; v < kw; v++, z += channels) {
+              const r = stride * i + u - top, q = stride * j + v - left;
+              const inside = r >= 0 && r < height && q >= 0 && q < width;
+              visit(z, inside ? start + (r * width + q) * channels : -1);
             }
-          }
     }
+    const toPatches = (patches, from, start) => eachTap(start, (z, y) => {
+      for (let c = 0; c < channels; c++) patches[z + c] = y < 0 ? 0 : from[y + c];
+    });
+    const addPatches = (to, start, patches) => eachTap(start, (z, y) => {
+      if (y >= 0) for (let c = 0; c < channels; c++) to[y + c] += patches[z + c];
+    });
+    return [{ n, image, pixels, taps, features, toPatches, addPatches }, scratch];
   }
 
-  // Call visit(place in the pooled array, place in x of its largest element) for every
-  // window: the first of equal ones, and a NaN counts as largest.
-  function windows(x, [n, height, width, channels], side, visit) {
+  // Call visit(place in the pooled images, place in x of the largest element) for each
+  // window of x: the first of equal ones, and a NaN counts as largest.
+  function eachWindow(x, [n, height, width, channels], side, visit) {
     const rows = Math.floor(height / side), columns = Math.floor(width / side);
-    let small = 0;
+    let z = 0;
     for (let e = 0; e < n; e++)
       for (let i = 0; i < rows; i++)
         for (let j = 0; j < columns; j++)
-          for (let c = 0; c < channels; c++, small++) {
+          for (let c = 0; c < channels; c++) {
             const first = ((e * height + i * side) * width + j * side) * channels + c;
             let best = first;
             for (let u = 0; u < side; u++)
@@ -127,7 +115,7 @@ function tinymamlTape() {
                 const y = first + (u * width + v) * channels;
                 if (x[y] > x[best] || (Number.isNaN(x[y]) && !Number.isNaN(x[best]))) best = y;
               }
-            visit(small, best);
+            visit(z++, best);
           }
   }
 
@@ -167,7 +155,7 @@ function tinymamlTape() {
         for (let i = 0, start = 0; i < out.length; i++, start += width) {
           let top = -Infinity, sum = 0;
           for (let k = 0; k < width; k++) top = Math.max(top, a[start + k]);
-          if (Math.abs(top) === Infinity) top = 0; // no inf - inf
+          if (Math.abs(top) === Infinity) top = 0; // no Infinity - Infinity
           for (let k = 0; k < width; k++) sum += Math.exp(a[start + k] - top);
           out[i] = top + Math.log(sum);
         }
@@ -224,64 +212,43 @@ function tinymamlTape() {
     slice: { view: ({ start }) => start },
     pad: {
       settings: ({ start }) => [start],
-      run(out, a, start) {
-        out.fill(0);
-        out.set(a, start);
-      },
+      run(out, a, start) { out.fill(0); out.set(a, start); },
     },
     concat: {
       run(out, ...vectors) {
-        let start = 0;
-        for (const a of vectors) {
-          out.set(a, start);
-          start += a.length;
-        }
+        for (let i = 0, start = 0; i < vectors.length; start += vectors[i++].length)
+          out.set(vectors[i], start);
       },
     },
     conv: {
-      settings(attributes, [x, w, g], scratch) {
-        const convolution = new Convolution(x, w, g, attributes, scratch);
-        scratch.needs("panels", panelled(convolution.taps, convolution.features));
-        return [convolution, scratch];
-      },
-      run(out, x, w, convolution, { panels, patches }) {
-        const { n, image, pixels, taps, features } = convolution;
-        pack(panels, w, 0, features, 1, taps, features);
+      settings: (attributes, [x, w, g], scratch) => convolution(x, w, g, attributes, scratch),
+      run(out, x, w, { n, image, pixels, taps, features, toPatches }, { panels, patches }) {
         out.fill(0);
+        pack(panels, w, 0, features, 1, taps, features);
         for (let e = 0; e < n; e++) {
-          convolution.move(x, e * image, true);
+          toPatches(patches, x, e * image);
           addProduct(out, e * pixels * features, pixels, features, taps, patches, 0, taps, 1, panels);
         }
       },
     },
     conv_input: {
-      settings(attributes, [g, w, x], scratch) {
-        const convolution = new Convolution(x, w, g, attributes, scratch);
-        scratch.needs("panels", panelled(convolution.features, convolution.taps));
-        return [convolution, scratch];
-      },
-      run(out, g, w, convolution, { panels, patches }) {
-        const { n, image, pixels, taps, features } = convolution;
-        pack(panels, w, 0, 1, features, features, taps);
+      settings: (attributes, [g, w, x], scratch) => convolution(x, w, g, attributes, scratch),
+      run(out, g, w, { n, image, pixels, taps, features, addPatches }, { panels, patches }) {
         out.fill(0);
+        pack(panels, w, 0, 1, features, features, taps);
         for (let e = 0; e < n; e++) {
           patches.fill(0, 0, pixels * taps);
           addProduct(patches, 0, pixels, taps, features, g, e * pixels * features, features, 1, panels);
-          convolution.move(out, e * image, false);
+          addPatches(out, e * image, patches);
         }
       },
     },
     conv_weight: {
-      settings(attributes, [x, g, w], scratch) {
-        const convolution = new Convolution(x, w, g, attributes, scratch);
-        scratch.needs("panels", panelled(convolution.pixels, convolution.features));
-        return [convolution, scratch];
-      },
-      run(out, x, g, convolution, { panels, patches }) {
-        const { n, image, pixels, taps, features } = convolution;
+      settings: (attributes, [x, g, w], scratch) => convolution(x, w, g, attributes, scratch),
+      run(out, x, g, { n, image, pixels, taps, features, toPatches }, { panels, patches }) {
         out.fill(0);
         for (let e = 0; e < n; e++) {
-          convolution.move(x, e * image, true);
+          toPatches(patches, x, e * image);
           pack(panels, g, e * pixels * features, features, 1, pixels, features);
           addProduct(out, 0, taps, features, pixels, patches, 0, 1, taps, panels);
         }
@@ -289,83 +256,98 @@ function tinymamlTape() {
     },
     max_gather: {
       settings: ({ size: side }, [, images]) => [images, side],
-      run(out, a, x, images, side) {
-        windows(x, images, side, (small, large) => { out[small] = a[large]; });
-      },
+      run(out, a, x, images, side) { eachWindow(x, images, side, (z, y) => { out[z] = a[y]; }); },
     },
     max_scatter: {
       settings: ({ size: side }, [, images]) => [images, side],
       run(out, g, x, images, side) {
         out.fill(0);
-        windows(x, images, side, (small, large) => { out[large] = g[small]; });
+        eachWindow(x, images, side, (z, y) => { out[y] = g[z]; });
       },
     },
   };
 
   // --- compiling --------------------------------------------------------------------
 
-  function check(condition, message) {
-    if (!condition) throw new Error(message);
+  function check(fits, name, expected, came) {
+    if (!fits) throw new Error(`${name}: expected ${expected}, got ${came}`);
+  }
+
+  // Which buffer each value of a tape is in: the array of every node. `order` is the
+  // order in which the nodes run, and perTask[i] says whether node i runs for every task.
+  function allot({ nodes, outputs }, order, perTask, Floats) {
+    // A view lies in the buffer of another node, its root, from `start` on.
+    const root = [...nodes.keys()], start = nodes.map(() => 0);
+    nodes.forEach(([name, [first], attributes], i) => {
+      const { view } = PRIMITIVES[name];
+      if (view) [root[i], start[i]] = [root[first], start[first] + view(attributes)];
+    });
+    // When each buffer is read last. What is filled beforehand, what every task reads
+    // again and what is a result is needed to the end.
+    const last = nodes.map(([name]) => (PRIMITIVES[name].fill ? Infinity : 0));
+    order.forEach((i, time) => {
+      for (const k of nodes[i][1].map((argument) => root[argument]))
+        last[k] = perTask[i] && !perTask[k] ? Infinity : Math.max(last[k], time);
+    });
+    for (const { node } of Object.values(outputs)) last[root[node]] = Infinity;
+    // A value takes the smallest free buffer that is large enough, or the largest, grown.
+    const sizes = [], free = new Set(), bufferOf = [];
+    order.forEach((i, time) => {
+      const [, args, , shape] = nodes[i], wanted = size(shape);
+      if (root[i] === i) {
+        const fitting = [...free].sort((a, b) => sizes[a] - sizes[b]);
+        let buffer = fitting.find((b) => sizes[b] >= wanted) ?? fitting.pop();
+        if (last[i] === Infinity || buffer === undefined) buffer = sizes.push(0) - 1;
+        free.delete(buffer);
+        sizes[buffer] = Math.max(sizes[buffer], wanted);
+        bufferOf[i] = buffer;
+      }
+      for (const k of args) if (last[root[k]] === time) free.add(bufferOf[root[k]]);
+    });
+    const buffers = sizes.map((n) => new Floats(n));
+    return nodes.map(([, , , shape], i) =>
+      buffers[bufferOf[root[i]]].subarray(start[i], start[i] + size(shape)));
+  }
+
+  // The number of tasks T, if the arrays that are given fit the inputs.
+  function tasksOf(inputs, given) {
+    const names = inputs.map(([name]) => name).sort(), came = Object.keys(given ?? {}).sort();
+    check(String(names) === String(came), "inputs", names.join(", "), came.join(", ") || given);
+    let tasks;
+    for (const [name, { shape, per_task }] of inputs) {
+      const array = given[name], n = size(shape);
+      const flat = ArrayBuffer.isView(array) ||
+        (Array.isArray(array) && array.every((number) => typeof number === "number"));
+      check(flat, name, "a flat array of numbers", JSON.stringify(array)?.slice(0, 60));
+      if (per_task && tasks === undefined) {
+        tasks = array.length / n;
+        check(tasks > 0 && tasks % 1 === 0, name, `${n} numbers for each task`, array.length);
+      }
+      const wanted = per_task ? n * tasks : n;
+      check(array.length === wanted, name, `${wanted} numbers`, array.length);
+    }
+    return tasks ?? 1;
   }
 
   // A program that runs an exported tape in "float32" or "float64".
   function compile(exported, dtype) {
     const Floats = { float32: Float32Array, float64: Float64Array }[dtype];
-    check(Floats, `dtype: expected "float32" or "float64", got ${dtype}`);
-    check(exported && exported.format === "tinymaml-tape-1",
-      `exported: expected a tape of the format tinymaml-tape-1, got ${exported && exported.format}`);
+    check(Floats, "dtype", "float32 or float64", dtype);
+    const format = exported?.format;
+    check(format === "tinymaml-tape-1", "exported", "a tape of the format tinymaml-tape-1", format);
     const { nodes } = exported;
     for (const [name] of nodes)
-      check(Object.hasOwn(PRIMITIVES, name), `exported: no primitive is called ${name}`);
+      check(Object.hasOwn(PRIMITIVES, name), "exported", "primitives of the table", name);
     const inputs = Object.entries(exported.inputs), outputs = Object.entries(exported.outputs);
 
-    // What no per-task input reaches is computed first, and once.
+    // What no per-task input reaches comes first and runs once.
     const perTask = nodes.map(() => false);
     for (const [, input] of inputs) perTask[input.node] = input.per_task;
-    nodes.forEach(([, args], i) => { if (args.some((k) => perTask[k])) perTask[i] = true; });
-    const numbers = [...nodes.keys()];
-    const order = [...numbers.filter((i) => !perTask[i]), ...numbers.filter((i) => perTask[i])];
+    nodes.forEach(([, args], i) => { perTask[i] ||= args.some((k) => perTask[k]); });
+    const order = [...nodes.keys()].sort((i, j) => perTask[i] - perTask[j] || i - j);
+    const arrays = allot(exported, order, perTask, Floats);
 
-    // A view is memory of another node, its root, from `start` on.
-    const root = [...numbers], start = nodes.map(() => 0);
-    nodes.forEach(([name, [first], attributes], i) => {
-      const { view } = PRIMITIVES[name];
-      if (view) {
-        root[i] = root[first];
-        start[i] = start[first] + view(attributes);
-      }
-    });
-
-    // The time of the last reader of each root. What is given or filled once, what the
-    // tasks share and what is a result stays for good.
-    const last = nodes.map(([name]) => (PRIMITIVES[name].fill ? Infinity : -1));
-    order.forEach((i, time) => {
-      for (const k of nodes[i][1]) {
-        const shared = perTask[i] && !perTask[root[k]];
-        last[root[k]] = shared ? Infinity : Math.max(last[root[k]], time);
-      }
-    });
-    for (const [, { node }] of outputs) last[root[node]] = Infinity;
-
-    // A value takes the free buffer that fits best, which grows if it must.
-    const slots = [], free = new Set(), slotOf = [];
-    order.forEach((i, time) => {
-      if (root[i] === i) {
-        const wanted = size(nodes[i][3]);
-        const misfit = (s) => (slots[s] < wanted ? 1e15 - slots[s] : slots[s]);
-        let best = [...free].sort((r, s) => misfit(r) - misfit(s))[0];
-        if (best === undefined || last[i] === Infinity) best = slots.push(0) - 1;
-        free.delete(best);
-        slots[best] = Math.max(slots[best], wanted);
-        slotOf[i] = best;
-      }
-      for (const k of nodes[i][1]) if (last[root[k]] === time) free.add(slotOf[root[k]]);
-    });
-    const memory = slots.map((n) => new Floats(n));
-    const arrays = nodes.map(([, , , shape], i) =>
-      memory[slotOf[root[i]]].subarray(start[i], start[i] + size(shape)));
-
-    // Memory that products and convolutions share: each needs it during its own run only.
+    // Products and convolutions share this memory: each needs it during its own run only.
     const most = { panels: 0, patches: 0 };
     const scratch = { needs(name, count) { most[name] = Math.max(most[name], count); } };
     const once = [], everyTask = [];
@@ -374,60 +356,38 @@ function tinymamlTape() {
       const { fill, run, settings = () => [] } = PRIMITIVES[name];
       if (fill) fill(arrays[i], attributes);
       if (!run) continue;
-      const further = settings(attributes, [...args.map((k) => nodes[k][3]), shape], scratch);
-      const operands = [arrays[i], ...args.map((k) => arrays[k]), ...further];
-      (perTask[i] ? everyTask : once).push(() => run(...operands));
+      const shapes = [...args.map((k) => nodes[k][3]), shape];
+      const operands = [...args.map((k) => arrays[k]), ...settings(attributes, shapes, scratch)];
+      (perTask[i] ? everyTask : once).push(() => run(arrays[i], ...operands));
     }
     scratch.panels = new Float64Array(most.panels);
     scratch.patches = new Floats(most.patches);
-    const sums = outputs.map(([, { shape }]) => new Float64Array(size(shape)));
 
-    // The number of tasks T, if all inputs fit.
-    function checkInputs(given) {
-      const names = inputs.map(([name]) => name).sort(), came = Object.keys(given).sort();
-      check(String(names) === String(came), `inputs: expected ${names}, got ${came}`);
-      let tasks;
-      for (const [name, input] of inputs) {
-        const array = given[name], n = size(input.shape);
-        const flat = ArrayBuffer.isView(array) ||
-          (Array.isArray(array) && array.every((number) => typeof number === "number"));
-        check(flat, `${name}: expected a flat array of numbers, got ${typeof array}`);
-        if (input.per_task && tasks === undefined) {
-          tasks = array.length / n;
-          check(tasks >= 1 && tasks % 1 === 0,
-            `${name}: expected ${n} numbers for each task, got ${array.length}`);
-        }
-        const wanted = input.per_task ? tasks * n : n;
-        check(array.length === wanted, `${name}: expected ${wanted} numbers, got ${array.length}`);
+    function load(given, which, task) {
+      for (const [name, { node, per_task }] of inputs) {
+        if (per_task !== which) continue;
+        const to = arrays[node], from = given[name], start = task * to.length;
+        for (let i = 0; i < to.length; i++) to[i] = from[start + i];
       }
-      return tasks ?? 1;
-    }
-
-    function load(given, whetherPerTask, task) {
-      for (const [name, { node, per_task }] of inputs)
-        if (per_task === whetherPerTask) {
-          const to = arrays[node], from = given[name];
-          for (let i = 0, k = task * to.length; i < to.length; i++) to[i] = from[k++];
-        }
     }
 
     function run(given) {
-      const tasks = checkInputs(given);
-      const each = outputs.map(([, { shape, reduction }]) =>
-        reduction === "each" ? new Floats(tasks * size(shape)) : null);
-      for (const sum of sums) sum.fill(0);
+      const tasks = tasksOf(inputs, given);
+      const results = outputs.map(([, { shape, reduction }]) =>
+        (reduction === "each" ? new Floats(tasks * size(shape)) : new Float64Array(size(shape))));
       load(given, false, 0);
       for (const step of once) step();
       for (let task = 0; task < tasks; task++) {
         load(given, true, task);
         for (const step of everyTask) step();
-        outputs.forEach(([, { node }], i) => {
-          const value = arrays[node], sum = sums[i];
-          if (each[i]) each[i].set(value, task * value.length);
-          else for (let k = 0; k < sum.length; k++) sum[k] += value[k];
+        outputs.forEach(([, { node, reduction }], i) => {
+          const value = arrays[node], result = results[i];
+          if (reduction === "each") result.set(value, task * value.length);
+          else for (let k = 0; k < value.length; k++) result[k] += value[k];
         });
       }
-      return Object.fromEntries(outputs.map(([name], i) => [name, each[i] ?? new Floats(sums[i])]));
+      return Object.fromEntries(outputs.map(([name, { reduction }], i) =>
+        [name, reduction === "each" ? results[i] : new Floats(results[i])]));
     }
 
     return { run };
