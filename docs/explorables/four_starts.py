@@ -1,7 +1,7 @@
 """What the page four-starts gets from tinymaml: three starts, and tapes to move them.
 
-The reader places up to ten points. A tape has fixed shapes, so it always takes ten, each
-with a weight: 1 for a point, 0 for a place that is empty.
+The reader places up to ten points. A tape has fixed shapes, so it always takes ten,
+each with a weight: 1 for a point, 0 for a place that is empty.
 """
 
 from typing import Any

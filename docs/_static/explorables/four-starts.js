@@ -10,8 +10,9 @@ tinymaml.explorable(
   "four-starts",
 
   function model({ compile }, data, tools) {
-    const step = compile(data.step, "float32");
-    const predict = compile(data.curve, "float32");
+    // Ten steps let rounding grow, and cost the same in float64.
+    const step = compile(data.step, "float64");
+    const predict = compile(data.curve, "float64");
     const meta = {
       exact: compile(data.meta.exact, "float32"),
       first: compile(data.meta.first, "float32"),
@@ -29,7 +30,7 @@ tinymaml.explorable(
 
     // The tape has ten places; those without a point have weight 0.
     function placed(points) {
-      const fill = (f) => Float32Array.from({ length: data.places }, (_, i) => (i < points.length ? f(points[i]) : 0));
+      const fill = (f) => Float64Array.from({ length: data.places }, (_, i) => (i < points.length ? f(points[i]) : 0));
       return { x: fill(([x]) => x), y: fill(([, y]) => y), weights: fill(() => 1) };
     }
 
