@@ -19,6 +19,8 @@ SHIPPED = {
     "first": "sinusoid-first-order",
     "exact": "sinusoid-maml",
 }
+# What the reader sees first: a wave, and five points in one half of the range.
+FIRST_WAVE, FIRST_X = {"amplitude": 4.0, "phase": 1.0}, [0.4, 1.5, 2.6, 3.7, 4.8]
 NETWORK = tm.MLP([1, 40, 40, 1])
 # README's numbers: they go well with He's initial weights in a few hundred iterations.
 ALPHA, LEARNING_RATE = 0.003, 0.005
@@ -99,6 +101,7 @@ def data() -> dict[str, Any]:
         "alpha": ALPHA,
         "rate": LEARNING_RATE,
         "grid": np.linspace(-5, 5, GRID),
+        "first": {"wave": FIRST_WAVE, "x": FIRST_X},
         "starts": starts(),
         "step": step_tape(),
         "curve": curve_tape(),

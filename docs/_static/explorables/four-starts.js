@@ -104,11 +104,288 @@ tinymaml.explorable(
       return { losses: batches.map(iterate), theta };
     }
 
+    // A wave for the reader, and places x for points on it.
+    function drawTask(seed, count, half) {
+      const random = tools.random(seed);
+      const wave = drawWave(random);
+      return { wave, x: Array.from({ length: count }, () => random.uniform(half ? 0 : -5, 5)) };
+    }
+
     const tasksOf = (seed, tasks) => drawTasks(tools.random(seed), tasks);
-    return { randomTheta, adapt, curve, heightAt, drawWave, waveError, tasksOf, metaTrain, metaTrainOn };
+    return { randomTheta, adapt, curve, heightAt, waveError, drawTask, tasksOf, metaTrain, metaTrainOn };
   },
 
   function view({ root, model, data, kit, worker }) {
-    root.append(kit.element("p", {}, "To be made."));
+    const STEPS = 10, HEIGHT = 6;
+    const { element, number } = kit;
+    const NAMES = { random: "random", pretrained: "pretrained", first: "first-order MAML", exact: "MAML", yours: "yours" };
+    const state = { seed: 1, half: true, step: 1, alpha: null, tasks: 1, training: null, runs: [] };
+    const starts = { random: { theta: model.randomTheta(state.seed), alpha: data.alpha }, ...data.starts };
+    const shown = { random: true, pretrained: true, first: true, exact: true, yours: true, wave: true, mean: false, before: false };
+    let { wave, points } = { wave: data.first.wave, points: data.first.x.map((x) => [x, model.heightAt(data.first.wave, x)]) };
+    let fits = {};
+
+    // --- the parts of the page -------------------------------------------------------
+
+    const columns = element("div", { class: "x-columns" });
+    root.append(columns);
+    const left = element("div"), right = element("div");
+    columns.append(left, right);
+
+    const plot = kit.plot(left, {
+      label: "Your points, and what each start draws. A tap on the ground adds a point.",
+      x: [-5, 5], y: [-HEIGHT, HEIGHT], ratio: 0.6, least: 250, xLabel: "x", redraw: drawCurves, onTap: addPoint,
+    });
+    const stepRow = kit.row(left);
+    const stepSlider = kit.slider(stepRow, {
+      label: "steps", min: 0, max: STEPS, step: 1, value: state.step, format: (v) => String(v), onInput: (v) => setStep(v),
+    });
+    const stepButton = kit.button(stepRow, "Take a step", () => setStep(state.step + 1, true), { main: true });
+    kit.button(stepRow, "Back to 0", () => setStep(0, true));
+
+    const alphaRow = kit.row(left);
+    const alphaSlider = kit.slider(alphaRow, {
+      label: "learning rate α", min: 1e-4, max: 1, value: 1e-3, log: true,
+      format: (v) => (state.alpha === null ? "each its own" : `${number(v, 2)} for all`),
+      onInput: (v) => { state.alpha = v; alphaSlider.value = v; adaptAll(); },
+    });
+    alphaSlider.node.classList.add("x-starts-alpha");
+    kit.button(alphaRow, "Each its own", () => { state.alpha = null; alphaSlider.value = 1e-3; adaptAll(); });
+
+    const pointRow = kit.row(left);
+    kit.button(pointRow, "New wave", newWave);
+    const addButton = kit.button(pointRow, "Add a point", addInGap);
+    const removeButton = kit.button(pointRow, "Remove a point", () => removePoint(points.length - 1));
+    kit.button(pointRow, "Onto the wave", () => { points = points.map(([x]) => onWave(x)); adaptAll(); });
+    kit.toggle(pointRow, { label: "all points in one half", value: state.half, onInput: setHalf });
+
+    const checks = kit.row(right);
+    const check = (name, label, colour = name) => kit.toggle(checks, {
+      label, name: colour, value: shown[name], onInput: (on) => { shown[name] = on; drawAll(); },
+    });
+    for (const name of Object.keys(starts)) check(name, NAMES[name]);
+    const yoursCheck = check("yours", "yours");
+    yoursCheck.node.hidden = true;
+    check("wave", "the wave", "true");
+    check("mean", "−1.62 cos x, the mean of all waves", "muted");
+    check("before", "before any step, thin", "muted");
+
+    const table = kit.table(right, ["start", "α", "on the points", "on the wave"], { caption: "Mean squared error, before → after" });
+    const errorPlot = kit.plot(right, {
+      label: "Mean squared error on the whole wave after each step", x: [0, STEPS], y: [0.01, 100], logY: true, ratio: 0.42,
+      xLabel: "steps", yLabel: "error on the wave", redraw: drawErrors, onTap: ([x]) => setStep(Math.round(x)),
+    });
+    const status = kit.status(right);
+
+    // --- points ----------------------------------------------------------------------
+
+    const clamp = (v, low, high) => Math.max(low, Math.min(high, v));
+    const onWave = (x) => [x, model.heightAt(wave, x)];
+    let handles = [];
+
+    function makeHandles(focus = null) {
+      handles.forEach((handle) => handle.remove());
+      handles = points.map((_, i) => plot.handle({
+        label: `Point ${i + 1}`, name: "support",
+        get: () => points[i],
+        set: ([x, y]) => { points[i] = [state.half ? Math.max(0, x) : x, y]; later(); },
+        say: () => `x ${number(points[i][0], 2)}, y ${number(points[i][1], 2)}`,
+        remove: () => removePoint(i, true),
+      }));
+      addButton.disabled = points.length >= data.places;
+      removeButton.disabled = points.length <= 1;
+      if (focus !== null) handles[Math.min(focus, points.length - 1)].node.focus();
+    }
+
+    function addPoint([x, y]) {
+      if (points.length >= data.places) return status.say(`There is room for ${data.places} points.`);
+      points.push([clamp(x, state.half ? 0 : -5, 5), clamp(y, -HEIGHT, HEIGHT)]);
+      makeHandles();
+      adaptAll();
+    }
+
+    // On the wave, in the middle of the widest gap between two points.
+    function addInGap() {
+      const xs = [state.half ? 0 : -5, ...points.map(([x]) => x).sort((a, b) => a - b), 5];
+      const gaps = xs.slice(1).map((x, i) => x - xs[i]);
+      const widest = gaps.indexOf(Math.max(...gaps));
+      addPoint(onWave(xs[widest] + gaps[widest] / 2));
+    }
+
+    function removePoint(i, focus = false) {
+      if (points.length <= 1) return status.say("One point must stay.");
+      points.splice(i, 1);
+      makeHandles(focus ? i : null);
+      adaptAll();
+    }
+
+    // Squeeze the points into the right half, or spread them again; their distances from
+    // the wave stay.
+    function setHalf(half) {
+      state.half = half;
+      points = points.map(([x, y]) => {
+        const moved = half ? x / 2 + 2.5 : clamp(2 * x - 5, -5, 5);
+        return [moved, clamp(y - model.heightAt(wave, x) + model.heightAt(wave, moved), -HEIGHT, HEIGHT)];
+      });
+      adaptAll();
+    }
+
+    function newWave() {
+      const task = model.drawTask(++state.tasks, points.length, state.half);
+      wave = task.wave;
+      points = task.x.map(onWave);
+      adaptAll();
+    }
+
+    // --- adapting --------------------------------------------------------------------
+
+    function adapt(name) {
+      const { theta, alpha } = starts[name];
+      const fit = model.adapt(theta, state.alpha ?? alpha, points, STEPS);
+      fit.curves = fit.thetas.map(model.curve);
+      fit.onWave = fit.curves.map((y) => model.waveError(y, wave));
+      fits[name] = fit;
+    }
+
+    function adaptAll() {
+      Object.keys(starts).forEach(adapt);
+      drawAll();
+    }
+
+    let waiting = false; // a dragged point moves more often than a screen is drawn
+    function later() {
+      if (waiting) return;
+      waiting = true;
+      requestAnimationFrame(() => { waiting = false; adaptAll(); });
+    }
+
+    let between = null; // while the curves move from one step to the next: [from, t]
+    function setStep(step, moving = false) {
+      const from = state.step;
+      state.step = clamp(step, 0, STEPS);
+      stepSlider.value = state.step;
+      if (moving) kit.animate(350, (t) => { between = t < 1 ? [from, t] : null; plot.update(); });
+      drawAll();
+    }
+
+    // --- drawing ---------------------------------------------------------------------
+
+    const visible = () => Object.keys(starts).filter((name) => shown[name]);
+    const asLine = (y) => Array.from(data.grid, (x, i) => [x, y[i]]);
+
+    function drawCurves() {
+      if (state.half) plot.area([[0, -HEIGHT], [5, -HEIGHT], [5, HEIGHT], [0, HEIGHT]], "muted");
+      if (shown.mean) plot.line(asLine(data.grid.map((x) => -1.62 * Math.cos(x))), "muted", { width: 9, fade: 0.4 });
+      if (shown.wave) plot.line(asLine(data.grid.map((x) => model.heightAt(wave, x))), "true", { dashed: true });
+      for (const name of visible()) {
+        const { curves } = fits[name];
+        if (shown.before && state.step) plot.line(asLine(curves[0]), name, { width: 1 });
+        const [to, from] = [curves[state.step], curves[between?.[0]]];
+        if (!to) continue; // diverged before
+        plot.line(asLine(from ? to.map((y, i) => from[i] + between[1] * (y - from[i])) : to), name, { width: 2.5 });
+      }
+    }
+
+    function drawErrors() {
+      errorPlot.line([[state.step, 0.01], [state.step, 100]], "muted", { dashed: true, width: 1 });
+      visible().forEach((name, i) => {
+        const { onWave: errors, diverged } = fits[name];
+        errorPlot.line(errors.map((error, j) => [j, error]), name);
+        if (errors[state.step] !== undefined) errorPlot.dot([state.step, errors[state.step]], name);
+        if (diverged !== null) errorPlot.text([diverged, 100], "diverged", name, { dx: 2, dy: 16 + 15 * i });
+      });
+    }
+
+    const isGone = (fit) => fit.diverged !== null && fit.diverged <= state.step;
+    const arrow = (errors) => (state.step ? `${number(errors[0])} → ${number(errors[state.step])}` : number(errors[0]));
+
+    function drawAll() {
+      plot.update();
+      errorPlot.update();
+      stepButton.disabled = state.step === STEPS;
+      table.rows(visible().map((name) => {
+        const fit = fits[name], alpha = number(state.alpha ?? starts[name].alpha, 2);
+        if (isGone(fit)) return [NAMES[name], alpha, `diverged in step ${fit.diverged}`, "–"];
+        return [NAMES[name], alpha, arrow(fit.errors), arrow(fit.onWave)];
+      }));
+      const steps = state.step === 1 ? "1 step" : `${state.step} steps`;
+      const results = visible().map((name) => {
+        const fit = fits[name];
+        return `${NAMES[name]} ${isGone(fit) ? "diverged" : number(fit.onWave[state.step])}`;
+      });
+      status.say(`After ${steps} on ${points.length === 1 ? "1 point" : `${points.length} points`}, the error on the whole wave: ${results.join(", ")}.`);
+    }
+
+    // --- meta-training here ----------------------------------------------------------
+
+    root.append(element("h3", {}, "Meta-train here"));
+    const lower = element("div", { class: "x-columns x-even" });
+    root.append(lower);
+    const [controls, curves] = [element("div"), element("div")];
+    lower.append(controls, curves);
+    const order = kit.choice(controls, { label: "Meta-gradient", options: [["exact", "exact"], ["first", "first order"]] });
+    const seed = kit.choice(controls, {
+      label: "Seed", options: [[1, "1"], [2, "2"], [3, "3"]],
+      onInput(value) {
+        state.seed = value;
+        starts.random.theta = model.randomTheta(value);
+        adaptAll();
+      },
+    });
+    const trainButton = kit.button(kit.row(controls), "Train", () => (state.training ? stop() : train()), { main: true });
+    const facts = kit.row(controls);
+    const iterations = kit.readout(facts, "iterations", "yours"), loss = kit.readout(facts, "loss", "yours"), speed = kit.readout(facts, "a second");
+    const news = kit.status(controls);
+    const lossPlot = kit.plot(curves, {
+      label: "Loss of meta-training after the inner step, against iterations", x: [0, 500], y: [0.1, 10], logY: true, ratio: 0.42,
+      xLabel: "iterations", yLabel: "loss after the step", redraw: drawLosses,
+    });
+
+    // At most 200 dots of a run: means of neighbours, for one batch alone says little.
+    function drawLosses() {
+      state.runs.forEach((run, i) => {
+        const many = Math.max(1, Math.ceil(run.losses.length / 200)), line = [];
+        for (let k = 0; k + many <= run.losses.length; k += many)
+          line.push([run.every * (k + many / 2), run.losses.slice(k, k + many).reduce((a, b) => a + b) / many]);
+        const last = i === state.runs.length - 1;
+        lossPlot.line(line, last ? "yours" : run.order, last ? {} : { width: 1, fade: 0.7 });
+      });
+    }
+
+    const EVERY = 10;
+    function train() {
+      const run = { order: order.value, seed: seed.value, every: EVERY, losses: [] }, begin = performance.now();
+      state.runs = [...state.runs.slice(-3), run];
+      const take = ({ iteration, losses, theta }) => {
+        if (state.training?.run !== run) return; // stopped in between
+        run.losses.push(losses.reduce((a, b) => a + b) / losses.length);
+        run.iteration = iteration;
+        starts.yours = { theta, alpha: data.alpha };
+        yoursCheck.node.hidden = false;
+        run.recent = mean(run.losses.slice(-10));
+        lossPlot.x[1] = Math.max(500, ...state.runs.map((r) => 1.1 * r.iteration));
+        iterations.set(String(iteration));
+        loss.set(run.recent);
+        speed.set((1000 * iteration) / (performance.now() - begin));
+        later();
+        lossPlot.update();
+      };
+      state.training = { run, stream: worker().stream("metaTrain", [run.order, run.seed, EVERY], take, (error) => error && stop(error)) };
+      trainButton.textContent = "Stop";
+      news.say(`Training from the random weights of seed ${run.seed}.`);
+    }
+
+    const mean = (list) => list.reduce((a, b) => a + b, 0) / list.length;
+
+    function stop(error) {
+      const { run, stream } = state.training;
+      stream.stop();
+      state.training = null;
+      trainButton.textContent = "Train again";
+      news.say(error ? `Training ended: ${error.message}` : `${run.iteration ?? 0} iterations; the loss fell from ${number(run.losses[0])} to ${number(run.recent)}.`);
+    }
+
+    makeHandles();
+    adaptAll();
   },
 );
