@@ -118,9 +118,10 @@ tinymaml.explorable(
   function view({ root, model, data, kit, worker }) {
     const STEPS = 10, HEIGHT = 6;
     const { element, number } = kit;
-    const NAMES = { random: "random", pretrained: "pretrained", first: "first-order MAML", exact: "MAML", yours: "yours" };
+    const NAMES = { random: "random", pretrained: "pretrained", first: "first order", exact: "MAML", yours: "yours" };
     const state = { seed: 1, half: true, step: 1, alpha: null, tasks: 1, training: null, runs: [] };
-    const starts = { random: { theta: model.randomTheta(state.seed), alpha: data.alpha }, ...data.starts };
+    // Nobody has trained the random start: it takes the learning rate of MAML.
+    const starts = { random: { theta: model.randomTheta(state.seed), alpha: data.starts.exact.alpha }, ...data.starts };
     const shown = { random: true, pretrained: true, first: true, exact: true, yours: true, wave: true, mean: false, before: false };
     let { wave, points } = { wave: data.first.wave, points: data.first.x.map((x) => [x, model.heightAt(data.first.wave, x)]) };
     let fits = {};
@@ -134,7 +135,7 @@ tinymaml.explorable(
 
     const plot = kit.plot(left, {
       label: "Your points, and what each start draws. A tap on the ground adds a point.",
-      x: [-5, 5], y: [-HEIGHT, HEIGHT], ratio: 0.6, least: 250, xLabel: "x", redraw: drawCurves, onTap: addPoint,
+      x: [-5, 5], y: [-HEIGHT, HEIGHT], ratio: 0.66, least: 250, redraw: drawCurves, onTap: addPoint,
     });
     const stepRow = kit.row(left);
     const stepSlider = kit.slider(stepRow, {
@@ -143,14 +144,24 @@ tinymaml.explorable(
     const stepButton = kit.button(stepRow, "Take a step", () => setStep(state.step + 1, true), { main: true });
     kit.button(stepRow, "Back to 0", () => setStep(0, true));
 
+    const check = (row, name, label, colour = name) => kit.toggle(row, {
+      label, name: colour, value: shown[name], onInput: (on) => { shown[name] = on; drawAll(); },
+    });
+    const startRow = kit.row(left), overlays = kit.row(left);
+    for (const name of Object.keys(starts)) check(startRow, name, NAMES[name]);
+    const yoursCheck = check(startRow, "yours", NAMES.yours);
+    yoursCheck.node.hidden = true;
+    check(overlays, "wave", "the wave", "true");
+    check(overlays, "mean", "−1.62 cos x, the mean of all waves", "muted");
+    check(overlays, "before", "before any step (thin)", "muted");
+
     const alphaRow = kit.row(left);
     const alphaSlider = kit.slider(alphaRow, {
-      label: "learning rate α", min: 1e-4, max: 1, value: 1e-3, log: true,
-      format: (v) => (state.alpha === null ? "each its own" : `${number(v, 2)} for all`),
+      label: "α, for all starts", min: 1e-4, max: 1, value: 1e-3, log: true,
+      format: (v) => (state.alpha === null ? "own" : number(v, 2)),
       onInput: (v) => { state.alpha = v; alphaSlider.value = v; adaptAll(); },
     });
-    alphaSlider.node.classList.add("x-starts-alpha");
-    kit.button(alphaRow, "Each its own", () => { state.alpha = null; alphaSlider.value = 1e-3; adaptAll(); });
+    const ownButton = kit.button(alphaRow, "Each its own", () => { state.alpha = null; alphaSlider.value = 1e-3; adaptAll(); });
 
     const pointRow = kit.row(left);
     kit.button(pointRow, "New wave", newWave);
@@ -159,18 +170,7 @@ tinymaml.explorable(
     kit.button(pointRow, "Onto the wave", () => { points = points.map(([x]) => onWave(x)); adaptAll(); });
     kit.toggle(pointRow, { label: "all points in one half", value: state.half, onInput: setHalf });
 
-    const checks = kit.row(right);
-    const check = (name, label, colour = name) => kit.toggle(checks, {
-      label, name: colour, value: shown[name], onInput: (on) => { shown[name] = on; drawAll(); },
-    });
-    for (const name of Object.keys(starts)) check(name, NAMES[name]);
-    const yoursCheck = check("yours", "yours");
-    yoursCheck.node.hidden = true;
-    check("wave", "the wave", "true");
-    check("mean", "−1.62 cos x, the mean of all waves", "muted");
-    check("before", "before any step, thin", "muted");
-
-    const table = kit.table(right, ["start", "α", "on the points", "on the wave"], { caption: "Mean squared error, before → after" });
+    const table = kit.table(right, ["start", "α", "on points", "on wave"], { caption: "Mean squared error on your points and on the whole wave" });
     const errorPlot = kit.plot(right, {
       label: "Mean squared error on the whole wave after each step", x: [0, STEPS], y: [0.01, 100], logY: true, ratio: 0.42,
       xLabel: "steps", yLabel: "error on the wave", redraw: drawErrors, onTap: ([x]) => setStep(Math.round(x)),
@@ -303,10 +303,12 @@ tinymaml.explorable(
       plot.update();
       errorPlot.update();
       stepButton.disabled = state.step === STEPS;
+      ownButton.disabled = state.alpha === null;
       table.rows(visible().map((name) => {
         const fit = fits[name], alpha = number(state.alpha ?? starts[name].alpha, 2);
-        if (isGone(fit)) return [NAMES[name], alpha, `diverged in step ${fit.diverged}`, "–"];
-        return [NAMES[name], alpha, arrow(fit.errors), arrow(fit.onWave)];
+        const label = element("span", {}, element("span", { class: `x-swatch x-ink x-${name}`, "aria-hidden": "true" }), NAMES[name]);
+        if (isGone(fit)) return [label, alpha, "diverged", `in step ${fit.diverged}`];
+        return [label, alpha, arrow(fit.errors), arrow(fit.onWave)];
       }));
       const steps = state.step === 1 ? "1 step" : `${state.step} steps`;
       const results = visible().map((name) => {
@@ -334,7 +336,8 @@ tinymaml.explorable(
     });
     const trainButton = kit.button(kit.row(controls), "Train", () => (state.training ? stop() : train()), { main: true });
     const facts = kit.row(controls);
-    const iterations = kit.readout(facts, "iterations", "yours"), loss = kit.readout(facts, "loss", "yours"), speed = kit.readout(facts, "a second");
+    const iterations = kit.readout(facts, "iterations", "yours"), loss = kit.readout(facts, "loss", "yours"), speed = kit.readout(facts, "iterations a second");
+    for (const fact of [iterations, loss, speed]) fact.set("–");
     const news = kit.status(controls);
     const lossPlot = kit.plot(curves, {
       label: "Loss of meta-training after the inner step, against iterations", x: [0, 500], y: [0.1, 10], logY: true, ratio: 0.42,
@@ -366,7 +369,7 @@ tinymaml.explorable(
         lossPlot.x[1] = Math.max(500, ...state.runs.map((r) => 1.1 * r.iteration));
         iterations.set(String(iteration));
         loss.set(run.recent);
-        speed.set((1000 * iteration) / (performance.now() - begin));
+        speed.set(((1000 * iteration) / (performance.now() - begin)).toFixed(0));
         later();
         lossPlot.update();
       };
