@@ -157,7 +157,7 @@ tinymaml.explorable(
 
     const alphaRow = kit.row(left);
     const alphaSlider = kit.slider(alphaRow, {
-      label: "α, for all starts", min: 1e-4, max: 1, value: 1e-3, log: true,
+      label: "α for all starts", min: 1e-4, max: 1, value: 1e-3, log: true,
       format: (v) => (state.alpha === null ? "own" : number(v, 2)),
       onInput: (v) => { state.alpha = v; alphaSlider.value = v; adaptAll(); },
     });
@@ -271,12 +271,13 @@ tinymaml.explorable(
     // --- drawing ---------------------------------------------------------------------
 
     const visible = () => Object.keys(starts).filter((name) => shown[name]);
+    const waveLine = () => Array.from(data.grid, onWave);
     const asLine = (y) => Array.from(data.grid, (x, i) => [x, y[i]]);
 
     function drawCurves() {
       if (state.half) plot.area([[0, -HEIGHT], [5, -HEIGHT], [5, HEIGHT], [0, HEIGHT]], "muted");
       if (shown.mean) plot.line(asLine(data.grid.map((x) => -1.62 * Math.cos(x))), "muted", { width: 9, fade: 0.4 });
-      if (shown.wave) plot.line(asLine(data.grid.map((x) => model.heightAt(wave, x))), "true", { dashed: true });
+      if (shown.wave) plot.line(waveLine(), "true", { dashed: true });
       for (const name of visible()) {
         const { curves } = fits[name];
         if (shown.before && state.step) plot.line(asLine(curves[0]), name, { width: 1 });
@@ -302,6 +303,7 @@ tinymaml.explorable(
     function drawAll() {
       plot.update();
       errorPlot.update();
+      yoursPlot.update();
       stepButton.disabled = state.step === STEPS;
       ownButton.disabled = state.alpha === null;
       table.rows(visible().map((name) => {
@@ -321,12 +323,9 @@ tinymaml.explorable(
     // --- meta-training here ----------------------------------------------------------
 
     root.append(element("h3", {}, "Meta-train here"));
-    const lower = element("div", { class: "x-columns x-even" });
-    root.append(lower);
-    const [controls, curves] = [element("div"), element("div")];
-    lower.append(controls, curves);
-    const order = kit.choice(controls, { label: "Meta-gradient", options: [["exact", "exact"], ["first", "first order"]] });
-    const seed = kit.choice(controls, {
+    const trainRow = kit.row(root);
+    const order = kit.choice(trainRow, { label: "Meta-gradient", options: [["exact", "exact"], ["first", "first order"]] });
+    const seed = kit.choice(trainRow, {
       label: "Seed", options: [[1, "1"], [2, "2"], [3, "3"]],
       onInput(value) {
         state.seed = value;
@@ -334,15 +333,31 @@ tinymaml.explorable(
         adaptAll();
       },
     });
-    const trainButton = kit.button(kit.row(controls), "Train", () => (state.training ? stop() : train()), { main: true });
-    const facts = kit.row(controls);
-    const iterations = kit.readout(facts, "iterations", "yours"), loss = kit.readout(facts, "loss", "yours"), speed = kit.readout(facts, "iterations a second");
+    const trainButton = kit.button(trainRow, "Train", () => (state.training ? stop() : train()), { main: true });
+    const facts = kit.row(root);
+    const iterations = kit.readout(facts, "iterations", "yours"), loss = kit.readout(facts, "loss", "yours");
+    const speed = kit.readout(facts, "iterations a second");
     for (const fact of [iterations, loss, speed]) fact.set("–");
-    const news = kit.status(controls);
-    const lossPlot = kit.plot(curves, {
-      label: "Loss of meta-training after the inner step, against iterations", x: [0, 500], y: [0.1, 10], logY: true, ratio: 0.42,
+    const news = kit.status(root);
+    const lower = element("div", { class: "x-columns x-even" });
+    root.append(lower);
+    const yoursPlot = kit.plot(lower, {
+      label: "Your start on your points: before any step, thin, and after one step",
+      x: [-5, 5], y: [-HEIGHT, HEIGHT], ratio: 0.5, yLabel: "before, and after 1 step", redraw: drawYours,
+    });
+    const lossPlot = kit.plot(lower, {
+      label: "Loss of meta-training after the inner step, against iterations", x: [0, 500], y: [0.1, 10], logY: true, ratio: 0.5,
       xLabel: "iterations", yLabel: "loss after the step", redraw: drawLosses,
     });
+
+    function drawYours() {
+      if (shown.wave) yoursPlot.line(waveLine(), "true", { dashed: true });
+      const [before, after] = fits.yours?.curves ?? [];
+      if (before) yoursPlot.line(asLine(before), "yours", { width: 1 });
+      if (after) yoursPlot.line(asLine(after), "yours", { width: 2.5 });
+      for (const point of points) yoursPlot.dot(point, "support", { radius: 5 });
+      if (!fits.yours) yoursPlot.text([-4.8, -HEIGHT], "Press Train: your start appears here.", "muted", { dx: 0, dy: -8 });
+    }
 
     // At most 200 dots of a run: means of neighbours, for one batch alone says little.
     function drawLosses() {
