@@ -10,6 +10,7 @@ import numpy as np
 
 import tinymaml as tm
 from tinymaml import maml
+from tinymaml.tasks import sinusoid
 
 PLACES = 10  # for the reader's points; also K of meta-training
 GRID = 121  # numbers x between -5 and 5 at which curves are drawn
@@ -91,6 +92,18 @@ def weights() -> list[list[int]]:
     ]
 
 
+def error_of_the_mean() -> float:
+    """The mean squared distance of all waves from their mean, -1.62 cos x.
+
+    It is the least that a curve can have which knows nothing of the points: the mean
+    of y^2 less the mean of the curve's own square.
+    """
+    least, most = sinusoid.AMPLITUDES
+    squares = (most**3 - least**3) / (3 * (most - least))  # of the amplitude
+    height = (least + most) / 2 * 2 / np.pi  # 1.62
+    return float(squares / 2 - height**2 * (1 / 2 + np.sin(10) / 20))
+
+
 def data() -> dict[str, Any]:
     """Tapes, starts, and the numbers of meta-training."""
     return {
@@ -101,6 +114,7 @@ def data() -> dict[str, Any]:
         "alpha": ALPHA,
         "rate": LEARNING_RATE,
         "grid": np.linspace(-5, 5, GRID),
+        "meanError": error_of_the_mean(),
         "first": {"wave": FIRST_WAVE, "x": FIRST_X},
         "starts": starts(),
         "step": step_tape(),

@@ -177,6 +177,25 @@ def test_tasks_weights_and_errors_of_the_page_are_what_it_says() -> None:
     assert all(len(part["losses"]) == 2 for part in sizes)
 
 
+def test_error_of_the_mean_is_that_of_many_waves() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.uniform(-5, 5, (200_000, 1, 1))
+    y = sinusoid.sample_waves(rng, len(x))(x)
+    errors = (y + 2.55 * 2 / np.pi * np.cos(x)) ** 2
+    uncertain = errors.std() / len(x) ** 0.5
+    assert abs(errors.mean() - four_starts().error_of_the_mean()) < 4 * uncertain
+
+
+@needs_node
+def test_pretrained_and_maml_starts_draw_about_the_mean_of_all_waves() -> None:
+    data = four_starts().data()
+    mean = -2.55 * 2 / np.pi * np.cos(data["grid"])
+    for name, most in (("pretrained", 0.2), ("exact", 0.6)):
+        theta = data["starts"][name]["theta"]
+        (curve,) = run_model("four-starts", [("curve", [theta])])
+        assert np.sqrt(((np.array(curve) - mean) ** 2).mean()) < most, name
+
+
 @needs_node
 def test_a_start_that_diverges_says_at_which_step_and_has_no_nan() -> None:
     start = four_starts().data()["starts"]["exact"]

@@ -346,7 +346,7 @@ tinymaml.explorable(
       x: [-5, 5], y: [-HEIGHT, HEIGHT], ratio: 0.5, yLabel: "before, and after 1 step", redraw: drawYours,
     });
     const lossPlot = kit.plot(lower, {
-      label: "Loss of meta-training after the inner step, against iterations", x: [0, 500], y: [0.1, 10], logY: true, ratio: 0.5,
+      label: "Loss of meta-training after the inner step, against iterations", x: [0, 500], y: [0.1, 20], logY: true, ratio: 0.5,
       xLabel: "iterations", yLabel: "loss after the step", redraw: drawLosses,
     });
 
@@ -361,6 +361,8 @@ tinymaml.explorable(
 
     // At most 200 dots of a run: means of neighbours, for one batch alone says little.
     function drawLosses() {
+      lossPlot.line([[0, data.meanError], [1e9, data.meanError]], "muted", { dashed: true, width: 1 });
+      lossPlot.text([lossPlot.x[1], data.meanError], `−1.62 cos x: ${number(data.meanError, 2)}`, "muted", { dx: -6, anchor: "end" });
       state.runs.forEach((run, i) => {
         const many = Math.max(1, Math.ceil(run.losses.length / 200)), line = [];
         for (let k = 0; k + many <= run.losses.length; k += many)
