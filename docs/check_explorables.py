@@ -20,7 +20,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterator
-from math import cos, sin
+from math import cos, log10, sin
 from pathlib import Path
 from typing import Any
 
@@ -151,12 +151,25 @@ def check_four_starts(page: Any) -> None:
     expect(on_wave()["MAML"] < errors["MAML"], "points all over the range are better")
     page.get_by_label("all points in one half").check()
     expect(on_wave() == errors, "the points are where they were")
-    # A large alpha: all diverge, and no picture has a NaN.
+    # A large alpha: MAML diverges first, in the end all do, and no picture has a NaN.
     alpha = page.get_by_label("for all starts")
+    for size, alive in (
+        ("0.02", "pretrained random"),
+        ("0.2", "pretrained"),
+        ("3.2", ""),
+    ):
+        value = min(round(log10(float(size)) / 0.05) * 0.05, 0.5)
+        alpha.evaluate(
+            "(input, v) => { input.value = v; input.dispatchEvent(new Event('input')) }",
+            value,
+        )
+        for name, cells in rows_of(page).items():
+            expect(cells[0] == size, f"alpha is {cells[0]}, not {size}")
+            fits = (cells[1] == "diverged") == (name not in alive.split())
+            expect(fits, f"{name} at alpha = {size}: {cells}")
     alpha.focus()
-    page.keyboard.press("End")
-    for name, cells in rows_of(page).items():
-        expect(cells[:2] == ["1", "diverged"], f"{name} at alpha = 1: {cells}")
+    page.keyboard.press("ArrowLeft")
+    expect(rows_of(page)["MAML"][0] == "2.8", "a key moves alpha")
     drawn = page.locator(".x-plot").evaluate_all("all => all.map((p) => p.innerHTML)")
     expect("NaN" not in "".join(drawn), "no NaN in a picture")
     press(page, "Each its own")

@@ -13,7 +13,7 @@ from tinymaml import maml
 from tinymaml.tasks import sinusoid
 
 PLACES = 10  # for the reader's points; also K of meta-training
-GRID = 121  # numbers x between -5 and 5 at which curves are drawn
+GRID = 81  # numbers x between -5 and 5 at which curves are drawn
 TASKS = 25  # waves in an iteration of meta-training
 SHIPPED = {
     "pretrained": "sinusoid-pretrained",
@@ -74,13 +74,10 @@ def meta_tape(order: int) -> tm.Tape:
 
 def starts() -> dict[str, Any]:
     """The shipped starts: theta, and the inner learning rate that goes with it."""
-    # TODO: stand-in.
-    standin = np.load("/tmp/standin.npz")
-    alphas = {"pretrained": 0.01, "first": 0.001, "exact": 0.001}
-    names = {"pretrained": "pretrained", "first": "first-order", "exact": "maml"}
+    shipped = {kind: tm.pretrained(name) for kind, name in SHIPPED.items()}
     return {
-        key: {"theta": standin[names[key]].astype("float32"), "alpha": alphas[key]}
-        for key in SHIPPED
+        kind: {"theta": start.theta, "alpha": start.recipe.alpha}
+        for kind, start in shipped.items()
     }
 
 

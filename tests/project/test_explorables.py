@@ -197,6 +197,27 @@ def test_pretrained_and_maml_starts_draw_about_the_mean_of_all_waves() -> None:
 
 
 @needs_node
+def test_a_moved_point_moves_the_other_half_of_maml_but_not_of_pretrained() -> None:
+    # "Drag the point on the right": what the page says will be seen, after one step.
+    data = four_starts().data()
+    on_wave = [[x, 4 * np.sin(x - 1)] for x in data["first"]["x"]]
+    moved = [*on_wave[:-1], [on_wave[-1][0], 3.0]]
+    starts = data["starts"].values()
+    adapted = run_model(
+        "four-starts",
+        [
+            ("adapt", [s["theta"], s["alpha"], points, 1])
+            for s in starts
+            for points in (on_wave, moved)
+        ],
+    )
+    curves = run_model("four-starts", [("curve", [a["thetas"][1]]) for a in adapted])
+    left = np.array(curves).reshape(3, 2, -1)[:, :, data["grid"] < 0]
+    pretrained, first, exact = np.sqrt(((left[:, 0] - left[:, 1]) ** 2).mean(axis=1))
+    assert pretrained < 0.1 and first > 1 and exact > 1
+
+
+@needs_node
 def test_a_start_that_diverges_says_at_which_step_and_has_no_nan() -> None:
     start = four_starts().data()["starts"]["exact"]
     calls = [("adapt", [start["theta"], alpha, POINTS, 10]) for alpha in (1e-4, 0.3)]

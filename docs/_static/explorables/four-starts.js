@@ -145,7 +145,7 @@ tinymaml.explorable(
     kit.button(stepRow, "Back to 0", () => setStep(0, true));
 
     const check = (row, name, label, colour = name) => kit.toggle(row, {
-      label, name: colour, value: shown[name], onInput: (on) => { shown[name] = on; drawAll(); },
+      label, name: colour, value: shown[name], onInput: (on) => { shown[name] = on; drawAll(); describe(); },
     });
     const startRow = kit.row(left), overlays = kit.row(left);
     for (const name of Object.keys(starts)) check(startRow, name, NAMES[name]);
@@ -157,7 +157,7 @@ tinymaml.explorable(
 
     const alphaRow = kit.row(left);
     const alphaSlider = kit.slider(alphaRow, {
-      label: "α for all starts", min: 1e-4, max: 1, value: 1e-3, log: true,
+      label: "α for all starts", min: 1e-4, max: 10 ** 0.5, step: 0.05, value: 1e-3, log: true,
       format: (v) => (state.alpha === null ? "own" : number(v, 2)),
       onInput: (v) => { state.alpha = v; alphaSlider.value = v; adaptAll(); },
     });
@@ -250,6 +250,7 @@ tinymaml.explorable(
     function adaptAll() {
       Object.keys(starts).forEach(adapt);
       drawAll();
+      describe();
     }
 
     let waiting = false; // a dragged point moves more often than a screen is drawn
@@ -266,6 +267,7 @@ tinymaml.explorable(
       stepSlider.value = state.step;
       if (moving) kit.animate(350, (t) => { between = t < 1 ? [from, t] : null; plot.update(); });
       drawAll();
+      describe();
     }
 
     // --- drawing ---------------------------------------------------------------------
@@ -312,6 +314,10 @@ tinymaml.explorable(
         if (isGone(fit)) return [label, alpha, "diverged", `in step ${fit.diverged}`];
         return [label, alpha, arrow(fit.errors), arrow(fit.onWave)];
       }));
+    }
+
+    // In words, after what the reader did; not with every picture of the training.
+    function describe() {
       const steps = state.step === 1 ? "1 step" : `${state.step} steps`;
       const results = visible().map((name) => {
         const fit = fits[name];
@@ -387,7 +393,8 @@ tinymaml.explorable(
         iterations.set(String(iteration));
         loss.set(run.recent);
         speed.set(((1000 * iteration) / (performance.now() - begin)).toFixed(0));
-        later();
+        adapt("yours");
+        drawAll();
         lossPlot.update();
       };
       state.training = { run, stream: worker().stream("metaTrain", [run.order, run.seed, EVERY], take, (error) => error && stop(error)) };
