@@ -43,8 +43,12 @@ Check = Callable[[Any], None]
 
 def drag(page: Any, handle: Any, across: float, down: float) -> None:
     """Move a handle with the mouse by some pixels."""
-    handle.scroll_into_view_if_needed()
-    box = handle.bounding_box()
+    # To the middle: at the top it may lie under the header of a phone.
+    handle.evaluate("node => node.scrollIntoView({ block: 'center' })")
+    box = None
+    while box != handle.bounding_box():  # until the page has scrolled
+        box = handle.bounding_box()
+        page.wait_for_timeout(50)
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     page.mouse.move(x, y)
     page.mouse.down()
@@ -160,7 +164,8 @@ def check_four_starts(page: Any) -> None:
     ):
         value = min(round(log10(float(size)) / 0.05) * 0.05, 0.5)
         alpha.evaluate(
-            "(input, v) => { input.value = v; input.dispatchEvent(new Event('input')) }",
+            "(input, v) => { input.value = v; "
+            "input.dispatchEvent(new Event('input')); }",
             value,
         )
         for name, cells in rows_of(page).items():
