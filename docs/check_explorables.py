@@ -136,8 +136,10 @@ def check_four_starts(page: Any) -> None:
     page.keyboard.press("Shift+ArrowDown")
     page.wait_for_timeout(50)
     expect(first.get_attribute("aria-valuetext") != before, "a key moves a point")
-    ground = page.locator(".x-plot").first.locator(".x-ground").bounding_box()
-    page.mouse.click(ground["x"] + 0.92 * ground["width"], ground["y"] + 20)
+    ground = page.locator(".x-plot").first.locator(".x-ground")
+    touch = page.evaluate("navigator.maxTouchPoints") > 0
+    place = {"x": 0.92 * ground.bounding_box()["width"], "y": 20}
+    (ground.tap if touch else ground.click)(position=place)
     expect(points.count() == 6, "a tap adds a point")
     handle(page, "Point 6").focus()
     page.keyboard.press("Delete")

@@ -409,6 +409,7 @@ tinymaml.explorable(
       stream.stop();
       state.training = null;
       trainButton.textContent = "Train again";
+      describe();
       news.say(error ? `Training ended: ${error.message}` : `${run.iteration ?? 0} iterations; the loss fell from ${number(run.losses[0])} to ${number(run.recent)}.`);
     }
 
