@@ -34,7 +34,7 @@ def run_model(
     name: str, calls: Sequence[tuple[Any, ...]], data: Any = None
 ) -> list[Any]:
     """Return the results of calls (method, arguments[, values to take]) of a model."""
-    from explorables import encode
+    from recorded import encode
 
     assert NODE is not None
     files = (TAPE, *(SCRIPTS / f"{part}.js" for part in ("tools", "explorable", name)))
@@ -59,6 +59,6 @@ def run_model(
 @cache
 def recorded_data(name: str) -> Any:
     """What the build writes for a page, as JSON."""
-    from explorables import recorded
+    from recorded import recorded
 
     return recorded(name)

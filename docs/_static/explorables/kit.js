@@ -301,12 +301,12 @@ function tinymamlKit() {
   // --- controls ----------------------------------------------------------------------
 
   // options: label, min, max, step, value, log: true for equal factors instead of equal
-  // steps, format(value), onInput(value).
+  // steps (values are then rounded to two digits), format(value), onInput(value).
   function slider(parent, options) {
     const id = unique("slider");
     const log = options.log;
     const to = (v) => (log ? Math.log10(v) : v);
-    const from = (v) => (log ? 10 ** v : v);
+    const from = (v) => (log ? Number((10 ** v).toPrecision(2)) : v);
     const say = options.format ?? number;
     const output = element("output", { for: id, class: "x-value" });
     const input = element("input", {
