@@ -1,4 +1,4 @@
-"""A tape as JSON, for a browser: `tape.js`, beside this file, runs what is written here.
+"""A tape as JSON, for a browser: `tape.js`, beside this file, runs what is written.
 
 With this file a loss, its gradient or a whole meta-gradient is recorded in Python and
 computed where there is no Python::
@@ -19,6 +19,7 @@ Left out: arrays. A tape holds none; whoever runs it gives them, row after row.
 """
 
 import json
+import os
 from math import isfinite
 from typing import Any
 
@@ -53,6 +54,8 @@ def export(tape: Tape, file: FilePath) -> None:
     ...     pathlib.Path(folder, "loss.json").read_text()[:30]
     '{"format":"tinymaml-tape-1","n'
     """
+    if not isinstance(file, str | os.PathLike):
+        raise TypeError(f"file: expected a path, got {shown(file)}")
     text = json.dumps(exported(tape), allow_nan=False, separators=(",", ":"))
     with write_atomically(file) as written:
         written.write(text.encode())
@@ -78,12 +81,14 @@ def exported(tape: Tape) -> dict[str, Any]:
     >>> tape = Tape()
     >>> theta = tape.input("theta", (3,))
     >>> tape.output("square", theta * theta, "sum")
-    >>> for name, part in exported(tape).items():
-    ...     print(name, part)
-    format tinymaml-tape-1
-    nodes [['input', [], {'name': 'theta', 'shape': [3]}, [3]], ['mul', [0, 0], {}, [3]]]
-    inputs {'theta': {'node': 0, 'shape': [3], 'per_task': False}}
-    outputs {'square': {'node': 1, 'shape': [3], 'reduction': 'sum'}}
+    >>> written = exported(tape)
+    >>> for node in written["nodes"]:
+    ...     print(node)
+    ['input', [], {'name': 'theta', 'shape': [3]}, [3]]
+    ['mul', [0, 0], {}, [3]]
+    >>> print(written["inputs"], written["outputs"])
+    {'theta': {'node': 0, 'shape': [3], 'per_task': False}}
+    {'square': {'node': 1, 'shape': [3], 'reduction': 'sum'}}
     """
     if not isinstance(tape, Tape):
         raise TypeError(f"tape: expected a Tape, got {shown(tape)}")
