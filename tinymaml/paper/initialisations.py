@@ -17,7 +17,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tinymaml.checks import Array, check_choice, check_theta
+from tinymaml.checks import Array, check_choice, check_that, check_theta
 from tinymaml.files import FilePath
 from tinymaml.paper.recipes import RECIPES, NavigationRecipe, Recipe, SinusoidRecipe
 from tinymaml.training.checkpoint import (
@@ -83,6 +83,8 @@ def load_initialisation(path: FilePath) -> Initialisation:
         theta, network = checkpoint.arrays["theta"], recipe.network()
         check_theta(theta, network.size)
         recipe.maml(network, backend="numpy")  # refuses settings that do not fit
+        came, expected = checkpoint.config, _settings(recipe)
+        check_that(came == expected, "settings", f"all of {[*expected]}", [*came])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{os.fspath(path)}: expected an initialisation, got another checkpoint "

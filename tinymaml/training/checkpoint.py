@@ -140,9 +140,7 @@ def _check_storable(name: str, array: Any) -> np.ndarray:
     check_that(fits, "array name", expected, repr(name))
     if not is_array(array) or array.dtype.kind not in "biufc":
         came = f"{dtype_or_type(array)} (objects would need pickle)"
-        raise TypeError(
-            f"array '{name}': expected a NumPy array of numbers, got {came}"
-        )
+        raise TypeError(f"array '{name}': expected an array of numbers, got {came}")
     # np.ascontiguousarray would turn an array of shape () into one of shape (1,).
     return np.asarray(array, order="C")
 
