@@ -41,20 +41,44 @@ Check = Callable[[Any], None]
 # --- what every check is made of ------------------------------------------------------
 
 
-def drag(page: Any, handle: Any, across: float, down: float) -> None:
-    """Move a handle with the mouse by some pixels."""
-    # To the middle: at the top it may lie under the header of a phone.
+def middle(page: Any, handle: Any) -> tuple[float, float]:
+    """Scroll a handle to the middle of the window; return where it then is.
+
+    At the edge of the window it may lie under the header of a phone.
+    """
     handle.evaluate("node => node.scrollIntoView({ block: 'center' })")
     box = None
-    while box != handle.bounding_box():  # until the page has scrolled
-        box = handle.bounding_box()
+    while box != (box := handle.bounding_box()):  # until the page has scrolled
         page.wait_for_timeout(50)
-    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+
+def drag(page: Any, handle: Any, across: float, down: float) -> None:
+    """Move a handle with the mouse by some pixels."""
+    x, y = middle(page, handle)
     page.mouse.move(x, y)
     page.mouse.down()
     page.mouse.move(x + across / 2, y + down / 2)
     page.mouse.move(x + across, y + down)
     page.mouse.up()
+
+
+def swipe(page: Any, handle: Any, across: float, down: float) -> None:
+    """Move a handle with a finger by some pixels; the page must not scroll."""
+    x, y = middle(page, handle)
+    before = page.evaluate("scrollY")
+    session = page.context.new_cdp_session(page)
+    for i in range(9):
+        touches = [{"x": x + across * i / 8, "y": y + down * i / 8}]
+        kind = "touchMove" if i else "touchStart"
+        session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": touches})
+    session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    expect(page.evaluate("scrollY") == before, "a finger on a handle scrolls the page")
+
+
+def has_touch(page: Any) -> bool:
+    """Say whether the page is used with a finger."""
+    return bool(page.evaluate("navigator.maxTouchPoints > 0"))
 
 
 def handle(page: Any, label: str) -> Any:
@@ -73,6 +97,118 @@ def expect(fact: bool, claim: str) -> None:
 
 def check_walk_back(page: Any) -> None:
     """Drag the start, step back through the inner loop, change J and alpha."""
+
+    def rows(number: int) -> list[list[str]]:
+        """The texts of a table: 0 compares with the true slope, 1 is the recursion."""
+        table = page.locator(".x-walk-table").nth(number)
+        read = "rows => rows.map(row => [...row.cells].map(cell => cell.textContent))"
+        lines: list[list[str]] = table.locator("tbody tr").evaluate_all(read)
+        return lines
+
+    def numbers(pair: str) -> list[float]:
+        return [float(n) for n in pair.strip("()").replace("−", "-").split(", ")]
+
+    def lit() -> str:
+        return " ".join(page.locator(".is-lit").all_inner_texts())
+
+    def press(name: str) -> None:
+        page.get_by_role("button", name=name).click()
+
+    def choose(name: str) -> None:
+        page.locator(".x-choice label").get_by_text(name, exact=True).click()
+
+    def arrive(what: str) -> None:
+        """Walk all the way back, and find that v_0 is the true slope."""
+        press("All the way")
+        page.wait_for_selector(".x-walk-table tr.is-lit >> text=v₀")
+        true_slope(what)
+
+    def true_slope(what: str) -> None:
+        _, exact, differences = rows(0)
+        for a, b in zip(numbers(exact[1]), numbers(differences[1]), strict=True):
+            expect(abs(a - b) <= 0.011 * abs(a), f"{what}: {exact[1]} is no true slope")
+        expect(exact[3] == "nothing", f"{what}: v₀ is off by {exact[3]}")
+        same = page.get_by_text("The walk gives the same to 1e-6.").count()
+        expect(same == 1, f"{what}: the walk is not tinymaml's meta_gradient")
+
+    start = handle(page, "Start theta 0")
+    expect(rows(0)[0][1] == "(2, −1)", "v₂ is not (2, −1)")
+    expect(rows(1)[1][2:] == ["…", "…"], "the recursion is shown before it is walked")
+    expect("v = grad(" in lit() and "hvp" not in lit(), "the wrong lines are lit")
+    page.get_by_role("button", name="One step back").focus()
+    page.keyboard.press("Enter")
+    expect(rows(1)[1][2:] == ["(1.5, 0.5)", "(0.5, −1.5)"], "v₁ is not (0.5, −1.5)")
+    expect("v = v - hvp(" in lit() and "(0.5, −1.5)" in lit(), "v₁ is not lit")
+    press("Again")  # in the middle of a movement
+    expect(rows(1)[1][2:] == ["…", "…"], "Again does not begin again")
+    arrive("quadratic")
+    expect(rows(0)[1][1] == "(0.75, −1)", "v₀ is not (0.75, −1)")
+    expect(rows(0)[0][3] == "27°, × 1.79", "v₂ is not 27 degrees off")
+    name = page.evaluate("document.activeElement.textContent")
+    expect(name == "Again", f"after the walk the focus is on {name!r}")
+
+    choose("Parallel")
+    arrive("parallel")
+    before = start.get_attribute("aria-valuetext")
+    drag(page, start, -80, -20)
+    expect(start.get_attribute("aria-valuetext") != before, "a drag moves no start")
+    expect(rows(0)[0][3] == "0°, × 4", f"parallel: v₂ is {rows(0)[0][3]} off")
+    true_slope("parallel, dragged")
+
+    if has_touch(page):
+        before = start.get_attribute("aria-valuetext")
+        swipe(page, start, 30, 40)
+        after = start.get_attribute("aria-valuetext")
+        moved = [b - a for a, b in zip(numbers(before), numbers(after), strict=True)]
+        unit = page.locator(".x-plot .x-ground").first.bounding_box()["width"] / 6
+        close = abs(moved[0] - 30 / unit) + abs(moved[1] + 40 / unit) < 0.1
+        expect(close, f"a finger moves the start by {moved}")
+        true_slope("parallel, with a finger")
+
+    choose("Quartic")
+    arrive("quartic")
+    expect(rows(0)[1][1] == "(−0.313, 0.383)", f"quartic: v₀ is {rows(0)[1][1]}")
+    expect("larger" in page.locator(".x-status").inner_text(), "the sign is not told")
+    page.get_by_label("α").focus()
+    for _ in range(9):
+        page.keyboard.press("ArrowLeft")
+    expect(rows(0)[1][1].startswith("(0.0"), f"alpha 0.08: v₀ is {rows(0)[1][1]}")
+    true_slope("quartic, alpha 0.08")
+
+    choose("Saddle")
+    arrive("saddle")
+    expect(rows(0)[0][3] == "15°, × 0.25", f"saddle: v₄ is {rows(0)[0][3]} off")
+    start.focus()
+    page.keyboard.press("Shift+ArrowDown")
+    page.keyboard.press("Shift+ArrowDown")
+    expect("(1.5, −1.1)" in start.get_attribute("aria-valuetext"), "keys do not move")
+    true_slope("saddle, in the valley")
+    factor = float(rows(0)[0][3].split("× ")[1])
+    expect(factor > 10, f"in the valley v₄ is only {factor} times as long")
+
+    choose("Quadratic")
+    choose("5")
+    expect(len(rows(1)) == 6, "five steps have not six rows")
+    arrive("five steps")
+    choose("Q after J steps, over θ₀")
+    plane = page.locator(".x-plot").first
+    expect(
+        plane.locator(".x-line.x-muted").count() > 10, "no contours of the meta-loss"
+    )
+    box = plane.locator(".x-ground").bounding_box()
+    plane.locator(".x-ground").click(position={"x": box["width"] * 0.5, "y": 20})
+    true_slope("tapped")
+    choose("Quartic")
+    page.get_by_label("α").fill("1")
+    expect("runs away" in page.locator(".x-status").inner_text(), "alpha 1 converges")
+
+    choose("S and Q")
+    choose("Parallel")  # and back, so that the page stands as at the beginning
+    choose("Quadratic")
+    arrive("quadratic, again")
+    plane.locator("text", has_text="−H₀(αv₁)").wait_for()  # the movement has ended
+    arrows = plane.locator(".x-arrow.x-support")
+    expect(arrows.count() == 2, f"{arrows.count()} products are drawn, not 2")
 
 
 def rows_of(page: Any) -> dict[str, list[str]]:
@@ -123,7 +259,7 @@ def check_four_starts(page: Any) -> None:
     # A point that is dragged, moved with keys, added by a tap and removed.
     first = handle(page, "Point 1")
     before, errors = first.get_attribute("aria-valuetext"), on_wave()
-    drag(page, first, 30, -60)
+    (swipe if has_touch(page) else drag)(page, first, 30, -60)
     page.wait_for_function(
         "before => document.querySelector('.x-handle').getAttribute('aria-valuetext')"
         " !== before",
@@ -137,9 +273,8 @@ def check_four_starts(page: Any) -> None:
     page.wait_for_timeout(50)
     expect(first.get_attribute("aria-valuetext") != before, "a key moves a point")
     ground = page.locator(".x-plot").first.locator(".x-ground")
-    touch = page.evaluate("navigator.maxTouchPoints") > 0
     place = {"x": 0.92 * ground.bounding_box()["width"], "y": 20}
-    (ground.tap if touch else ground.click)(position=place)
+    (ground.tap if has_touch(page) else ground.click)(position=place)
     expect(points.count() == 6, "a tap adds a point")
     handle(page, "Point 6").focus()
     page.keyboard.press("Delete")
@@ -205,7 +340,90 @@ def check_five_characters(page: Any) -> None:
 
 
 def check_find_the_goal(page: Any) -> None:
-    """Place a goal, adapt."""
+    """Take steps, move the goal by keys, mouse and taps, change alpha, draw again."""
+    maml, pretrained = 0, 1
+
+    def settle() -> None:
+        fresh = "!document.querySelector('.x-table.is-old')"
+        page.wait_for_function(fresh)
+
+    def returns(policy: int) -> list[float]:
+        cells = page.locator(".x-table").nth(policy).locator("td:nth-child(2)")
+        return [float(text.replace("−", "-")) for text in cells.all_inner_texts()]
+
+    def choose(step: int) -> None:
+        page.locator(".x-choice label").nth(step).click()
+
+    def goal() -> tuple[float, float]:
+        texts = {
+            handle(page, f"Goal, {name}").get_attribute("aria-valuetext")
+            for name in ("MAML", "Pretrained")
+        }
+        expect(len(texts) == 1, f"two goals: {texts}")
+        x, y = texts.pop().replace("−", "-").strip("()").split(",")
+        return float(x), float(y)
+
+    def tap(policy: int, x: float, y: float) -> None:
+        ground = page.locator(".x-plot .x-ground").nth(policy)
+        box = ground.bounding_box()
+        at = {"x": (x + 1) / 2 * box["width"], "y": (1 - y) / 2 * box["height"]}
+        ground.click(position=at)
+        settle()
+        expect(
+            max(abs(goal()[0] - x), abs(goal()[1] - y)) < 0.02,
+            f"a tap at {x, y} puts the goal at {goal()}",
+        )
+
+    def arrows() -> int:
+        return page.locator(".x-plot").first.locator(".x-arrow").count()
+
+    def way() -> str:
+        return page.locator(".x-line.x-exact").first.get_attribute("d")
+
+    settle()
+    for policy in (maml, pretrained):
+        expect(abs(returns(policy)[0] + 50) < 2, "a start policy should stand still")
+    expect("Before any step" in page.locator(".x-status").inner_text(), "no status")
+    choose(1)
+    after = [returns(policy)[1] for policy in (maml, pretrained)]
+    expect(after[0] > -20 and after[1] < -40, f"returns after a step: {after}")
+    status = page.locator(".x-status").inner_text()
+    expect("After 1 step. MAML" in status, f"status after a step: {status}")
+    page.get_by_label("First step's α").nth(pretrained).fill("0.2")
+    settle()
+    expect(returns(pretrained)[1] > -20, "alpha = 0.2 should not overshoot")
+    page.get_by_label("First step's α").nth(pretrained).fill("0.5")
+
+    choose(0)
+    expect(arrows() > 50, "no arrows")
+    page.get_by_label("Policy gradient").uncheck()
+    expect(arrows() == 0, "arrows that were switched off")
+    page.get_by_label("Policy gradient").check()
+    drag(page, handle(page, "Goal, MAML"), -40, 60)
+    settle()
+    expect(goal()[0] < 0.25 and goal()[1] < 0.3, f"dragged to {goal()}")
+    before, x = way(), goal()[0]
+    handle(page, "Goal, Pretrained").press("Shift+ArrowLeft")
+    settle()
+    expect(abs(goal()[0] - x + 0.2) < 1e-6, "Shift and a key move the goal by 0.2")
+    expect(way() == before, "the goal has moved the paths of a policy without a step")
+
+    tap(pretrained, 0.9, 0.9)
+    expect(returns(maml)[1] < -70, "one step should not reach a goal that far away")
+    expect(returns(maml)[3] > -50, "three steps should come closer")
+    tap(maml, 0, 0)
+    for policy in (maml, pretrained):
+        first, second, *_ = returns(policy)
+        expect(second < first, f"at the start a step is harmful: {first}, {second}")
+    old = returns(maml)
+    page.get_by_role("button", name="Draw paths again").click()
+    settle()
+    expect(returns(maml)[0] != old[0], "the paths were not drawn again")
+    page.get_by_role("button", name="New goal").click()
+    settle()
+    expect(max(map(abs, goal())) <= 0.5, f"a new goal outside of the square: {goal()}")
+    tap(maml, 0.3, 0.4)
+    choose(1)
 
 
 CHECKS: dict[str, Check] = {
@@ -229,7 +447,11 @@ def faults_of(
         faults: list[str] = []
         phone = window is PHONE
         context = browser.new_context(
-            viewport=window, color_scheme=scheme, reduced_motion=motion, has_touch=phone
+            viewport=window,
+            color_scheme=scheme,
+            reduced_motion=motion,
+            has_touch=phone,
+            is_mobile=phone,
         )
         page = context.new_page()
         page.set_default_timeout(60_000)
@@ -276,17 +498,25 @@ def faults_of(
 
 def draw_figure(browser: Any, html: Path, name: str) -> None:
     """Draw what stands on a page without JavaScript: the stage after its check."""
+    from PIL import Image  # only the figures want it, and only here
+
     context = browser.new_context(
-        viewport={"width": 1000, "height": 900}, reduced_motion="reduce"
+        viewport={"width": 1280, "height": 900}, reduced_motion="reduce"
     )
     page = context.new_page()
     page.goto((html / "explorables" / f"{name}.html").as_uri(), wait_until="load")
     page.wait_for_selector(".explorable.is-alive")
     CHECKS[name](page)
-    page.locator(".explorable-stage").screenshot(
-        path=str(FIGURES / f"explorable-{name}.png")
-    )
+    file = FIGURES / f"explorable-{name}.png"
+    page.locator(".explorable-stage").screenshot(path=str(file))
     context.close()
+    # A palette takes a third of the bytes. This method keeps the colours of thin lines.
+    palette = (
+        Image.open(file)
+        .convert("RGB")
+        .quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    )
+    palette.save(file, optimize=True)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -18,9 +18,19 @@ import pytest
 from scipy import stats
 
 import tinymaml as tm
-from tests.support.explorables import NODE, SCRIPTS, needs_node, run_model
+from tests.support.explorables import (
+    NODE,
+    SCRIPTS,
+    needs_node,
+    recorded_data,
+    run_model,
+)
 from tinymaml.backends import get_backend
+from tinymaml.rl.advantages import CLIP, advantages
+from tinymaml.rl.maml_trpo import MAMLTRPO, MetaBatch
+from tinymaml.rl.rollouts import Trajectories
 from tinymaml.tasks import sinusoid
+from tinymaml.tasks.navigation import LARGEST_MOVE, Navigation
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -111,6 +121,132 @@ def test_every_explorable_has_a_page_data_a_figure_and_a_check(name: str) -> Non
 
 
 # --- walk back ------------------------------------------------------------------------
+
+# S and Q as the page writes them; NumPy and tinymaml's tape both compute them.
+WALKS: dict[str, tuple[Any, Any]] = {
+    "quadratic": (
+        lambda u, w: u * u + u * w + w * w / 2 - u,
+        lambda u, w: ((u + 1) * (u + 1) + (w - 0.25) * (w - 0.25)) / 2,
+    ),
+    "parallel": (
+        lambda u, w: u * u + u * w + w * w - u,
+        lambda u, w: ((u + 1) * (u + 1) + (w - 0.25) * (w - 0.25)) / 2,
+    ),
+    "quartic": (
+        lambda u, w: u * u * u * u / 4 + w * w / 2,
+        lambda u, w: u + w / 2,
+    ),
+    "saddle": (
+        lambda u, w: u * u / 2 - w * w / 2 + w * w * w * w / 4,
+        lambda u, w: ((u - 0.5) * (u - 0.5) + (w - 1) * (w - 1)) / 2,
+    ),
+}
+
+
+@needs_node
+def test_walk_back_is_tinymamls_inner_loop_and_meta_gradient() -> None:
+    one = np.ones((1, 1, 1))
+    tasks = tm.Tasks(one, one, one, one)  # the losses here have their numbers inside
+    cases = []
+    for name, (support, query) in WALKS.items():
+        begin = recorded_data("walk-back")["tasks"][name]["theta"]
+        for alpha, steps in ((0.3, 1), (0.125, 2), (0.2, 5)):
+            maml = tm.MAML(
+                lambda theta, x, y, f=support: f(theta[0:1], theta[1:2]).sum(),
+                query_loss=lambda theta, *_, f=query: f(theta[0:1], theta[1:2]).sum(),
+                alpha=alpha,
+                steps=steps,
+                backend="numpy",
+            )
+            for theta in ([1.7, 0.4], [-0.6, -0.3], begin):
+                cases.append((maml, np.array(theta), [name, theta, alpha, steps]))
+    walks = run_model("walk-back", [("walk", call) for _, _, call in cases])
+    for (maml, theta, _), walk in zip(cases, walks, strict=True):
+        result = maml.meta_gradient(theta, tasks, parts=True)
+        assert result.parts is not None
+        exact, first_order = result.gradient, result.parts.query_gradient
+        assert np.linalg.norm(exact - first_order) > 0.05 * np.linalg.norm(exact)
+        size = max(np.linalg.norm(exact), np.linalg.norm(first_order))
+        for came, expected in (
+            (walk["thetas"], maml.adapt(theta, one, one)[0]),
+            (walk["products"], result.parts.corrections),
+            (walk["cotangents"][0], exact),
+            (walk["cotangents"][-1], first_order),
+            (walk["whole"]["exact"], exact),
+            (walk["whole"]["firstOrder"], first_order),
+            (walk["slope"], exact),  # finite differences, without any derivative
+            (walk["queryLoss"], result.loss),
+        ):
+            np.testing.assert_allclose(came, expected, rtol=1e-5, atol=1e-6 * size)
+        assert walk["difference"] < 1e-12
+
+
+@needs_node
+def test_walk_back_begins_with_the_numbers_of_the_derivation() -> None:
+    tasks = recorded_data("walk-back")["tasks"]
+    calls = [
+        ("walk", [n, t["theta"], t["alpha"], t["steps"]]) for n, t in tasks.items()
+    ]
+    walks = dict(zip(tasks, run_model("walk-back", calls), strict=True))
+    assert walks["quadratic"]["thetas"] == [[2, 0], [0.5, -1], [1, -0.75]]
+    assert walks["quadratic"]["cotangents"] == [[0.75, -1], [0.5, -1.5], [2, -1]]
+    assert walks["quadratic"]["products"] == [[-0.25, -0.5], [1.5, 0.5]]
+    first, *_, last = walks["parallel"]["cotangents"]
+    assert first == [last[0] / 4, last[1] / 4]
+    assert [theta[0] for theta in walks["quartic"]["thetas"]] == [2, 1, 7 / 8]
+    assert [v[0] for v in walks["quartic"]["cotangents"]] == [-5 / 16, 5 / 8, 1]
+    saddle = walks["saddle"]["cotangents"]
+    assert np.linalg.norm(saddle[0]) > 4 * np.linalg.norm(saddle[4])
+
+
+@needs_node
+def test_walk_back_says_what_its_losses_are() -> None:
+    rng = np.random.default_rng(0)
+    points = rng.uniform(-2, 2, (50, 2))
+    u, w = points.T
+    tasks = recorded_data("walk-back")["tasks"]
+    came = iter(
+        run_model(
+            "walk-back",
+            [
+                call
+                for name in WALKS
+                for call in (
+                    ("support", [name, points.ravel()]),
+                    ("after", [name, points.ravel(), 0.5, 0]),
+                    ("after", [name, points.ravel(), 0.1, 3]),
+                )
+            ],
+        )
+    )
+    for name, (support, query) in WALKS.items():
+        for text, function in zip(tasks[name]["formulas"], WALKS[name], strict=True):
+            formula = text.split("=")[1].replace("uw", "u*w").replace("−", "-")
+            formula = formula.replace("²", "**2").replace("⁴", "**4")
+            values = next(came)
+            np.testing.assert_allclose(values, eval(formula), rtol=1e-12, atol=1e-12)
+            np.testing.assert_allclose(values, function(u, w), rtol=1e-12, atol=1e-12)
+        theta = points
+        for _ in range(3):  # steps along central differences of S
+            slopes = [
+                (support(*(theta + s).T) - support(*(theta - s).T)) / 2e-5
+                for s in 1e-5 * np.eye(2)
+            ]
+            theta = theta - 0.1 * np.stack(slopes, axis=1)
+        np.testing.assert_allclose(next(came), query(*theta.T), rtol=1e-5, atol=1e-8)
+
+
+def test_walk_back_lights_up_the_lines_of_maml() -> None:
+    code = recorded_data("walk-back")["code"]
+    source = [
+        line.strip() for line in (ROOT / "tinymaml/maml.py").read_text().split("\n")
+    ]
+    assert all(line.strip() in source for line in code["lines"])
+    first, middle, last = (code["lines"][i].strip() for i in code["each_step"])
+    assert first == "for theta_j in reversed(thetas[:-1]):"
+    assert middle == "v = v - hvp(loss(theta_j, *support), theta_j, alpha * v)"
+    assert last == "cotangents.append(v)"
+    assert code["lines"][code["at_the_end"][1]] == "v = grad(objective, thetas[-1])"
 
 
 # --- same points, four starts ---------------------------------------------------------
@@ -304,3 +440,122 @@ def test_a_start_that_diverges_says_at_which_step_and_has_no_nan() -> None:
 
 
 # --- find the goal --------------------------------------------------------------------
+
+GOAL, ALPHAS = np.array([0.3, 0.4]), {"maml": 0.5, "pretrained": 0.2}
+
+
+def close(came: Any, expected: np.ndarray, size: float | None = None) -> None:
+    """Assert that arrays agree to 1e-5 of the largest number, or of `size`."""
+    came = np.asarray(came, np.float64).reshape(expected.shape)
+    tolerance = 1e-5 * (np.abs(expected).max() if size is None else size)
+    np.testing.assert_allclose(came, expected, rtol=0, atol=tolerance)
+
+
+@cache
+def goal_learner() -> MAMLTRPO:
+    """The learner of the page, on the numpy backend."""
+    start = tm.pretrained("navigation-maml")
+    policy = tm.GaussianPolicy(start.network.network, 2, backend="numpy")
+    learner: MAMLTRPO = start.recipe.maml(policy, trajectories=20, backend="numpy")
+    return learner
+
+
+@cache
+def goal_stages() -> tuple[list[dict[str, Any]], np.ndarray]:
+    """Stages 0 to 3 of both policies, in turn, and the noise: (4, 1, 20, 100, 2)."""
+    calls = [("adaptations", [GOAL.tolist(), ALPHAS, 7], 8), ("noise", [7])]
+    stages, noise = run_model("find-the-goal", calls)
+    return stages, np.reshape(noise, (4, 1, 20, 100, 2))
+
+
+def unrolled(paths: dict[str, Any]) -> Trajectories:
+    """The paths of the model as tinymaml's trajectories of one task."""
+    positions = np.reshape(paths["positions"], (1, 20, 101, 2))[:, :, :-1]
+    mask = np.arange(100) < np.reshape(paths["lengths"], (1, 20, 1))
+    rewards = np.reshape(paths["rewards"], (1, 20, 100))
+    actions = np.reshape(paths["actions"], (1, 20, 100, 2))
+    arrays = (positions * mask[..., None], actions * mask[..., None], rewards)
+    return Trajectories(*arrays, mask)
+
+
+@needs_node
+@pytest.mark.parametrize("name", ALPHAS)
+def test_find_the_goal_adapts_as_tinymaml_does(name: str) -> None:
+    learner, alpha = goal_learner(), ALPHAS[name]
+    stages, noise = goal_stages()
+    stages = stages[list(ALPHAS).index(name) :: 2]
+    theta = tm.pretrained(f"navigation-{name}").theta.astype(np.float64)
+    batch = MetaBatch(GOAL[None], noise)
+    adapted = learner.adapt(theta, batch, [alpha, alpha / 2, alpha / 2])
+    grid = np.linspace(-0.9, 0.9, 10)
+    grid = np.stack(np.meshgrid(grid, grid, indexing="ij"), -1).reshape(1, 100, 2)
+    means = [learner.policy.act(t, grid, 0 * grid)[0] for t in adapted.thetas]
+    for j, stage in enumerate(stages):
+        assert (stage["name"], stage["step"]) == (name, j)
+        expected, came = adapted.trajectories[j], unrolled(stage["paths"])
+        np.testing.assert_array_equal(came.mask, expected.mask)
+        close(came.observations, expected.observations)
+        close(came.actions, expected.actions)
+        close(came.rewards, expected.rewards)
+        close(stage["paths"]["return"], expected.returns()[0])
+        if j > 0:
+            step = adapted.thetas[j][0] - adapted.thetas[j - 1][0]
+            close(np.subtract(stage["theta"], stages[j - 1]["theta"]), step)
+            close(stages[j - 1]["field"], means[j] - means[j - 1])
+        # A path that ends early is at the goal; one may be there at its last move, too.
+        early = (~expected.mask[0, :, -1]).sum()
+        last = expected.mask[0, :, -1] & (expected.rewards[0, :, -1] > -0.015)
+        assert early <= stage["paths"]["arrived"] <= early + last.sum()
+    assert not adapted.trajectories[2].mask.all()  # some paths have ended early
+
+
+@needs_node
+def test_find_the_goal_has_tinymamls_advantages_for_paths_of_any_length() -> None:
+    rng = np.random.default_rng(4)
+    lengths = np.array([1, 2, 100, *rng.integers(1, 101, 17)])
+    mask = np.arange(100) < lengths[:, None]
+    positions = rng.normal(size=(20, 101, 2)) * rng.choice([0.1, 8.0], (20, 1, 1))
+    rewards = np.where(mask, -np.abs(rng.normal(size=(20, 100))), 0.0)
+    paths = {"positions": positions, "rewards": rewards, "lengths": lengths * 1.0}
+    assert (np.abs(positions) > CLIP).any()
+    (came,) = run_model("find-the-goal", [("advantages", [paths])])
+    observations = positions[None, :, :-1]
+    trajectories = Trajectories(observations, observations, rewards[None], mask[None])
+    close(came, advantages(trajectories)[0])
+
+
+class Walker:
+    """A policy that knows its goal and goes straight there, or stands still."""
+
+    size, actions = 1, 2
+
+    def __init__(self, speed: float) -> None:
+        self.speed = speed
+
+    def act(self, thetas: np.ndarray, x: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        """The actions that lead to the goal at once, to be clipped."""
+        return self.speed * (GOAL - x) / LARGEST_MOVE
+
+
+@needs_node
+def test_find_the_goal_says_what_the_best_and_the_laziest_policy_get() -> None:
+    (came,) = run_model("find-the-goal", [("references", [GOAL.tolist()])])
+    theta, noise = np.zeros((1, 1)), np.zeros((1, 1, 100, 2))
+    for key, speed in [("straight", 1.0), ("still", 0.0)]:
+        paths = tm.roll_out(Walker(speed), Navigation(), theta, GOAL[None], noise)
+        close(came[key], paths.returns()[0])
+    # Three clipped moves and one of 0.1 upwards, whatever the environment does.
+    hand = -(np.hypot(0.2, 0.3) + np.hypot(0.1, 0.2) + 0.1 + 0.0)
+    close(came["straight"], np.array(hand))
+    close(came["still"], np.array(-50.0))
+
+
+@needs_node
+def test_find_the_goal_changes_log_sigma_by_the_closed_form() -> None:
+    """d log pi / d log sigma = z^2 - 1, with z = (action - mean) / sigma."""
+    stages, noise = goal_stages()
+    trajectories = unrolled(stages[0]["paths"])
+    assert trajectories.mask.all()  # so z of every action is its noise
+    weighted = advantages(trajectories)[..., None] * (noise[0] ** 2 - 1)
+    change = np.subtract(stages[2]["theta"], stages[0]["theta"])[-2:]
+    close(change, ALPHAS["maml"] * weighted.mean(axis=(0, 1, 2)))

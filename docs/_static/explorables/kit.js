@@ -86,16 +86,19 @@ function tinymamlKit() {
   // options: label (what the plot shows, for who does not see it), x: [low, high],
   // y: [low, high], ratio (height / width; or equal: true for the same unit on both
   // axes), xLabel, yLabel, least (pixels of height), logY, axes: false for none,
-  // redraw(plot), onTap([x, y]) for a click or tap on the ground.
+  // redraw(plot), onTap([x, y]) for a click or tap on the ground; background(plot) draws
+  // what lies below and changes seldom: updateBackground() draws it again.
   function plot(parent, options) {
     const svg = shape("svg", { class: "x-plot", role: "group", "aria-label": options.label });
     const ground = shape("rect", { class: "x-ground" });
-    const frame = shape("g", { class: "x-frame", "aria-hidden": "true" });
+    const frame = shape("g", { class: "x-frame", "aria-hidden": "true", "pointer-events": "none" });
     const clip = unique("clip");
     const window_ = shape("rect");
-    const drawing = shape("g", { "clip-path": `url(#${clip})`, "aria-hidden": "true" });
+    const behind = shape("g", { "clip-path": `url(#${clip})`, "aria-hidden": "true", "pointer-events": "none" });
+    const drawing = shape("g", { "clip-path": `url(#${clip})`, "aria-hidden": "true", "pointer-events": "none" });
+    let layer = drawing; // what is drawn on
     const above = shape("g");
-    svg.append(shape("defs", {}, shape("clipPath", { id: clip }, window_)), ground, frame, drawing, above);
+    svg.append(shape("defs", {}, shape("clipPath", { id: clip }, window_)), ground, frame, behind, drawing, above);
     const holder = element("div", { class: "x-plot-holder" }, svg);
     parent.append(holder);
     const handles = [];
@@ -119,7 +122,7 @@ function tinymamlKit() {
       return self.toPoint([event.clientX - bounds.left, event.clientY - bounds.top]);
     };
     const path = (points) => points.map((p, i) => `${i ? "L" : "M"}${self.toPixel(p).map((n) => n.toFixed(1)).join(" ")}`).join("");
-    const add = (node) => { drawing.append(node); return node; };
+    const add = (node) => { layer.append(node); return node; };
 
     self.line = (points, name, { dashed = false, width = 2, fade = 1 } = {}) =>
       add(shape("path", { d: path(points), class: `x-line x-${name}${dashed ? " x-dashed" : ""}`, "stroke-width": width, opacity: fade }));
@@ -147,12 +150,14 @@ function tinymamlKit() {
       return add(group);
     };
     // Lines of equal value of f(x, y): marching squares on a grid of `cells` squares.
-    // Each square's corners above the level choose which of its sides are joined.
-    self.contours = (f, levels, name, { cells = 48, width = 1, fade = 1 } = {}) => {
+    // Each square's corners above the level choose which of its sides are joined. With
+    // `many`, f is called once, with a list of points, and returns a list of values.
+    self.contours = (f, levels, name, { cells = 48, width = 1, fade = 1, dashed = false, many = false } = {}) => {
       const rows = Math.max(8, Math.round((cells * (box.bottom - box.top)) / (box.right - box.left)));
       const xs = Array.from({ length: cells + 1 }, (_, i) => self.x[0] + (i / cells) * (self.x[1] - self.x[0]));
       const ys = Array.from({ length: rows + 1 }, (_, i) => self.y[0] + (i / rows) * (self.y[1] - self.y[0]));
-      const values = ys.map((y) => xs.map((x) => f(x, y)));
+      const all = many ? f(ys.flatMap((y) => xs.map((x) => [x, y]))) : null;
+      const values = ys.map((y, j) => xs.map((x, i) => (many ? all[j * xs.length + i] : f(x, y))));
       for (const level of typeof levels === "function" ? levels(values.flat()) : levels) {
         let d = "";
         for (let j = 0; j < rows; j++)
@@ -169,7 +174,7 @@ function tinymamlKit() {
             }
             for (let k = 0; k + 1 < ends.length; k += 2) d += path([ends[k], ends[k + 1]]);
           }
-        if (d) add(shape("path", { d, class: `x-line x-${name}`, "stroke-width": width, opacity: fade }));
+        if (d) add(shape("path", { d, class: `x-line x-${name}${dashed ? " x-dashed" : ""}`, "stroke-width": width, opacity: fade }));
       }
     };
 
@@ -193,6 +198,8 @@ function tinymamlKit() {
         node.setPointerCapture(event.pointerId);
         node.classList.add("is-held");
       });
+      // Inside of an SVG browsers overlook touch-action: the page would scroll away.
+      node.addEventListener("touchstart", (event) => event.preventDefault(), { passive: false });
       node.addEventListener("pointermove", (event) => {
         if (node.hasPointerCapture(event.pointerId)) move(where(event));
       });
@@ -257,7 +264,7 @@ function tinymamlKit() {
     function drawFrame() {
       frame.replaceChildren();
       if (options.axes === false) return;
-      for (const x of ticks(...self.x, Math.max(2, Math.floor((box.right - box.left) / 80)))) {
+      for (const x of ticks(...self.x, Math.max(3, Math.floor((box.right - box.left) / 80)))) {
         const [left] = self.toPixel([x, self.y[0]]);
         frame.append(shape("path", { d: `M${left} ${box.top}V${box.bottom}`, class: "x-grid" }),
           shape("text", { x: left, y: box.bottom + 17, class: "x-tick", "text-anchor": "middle" }, number(x)));
@@ -265,7 +272,7 @@ function tinymamlKit() {
       const [low, high] = self.y.map(inY);
       const marks = options.logY
         ? ticks(Math.ceil(low), Math.floor(high), 5).filter((n) => Math.abs(n - Math.round(n)) < 1e-9).map((n) => 10 ** Math.round(n))
-        : ticks(low, high, Math.max(2, Math.floor((box.bottom - box.top) / 50)));
+        : ticks(low, high, Math.max(3, Math.floor((box.bottom - box.top) / 50)));
       for (const y of marks) {
         const top = self.toPixel([self.x[0], y])[1];
         frame.append(shape("path", { d: `M${box.left} ${top}H${box.right}`, class: "x-grid" }),
@@ -286,6 +293,13 @@ function tinymamlKit() {
       options.redraw?.(self);
       for (const handle of handles) handle.place();
     };
+    self.updateBackground = () => {
+      if (!width || !options.background) return;
+      behind.replaceChildren();
+      layer = behind;
+      options.background(self);
+      layer = drawing;
+    };
     if (options.onTap) {
       svg.classList.add("x-taps");
       ground.addEventListener("click", (event) => options.onTap(where(event)));
@@ -293,6 +307,7 @@ function tinymamlKit() {
     new ResizeObserver(() => {
       if (holder.clientWidth === 0 || holder.clientWidth === width) return;
       measure();
+      self.updateBackground();
       self.update();
     }).observe(holder);
     return self;
