@@ -506,6 +506,7 @@ def draw_figure(browser: Any, html: Path, name: str) -> None:
     page = context.new_page()
     page.goto((html / "explorables" / f"{name}.html").as_uri(), wait_until="load")
     page.wait_for_selector(".explorable.is-alive")
+    page.add_style_tag(content=".back-to-top { display: none !important; }")
     CHECKS[name](page)
     file = FIGURES / f"explorable-{name}.png"
     page.locator(".explorable-stage").screenshot(path=str(file))
