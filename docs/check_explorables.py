@@ -324,7 +324,7 @@ def check_four_starts(page: Any) -> None:
     )
     press(page, "Stop")
     expect(float(loss.inner_text()) < 3, f"the loss fell to {loss.inner_text()} only")
-    said = stage.get_by_text("the loss fell from").inner_text()
+    said = stage.get_by_text("the loss went from").inner_text()
     start, end = (float(n.strip(".")) for n in said.split("from")[1].split(" to "))
     expect(end < 0.6 * start, f"the loss after the inner step falls: {said}")
     stopped = count.inner_text()

@@ -405,12 +405,15 @@ tinymaml.explorable(
     const mean = (list) => list.reduce((a, b) => a + b, 0) / list.length;
 
     function stop(error) {
+      if (!state.training) return;
       const { run, stream } = state.training;
       stream.stop();
       state.training = null;
       trainButton.textContent = "Train again";
       describe();
-      news.say(error ? `Training ended: ${error.message}` : `${run.iteration ?? 0} iterations; the loss fell from ${number(run.losses[0])} to ${number(run.recent)}.`);
+      if (error) news.say(`Training ended: ${error.message}`);
+      else if (run.iteration) news.say(`${run.iteration} iterations; the loss went from ${number(run.losses[0])} to ${number(run.recent)}.`);
+      else news.say("Stopped before the first iterations were done.");
     }
 
     makeHandles();
