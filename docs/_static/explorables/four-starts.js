@@ -260,12 +260,14 @@ tinymaml.explorable(
       requestAnimationFrame(() => { waiting = false; adaptAll(); });
     }
 
-    let between = null; // while the curves move from one step to the next: [from, t]
+    let motion = null, between = null; // while the curves move from one step to the next: [from, t]
     function setStep(step, moving = false) {
       const from = state.step;
       state.step = clamp(step, 0, STEPS);
       stepSlider.value = state.step;
-      if (moving) kit.animate(350, (t) => { between = t < 1 ? [from, t] : null; plot.update(); });
+      motion?.stop();
+      between = null;
+      if (moving) motion = kit.animate(350, (t) => { between = t < 1 ? [from, t] : null; plot.update(); });
       drawAll();
       describe();
     }
