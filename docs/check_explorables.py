@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterator
+from math import cos, log10, sin
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +41,21 @@ Check = Callable[[Any], None]
 # --- what every check is made of ------------------------------------------------------
 
 
+def middle(page: Any, handle: Any) -> tuple[float, float]:
+    """Scroll a handle to the middle of the window; return where it then is.
+
+    At the edge of the window it may lie under the header of a phone.
+    """
+    handle.evaluate("node => node.scrollIntoView({ block: 'center' })")
+    box = None
+    while box != (box := handle.bounding_box()):  # until the page has scrolled
+        page.wait_for_timeout(50)
+    return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+
 def drag(page: Any, handle: Any, across: float, down: float) -> None:
     """Move a handle with the mouse by some pixels."""
-    handle.scroll_into_view_if_needed()
-    box = handle.bounding_box()
-    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    x, y = middle(page, handle)
     page.mouse.move(x, y)
     page.mouse.down()
     page.mouse.move(x + across / 2, y + down / 2)
@@ -54,9 +65,7 @@ def drag(page: Any, handle: Any, across: float, down: float) -> None:
 
 def swipe(page: Any, handle: Any, across: float, down: float) -> None:
     """Move a handle with a finger by some pixels; the page must not scroll."""
-    handle.scroll_into_view_if_needed()
-    box = handle.bounding_box()
-    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    x, y = middle(page, handle)
     before = page.evaluate("scrollY")
     session = page.context.new_cdp_session(page)
     for i in range(9):
@@ -202,8 +211,128 @@ def check_walk_back(page: Any) -> None:
     expect(arrows.count() == 2, f"{arrows.count()} products are drawn, not 2")
 
 
+def rows_of(page: Any) -> dict[str, list[str]]:
+    """The cells of the page's table, by the name in the first of each row."""
+    rows = page.locator(".x-table tbody tr").all()
+    cells = [row.locator("th, td").all_inner_texts() for row in rows]
+    return {name.strip(): values for name, *values in cells}
+
+
+def last_number(cell: str) -> float:
+    """The number behind the arrow of a cell."""
+    return float(cell.split("→")[-1].replace("−", "-"))
+
+
+def press(page: Any, name: str) -> None:
+    """Press a button."""
+    page.get_by_role("button", name=name, exact=True).click()
+
+
 def check_four_starts(page: Any) -> None:
     """Move points, take steps, meta-train for a while."""
+    stage = page.locator(".explorable-stage")
+    lines = page.locator(".x-plot").first.locator(".x-line")
+    points = page.get_by_role("slider", name="Point ")
+
+    def on_wave() -> dict[str, float]:
+        return {name: last_number(cells[2]) for name, cells in rows_of(page).items()}
+
+    # MAML continues the wave into the half without points; the pretrained start not.
+    errors = on_wave()
+    expect(points.count() == 5, "five points are there at first")
+    expect(errors["MAML"] < 0.5 * errors["pretrained"], f"after a step: {errors}")
+    # Before any step both draw about the mean of all waves.
+    press(page, "Back to 0")
+    page.get_by_label("the mean of all waves").check()
+    expect(stage.get_by_text("After 0 steps").is_visible(), "the status says 0 steps")
+    # The mean squared distance of -1.62 cos x from the wave 4 sin(x - 1).
+    xs = [i / 20 - 5 for i in range(201)]
+    mean = sum((1.62 * cos(x) + 4 * sin(x - 1)) ** 2 for x in xs) / len(xs)
+    errors = on_wave()
+    for name in ("pretrained", "MAML"):
+        near = 0.8 * mean < errors[name] < 1.25 * mean
+        expect(near, f"{name} errs by {errors[name]}, -1.62 cos x by {mean:.3g}")
+    for _ in range(3):
+        press(page, "Take a step")
+    expect(stage.get_by_text("After 3 steps").is_visible(), "three steps were taken")
+    page.wait_for_timeout(400)  # the curves move for a third of a second
+    # A point that is dragged, moved with keys, added by a tap and removed.
+    first = handle(page, "Point 1")
+    before, errors = first.get_attribute("aria-valuetext"), on_wave()
+    (swipe if has_touch(page) else drag)(page, first, 30, -60)
+    page.wait_for_function(
+        "before => document.querySelector('.x-handle').getAttribute('aria-valuetext')"
+        " !== before",
+        arg=before,
+    )
+    page.wait_for_timeout(50)  # it is drawn with the next frame
+    expect(on_wave()["MAML"] != errors["MAML"], "a dragged point moves the fit")
+    first.focus()
+    before = first.get_attribute("aria-valuetext")
+    page.keyboard.press("Shift+ArrowDown")
+    page.wait_for_timeout(50)
+    expect(first.get_attribute("aria-valuetext") != before, "a key moves a point")
+    ground = page.locator(".x-plot").first.locator(".x-ground")
+    place = {"x": 0.92 * ground.bounding_box()["width"], "y": 20}
+    (ground.tap if has_touch(page) else ground.click)(position=place)
+    expect(points.count() == 6, "a tap adds a point")
+    handle(page, "Point 6").focus()
+    page.keyboard.press("Delete")
+    expect(points.count() == 5, "the key Delete removes it")
+    for _ in range(5):
+        press(page, "Add a point")
+    full = page.get_by_role("button", name="Add a point")
+    expect(points.count() == 10 and full.is_disabled(), "there is room for ten")
+    for _ in range(5):
+        press(page, "Remove a point")
+    press(page, "Onto the wave")
+    # In one half, or all over: the numbers come back.
+    errors = on_wave()
+    page.get_by_label("all points in one half").uncheck()
+    expect(on_wave()["MAML"] < errors["MAML"], "points all over the range are better")
+    page.get_by_label("all points in one half").check()
+    expect(on_wave() == errors, "the points are where they were")
+    # A large alpha: MAML diverges first, in the end all do, and no picture has a NaN.
+    alpha = page.get_by_label("for all starts")
+    for size, alive in (
+        ("0.02", "pretrained random"),
+        ("0.2", "pretrained"),
+        ("3.2", ""),
+    ):
+        value = min(round(log10(float(size)) / 0.05) * 0.05, 0.5)
+        alpha.evaluate(
+            "(input, v) => { input.value = v; "
+            "input.dispatchEvent(new Event('input')); }",
+            value,
+        )
+        for name, cells in rows_of(page).items():
+            expect(cells[0] == size, f"alpha is {cells[0]}, not {size}")
+            fits = (cells[1] == "diverged") == (name not in alive.split())
+            expect(fits, f"{name} at alpha = {size}: {cells}")
+    alpha.focus()
+    page.keyboard.press("ArrowLeft")
+    expect(rows_of(page)["MAML"][0] == "2.8", "a key moves alpha")
+    drawn = page.locator(".x-plot").evaluate_all("all => all.map((p) => p.innerHTML)")
+    expect("NaN" not in "".join(drawn), "no NaN in a picture")
+    press(page, "Each its own")
+    expect(on_wave() == errors, "each start has its own alpha again")
+    # Meta-training: the loss falls, a fifth start appears, and Stop stops it.
+    count, loss = (page.locator(".x-readout output").nth(i) for i in (0, 1))
+    press(page, "Train")
+    page.wait_for_function(
+        "Number(document.querySelector('.x-readout output').textContent) >= 400"
+    )
+    press(page, "Stop")
+    expect(float(loss.inner_text()) < 3, f"the loss fell to {loss.inner_text()} only")
+    said = stage.get_by_text("the loss went from").inner_text()
+    start, end = (float(n.strip(".")) for n in said.split("from")[1].split(" to "))
+    expect(end < 0.6 * start, f"the loss after the inner step falls: {said}")
+    stopped = count.inner_text()
+    errors = on_wave()
+    expect("yours" in errors and lines.count() >= 6, "a fifth start is drawn")
+    expect(errors["yours"] < errors["random"], f"it is better than random: {errors}")
+    page.wait_for_timeout(300)
+    expect(count.inner_text() == stopped, "training has stopped")
 
 
 def check_five_characters(page: Any) -> None:

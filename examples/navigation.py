@@ -27,9 +27,9 @@ listed in docs/paper/section-5-3.md.
 Written into the folder of --out: figure4.png (return against gradient steps, training,
 and trajectories), results.json, and for each training a folder with log.csv and
 checkpoint.npz: exact (MAML), first-order (first-order MAML), pretrained, oracle. The
-first three also have initialisation.npz, the parameters that are tested with their
-returns, for load_initialisation; exact and pretrained of seed 0 come with the package.
-A row of the log has the mean return before and after adaptation, and whether the outer
+first three also have initialisation.npz, the parameters that are tested, with their
+returns; exact and pretrained of seed 0 come with the package (tinymaml.pretrained). A
+row of the log has the mean return before and after adaptation, and whether the outer
 step was accepted; if not, it has changed no parameter. Ctrl-C or SIGTERM saves and
 stops; a run continued with --resume gives the same bits as one that never stopped.
 """
@@ -234,6 +234,10 @@ def adapt(
 # goals: two of the files behind `tm.pretrained`.
 
 STARTS = ("exact", "first-order", "pretrained")
+REWARD_WORDS = {
+    "distance": "the reward is minus the distance",
+    "squared": "the reward is minus the squared distance",
+}
 
 
 def save_starts(
@@ -250,7 +254,7 @@ def save_starts(
             for key in ("return", "ci95")
         }
         facts = {
-            "data": f"2D navigation, reward {options.reward}",
+            "data": f"2D navigation: unseen goals, {REWARD_WORDS[options.reward]}",
             "method": METHODS[name].label,
             "order": METHODS[name].order,
             "iterations": options.iterations,
@@ -263,7 +267,7 @@ def save_starts(
             **figures,
             "command": training_command(command),
         }
-        recipe = NavigationRecipe(options.alpha)
+        recipe = NavigationRecipe(options.alpha, options.reward)
         path = options.out / name / INITIALISATION
         save_initialisation(path, thetas[name], recipe, finite(facts))
 

@@ -30,7 +30,7 @@ Written into the folder of --out: figure2.png (fits, all points in one half of t
 range), figure3.png (error against gradient steps), results.json, and for each training
 a folder with log.csv and checkpoint.npz: exact (MAML), first-order (first-order MAML),
 pretrained, oracle. The first three also have initialisation.npz, the trained parameters
-with their errors, for load_initialisation; those of seed 0 come with the package. Ctrl-C
+with their errors; those of seed 0 come with the package (tinymaml.pretrained). Ctrl-C
 or SIGTERM saves and stops; a run continued with --resume gives the same bits as one
 that never stopped.
 """

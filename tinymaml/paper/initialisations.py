@@ -17,7 +17,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tinymaml.checks import Array, check_alpha, check_choice, check_theta, real_number
+from tinymaml.checks import Array, check_choice, check_that, check_theta
 from tinymaml.files import FilePath
 from tinymaml.paper.recipes import RECIPES, NavigationRecipe, Recipe, SinusoidRecipe
 from tinymaml.training.checkpoint import (
@@ -51,14 +51,9 @@ class Initialisation(NamedTuple):
 
 def _settings(recipe: AnyRecipe) -> dict[str, Any]:
     """What a file says of a recipe: its name, and what differs between files."""
-    differs = "scaling" if isinstance(recipe, Recipe) else "alpha"
-    return {"recipe": recipe.name, differs: getattr(recipe, differs)}
-
-
-def _check(theta: Array, recipe: AnyRecipe) -> None:
-    """Check that theta fits the recipe's network, and that alpha is a number."""
-    check_theta(theta, recipe.network().size)
-    check_alpha(real_number("alpha", recipe.alpha))
+    if isinstance(recipe, Recipe):
+        return {"recipe": recipe.name, "scaling": recipe.scaling}
+    return {"recipe": recipe.name, **vars(recipe)}
 
 
 def save_initialisation(
@@ -67,9 +62,9 @@ def save_initialisation(
     """Write theta (P,) with its recipe and facts (JSON values), whole or not at all.
 
     Raises ValueError or TypeError if theta does not fit the network of the recipe or
-    is not finite, or alpha is no finite number.
+    is not finite.
     """
-    _check(theta, recipe)
+    check_theta(theta, recipe.network().size)
     save_checkpoint(path, {"theta": theta}, _settings(recipe), facts)
 
 
@@ -82,29 +77,29 @@ def load_initialisation(path: FilePath) -> Initialisation:
     checkpoint = load_checkpoint(path)
     try:
         settings = dict(checkpoint.config)
-        others: dict[str, Any] = {
-            "sinusoid": SinusoidRecipe,
-            "navigation": NavigationRecipe,
-        }
         name = settings.pop("recipe")
-        recipe = (RECIPES[name].scaled if name in RECIPES else others[name])(**settings)
-        theta = checkpoint.arrays["theta"]
-        _check(theta, recipe)
+        kinds: dict[str, Any] = {k.name: k for k in (SinusoidRecipe, NavigationRecipe)}
+        recipe = (RECIPES[name].scaled if name in RECIPES else kinds[name])(**settings)
+        theta, network = checkpoint.arrays["theta"], recipe.network()
+        check_theta(theta, network.size)
+        recipe.maml(network, backend="numpy")  # refuses settings that do not fit
+        came, expected = checkpoint.config, _settings(recipe)
+        check_that(came == expected, "settings", f"all of {[*expected]}", [*came])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{os.fspath(path)}: expected an initialisation, got another checkpoint "
             f"({str(error)[:300]})"
         ) from None
-    return Initialisation(theta, recipe, recipe.network(), checkpoint.state)
+    return Initialisation(theta, recipe, network, checkpoint.state)
 
 
 def pretrained(name: str) -> Initialisation:
     """An initialisation that comes with the package.
 
     "omniglot-5w1s" and "omniglot-5w1s-background" classify five characters.
-    "sinusoid-maml", "sinusoid-first-order" and "sinusoid-pretrained" fit waves, from 10
-    points of each in training: MAML, first-order MAML, and a network pretrained on all
-    waves at once. "navigation-maml" and "navigation-pretrained" are policies.
+    "sinusoid-maml", "sinusoid-first-order" and "sinusoid-pretrained" fit waves, from
+    10 points of each in training: MAML, first-order MAML, and a network pretrained on
+    all waves at once. "navigation-maml" and "navigation-pretrained" are policies.
 
     Raises ValueError for another name, with the names of all initialisations.
 

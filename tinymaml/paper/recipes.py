@@ -21,7 +21,7 @@ Left out: the data, which are in `tinymaml.tasks`.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -134,7 +134,8 @@ class Recipe:
         return MAML(*first, query_loss=loss, clip=self.clip, **options)
 
 
-class SinusoidRecipe(NamedTuple):
+@dataclass(frozen=True)
+class SinusoidRecipe:
     """Regression on sinusoids, section 5.1: one inner step in meta-training.
 
     Attributes:
@@ -146,7 +147,7 @@ class SinusoidRecipe(NamedTuple):
     """
 
     alpha: float = 0.001
-    name: str = "sinusoid"
+    name = "sinusoid"
 
     def network(self) -> MLP:
         """The network 1-40-40-1 with the initial weights of the authors' code."""
@@ -157,11 +158,13 @@ class SinusoidRecipe(NamedTuple):
         return MAML(RecipeLoss(network, squared_error), self.alpha, 1, order, **options)
 
 
-class NavigationRecipe(NamedTuple):
+@dataclass(frozen=True)
+class NavigationRecipe:
     """2D navigation, section 5.3: one inner step in meta-training.
 
     Attributes:
         alpha: the inner learning rate; at test it is halved after the first step.
+        reward: "distance" as in the authors' code, or "squared", see `Navigation`.
         name: "navigation".
 
     >>> NavigationRecipe().network().size
@@ -169,7 +172,8 @@ class NavigationRecipe(NamedTuple):
     """
 
     alpha: float = 0.5
-    name: str = "navigation"
+    reward: str = "distance"
+    name = "navigation"
 
     def network(self) -> GaussianPolicy:
         """The policy 2-100-100-2, a network and the deviations of its actions."""
@@ -177,7 +181,8 @@ class NavigationRecipe(NamedTuple):
 
     def maml(self, policy: GaussianPolicy, order: int = 2, **options: Any) -> MAMLTRPO:
         """`MAMLTRPO` with the numbers of this recipe; options: further arguments."""
-        return MAMLTRPO(policy, Navigation(), self.alpha, order=order, **options)
+        first = policy, Navigation(self.reward), self.alpha
+        return MAMLTRPO(*first, order=order, **options)
 
 
 def accuracy(logits: Array, y: Array) -> Array:

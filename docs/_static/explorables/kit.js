@@ -271,7 +271,7 @@ function tinymamlKit() {
       }
       const [low, high] = self.y.map(inY);
       const marks = options.logY
-        ? ticks(Math.ceil(low), Math.floor(high), 5).map((n) => 10 ** Math.round(n))
+        ? ticks(Math.ceil(low), Math.floor(high), 5).filter((n) => Math.abs(n - Math.round(n)) < 1e-9).map((n) => 10 ** Math.round(n))
         : ticks(low, high, Math.max(3, Math.floor((box.bottom - box.top) / 50)));
       for (const y of marks) {
         const top = self.toPixel([self.x[0], y])[1];
