@@ -592,12 +592,8 @@ def draw_figure(browser: Any, html: Path, name: str) -> None:
     file = FIGURES / f"explorable-{name}.png"
     page.locator(".explorable-stage").screenshot(path=str(file))
     context.close()
-    # A palette takes a third of the bytes. This method keeps the colours of thin lines.
-    palette = (
-        Image.open(file)
-        .convert("RGB")
-        .quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
-    )
+    # A palette takes a third of the bytes; with fewer colours thin lines lose theirs.
+    palette = Image.open(file).convert("RGB").quantize(256, dither=Image.Dither.NONE)
     palette.save(file, optimize=True)
 
 
