@@ -37,9 +37,13 @@ def folder(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def example():
-    """Return the example, with few and short trajectories."""
+def example(monkeypatch):
+    """Return the example, with a small policy and few and short trajectories."""
     module = load_example("navigation")
+    module.HIDDEN = (9, 8)
+    network = tm.MLP([2, 9, 8, 2])
+    small_policy = tm.GaussianPolicy(network, 2, "numpy")
+    monkeypatch.setattr(NavigationRecipe, "network", lambda recipe: small_policy)
     module.Navigation = partial(Navigation, horizon=12)
     module.TASKS, module.TRAJECTORIES, module.POOLED = 3, 4, 6
     module.TEST_TASKS, module.TEST_TRAJECTORIES, module.TEST_TRANSITIONS = 4, 5, 40
@@ -193,7 +197,7 @@ def test_returns_are_those_of_adaptation_with_halved_steps(small):
     results = run(small, "--order", 2, "--alpha", 0.3)
     theta = load_checkpoint("out/exact/checkpoint.npz").arrays["best"]
     rules = small.Navigation("distance")
-    policy = tm.GaussianPolicy(tm.MLP([2, 100, 100, 2]), 2, "numpy")
+    policy = tm.GaussianPolicy(tm.MLP([2, 9, 8, 2]), 2, "numpy")
     learner = MAMLTRPO(policy, rules, trajectories=5, backend="numpy")
     rng = small.random_stream(small.TEST, 0)
     goals, noises = rules.draw(rng, (4,)), learner.noise(rng, 4, 4)
@@ -252,7 +256,7 @@ def test_the_oracle_is_told_the_goal_and_takes_no_steps(small):
     assert [row["steps"] for row in select(results, "oracle")] == [0]
     files = [f"out/{name}/checkpoint.npz" for name in ("oracle", "pretrained")]
     sizes = [load_checkpoint(file).arrays["theta"].size for file in files]
-    assert sizes[0] - sizes[1] == 2 * 100
+    assert sizes[0] - sizes[1] == 2 * 9
 
 
 def test_baselines_have_a_goal_for_each_trajectory(small):
@@ -305,10 +309,11 @@ def test_the_command_of_an_initialisation_makes_the_same_parameters(small, folde
         assert (again.recipe, again.facts) == (start.recipe, start.facts)
 
 
-def test_the_example_and_the_recipe_have_one_policy(small):
-    options, backend = small.read_options(small.make_parser(), ["--backend", "numpy"])
+def test_the_example_and_the_recipe_have_one_policy():
+    module = load_example("navigation")
+    options, backend = module.read_options(module.make_parser(), ["--backend", "numpy"])
     recipe, rng = NavigationRecipe(), np.random.default_rng
-    policies = small.make_learner(options, backend).policy, recipe.network()
+    policies = module.make_learner(options, backend).policy, recipe.network()
     ours, theirs = (policy.init(rng(0)) for policy in policies)
     assert ours.tobytes() == theirs.tobytes()
     assert (options.alpha, options.reward) == (recipe.alpha, recipe.reward)

@@ -331,6 +331,25 @@ def test_the_example_and_the_recipe_have_one_network(example):
     assert example.make_parser().get_default("alpha") == recipe.alpha
 
 
+@pytest.mark.parametrize("shots", [5, 10, 20])
+def test_the_shipped_networks_have_the_example_s_learning_rates_and_errors(shots):
+    module, backend = load_example("sinusoid"), tm.get_backend("auto")
+    thetas = {}
+    for name, start in (("exact", "maml"), ("pretrained", "pretrained")):
+        thetas[name] = tm.pretrained(f"sinusoid-{start}").theta
+    tuned = module.tuned_learning_rate(thetas["pretrained"], shots, backend)
+    rates = {("exact", shots): 0.001, ("pretrained", shots): tuned}
+    rows = module.evaluate(thetas, rates, backend)
+    for name, start in (("exact", "maml"), ("pretrained", "pretrained")):
+        facts = tm.pretrained(f"sinusoid-{start}").facts
+        figures = facts[f"{shots} shots"]
+        assert figures["alpha"] == rates[name, shots]
+        points = module.rows_of(rows, name, shots)
+        for key in ("mse", "ci95"):
+            found = [points[steps][key] for steps in facts["steps"]]
+            np.testing.assert_allclose(figures[key], found, rtol=2e-3)
+
+
 def test_errors_that_are_not_finite_are_null_in_the_facts(small):
     run(small, "--iterations", 0, "--alpha", 30)
     facts = load_initialisation("out/exact/initialisation.npz").facts["5 shots"]
