@@ -26,10 +26,12 @@ listed in docs/paper/section-5-3.md.
 
 Written into the folder of --out: figure4.png (return against gradient steps, training,
 and trajectories), results.json, and for each training a folder with log.csv and
-checkpoint.npz: exact (MAML), first-order (first-order MAML), pretrained, oracle. A row
-of the log has the mean return before and after adaptation, and whether the outer step
-was accepted; if not, it has changed no parameter. Ctrl-C or SIGTERM saves and stops; a
-run continued with --resume gives the same bits as one that never stopped.
+checkpoint.npz: exact (MAML), first-order (first-order MAML), pretrained, oracle. The
+first three also have initialisation.npz, the parameters that are tested, with their
+returns; exact and pretrained of seed 0 come with the package (tinymaml.pretrained). A
+row of the log has the mean return before and after adaptation, and whether the outer
+step was accepted; if not, it has changed no parameter. Ctrl-C or SIGTERM saves and
+stops; a run continued with --resume gives the same bits as one that never stopped.
 """
 
 import argparse
@@ -51,21 +53,26 @@ from shared import (
     add_resume,
     command_line,
     experiment_parser,
+    finite,
     open_stages,
     positive_number,
     random_stream,
     read_options,
     run_to_the_end,
+    training_command,
     write_results,
 )
 from tinymaml.backends import Backend
 from tinymaml.networks.layers import xavier_uniform
+from tinymaml.paper.initialisations import save_initialisation
+from tinymaml.paper.recipes import NavigationRecipe
 from tinymaml.rl.maml_trpo import MAMLTRPO, Adaptation, MetaBatch, MetaStep
 from tinymaml.rl.policy import GaussianPolicy
 from tinymaml.rl.rollouts import Trajectories
 from tinymaml.tasks.navigation import LARGEST_MOVE, REWARDS, Navigation
 
 Array = np.ndarray[Any, Any]
+INITIALISATION = "initialisation.npz"
 FILES = ("figure4.png", "results.json")
 
 # %% The recipe
@@ -195,6 +202,11 @@ def prepare(
 # the first.
 
 
+def inner_learning_rates(alpha: float, steps: int) -> list[float]:
+    """alpha for the first gradient step, and alpha / 2 after it."""
+    return [alpha, *[alpha / 2] * steps][:steps]
+
+
 def adapt(
     name: str,
     theta: Array,
@@ -213,9 +225,51 @@ def adapt(
     )
     rng = random_stream(purpose, 0)
     goals = learner.environment.draw(rng, (TEST_TASKS,))
-    alphas = [options.alpha] + [options.alpha / 2] * steps
     draw = MetaBatch(goals, learner.noise(rng, TEST_TASKS, steps))
-    return learner.adapt(theta, draw, alphas[:steps])
+    return learner.adapt(theta, draw, inner_learning_rates(options.alpha, steps))
+
+
+# %% What others can start from
+# The policies that adapt, with what they were trained on and how well they find new
+# goals: two of the files behind `tm.pretrained`.
+
+STARTS = ("exact", "first-order", "pretrained")
+REWARD_WORDS = {
+    "distance": "the reward is minus the distance",
+    "squared": "the reward is minus the squared distance",
+}
+
+
+def save_starts(
+    thetas: Mapping[str, Array],
+    rows: Mapping[str, Sequence[Row]],
+    best: Mapping[str, int],
+    options: argparse.Namespace,
+    command: str,
+) -> None:
+    """Write initialisation.npz into the folders of the trainings in `STARTS`."""
+    for name in [name for name in thetas if name in STARTS]:
+        figures = {
+            key: [float(f"{row[key]:.4g}") for row in rows[name]]
+            for key in ("return", "ci95")
+        }
+        facts = {
+            "data": f"2D navigation: unseen goals, {REWARD_WORDS[options.reward]}",
+            "method": METHODS[name].label,
+            "order": METHODS[name].order,
+            "iterations": options.iterations,
+            "best_iteration": best.get(name),
+            "seed": options.seed,
+            "test_tasks": TEST_TASKS,
+            "transitions": TEST_TRANSITIONS,
+            "steps": [row["steps"] for row in rows[name]],
+            "alpha": inner_learning_rates(options.alpha, TEST_STEPS),
+            **figures,
+            "command": training_command(command),
+        }
+        recipe = NavigationRecipe(options.alpha, options.reward)
+        path = options.out / name / INITIALISATION
+        save_initialisation(path, thetas[name], recipe, finite(facts))
 
 
 # %% Figure 4: the return against gradient steps, and trajectories
@@ -343,6 +397,7 @@ def run(
         for name, result in stages.results.items()
         if result.scores
     }
+    save_starts(thetas, rows, best, options, command)
     write_results(
         "navigation",
         command,
@@ -371,7 +426,9 @@ def start(parser: Parser, arguments: Sequence[str]) -> None:
     }
     names = learners(options, backend)
     command = command_line("examples/navigation.py", arguments)
-    with open_stages(parser, options, command, names, config, FILES) as stages:
+    starts = [f"{name}/{INITIALISATION}" for name in names if name in STARTS]
+    files = [*FILES, *starts]
+    with open_stages(parser, options, command, names, config, files) as stages:
         run(stages, options, backend, command)
 
 

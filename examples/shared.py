@@ -398,6 +398,22 @@ def command_line(program: str, arguments: Sequence[str]) -> str:
     return as_started(shlex.join(["python", program, *arguments]))
 
 
+def training_command(command: str) -> str:
+    """The command without --out, --overwrite and --resume.
+
+    A run that is resumed ends with the parameters of one that never stopped, so this
+    command makes the same ones, whatever interrupted them.
+
+    >>> training_command("python examples/sinusoid.py --seed 1 --resume results/s1")
+    'python examples/sinusoid.py --seed 1'
+    """
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--overwrite", action="store_true")
+    for option in ("--out", "--resume"):
+        parser.add_argument(option)
+    return shlex.join(parser.parse_known_args(shlex.split(command))[1])
+
+
 def as_started(text: str) -> str:
     """The text with its commands as they are in an installed package, if this is one.
 
@@ -496,16 +512,17 @@ def write_results(
 
 def write_json(path: str | os.PathLike[str], results: Mapping[str, Any]) -> None:
     """Write JSON, completely or not at all; NaN and infinity become null."""
-    text = json.dumps(_finite(results), indent=1, allow_nan=False, ensure_ascii=False)
+    text = json.dumps(finite(results), indent=1, allow_nan=False, ensure_ascii=False)
     with write_atomically(path) as file:
         file.write(text.encode() + b"\n")
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """JSON values with null in the place of NaN and infinity, which JSON has not."""
     if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     if isinstance(value, float | np.floating):
         return float(value) if math.isfinite(value) else None
     return value

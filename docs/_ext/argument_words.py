@@ -214,18 +214,22 @@ WORDS: dict[str, dict[str, str]] = {
     "Recipe.scaled": {"scaling": '"per_shot", "mean" or "sum".'},
     "Recipe.network": {"mode": '"batch", "support" or "none".'},
     "Recipe.maml": {"network": "that of `Recipe.network`.", "order": "2 or 1."},
-    "pretrained": {"name": 'such as "omniglot-5w1s".'},
+    "SinusoidRecipe.maml": {
+        "network": "that of `SinusoidRecipe.network`.",
+        "order": "2 or 1.",
+    },
+    "NavigationRecipe.maml": {
+        "policy": "that of `NavigationRecipe.network`.",
+        "order": "2 or 1.",
+    },
+    "pretrained": {"name": 'such as "omniglot-5w1s" or "sinusoid-maml".'},
     "save_initialisation": {
         "path": "file to write.",
         "theta": "(P,), float32.",
-        "recipe": "how it was trained.",
+        "recipe": "what adapts it.",
         "facts": "what else is to be known of it, JSON values by name.",
     },
     "load_initialisation": {"path": "file to read."},
-    "Initialisation": {
-        "recipe": "how it was trained.",
-        "network": "what theta is the parameters of.",
-    },
     # tasks
     "Waves": {
         "amplitude": "(T, 1, 1), from 0.1 to 5.",

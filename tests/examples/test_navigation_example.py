@@ -1,6 +1,7 @@
 """examples/navigation.py: what it computes, what it writes, what it refuses."""
 
 import csv
+import shlex
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from tests.support.running_examples import (
     read_strict_json,
     refusal,
 )
+from tinymaml.paper.initialisations import load_initialisation
+from tinymaml.paper.recipes import NavigationRecipe
 from tinymaml.rl.advantages import advantages
 from tinymaml.rl.maml_trpo import MAMLTRPO
 from tinymaml.rl.policy_losses import chunk_steps
@@ -34,12 +37,15 @@ def folder(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def example():
-    """Return the example, with few and short trajectories."""
+def example(monkeypatch):
+    """Return the example, with a small policy and few and short trajectories."""
     module = load_example("navigation")
+    module.HIDDEN = (9, 8)
+    network = tm.MLP([2, 9, 8, 2])
+    small_policy = tm.GaussianPolicy(network, 2, "numpy")
+    monkeypatch.setattr(NavigationRecipe, "network", lambda recipe: small_policy)
     module.Navigation = partial(Navigation, horizon=12)
     module.TASKS, module.TRAJECTORIES, module.POOLED = 3, 4, 6
-    module.HIDDEN = (9, 8)
     module.TEST_TASKS, module.TEST_TRAJECTORIES, module.TEST_TRANSITIONS = 4, 5, 40
     module.VALIDATE_EVERY = 2
     return module
@@ -81,7 +87,8 @@ def test_full_run_writes_all_its_files_into_its_folder_and_nothing_elsewhere(
     assert sorted(path.name for path in (folder / "a/b").iterdir()) == FILES
     for name in NAMES:
         written = sorted(path.name for path in (folder / "a/b" / name).iterdir())
-        assert written == ["checkpoint.npz", "log.csv"]
+        starts = [] if name == "oracle" else ["initialisation.npz"]
+        assert written == ["checkpoint.npz", *starts, "log.csv"]
     assert (folder / "a/b/figure4.png").read_bytes().startswith(b"\x89PNG")
     assert results["experiment"] == "navigation"
     assert results["command"] == (
@@ -259,6 +266,57 @@ def test_baselines_have_a_goal_for_each_trajectory(small):
     assert draw.tasks.shape == (1, 6, 2) and draw.noise.shape == (1, 1, 6, 12, 2)
     assert learner.steps == 0
     assert len(np.unique(draw.tasks)) == 12
+
+
+# --- what others can start from -------------------------------------------------------
+
+
+@pytest.mark.parametrize("reward", ["distance", "squared"])
+def test_initialisations_are_the_tested_parameters_with_their_returns(small, reward):
+    results = run(small, "--seed", 3, "--alpha", 0.3, "--reward", reward)
+    for name in ("exact", "first-order", "pretrained"):
+        start = load_initialisation(f"out/{name}/initialisation.npz")
+        best = load_checkpoint(f"out/{name}/checkpoint.npz").arrays["best"]
+        assert start.theta.tobytes() == best.tobytes()
+        assert start.recipe == NavigationRecipe(0.3, reward)
+        facts = start.facts
+        assert (facts["seed"], facts["iterations"], facts["test_tasks"]) == (3, 3, 4)
+        assert facts["best_iteration"] == results["best_iteration"][name]
+        assert facts["alpha"] == [0.3, 0.15, 0.15, 0.15]
+        order = {"exact": 2, "first-order": 1}.get(name)
+        rows = select(results, "maml" if order else "pretrained", order)
+        assert facts["order"] == order and facts["steps"] == [0, 1, 2, 3, 4]
+        for key in ("return", "ci95"):
+            expected = [row[key] for row in rows]
+            np.testing.assert_allclose(facts[key], expected, rtol=1e-3)
+
+
+def test_the_command_of_an_initialisation_makes_the_same_parameters(small, folder):
+    run(small, "--iterations", 2, "--order", 2, "--seed", 2, out="half")
+    given = ("--iterations", 4, "--order", 2, "--seed", 2)
+    run(small, *given, "--resume", "half", out="rest")
+    start = load_initialisation("rest/exact/initialisation.npz")
+    command = shlex.split(start.facts["command"])
+    assert command[:2] == ["python", "examples/navigation.py"]
+    assert not {"--resume", "--out", "half", "rest"} & {*command}
+    assert small.main([*command[2:], "--out", "again"]) == 0
+    for name in ("exact", "pretrained"):
+        start, again = (
+            load_initialisation(folder / out / name / "initialisation.npz")
+            for out in ("rest", "again")
+        )
+        assert again.theta.tobytes() == start.theta.tobytes()
+        assert (again.recipe, again.facts) == (start.recipe, start.facts)
+
+
+def test_the_example_and_the_recipe_have_one_policy():
+    module = load_example("navigation")
+    options, backend = module.read_options(module.make_parser(), ["--backend", "numpy"])
+    recipe, rng = NavigationRecipe(), np.random.default_rng
+    policies = module.make_learner(options, backend).policy, recipe.network()
+    ours, theirs = (policy.init(rng(0)) for policy in policies)
+    assert ours.tobytes() == theirs.tobytes()
+    assert (options.alpha, options.reward) == (recipe.alpha, recipe.reward)
 
 
 # --- stopping and resuming ------------------------------------------------------------

@@ -14,11 +14,10 @@ where the paper has its square (`reward="squared"`). Actions are scaled so that 
 largest move, which the paper does not mention.
 """
 
-from typing import Any
-
 import numpy as np
 
 from tinymaml.checks import (
+    Array,
     check_arrays,
     check_choice,
     check_flags,
@@ -32,7 +31,6 @@ LARGEST_MOVE = 0.1  # along each axis, in one step
 NEAR = 0.01  # distance from the goal along each axis at which a trajectory ends
 HORIZON = 100  # steps
 REWARDS = ("distance", "squared")
-Array = np.ndarray[Any, Any]
 
 
 class Navigation:

@@ -175,9 +175,8 @@ def train(
         if function is not None:
             check_function(name, function)
     if not hasattr(optimiser, "load_state") or isinstance(optimiser, type):
-        raise TypeError(
-            f"optimiser: expected an object such as Adam(), got {optimiser!r}"
-        )
+        expected = "expected an object such as Adam()"
+        raise TypeError(f"optimiser: {expected}, got {optimiser!r}")
     check_theta(theta)
     if not isinstance(rng, np.random.Generator):
         raise TypeError(f"rng: expected a numpy.random.Generator, got {type(rng)}")
