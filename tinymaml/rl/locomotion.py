@@ -28,7 +28,7 @@ Left out: other bodies, and pictures; `skeleton` returns lines that can be drawn
 
 import copy
 import os
-from importlib.util import find_spec
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -51,14 +51,20 @@ POSITION_NOISE, VELOCITY_NOISE = 0.01, 0.1  # standard deviations at the start
 LARGEST = 1e6  # physics beyond it is unstable: rllab's bound of an observation
 CHEETAH_TIMESTEP = 0.01  # seconds; one step of the environment is one of MuJoCo
 CHEETAH_MASS = 14.0  # kilograms, of the whole body
-CHEETAH_COST = 0.05  # of a squared action
 ANT_TIMESTEP = 0.02  # seconds, as in rllab; gymnasium's file has 0.01
 ANT_SOFTNESS = (0.8, 0.8, 0.01, 0.5, 2.0)  # MuJoCo's solimp of contacts, as in rllab
-ANT_COST, ANT_CONTACT_COST = 0.005, 0.0005  # of a squared action, of a squared force
-ANT_SURVIVAL = 0.05  # reward for each step
-ANT_BONUS = {"velocity": 1.0, "direction": 0.0, "position": 4.0}  # for each step
+ANT_CONTACT_COST = 0.0005  # of a squared force or torque
+ANT_BONUS = {"velocity": 1.05, "direction": 0.05, "position": 4.05}  # for each step
 ANT_HEIGHTS = (0.2, 1.0)  # metres: a trajectory ends where the torso is beyond them
-PACKAGES = ("mujoco", "gymnasium")
+
+
+def package(name: str) -> Any:
+    """MuJoCo, gymnasium or a module of theirs, or an ImportError with the remedy."""
+    try:
+        return import_module(name)
+    except ImportError:
+        message = f'{name} is missing: pip install "tinymaml[locomotion]"'
+        raise ImportError(message) from None
 
 
 class Locomotion:
@@ -76,6 +82,7 @@ class Locomotion:
     goals: dict[str, tuple[float, float, int]]  # lowest, highest, how many numbers
     actions: int
     body: int  # numbers of an observation, without the goal
+    cost: float  # of a squared action
 
     def __init__(
         self,
@@ -92,12 +99,6 @@ class Locomotion:
         self.unstable = 0  # trajectories that unstable physics has ended
         *_, self.goal_size = self.goals[task]
         self.observations = self.body + self.goal_size * goal_visible
-        missing = [name for name in PACKAGES if find_spec(name) is None]
-        if missing:
-            names, verb = " and ".join(missing), "is" if len(missing) == 1 else "are"
-            raise ImportError(
-                f'{names} {verb} missing: pip install "tinymaml[locomotion]"'
-            )
         self._compile()
         self.start_noise = self.model.nq + self.model.nv
 
@@ -132,11 +133,15 @@ class Locomotion:
         shape = (len(goals), trajectories, self.start_noise)
         check_that(noise.shape == shape, "noise", f"shape {shape}", noise.shape)
         self._of_trajectories(goals, trajectories)
-        stds = np.repeat((POSITION_NOISE, VELOCITY_NOISE), (self.model.nq, self.model.nv))
+        stds = np.repeat(
+            (POSITION_NOISE, VELOCITY_NOISE), (self.model.nq, self.model.nv)
+        )
         physics = np.tile(self._rest, (len(goals) * trajectories, 1))
         physics[:, self._moving] += stds * noise.reshape(len(physics), -1)
         measured = self._measure(physics, np.zeros((len(physics), self.actions)))
-        states = np.concatenate([physics, measured, np.zeros((len(physics), 1))], axis=1)
+        states = np.concatenate(
+            [physics, measured, np.zeros((len(physics), 1))], axis=1
+        )
         return states.reshape(*shape[:2], -1)
 
     def observe(self, states: Array, goals: Array) -> Array:
@@ -159,7 +164,8 @@ class Locomotion:
         goals = self._of_trajectories(goals, states.shape[1])
         states, rewards = states.copy(), np.zeros(states.shape[:2])
         alive = states[..., -1] == 0
-        # An action that is no number counts as 0: a learner tells of it by its cause.
+        # NaN counts as 0 here, so that the simulation goes on. `MAMLTRPO` finds such
+        # actions in the trajectories and reports their cause.
         controls = np.clip(np.nan_to_num(actions[alive].astype(np.float64)), -1, 1)
         before = states[alive]
         rows, stable = self._move(before, controls)
@@ -179,22 +185,19 @@ class Locomotion:
         method, whose result is not used, and leaves out contacts unless they are
         measured.
         """
-        import mujoco
-        from mujoco import rollout
-
-        gymnasium = find_spec("gymnasium")
-        assert gymnasium is not None and gymnasium.origin is not None
-        assets = Path(gymnasium.origin).parent / "envs" / "mujoco" / "assets"
+        mujoco, gymnasium = package("mujoco"), package("gymnasium")
+        assets = Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets"
         spec = mujoco.MjSpec.from_file(str(assets / self.file))
-        for name in ("SUBTREECOM", "SUBTREELINVEL"):
-            self._add_sensor(spec, name, mujoco.mjtObj.mjOBJ_BODY, "torso")
-        model = self._finish(spec)
+        sensors, body = mujoco.mjtSensor, mujoco.mjtObj.mjOBJ_BODY
+        for kind in (sensors.mjSENS_SUBTREECOM, sensors.mjSENS_SUBTREELINVEL):
+            spec.add_sensor(type=kind, objtype=body, objname="torso")
+        model = self._finish(spec, mujoco)
         off = mujoco.mjtDisableBit
         # A trajectory that becomes unstable is to be seen, and not to start anew.
         model.opt.disableflags |= int(off.mjDSBL_AUTORESET)
         measuring = copy.deepcopy(model)
         measuring.opt.integrator = int(mujoco.mjtIntegrator.mjINT_EULER)
-        if not (model.sensor_type == int(mujoco.mjtSensor.mjSENS_CONTACT)).any():
+        if not (model.sensor_type == int(sensors.mjSENS_CONTACT)).any():
             measuring.opt.disableflags |= int(off.mjDSBL_CONSTRAINT)
             measuring.opt.disableflags |= int(off.mjDSBL_CONTACT)
         model.opt.disableflags |= int(off.mjDSBL_SENSOR)
@@ -203,7 +206,7 @@ class Locomotion:
             [mujoco.MjData(m) for _ in range(self.threads)] for m in (model, measuring)
         ]
         threads = self.threads if self.threads > 1 else 0  # 0: in the calling thread
-        self._pool = rollout.Rollout(nthread=threads)
+        self._pool = package("mujoco.rollout").Rollout(nthread=threads)
         kind = mujoco.mjtState.mjSTATE_FULLPHYSICS
         self._rest = np.zeros(mujoco.mj_stateSize(model, kind))
         mujoco.mj_getState(model, self._buffers[0][0], self._rest, kind)
@@ -232,7 +235,7 @@ class Locomotion:
         return self._rollout(1, physics, controls)[1]
 
     def _rollout(self, which: int, physics: Array, controls: Array) -> list[Array]:
-        """One step of the model (0) or of the one that measures (1): states, sensors."""
+        """States and sensors after a step of the model (0) or the measuring one (1)."""
         model, buffers = (self.model, self._measuring)[which], self._buffers[which]
         if len(physics) == 0:
             return [physics, np.zeros((0, model.nsensordata))]
@@ -241,9 +244,8 @@ class Locomotion:
 
     def skeleton(self, state: Array) -> Array:
         """The body of one state (S,) as lines, in metres: (lines, 2 ends, 3)."""
-        import mujoco
-
-        data, model = mujoco.MjData(self.model), self.model
+        mujoco, model = package("mujoco"), self.model
+        data = mujoco.MjData(model)
         data.qpos[:] = state[self._positions]
         mujoco.mj_kinematics(model, data)
         capsules = model.geom_type == int(mujoco.mjtGeom.mjGEOM_CAPSULE)
@@ -255,16 +257,8 @@ class Locomotion:
 
     # --- what the bodies differ in ---
 
-    def _add_sensor(
-        self, spec: Any, name: str, kind: Any, of: str, **options: Any
-    ) -> None:
-        import mujoco
-
-        sensor = getattr(mujoco.mjtSensor, f"mjSENS_{name}")
-        spec.add_sensor(type=sensor, objtype=kind, objname=of, **options)
-
-    def _finish(self, spec: Any) -> Any:
-        """The model of a specification."""
+    def _finish(self, spec: Any, mujoco: Any) -> Any:
+        """Complete MuJoCo's specification of the body, and compile it."""
         raise NotImplementedError
 
     def _see(self, states: Array) -> Array:
@@ -273,20 +267,18 @@ class Locomotion:
 
     def _reward(self, rows: Array, controls: Array, goals: Array) -> Array:
         """Rewards (N,) of states (N, S) that were reached by controls (N, A)."""
-        raise NotImplementedError
+        velocity = rows[:, self._com_velocity][:, 0]
+        if self.task == "direction":
+            progress = goals[:, 0] * velocity
+        elif self.task == "velocity":
+            progress = -np.abs(velocity - goals[:, 0])
+        else:
+            progress = -np.abs(rows[:, self._com][:, :2] - goals).sum(axis=1)
+        return progress - self.cost * np.square(controls).sum(axis=1)
 
     def _fallen(self, rows: Array) -> Array:
         """Which trajectories end in these states: (N,)."""
         return np.zeros(len(rows), dtype=bool)
-
-    def _progress(self, rows: Array, goals: Array) -> Array:
-        """The part of the reward that depends on the goal: (N,)."""
-        velocity = rows[:, self._com_velocity][:, 0]
-        if self.task == "direction":
-            return goals[:, 0] * velocity
-        if self.task == "velocity":
-            return -np.abs(velocity - goals[:, 0])
-        return -np.abs(rows[:, self._com][:, :2] - goals).sum(axis=1)
 
     def _of_trajectories(self, goals: Array, trajectories: int) -> Array:
         """A goal for each trajectory, (T, B, G), of goals (T, G) or (T, B, G)."""
@@ -316,13 +308,13 @@ class HalfCheetah(Locomotion):
 
     file = "half_cheetah.xml"
     goals = {"velocity": (0.0, 2.0, 1), "direction": (-1.0, 1.0, 1)}
-    actions, body = 6, 20
+    actions, body, cost = 6, 20, 0.05
 
-    def _finish(self, spec: Any) -> Any:
-        import mujoco
-
+    def _finish(self, spec: Any, mujoco: Any) -> Any:
         spec.option.timestep = CHEETAH_TIMESTEP
-        spec.compiler.settotalmass = 0  # which MuJoCo will drop; the two lines replace it
+        spec.compiler.settotalmass = (
+            0  # which MuJoCo will drop; the two lines replace it
+        )
         model = spec.compile()
         mujoco.mj_setTotalmass(model, CHEETAH_MASS)
         mujoco.mj_setConst(model, mujoco.MjData(model))
@@ -331,10 +323,6 @@ class HalfCheetah(Locomotion):
     def _see(self, states: Array) -> Array:
         moving = states[..., self._moving][..., 1:]
         return np.concatenate([moving, states[..., self._com]], axis=-1)
-
-    def _reward(self, rows: Array, controls: Array, goals: Array) -> Array:
-        cost = CHEETAH_COST * np.square(controls).sum(axis=1)
-        return self._progress(rows, goals) - cost
 
 
 class Ant(Locomotion):
@@ -358,29 +346,21 @@ class Ant(Locomotion):
         "direction": (-1.0, 1.0, 1),
         "position": (-3.0, 3.0, 2),
     }
-    actions, body = 8, 125
+    actions, body, cost = 8, 125, 0.005
 
-    def _finish(self, spec: Any) -> Any:
-        import mujoco
-
+    def _finish(self, spec: Any, mujoco: Any) -> Any:
         spec.option.timestep = ANT_TIMESTEP
+        frame, geom = mujoco.mjtObj.mjOBJ_XBODY, mujoco.mjtObj.mjOBJ_GEOM
         for axis in "XYZ":
-            kind = mujoco.mjtObj.mjOBJ_XBODY
-            self._add_sensor(spec, f"FRAME{axis}AXIS", kind, "torso")
+            kind = getattr(mujoco.mjtSensor, f"mjSENS_FRAME{axis}AXIS")
+            spec.add_sensor(type=kind, objtype=frame, objname="torso")
         # For each part: force, torque and place of its contacts with the floor, summed
         # up. Nothing else touches: the parts do not collide with each other.
-        kind = mujoco.mjtObj.mjOBJ_GEOM
-        fields, summed = 0b10110, 3
-        for geom in spec.geoms[1:]:
-            self._add_sensor(
-                spec,
-                "CONTACT",
-                kind,
-                geom.name,
-                reftype=kind,
-                refname="floor",
-                intprm=[fields, summed, 1],
-            )
+        kind, fields, summed = mujoco.mjtSensor.mjSENS_CONTACT, 0b10110, 3
+        for part in spec.geoms[1:]:
+            sensor = spec.add_sensor(type=kind, objtype=geom, objname=part.name)
+            sensor.reftype, sensor.refname = geom, "floor"
+            sensor.intprm[:3] = fields, summed, 1
         model = spec.compile()
         model.geom_solimp[:] = ANT_SOFTNESS
         return model
@@ -396,25 +376,25 @@ class Ant(Locomotion):
         sensors = super()._measure(physics, controls)
         n = len(sensors)
         rotation = sensors[:, 6:15].reshape(n, 3, 3).swapaxes(1, 2)  # from its columns
-        contacts = sensors[:, 15:].reshape(n, -1, 3, 3)
+        parts = self.model.nbody - 1
+        contacts = sensors[:, 15:].reshape(n, parts, 3, 3)
         force, torque, place = np.moveaxis(contacts, 2, 0)  # each (N, parts, 3)
-        # MuJoCo's cfrc_ext: torques about the centre of mass, then forces; first those
-        # on the world, which are 0.
+        # MuJoCo's cfrc_ext: torques about the centre of mass, then forces, and first
+        # those on the world, which are 0. Sensors show what the floor feels.
         torque = torque + np.cross(place - sensors[:, None, :3], force)
-        forces = np.zeros((n, self.model.nbody, 6))
-        forces[:, 1:] = np.clip(np.concatenate([torque, force], axis=2), -1, 1)
-        parts = [sensors[:, :6], rotation.reshape(n, 9), forces.reshape(n, -1)]
-        return np.concatenate(parts, axis=1)
+        forces = np.zeros((n, 1 + parts, 6))
+        forces[:, 1:] = np.clip(-np.concatenate([torque, force], axis=2), -1, 1)
+        forces = forces.reshape(n, 6 + 6 * parts)
+        return np.concatenate([sensors[:, :6], rotation.reshape(n, 9), forces], axis=1)
 
     def _see(self, states: Array) -> Array:
         seen = (self._moving, self._forces, self._rotation, self._com)
         return np.concatenate([states[..., part] for part in seen], axis=-1)
 
     def _reward(self, rows: Array, controls: Array, goals: Array) -> Array:
-        cost = ANT_COST * np.square(controls).sum(axis=1)
         contact_cost = ANT_CONTACT_COST * np.square(rows[:, self._forces]).sum(axis=1)
-        progress = self._progress(rows, goals) + ANT_BONUS[self.task]
-        return progress + ANT_SURVIVAL - cost - contact_cost
+        reward = super()._reward(rows, controls, goals)
+        return reward + ANT_BONUS[self.task] - contact_cost
 
     def _fallen(self, rows: Array) -> Array:
         height = rows[:, self._positions][:, 2]

@@ -58,7 +58,10 @@ class MetaBatch(NamedTuple):
     start_noise: Array | None = None  # (J + 1, T, B, D): where a trajectory starts
 
     def __repr__(self) -> str:
-        return f"MetaBatch(tasks {self.tasks.shape}, noise {self.noise.shape})"
+        text = f"tasks {self.tasks.shape}, noise {self.noise.shape}"
+        if self.start_noise is not None and self.start_noise.size > 0:
+            text += f", start_noise {self.start_noise.shape}"
+        return f"MetaBatch({text})"
 
 
 class Adaptation(NamedTuple):
