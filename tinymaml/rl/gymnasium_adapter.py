@@ -62,6 +62,7 @@ class FromGymnasium:
     ) -> None:
         self._make = check_function("make", make)
         self.draw = check_function("draw", draw)
+        self._task_axes = np.ndim(draw(np.random.default_rng(0), (1,)))
         self._set_tasks = check_function("set_tasks", set_tasks)
         self.horizon = whole_number("horizon", horizon)
         self._envs: Any = make(1)
@@ -90,7 +91,7 @@ class FromGymnasium:
         if self._envs.num_envs != count:
             self._envs.close()
             self._envs = self._make(count)
-        each = tasks if tasks.shape[:2] == noise.shape[:2] else tasks[:, None]
+        each = tasks[:, None] if tasks.ndim == self._task_axes else tasks
         each = np.broadcast_to(each, (*noise.shape[:2], *each.shape[2:]))
         self._set_tasks(self._envs, each.reshape(count, *each.shape[2:]))
         seeds = np.abs(noise.astype(np.float64)).view(np.uint64).ravel().tolist()
