@@ -27,8 +27,10 @@ from tinymaml.checks import Array, check_function, check_that, whole_number
 from tinymaml.rl.locomotion import package
 from tinymaml.rl.rollouts import Environment
 
-gymnasium = package("gymnasium")
-Box = gymnasium.spaces.Box
+package("gymnasium")  # or an error that says what to install
+import gymnasium  # noqa: E402
+from gymnasium.spaces import Box  # noqa: E402
+
 PIXELS = 256  # height and width of a picture
 VIEW = 1.5  # metres, from the middle of a picture to its edges
 
@@ -65,38 +67,31 @@ class FromGymnasium:
         self._task_axes = np.ndim(draw(np.random.default_rng(0), (1,)))
         self._set_tasks = check_function("set_tasks", set_tasks)
         self.horizon = whole_number("horizon", horizon)
-        self._envs: Any = make(1)
-        self._states = np.zeros(0)
-        seen, space = (
-            self._envs.single_observation_space,
-            self._envs.single_action_space,
-        )
+        envs: Any = make(1)
+        seen, space = envs.single_observation_space, envs.single_action_space
         for name, box in (("observations", seen), ("actions", space)):
-            fits = isinstance(box, Box) and len(box.shape) == 1
-            check_that(fits, "make", f"{name} that are vectors of numbers", box)
-        fits = np.isfinite([space.low, space.high]).all()
+            vectors = isinstance(box, Box) and len(box.shape) == 1
+            check_that(vectors, "make", f"{name} that are vectors of numbers", box)
+        fits = bool(np.isfinite([space.low, space.high]).all())
         check_that(fits, "make", "actions with bounds", space)
-        self._middle, self._half = (
-            (space.low + space.high) / 2,
-            (space.high - space.low) / 2,
-        )
+        self._low, self._high = space.low, space.high
         (self.observations,), (self.actions,) = seen.shape, space.shape
+        self._envs, self._states = envs, np.zeros(0)
 
     def __repr__(self) -> str:
         return f"FromGymnasium({self._envs}, horizon={self.horizon})"
 
     def start(self, tasks: Array, trajectories: int, noise: Array) -> Array:
         """The first observations (T, B, O), for noise (T, B, 1)."""
-        count = len(tasks) * trajectories
-        if self._envs.num_envs != count:
+        if self._envs.num_envs != noise.size:
             self._envs.close()
-            self._envs = self._make(count)
+            self._envs = self._make(noise.size)
         each = tasks[:, None] if tasks.ndim == self._task_axes else tasks
         each = np.broadcast_to(each, (*noise.shape[:2], *each.shape[2:]))
-        self._set_tasks(self._envs, each.reshape(count, *each.shape[2:]))
+        self._set_tasks(self._envs, each.reshape(noise.size, *each.shape[2:]))
         seeds = np.abs(noise.astype(np.float64)).view(np.uint64).ravel().tolist()
         seen, _ = self._envs.reset(seed=seeds)
-        self._states = seen.reshape(len(tasks), trajectories, -1)
+        self._states = seen.reshape(*noise.shape[:2], -1)
         return self._states
 
     def observe(self, states: Array, tasks: Array) -> Array:
@@ -111,7 +106,8 @@ class FromGymnasium:
         check_that(fits, "states", expected, f"another array of shape {states.shape}")
         shape = states.shape[:2]
         clipped = np.clip(np.nan_to_num(actions), -1, 1).reshape(-1, self.actions)
-        scaled = (self._middle + self._half * clipped).astype(self._middle.dtype)
+        span = self._high - self._low
+        scaled = (self._low + (clipped + 1) / 2 * span).astype(span.dtype)
         seen, rewards, terminated, truncated, _ = self._envs.step(scaled)
         self._states = seen.reshape(states.shape)
         ended = (terminated | truncated).reshape(shape)
@@ -124,7 +120,7 @@ class ToGymnasium(gymnasium.Env):
     task: what distinguishes the task: numbers, such as a goal. render_mode: None, or
     "rgb_array" where the environment has a `skeleton`. A picture (256, 256, 3) is then
     a stick figure, seen from the side along y and centred on the body: enough to see
-    whether it runs, and nothing of its surface, of the floor, or of contacts.
+    whether it runs, with a line for the floor, and nothing of surfaces and contacts.
 
     >>> from tinymaml.tasks.navigation import Navigation
     >>> env = ToGymnasium(Navigation(), [0.3, 0.4])
@@ -143,9 +139,8 @@ class ToGymnasium(gymnasium.Env):
         check_that(render_mode in modes, "render_mode", f"one of {modes}", render_mode)
         self.environment: Any = environment
         self.tasks, self.render_mode = np.array(task, np.float64)[None], render_mode
-        self.observation_space = Box(
-            -np.inf, np.inf, (environment.observations,), float
-        )
+        size = environment.observations
+        self.observation_space = Box(-np.inf, np.inf, (size,), float)
         self.action_space = Box(-1.0, 1.0, (environment.actions,), np.float32)
 
     def reset(
@@ -181,8 +176,8 @@ class ToGymnasium(gymnasium.Env):
         middle = lines[..., 0].mean()
         axes.set(xlim=(middle - VIEW, middle + VIEW), ylim=(-0.5, 2 * VIEW - 0.5))
         axes.set_axis_off()
-        canvas.draw()
-        return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+        canvas.draw()  # type: ignore[no-untyped-call]
+        return np.asarray(canvas.buffer_rgba())[..., :3].copy()  # type: ignore[no-untyped-call]
 
     def _seen(self) -> Array:
         return self.environment.observe(self.states, self.tasks)[0, 0].astype(float)

@@ -39,15 +39,14 @@ from tinymaml.checks import (
     check_arrays,
     check_choice,
     check_flags,
-    check_generator,
-    check_sizes,
     check_that,
     check_threads,
     whole_number,
 )
 
 HORIZON = 200  # steps
-POSITION_NOISE, VELOCITY_NOISE = 0.01, 0.1  # standard deviations at the start
+NOISE = (0.01, 0.1)  # standard deviations of positions and velocities at the start
+SIGNS = (-1.0, 1.0, 1)  # a direction is the sign of one number between -1 and 1
 LARGEST = 1e6  # physics beyond it is unstable: rllab's bound of an observation
 CHEETAH_TIMESTEP = 0.01  # seconds; one step of the environment is one of MuJoCo
 CHEETAH_MASS = 14.0  # kilograms, of the whole body
@@ -115,7 +114,6 @@ class Locomotion:
 
         G is 2 for a position and 1 else; numbers are float64, in metres and seconds.
         """
-        check_generator(rng)
         fits = shape and all(n >= 1 for n in shape)
         check_that(fits, "shape", "at least one goal", shape)
         lowest, highest, size = self.goals[self.task]
@@ -128,28 +126,23 @@ class Locomotion:
         The standard deviation of the noise is 0.01 for positions and 0.1 for
         velocities. D = `start_noise`; where noise is 0 the body is at rest.
         """
-        check_sizes(trajectories=trajectories)
         check_arrays(noise=noise)
         shape = (len(goals), trajectories, self.start_noise)
         check_that(noise.shape == shape, "noise", f"shape {shape}", noise.shape)
         self._of_trajectories(goals, trajectories)
-        stds = np.repeat(
-            (POSITION_NOISE, VELOCITY_NOISE), (self.model.nq, self.model.nv)
-        )
-        physics = np.tile(self._rest, (len(goals) * trajectories, 1))
-        physics[:, self._moving] += stds * noise.reshape(len(physics), -1)
-        measured = self._measure(physics, np.zeros((len(physics), self.actions)))
-        states = np.concatenate(
-            [physics, measured, np.zeros((len(physics), 1))], axis=1
-        )
+        stds = np.repeat(NOISE, (self.model.nq, self.model.nv))
+        count = len(goals) * trajectories
+        physics = np.tile(self._rest, (count, 1))
+        physics[:, self._moving] += stds * noise.reshape(count, -1)
+        measured = self._measure(physics, np.zeros((count, self.actions)))
+        states = np.concatenate([physics, measured, np.zeros((count, 1))], axis=1)
         return states.reshape(*shape[:2], -1)
 
     def observe(self, states: Array, goals: Array) -> Array:
         """What the agent sees: (T, B, observations)."""
-        body = self._see(states)
-        if not self.goal_visible:
-            return body
-        return np.concatenate([body, self._of_trajectories(goals, states.shape[1])], -1)
+        goals = self._of_trajectories(goals, states.shape[1])
+        parts = [self._see(states), goals] if self.goal_visible else [self._see(states)]
+        return np.concatenate(parts, axis=-1)
 
     def step(
         self, states: Array, actions: Array, goals: Array
@@ -205,14 +198,14 @@ class Locomotion:
         self._buffers = [
             [mujoco.MjData(m) for _ in range(self.threads)] for m in (model, measuring)
         ]
-        threads = self.threads if self.threads > 1 else 0  # 0: in the calling thread
-        self._pool = package("mujoco.rollout").Rollout(nthread=threads)
+        # No pool of threads for one thread: MuJoCo then runs in the caller's.
+        pooled = self.threads * (self.threads > 1)
+        self._pool = package("mujoco.rollout").Rollout(nthread=pooled)
         kind = mujoco.mjtState.mjSTATE_FULLPHYSICS
         self._rest = np.zeros(mujoco.mj_stateSize(model, kind))
         mujoco.mj_getState(model, self._buffers[0][0], self._rest, kind)
         # The physics state is the time, then positions, then velocities.
         self._positions = slice(1, 1 + model.nq)
-        self._velocities = slice(1 + model.nq, 1 + model.nq + model.nv)
         self._moving = slice(1, 1 + model.nq + model.nv)
         self._size = len(self._rest)
         self._com = slice(self._size, self._size + 3)  # position of the centre of mass
@@ -222,7 +215,8 @@ class Locomotion:
         """The rows (N, S) one step later, and where physics was stable (N,)."""
         rows = before.copy()
         after = self._rollout(0, before[:, : self._size], controls)[0]
-        stable = (np.abs(after) <= LARGEST).all(axis=1)  # false for NaN too
+        # The comparison is false for NaN, too.
+        stable = np.asarray((np.abs(after) <= LARGEST).all(axis=1))
         rows[stable, : self._size] = after[stable]
         measured = self._measure(rows[:, : self._size], controls)
         stable &= np.isfinite(measured).all(axis=1)
@@ -307,7 +301,7 @@ class HalfCheetah(Locomotion):
     """
 
     file = "half_cheetah.xml"
-    goals = {"velocity": (0.0, 2.0, 1), "direction": (-1.0, 1.0, 1)}
+    goals = {"velocity": (0.0, 2.0, 1), "direction": SIGNS}
     actions, body, cost = 6, 20, 0.05
 
     def _finish(self, spec: Any, mujoco: Any) -> Any:
@@ -341,11 +335,7 @@ class Ant(Locomotion):
     """
 
     file = "ant.xml"
-    goals = {
-        "velocity": (0.0, 3.0, 1),
-        "direction": (-1.0, 1.0, 1),
-        "position": (-3.0, 3.0, 2),
-    }
+    goals = {"velocity": (0.0, 3.0, 1), "direction": SIGNS, "position": (-3.0, 3.0, 2)}
     actions, body, cost = 8, 125, 0.005
 
     def _finish(self, spec: Any, mujoco: Any) -> Any:
@@ -397,6 +387,5 @@ class Ant(Locomotion):
         return reward + ANT_BONUS[self.task] - contact_cost
 
     def _fallen(self, rows: Array) -> Array:
-        height = rows[:, self._positions][:, 2]
-        lowest, highest = ANT_HEIGHTS
+        height, (lowest, highest) = rows[:, self._positions][:, 2], ANT_HEIGHTS
         return (height < lowest) | (height > highest)
