@@ -10,13 +10,12 @@ import pytest
 
 import tinymaml as tm
 from tests.support.policy_problems import ConstantActor
+from tinymaml.rl.gymnasium_adapter import FromGymnasium, ToGymnasium
 from tinymaml.rl.rollouts import roll_out
 from tinymaml.tasks.navigation import Navigation
 
 REASON = 'needs pip install ".[locomotion]"'
 gymnasium = pytest.importorskip("gymnasium", reason=REASON)
-
-from tinymaml.rl.gymnasium_adapter import FromGymnasium, ToGymnasium  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 
@@ -154,6 +153,10 @@ def test_navigation_passes_gymnasiums_own_checks_and_ends():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about observations without bounds
         check_env(ToGymnasium(Navigation(), [0.3, 0.4]), skip_render_check=True)
+    env = ToGymnasium(Navigation(), [0.3, 0.4])
+    env.reset(seed=0)
+    seen, reward, *_ = env.step(np.ones(2))
+    assert (seen == 0.1).all() and reward == pytest.approx(-0.3606, abs=5e-5)
     env = ToGymnasium(Navigation(horizon=3), [0.2, 0.05])
     env.reset(seed=0)
     _, reward, terminated, truncated, _ = env.step(np.array([1.0, 0.25]))
@@ -190,10 +193,13 @@ def test_without_gymnasium_one_line_says_what_to_install():
     program = """
 import sys
 sys.modules["gymnasium"] = None
-try:
-    import tinymaml.rl.gymnasium_adapter
-except ImportError as error:
-    print(error)
+from tinymaml.rl.gymnasium_adapter import FromGymnasium, ToGymnasium
+from tinymaml.tasks.navigation import Navigation
+for make in (lambda: FromGymnasium(len, len, 1), lambda: ToGymnasium(Navigation(), 1)):
+    try:
+        make()
+    except ImportError as error:
+        print(error)
 """
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -203,4 +209,4 @@ except ImportError as error:
         check=True,
     )
     message = 'gymnasium is missing: pip install "tinymaml[locomotion]"'
-    assert done.stdout.splitlines() == [message]
+    assert done.stdout.splitlines() == [message, message]

@@ -27,9 +27,10 @@ from tinymaml.checks import Array, check_function, check_that, whole_number
 from tinymaml.rl.locomotion import package
 from tinymaml.rl.rollouts import Environment
 
-package("gymnasium")  # or an error that says what to install
-import gymnasium  # noqa: E402
-from gymnasium.spaces import Box  # noqa: E402
+try:
+    from gymnasium import Env
+except ImportError:  # making an object then says what to install
+    Env = object
 
 PIXELS = 256  # height and width of a picture
 VIEW = 1.5  # metres, from the middle of a picture to its edges
@@ -62,6 +63,7 @@ class FromGymnasium:
         horizon: int,
         set_tasks: Callable[[Any, Array], Any] = lambda envs, tasks: None,
     ) -> None:
+        gymnasium = package("gymnasium")
         self._make = check_function("make", make)
         self.draw = check_function("draw", draw)
         self._task_axes = np.ndim(draw(np.random.default_rng(0), (1,)))
@@ -70,7 +72,7 @@ class FromGymnasium:
         envs: Any = make(1)
         seen, space = envs.single_observation_space, envs.single_action_space
         for name, box in (("observations", seen), ("actions", space)):
-            vectors = isinstance(box, Box) and len(box.shape) == 1
+            vectors = isinstance(box, gymnasium.spaces.Box) and len(box.shape) == 1
             check_that(vectors, "make", f"{name} that are vectors of numbers", box)
         fits = bool(np.isfinite([space.low, space.high]).all())
         check_that(fits, "make", "actions with bounds", space)
@@ -114,7 +116,7 @@ class FromGymnasium:
         return self._states, rewards.astype(np.float64).reshape(shape), ended
 
 
-class ToGymnasium(gymnasium.Env):
+class ToGymnasium(Env):
     """One task of an `Environment`, one trajectory at a time, for gymnasium's tools.
 
     task: what distinguishes the task: numbers, such as a goal. render_mode: None, or
@@ -122,12 +124,11 @@ class ToGymnasium(gymnasium.Env):
     a stick figure, seen from the side along y and centred on the body: enough to see
     whether it runs, with a line for the floor, and nothing of surfaces and contacts.
 
-    >>> from tinymaml.tasks.navigation import Navigation
-    >>> env = ToGymnasium(Navigation(), [0.3, 0.4])
-    >>> observation, info = env.reset(seed=0)
-    >>> observation, reward, terminated, truncated, info = env.step(np.ones(2))
-    >>> observation, round(float(reward), 4), terminated, truncated
-    (array([0.1, 0.1]), -0.3606, False, False)
+        env = ToGymnasium(Navigation(), [0.3, 0.4])
+        observation, info = env.reset(seed=0)
+        observation, reward, terminated, truncated, info = env.step(np.ones(2))
+
+    Here the observation is [0.1, 0.1] and the reward -0.3606.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 50}
@@ -135,13 +136,14 @@ class ToGymnasium(gymnasium.Env):
     def __init__(
         self, environment: Environment, task: Any, render_mode: str | None = None
     ) -> None:
+        box = package("gymnasium").spaces.Box
         modes = [None, "rgb_array"] if hasattr(environment, "skeleton") else [None]
         check_that(render_mode in modes, "render_mode", f"one of {modes}", render_mode)
         self.environment: Any = environment
         self.tasks, self.render_mode = np.array(task, np.float64)[None], render_mode
         size = environment.observations
-        self.observation_space = Box(-np.inf, np.inf, (size,), float)
-        self.action_space = Box(-1.0, 1.0, (environment.actions,), np.float32)
+        self.observation_space = box(-np.inf, np.inf, (size,), float)
+        self.action_space = box(-1.0, 1.0, (environment.actions,), np.float32)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

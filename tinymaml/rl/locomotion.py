@@ -160,8 +160,7 @@ class Locomotion:
         # NaN counts as 0 here, so that the simulation goes on. `MAMLTRPO` finds such
         # actions in the trajectories and reports their cause.
         controls = np.clip(np.nan_to_num(actions[alive].astype(np.float64)), -1, 1)
-        before = states[alive]
-        rows, stable = self._move(before, controls)
+        rows, stable = self._move(states[alive], controls)
         rows[:, -1] = ~stable | self._fallen(rows)
         self.unstable += int((~stable).sum())
         earned = self._reward(rows, controls, goals[alive])
@@ -246,8 +245,7 @@ class Locomotion:
         # A capsule is as long as its half-length says on both sides, along its z axis.
         axes = data.geom_xmat.reshape(-1, 3, 3)[capsules, :, 2]
         half = axes * model.geom_size[capsules, 1:2]
-        centre = data.geom_xpos[capsules]
-        return np.stack([centre - half, centre + half], axis=1)
+        return data.geom_xpos[capsules, None] + np.stack([-half, half], axis=1)
 
     # --- what the bodies differ in ---
 
@@ -282,9 +280,9 @@ class Locomotion:
         expected = f"shape (tasks, {size}) or (tasks, trajectories, {size})"
         check_that(fits, "goals", expected, goals.shape)
         goals = goals[:, None] if goals.ndim == 2 else goals
+        fits = goals.shape[1] in (1, trajectories)
         expected = f"one a task or one for each of {trajectories} trajectories"
-        came = f"shape {goals.shape}"
-        check_that(goals.shape[1] in (1, trajectories), "goals", expected, came)
+        check_that(fits, "goals", expected, goals.shape)
         return np.broadcast_to(goals, (len(goals), trajectories, size))
 
 
@@ -306,9 +304,8 @@ class HalfCheetah(Locomotion):
 
     def _finish(self, spec: Any, mujoco: Any) -> Any:
         spec.option.timestep = CHEETAH_TIMESTEP
-        spec.compiler.settotalmass = (
-            0  # which MuJoCo will drop; the two lines replace it
-        )
+        # The file's `settotalmass` is deprecated. What follows does the same.
+        spec.compiler.settotalmass = 0
         model = spec.compile()
         mujoco.mj_setTotalmass(model, CHEETAH_MASS)
         mujoco.mj_setConst(model, mujoco.MjData(model))
