@@ -332,6 +332,7 @@ def test_unstable_physics_ends_its_trajectory_only(
     states, rewards, ended = environment.step(broken, actions, goals)
     assert ended.tolist() == [[False] * 3, [False, True, False]]
     assert environment.unstable == 1 and rewards[1, 1] == 0
+    np.testing.assert_array_equal(states[1, 1, :-1], broken[1, 1, :-1])
     others = ~ended
     assert states[others].tobytes() == alone[others].tobytes()
     assert rewards[others].tobytes() == pay[others].tobytes()
