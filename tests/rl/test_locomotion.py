@@ -5,6 +5,8 @@ what it was, whatever the joints do: rewards can be computed by hand. In contact
 are compared with MuJoCo's own data, stepped one trajectory at a time.
 """
 
+import copy
+import pickle
 import subprocess
 import sys
 import warnings
@@ -233,6 +235,22 @@ def test_a_trajectory_is_the_same_alone_and_among_others(body):
             )
             assert state.tobytes() == states[t + 1][here].tobytes()
             assert (reward, ended) == (rewards[t][here], ends[t][here])
+
+
+def test_copies_and_pickles_move_alike_and_keep_their_settings():
+    environment = Ant("position", horizon=9, goal_visible=True, threads=1)
+    expected = sampled(environment)
+    for other in (
+        copy.deepcopy(environment),
+        copy.copy(environment),
+        pickle.loads(pickle.dumps(environment)),
+    ):
+        assert repr(other) == repr(environment) and other.model is not environment.model
+        for a, b in zip(sampled(other), expected, strict=True):
+            assert a.tobytes() == b.tobytes()
+    assert repr(environment) == (
+        "Ant('position', horizon=9, goal_visible=True, threads=1)"
+    )
 
 
 # --- goals and starts -----------------------------------------------------------------

@@ -107,6 +107,10 @@ class Locomotion:
             f"goal_visible={self.goal_visible}, threads={self.threads})"
         )
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy or a pickle makes its own models; its count of unstable ones is 0."""
+        return type(self), (self.task, self.horizon, self.goal_visible, self.threads)
+
     # --- the protocol of environments ---
 
     def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
@@ -206,9 +210,9 @@ class Locomotion:
         # The physics state is the time, then positions, then velocities.
         self._positions = slice(1, 1 + model.nq)
         self._moving = slice(1, 1 + model.nq + model.nv)
-        self._size = len(self._rest)
-        self._com = slice(self._size, self._size + 3)  # position of the centre of mass
-        self._com_velocity = slice(self._size + 3, self._size + 6)
+        # Behind it is what was measured: first the centre of mass and its velocity.
+        n = self._size = len(self._rest)
+        self._com, self._com_velocity = slice(n, n + 3), slice(n + 3, n + 6)
 
     def _move(self, before: Array, controls: Array) -> tuple[Array, Array]:
         """The rows (N, S) one step later, and where physics was stable (N,)."""

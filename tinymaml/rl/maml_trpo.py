@@ -46,7 +46,8 @@ from tinymaml.rl.trpo import check_settings, trust_region_step
 
 Array = np.ndarray[Any, Any]
 Alpha = float | Array
-# Inner steps that train well move the policy by a mean KL of 0.01 to 1.
+# In 2D navigation the mean KL of the inner step grows from 0.006 to 20 within the 100
+# outer steps of the recipe, and training goes well. Beyond this an outer step fails.
 LARGEST_INNER_KL = 100.0
 
 
