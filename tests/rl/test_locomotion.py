@@ -206,6 +206,14 @@ def test_the_bodies_are_rllabs():
     ant = Ant(threads=1)
     assert ant.model.opt.timestep == 0.02
     assert ant.model.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4
+    sphere, capsules = 4 / 3 * np.pi * 0.25**3, ant.model.geom_size[2:]
+    radius, length = capsules[:, 0], 2 * capsules[:, 1]
+    volumes = np.pi * radius**2 * (length + 4 / 3 * radius)
+    mass = ant.model.body_mass.sum()
+    assert mass == pytest.approx(5.0 * (sphere + volumes.sum()), rel=1e-12)
+    assert mass == pytest.approx(0.911, abs=5e-4)
+    cylinders = np.pi * radius**2 * (length + radius)  # as in MuJoCo 1.31
+    assert 5.0 * (sphere + cylinders.sum()) == pytest.approx(0.879, abs=5e-4)
     assert (ant.observations, HalfCheetah(threads=1).observations) == (125, 20)
     # rllab's motors are of +-150; here a control of 1 is a torque of 150
     assert (ant.model.actuator_gear[:, 0] == 150).all()

@@ -17,7 +17,9 @@ step, softness of contacts) rllab's values are set here.
 
 Deviations from the authors' code:
 - The engine is MuJoCo 3.3.5 or newer, not 1.31. Contacts, friction and the solver of
-  constraints differ, and the mass of a capsule now includes all of its round ends.
+  constraints differ. Masses of capsules are exact, where 1.31 took cylinders: the ant
+  weighs 0.911 kg and not 0.879, and the parts of the cheetah share its 14 kg a little
+  differently.
 - Where physics becomes unstable (a number in a state is not finite or beyond 1e6), the
   trajectory ends with a reward of 0 and is counted in `unstable`.
 - A direction is drawn as -1 or 1; the authors draw a number and compare it with the
