@@ -217,8 +217,8 @@ class MAMLTRPO(ReadOnly):
         fits, came = len(batch.noise) == len(alphas) + 1, len(batch.noise)
         check_that(fits, "noise", f"it for {len(alphas)} steps and one more", came)
         starts = [None] * came if batch.start_noise is None else batch.start_noise
-        fits = len(starts) == came
-        check_that(fits, "start_noise", f"it for {came} policies", len(starts))
+        expected = f"it for {came} policies"
+        check_that(len(starts) == came, "start_noise", expected, len(starts))
         thetas = np.broadcast_to(theta, (len(batch.tasks), theta.size))
         adaptation = Adaptation([], [], [])
         for j, (noise, start) in enumerate(zip(batch.noise, starts, strict=True)):
@@ -279,9 +279,8 @@ class MAMLTRPO(ReadOnly):
 
         The divergence is that of the actions in the states that theta sampled.
         """
-        samples = self.losses.attach_old_policy(
-            adaptation.thetas[0], adaptation.samples[0]
-        )
+        theta, samples = adaptation.thetas[0], adaptation.samples[0]
+        samples = self.losses.attach_old_policy(theta, samples)
         _, kl = self.losses.surrogate_and_kl(adaptation.thetas[-1], samples)
         return float(kl.mean(dtype=np.float64))
 

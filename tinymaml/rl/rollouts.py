@@ -117,8 +117,8 @@ def roll_out(
     if start_noise is None:
         start_noise = np.zeros((count, trajectories, 0))
     shape = (count, trajectories, environment.start_noise)
-    fits = start_noise.shape == shape
-    check_that(fits, "start_noise", f"shape {shape}", start_noise.shape)
+    came = start_noise.shape
+    check_that(came == shape, "start_noise", f"shape {shape}", came)
     # Time is the first axis until all steps are taken, so that each step is contiguous.
     shape = (horizon, count, trajectories)
     observations = np.zeros((*shape, environment.observations), thetas.dtype)
