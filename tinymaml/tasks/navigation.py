@@ -81,7 +81,7 @@ class Navigation:
         check_that(fits, "shape", "at least one goal", shape)
         return rng.uniform(*GOALS, (*shape, 2))
 
-    def start(self, goals: Array, trajectories: int, noise: Any = None) -> Array:
+    def start(self, goals: Array, trajectories: int, noise: object = None) -> Array:
         """The initial positions of trajectories, all (0, 0): (T, B, 2).
 
         noise: not used, because all trajectories start alike.
