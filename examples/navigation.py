@@ -29,9 +29,10 @@ and trajectories), results.json, and for each training a folder with log.csv and
 checkpoint.npz: exact (MAML), first-order (first-order MAML), pretrained, oracle. The
 first three also have initialisation.npz, the parameters that are tested, with their
 returns; exact and pretrained of seed 0 come with the package (tinymaml.pretrained). A
-row of the log has the mean return before and after adaptation, and whether the outer
-step was accepted; if not, it has changed no parameter. Ctrl-C or SIGTERM saves and
-stops; a run continued with --resume gives the same bits as one that never stopped.
+row of the log has the size of the inner step as a mean KL divergence, the mean return
+before and after adaptation, and whether the outer step was accepted; if not, it has
+changed no parameter. Ctrl-C or SIGTERM saves and stops; a run continued with --resume
+gives the same bits as one that never stopped.
 """
 
 import argparse
@@ -85,7 +86,8 @@ TEST_TASKS, TEST_STEPS = 40, 4
 TEST_TRANSITIONS = 4000  # environment steps per gradient step: 40 trajectories of 100
 TEST_TRAJECTORIES = 160  # the most that are sampled if trajectories end early
 VALIDATION_STEPS, VALIDATE_EVERY = 3, 5
-COLUMNS = ("before", "after", "kl", "improvement", "backtracks", "accepted")
+# The progress bar shows the first: how far the inner step moves the policy.
+COLUMNS = ("inner_kl", "before", "after", "kl", "improvement", "backtracks", "accepted")
 
 # Purposes of random numbers; each has a stream of its own (`random_stream`).
 INITIAL, TRAINING, TEST, VALIDATION = 1, 2, 3, 4

@@ -287,6 +287,12 @@ WORDS: dict[str, dict[str, str]] = {
         "steps": "the number of inner steps.",
         "dtype": DTYPE,
     },
+    "MAMLTRPO.start_noise": {
+        "rng": RNG,
+        "tasks": "T, the number of tasks.",
+        "steps": "the number of inner steps.",
+    },
+    "MAMLTRPO.inner_kl": {"adaptation": "the inner loop, from `MAMLTRPO.adapt`."},
     "MAMLTRPO.adapt": {"batch": "tasks and noise, from `MAMLTRPO.draw`."},
     "MAMLTRPO.step": {
         "theta": "(P,), float32 or float64.",

@@ -392,6 +392,7 @@ class MLP(Network):
     ) -> None:
         sizes = whole_numbers("sizes", sizes)
         check_that(len(sizes) > 1, "sizes", "inputs and outputs at least", sizes)
+        self.sizes, self.activation, self.initialiser = sizes, activation, initialiser
         layers: list[Layer] = []
         for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
             layers += [Linear(inputs, outputs, initialiser), Activation(activation)]

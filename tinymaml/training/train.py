@@ -117,7 +117,7 @@ def train(
             `theta` and `best`, to be read only. What has been done is saved as at the
             end, and can be continued without `stop`. See the second example.
         columns: names of attributes of the gradient's result, numbers, whose means are
-            further columns of the log.
+            further columns of the log. The progress bar shows the first of them.
 
     Returns:
         A `TrainResult`.
@@ -230,7 +230,8 @@ def train(
         return (validates or logs) and stops()
 
     started = time.perf_counter() - run.seconds
-    bar = ProgressBar(progress, description, run.iteration, iterations)
+    shown = "".join(run.columns[:1])
+    bar = ProgressBar(progress, description, run.iteration, iterations, shown)
     with csv_log, bar, Interrupt() as interrupt:
         done = stops()
         # [alg2-line2]
