@@ -18,14 +18,17 @@ CUDA_LIMIT = 800
 # whole (locks, verified kernels, contents of checkpoints), which was promised later.
 # Another 50 for what locomotion asks of the rest: random starts, the size of the inner
 # step in the log, the progress bar and an error, a policy's own initial weights.
-PACKAGE_LIMIT = 5_500 + 250 + 50
+PACKAGE_LIMIT = 5_500 + 250 + 50 + 350  # the last are the new operations of LATER
 # What later subpackages may add to the package; each brings its own line here.
 LATER = {
     "rl/locomotion": 350,  # with gymnasium's adapter
     "variants": 500,
     "training/distributed.py": 250,
     "backends/javascript": 150,
-    "new operations": 250,  # of which the evening may take 150
+    # Powers, indices, transposes, `where` and what else a user's loss wants, on every
+    # backend: 250, of which the evening may take 150, were planned. It is 100 more, for
+    # losses as functions of arrays and parameters by name.
+    "new operations": 350,
 }
 # The files of those that exist.
 OWN_SHARE = {
@@ -33,7 +36,7 @@ OWN_SHARE = {
     "backends/javascript": ("backends/javascript",),
     "rl/locomotion": ("rl/locomotion.py", "rl/gymnasium_adapter.py"),
 }
-TAPE_JS_LIMIT = 400  # lines of all kinds
+TAPE_JS_LIMIT = 400 + 12  # lines of all kinds; 12 of the operations that came later
 PROSE = ("autodiff/tape.py", "autodiff/derivatives.py", "maml.py")
 PROSE_TO_CODE = 0.8
 

@@ -25,7 +25,10 @@ Three things are in this file: `Primitive` says what an operation must be able t
 (`primitives.py` and `convolution.py` hold the table of them), `Tape` is the list, and
 `Value` is a symbolic array with the arithmetic of NumPy.
 
-Left out: control flow that depends on numbers. A tape is one straight line.
+Left out: control flow that depends on numbers. A tape is one straight line. Where a
+choice is made element by element, `functions.where` computes both sides and takes from
+each what is wanted. Also left out are indices that are arrays: a product with a matrix
+of zeros and ones, which comes with the data, chooses rows.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -34,7 +37,6 @@ from math import log, prod
 from typing import Any, ClassVar, NamedTuple, NoReturn
 
 import numpy as np
-from numpy import broadcast_shapes
 from numpy.typing import ArrayLike, NDArray
 
 from tinymaml.checks import (
@@ -49,6 +51,7 @@ from tinymaml.checks import (
 
 Shape = tuple[int, ...]
 Array = NDArray[Any]
+Axes = int | Sequence[int] | None
 NUMBERS = (int, float, np.integer, np.floating)
 PRIMITIVES: dict[str, type["Primitive"]] = {}
 
@@ -373,6 +376,17 @@ class Value:
     values or with numbers. What has no operator is in `functions.py`. Nothing is
     computed, so a value has no numbers: only a backend that runs the tape finds them.
 
+    There are few primitives, so an operator may record several of them, which derive
+    and run like anything else:
+
+    - `x**3` records products, and `x**0.3` is exp(0.3 log(x)).
+    - `x[1:3]` along the first axis is a `slice` of the elements in a row. Any other
+      axis first comes to the front by a `swap` of axes, and goes back afterwards.
+    - `x.T` records swaps, and a product `x.T @ y` none: it reads x as it lies.
+    - `x @ y` of stacks of matrices is one product for each pair, joined by `concat`.
+
+    A part costs nothing where its elements lie in one piece; a swap copies the array.
+
     Broadcasting is written out: `matrix + vector` records a reshape and a `broadcast`
     before the `add`. So the derivative of `add` need not know about it: the transpose
     of a broadcast is a sum, and that is what `grad` records where it meets one.
@@ -387,6 +401,14 @@ class Value:
     Value(add, shape=(5, 3))
     >>> [node.primitive.name for node in tape.nodes]
     ['input', 'input', 'reshape', 'broadcast', 'add']
+
+    A column of a matrix does not lie in one piece. It is the first row of the
+    transpose, and this is what is recorded:
+
+    >>> x[:, 0]
+    Value(slice, shape=(5,))
+    >>> [node.primitive.name for node in tape.nodes[5:8]]
+    ['swap', 'reshape', 'slice']
     """
 
     __slots__ = ("tape", "index", "shape")
@@ -502,6 +524,10 @@ class Value:
     def __pow__(self, exponent: "float | Value") -> "Value":
         """self^exponent; a whole exponent is a product, any other wants self > 0.
 
+        A product is right for negative numbers as well, and so are its derivatives.
+        For other exponents the derivative of x^p passes through log(x), which has none
+        at 0: there it is not a number, also where p is above 1.
+
         >>> Tape().input("x", (3,)) ** -2
         Value(reciprocal, shape=(3,))
         """
@@ -510,7 +536,9 @@ class Value:
             if power < 0:
                 return 1 / self**-power
             if power.is_integer():
-                # self^13 is self^8 self^4 self^1: the binary digits of the exponent.
+                # self^13 is self^8 self^4 self^1, because 13 is 1101 in binary: the
+                # squares of squares self, self^2, self^4, ... are multiplied where the
+                # exponent has the digit 1. So 13 takes five products and not twelve.
                 result, square = self.tape.constant(1.0, self.shape), self
                 for digit in reversed(f"{int(power):b}"):
                     result = result * square if digit == "1" else result
@@ -521,12 +549,14 @@ class Value:
 
     def __rpow__(self, base: float) -> "Value":
         """base^self for a base above 0."""
+        # base^x is exp(x log(base)), and the logarithm is taken while recording.
         base = real_number("base", base)
         check_that(base > 0, "base", "more than 0", base)
         return self.tape.record("exp", self * log(base))
 
     def __abs__(self) -> "Value":
         """|self|, with slope 0 at 0."""
+        # One of the two terms is 0. At 0 both are, and both slopes of relu are 0 there.
         return self.tape.record("relu", self) + self.tape.record("relu", -self)
 
     def __matmul__(self, other: "Value") -> "Value":
@@ -538,6 +568,7 @@ class Value:
         check_values(value=self, operand=other)
         a, b = self.shape, other.shape
         check_that(a and b, "matmul", "matrices or vectors", f"{a} and {b}")
+        # A vector becomes a matrix, and the axis that this has added is dropped again.
         if len(a) == 1:
             row = self.reshape(1, -1) @ other
             return row[0] if len(b) == 1 else row[..., 0, :]
@@ -545,8 +576,11 @@ class Value:
             return (self @ other.reshape(-1, 1))[..., 0]
         if len(a) == len(b) == 2:
             return self.tape.record("matmul", self, other, ta=False, tb=False)
+        # All rows of a stack are rows of one tall matrix, which is multiplied at once.
         if len(b) == 2:
             return (self.reshape(-1, a[-1]) @ other).reshape(*a[:-1], b[-1])
+        # Two stacks are broadcast to one shape, as far as they need. Then the matrices
+        # of each are counted from 0: left[i] is one of them, in one piece of memory.
         stack = common_shape(a[:-2], b[:-2])
         left = self.broadcast_to((*stack, *a[-2:])).reshape(-1, *a[-2:])
         right = other.broadcast_to((*stack, *b[-2:])).reshape(-1, *b[-2:])
@@ -560,7 +594,8 @@ class Value:
     def __getitem__(self, index: Any) -> "Value":
         """The part that whole numbers and slices choose, as in NumPy.
 
-        `...` stands for the axes that are not named, None for a new axis of length 1.
+        A number drops its axis, and a slice keeps it. `...` stands for all axes that
+        are not named, by default at the end, and None for a new axis of length 1.
         Raises TypeError for anything else, such as a mask or an array of indices, and
         for a slice with a negative step, ValueError where nothing would be left.
 
@@ -568,6 +603,8 @@ class Value:
         >>> x[1:3, ..., -1].shape, x[::2].shape, x[0, None].shape
         ((2, 3), (2, 3, 5), (1, 3, 5))
         """
+        # First the `...`, written or not, is replaced by a full slice for each axis
+        # that is not named. It is found by `is`: `==` would ask a Value for its truth.
         entries = [*index] if type(index) is tuple else [index]
         dots = [i for i, entry in enumerate(entries) if entry is ...]
         axes = len(entries) - len(dots) - sum(entry is None for entry in entries)
@@ -575,6 +612,8 @@ class Value:
         check_that(fits, "index", f"at most {len(self.shape)} axes", shown(index))
         place = dots[0] if dots else len(entries)
         rest = [slice(None)] * (len(self.shape) - axes)
+        # Then the axes are cut one after the other. `shape` is what is left of them at
+        # the end: all axes are still there until the last reshape, also those dropped.
         value, axis, shape = self, 0, list[int]()
         for entry in [*entries[:place], *rest, *entries[place + len(dots) :]]:
             if entry is None:
@@ -596,10 +635,15 @@ class Value:
             front = self.tape.record("swap", self, start=0, middle=axis, stop=axis + 1)
             part = front._part(0, start, stop, step)
             return part.tape.record("swap", part, start=0, middle=1, stop=axis + 1)
+        # Along the first axis an element is `row` numbers in one piece, and start:stop
+        # is one piece of the whole, seen as a vector.
         row, count = self.size // length, -(-(stop - start) // step)
         ends = {"start": start * row, "stop": stop * row}
         part = self.tape.record("slice", self.reshape(-1), **ends)
-        if step > 1:  # Groups of `step` elements, of which the first are taken.
+        # x[::3] takes the first of every three elements: a new axis counts within the
+        # threes, and of this axis the part 0:1 is taken. The last group may lack some
+        # elements, and is filled up with zeros, which nothing reads.
+        if step > 1:
             if missing := count * step * row - part.size:
                 zeros = self.tape.constant(0.0, (missing,))
                 part = self.tape.record("concat", part, zeros)
@@ -620,10 +664,15 @@ class Value:
         order = [i % rank for i in named] or [*reversed(range(rank))]
         fits = sorted(order) == [*range(rank)]
         check_that(fits, "axes", f"every axis of shape {self.shape} once", named)
+        # The places are filled from the first to the last. Where the axis that belongs
+        # to a place stands further behind, a swap puts it in front of all that stand
+        # between; `now` tells which axis stands where after the swaps so far.
         value, now = self, [*range(rank)]
         for place, axis in enumerate(order):
             start = now.index(axis)
-            stop = start + 1  # Axes that stay together move together.
+            stop = start + 1
+            # Axes that follow each other now and in the new order move together, in one
+            # swap: that of a stack (T, N, H, W) -> (H, W, T, N) is one and not two.
             while stop < rank and now[stop] == order[place + stop - start]:
                 stop += 1
             if start > place:
@@ -683,9 +732,7 @@ class Value:
         shape = common_shape(self.shape, other.shape)
         return self.broadcast_to(shape), other.broadcast_to(shape)
 
-    def sum(
-        self, axis: int | Sequence[int] | None = None, keepdims: bool = False
-    ) -> "Value":
+    def sum(self, axis: Axes = None, keepdims: bool = False) -> "Value":
         """The sum over the given axes, which disappear; over all axes by default.
 
         With keepdims they keep length 1. Raises ValueError for an axis that the value
@@ -708,10 +755,13 @@ class Value:
             return total
         return total.reshape(*(n for i, n in enumerate(self.shape) if i not in summed))
 
-    def mean(
-        self, axis: int | Sequence[int] | None = None, keepdims: bool = False
-    ) -> "Value":
-        """The mean over the given axes; as `sum` in everything else."""
+    def mean(self, axis: Axes = None, keepdims: bool = False) -> "Value":
+        """The mean over the given axes; as `sum` in everything else.
+
+        >>> x = Tape().input("x", (2, 3, 4))
+        >>> (x - x.mean(axis=1, keepdims=True)).shape
+        (2, 3, 4)
+        """
         total = self.sum(axis, keepdims)
         return total * (total.size / self.size)
 
@@ -723,29 +773,31 @@ def common_shape(*shapes: Shape) -> Shape:
     (3, 5)
     """
     try:
-        return broadcast_shapes(*shapes)
+        return np.broadcast_shapes(*shapes)
     except ValueError:
         came = " and ".join(map(str, shapes))
         raise ValueError(f"shapes: expected a common one, got {came}") from None
 
 
 def _window(entry: Any, length: int) -> tuple[int, int, int]:
-    """(start, stop, step) of one entry of an index, for an axis of this length."""
-    expected = "whole numbers, slices with a positive step, None and ..."
-    if isinstance(entry, slice):
-        try:
-            start, stop, step = entry.indices(length)
-        except (TypeError, ValueError):
-            step = 0
-        if step < 1:
-            raise TypeError(f"index: expected {expected}, got {entry}")
-        check_that(start < stop, "index", "at least one element", entry)
-        return start, stop, step
-    if isinstance(entry, bool) or not isinstance(entry, int | np.integer):
+    """(start, stop, step) of one entry of an index, for an axis of this length.
+
+    >>> _window(-1, 5), _window(slice(None, None, 2), 5)
+    ((4, 5, 1), (0, 5, 2))
+    """
+    if isinstance(entry, int | np.integer) and not isinstance(entry, bool):
+        expected = f"a number from {-length} to {length - 1}"
+        check_that(-length <= entry < length, "index", expected, entry)
+        return int(entry) % length, int(entry) % length + 1, 1
+    try:
+        start, stop, step = entry.indices(length)
+    except (AttributeError, TypeError, ValueError):
+        step = 0  # It is no slice, or its ends are no numbers.
+    if step < 1:
+        expected = "whole numbers, slices with a positive step, None and ..."
         raise TypeError(f"index: expected {expected}, got {shown(entry)}")
-    expected = f"a number from {-length} to {length - 1}"
-    check_that(-length <= entry < length, "index", expected, entry)
-    return int(entry) % length, int(entry) % length + 1, 1
+    check_that(start < stop, "index", "at least one element", entry)
+    return start, stop, step
 
 
 def _ranges(axes: Collection[int]) -> list[tuple[int, int]]:

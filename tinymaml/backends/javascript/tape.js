@@ -135,6 +135,7 @@ function tinymamlTape() {
   const PRIMITIVES = {
     input: { fill() {} },
     full: { fill: (out, { number }) => out.fill(Number(number)) }, // it may be "NaN"
+    constant_array: { fill: (out, { numbers }) => out.set(numbers.map(Number)) },
     add: { run(out, a, b) { for (let i = 0; i < out.length; i++) out[i] = a[i] + b[i]; } },
     sub: { run(out, a, b) { for (let i = 0; i < out.length; i++) out[i] = a[i] - b[i]; } },
     mul: { run(out, a, b) { for (let i = 0; i < out.length; i++) out[i] = a[i] * b[i]; } },
@@ -146,6 +147,8 @@ function tinymamlTape() {
     relu: { run(out, a) { for (let i = 0; i < out.length; i++) out[i] = a[i] <= 0 ? 0 : a[i]; } },
     exp: { run(out, a) { for (let i = 0; i < out.length; i++) out[i] = Math.exp(a[i]); } },
     log: { run(out, a) { for (let i = 0; i < out.length; i++) out[i] = Math.log(a[i]); } },
+    sin: { run(out, a) { for (let i = 0; i < out.length; i++) out[i] = Math.sin(a[i]); } },
+    cos: { run(out, a) { for (let i = 0; i < out.length; i++) out[i] = Math.cos(a[i]); } },
     tanh: { run(out, a) { for (let i = 0; i < out.length; i++) out[i] = Math.tanh(a[i]); } },
     reciprocal: { run(out, a) { for (let i = 0; i < out.length; i++) out[i] = 1 / a[i]; } },
     rsqrt: { run(out, a) { for (let i = 0; i < out.length; i++) out[i] = 1 / Math.sqrt(a[i]); } },
@@ -204,6 +207,16 @@ function tinymamlTape() {
           for (let done = behind; done < all; done *= 2) // twice as many copies each time
             out.copyWithin(start + done, start, start + Math.min(done, all - done));
         }
+      },
+    },
+    swap: {
+      settings: ({ start, middle, stop }, [shape]) =>
+        [around(shape, start, middle)[1], ...around(shape, middle, stop).slice(1)],
+      run(out, a, m, n, inner) {
+        for (let o = 0, z = 0; o < a.length; o += m * n * inner)
+          for (let j = 0; j < n; j++)
+            for (let i = 0; i < m; i++)
+              for (let p = 0, y = o + (i * n + j) * inner; p < inner; p++) out[z++] = a[y++];
       },
     },
     reshape: { view: () => 0 },
