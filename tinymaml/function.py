@@ -88,8 +88,8 @@ class Function:
 
         key = kind, shapes, theta.dtype, weakly(self.loss)
         results = self._programs.get(key, compile_derivative)(arrays)
-        # One task; and a number is a number, not an array of no axes.
-        return [array[0] for array in results.values()]
+        # There is one task; and a number is Python's, not an array without axes.
+        return [a[0] if a.ndim > 1 else a[0].item() for a in results.values()]
 
 
 def function(loss: Callable[..., Value], backend: str | Backend = "auto") -> Function:

@@ -11,10 +11,15 @@ STEPS = "the number of inner steps; by default those of meta-training."
 RNG = "a `numpy.random.Generator`, advanced in place."
 DTYPE = 'the dtype of the result, "float32" or "float64".'
 ANY = "a Value of any shape."
-LAST_AXIS = "a Value (..., C); the function is of each row of its last axis."
+OTHER = "a Value or a number; both are broadcast to a common shape."
+END = "an end of the range, a Value or a number."
 MODE = 'of batch normalisation: "batch", "support" or "none", see `BatchNorm`.'
 GAMMA = "of batch normalisation: whether it has a factor, see `BatchNorm`."
 FEATURES = "the number of features after each convolution."
+ACTIVATION = (
+    'the name of a function, such as "relu", or a function of your own, from a Value'
+    " to a Value of the same shape."
+)
 WAYS = "N, the number of classes, which is the size of the result."
 INITIALISER = "a function (rng, shape) that returns the first weights."
 IMAGES = "a Value (N, H, W, C): N images of H by W pixels with C channels."
@@ -81,14 +86,26 @@ WORDS: dict[str, dict[str, str]] = {
         "weights": "(N,), as in `policy_gradient_loss`.",
     },
     # what a loss is written with
-    "concatenate": {"vectors": "a list of Values, each with one axis."},
+    "concatenate": {
+        "values": "a list of Values.",
+        "axis": "the axis along which they are joined.",
+    },
+    "clip": {"x": ANY, "lowest": END, "highest": END},
+    "cos": {"x": ANY},
     "exp": {"x": ANY},
+    "maximum": {"a": ANY, "b": OTHER},
+    "minimum": {"a": ANY, "b": OTHER},
+    "sigmoid": {"x": ANY},
+    "sin": {"x": ANY},
+    "softplus": {"x": ANY},
+    "sqrt": {"x": ANY + " Its numbers must be positive."},
+    "where": {"a": "what is taken there, a Value or a number.", "b": "what else."},
     "log": {"x": ANY + " Its numbers must be positive."},
     "relu": {"x": ANY},
     "rsqrt": {"x": ANY + " Its numbers must be positive."},
     "tanh": {"x": ANY},
-    "logsumexp": {"x": LAST_AXIS},
-    "softmax": {"x": LAST_AXIS},
+    "logsumexp": {"x": ANY, "axis": "the axis of the terms."},
+    "softmax": {"x": ANY, "axis": "the axis of the classes."},
     "conv2d": {
         "x": IMAGES,
         "w": "a Value (kh, kw, C, F): F kernels of kh by kw pixels.",
@@ -112,6 +129,12 @@ WORDS: dict[str, dict[str, str]] = {
         "theta": "(P,), an array.",
         "x": "(N, ...), an array of the dtype of theta.",
     },
+    "Network.unflatten": {"theta": "(P,), an array."},
+    "Network.flatten": {
+        "arrays": "arrays by the names of parameters, which are the keys of `layout`.",
+        "torch": "whether they are in PyTorch's layout, as in `unflatten`.",
+        "dtype": DTYPE,
+    },
     "Network.vector": {
         "default": "the number of every parameter that is not in `values`.",
         "dtype": DTYPE,
@@ -119,7 +142,7 @@ WORDS: dict[str, dict[str, str]] = {
     },
     "MLP": {
         "sizes": "the sizes of input, hidden layers and output.",
-        "activation": '"relu" or "tanh".',
+        "activation": ACTIVATION,
         "initialiser": INITIALISER,
     },
     "Linear": {
@@ -128,7 +151,6 @@ WORDS: dict[str, dict[str, str]] = {
         "initialiser": INITIALISER,
     },
     "Linear.init": {"rng": RNG},
-    "Activation": {"name": '"relu" or "tanh".'},
     "OmniglotConv": {"ways": WAYS, "features": FEATURES, "mode": MODE, "gamma": GAMMA},
     "OmniglotFC": {"ways": WAYS, "mode": MODE, "gamma": GAMMA},
     "MiniImagenetConv": {
