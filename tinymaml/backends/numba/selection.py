@@ -201,14 +201,10 @@ def select_pad(s: Selection, index: int, node: Node, *, start: int, size: int) -
 def select_swap(
     s: Selection, index: int, node: Node, *, start: int, middle: int, stop: int
 ) -> None:
-    """(outer, m, n, inner) -> (outer, n, m, inner); that of a matrix has a kernel."""
+    """(outer, m, n, inner) -> (outer, n, m, inner)."""
     shape = s.tape.nodes[node.arguments[0]].shape
-    sizes = prod(shape[start:middle]), prod(shape[middle:stop])
-    outer, inner = prod(shape[:start]), prod(shape[stop:])
-    if outer == inner == 1:
-        s.emit("transpose", index, s.reads(node), sizes)
-    else:
-        s.emit("swap", index, s.reads(node), (outer, *sizes, inner))
+    ends = (0, start), (start, middle), (middle, stop), (stop, len(shape))
+    s.emit("swap", index, s.reads(node), tuple(prod(shape[i:j]) for i, j in ends))
 
 
 def select_broadcast(s: Selection, index: int, node: Node, **_: Any) -> None:
