@@ -40,7 +40,6 @@ gives the same bits as one that never stopped.
 
 import argparse
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from types import SimpleNamespace
@@ -49,7 +48,7 @@ from typing import Any
 import numpy as np
 
 from locomotion_figures import Film, draw_figure_5, write_animation
-from locomotion_settings import SETTINGS
+from locomotion_settings import BODIES, SETTINGS, Timed
 from reinforcement import COLUMNS, TEST, Experiment, Recipe, methods
 from reinforcement_figures import Curve
 from shared import (
@@ -61,10 +60,11 @@ from shared import (
     positive_number,
     read_options,
     run_to_the_end,
+    text_table,
     whole_number,
 )
 from tinymaml.backends import Backend
-from tinymaml.rl.locomotion import Ant, HalfCheetah, Locomotion
+from tinymaml.rl.locomotion import Locomotion
 from tinymaml.rl.maml_trpo import MAMLTRPO, Adaptation, MetaBatch
 
 Array = np.ndarray[Any, Any]
@@ -80,33 +80,6 @@ POOLED = 100  # trajectories in an outer step of a baseline, each with its own g
 TEST_TASKS, TEST_STEPS = 40, 3
 VALIDATE_EVERY, VALIDATE_BASELINES_EVERY = 10, 50
 FAST = {"tasks": 6, "trajectories": 8, "pooled": 16, "test_tasks": 8, "shots": 8}
-
-
-class Timed(Locomotion):
-    """A body that counts its steps and the seconds they take."""
-
-    steps, seconds = 0, 0.0
-
-    def step(
-        self, states: Array, actions: Array, goals: Array
-    ) -> tuple[Array, Array, Array]:
-        """As without a clock."""
-        started = time.perf_counter()
-        result = super().step(states, actions, goals)
-        self.seconds += time.perf_counter() - started
-        self.steps += int((states[..., -1] == 0).sum())
-        return result
-
-
-class TimedHalfCheetah(Timed, HalfCheetah):
-    """A half-cheetah with a clock."""
-
-
-class TimedAnt(Timed, Ant):
-    """An ant with a clock."""
-
-
-BODIES: dict[str, type[Timed]] = {"cheetah": TimedHalfCheetah, "ant": TimedAnt}
 
 
 class LocomotionExperiment(Experiment):
@@ -183,6 +156,24 @@ def make_experiment(
     )
 
 
+# %% The two directions apart
+# A policy that runs in one direction only has half of the mean return.
+
+
+def by_direction(experiment: Experiment, adapted: Mapping[str, Adaptation]) -> str:
+    """The mean returns of goals -1 and 1 as a table."""
+    lines = []
+    for name, rows in experiment.returns_by_goal(adapted).items():
+        table = np.array(rows)
+        for goal in np.unique(table[:, 0]):
+            means = table[table[:, 0] == goal, 1:].mean(axis=0)
+            label = f"{experiment.methods[name].label}, goal {goal:.0f}"
+            cells = [f"{mean:.2f}" for mean in means]
+            lines.append([label, *cells, *[""] * (TEST_STEPS + 1 - len(cells))])
+    header = ["each direction", *(f"{j} steps" for j in range(TEST_STEPS + 1))]
+    return text_table(header, lines)
+
+
 # %% Figure 5: the return against gradient steps, and stick figures
 
 
@@ -235,6 +226,8 @@ def draw(
 ) -> None:
     """Write figure5.png and, if it is asked for, the animation."""
     options = experiment.options
+    if options.env.endswith("direction"):
+        print(by_direction(experiment, adapted))
     shown, floor = films(experiment, adapted, options.env), "cheetah" in options.env
     draw_figure_5(curves, training, shown, floor, options.out / "figure5.png")
     if options.gif:

@@ -306,6 +306,17 @@ class Experiment:
                 training.append(Curve(*style, iterations, returns))
         return adaptation, training
 
+    def returns_by_goal(
+        self, adapted: Mapping[str, Adaptation]
+    ) -> dict[str, list[list[float]]]:
+        """For each method, rows of a goal and the returns after 0, 1, 2 ... steps."""
+        goals = self.test_batch(self.tester(), TEST, 0).tasks
+        table = {}
+        for name, adaptation in adapted.items():
+            rows = np.concatenate([goals, adaptation.returns()], axis=1).round(4)
+            table[name] = rows[np.lexsort(goals.T[::-1])].tolist()
+        return table
+
     def run(
         self,
         stages: Stages,
@@ -338,6 +349,7 @@ class Experiment:
             seconds,
             [row for points in rows.values() for row in points],
             **more,
+            returns_by_goal=self.returns_by_goal(adapted),
             accepted_steps={
                 name: sum(row.more[accepted] for row in result.losses)
                 for name, result in results.items()

@@ -302,6 +302,23 @@ def test_returns_of_the_authors_are_dotted_only_where_they_are_known(monkeypatch
         assert styles.count(":") == dotted
 
 
+def test_directions_are_reported_apart(small, capsys):
+    small.FAST["test_tasks"] = 4
+    small.draw = load_example("locomotion").draw
+    small.draw.__globals__.update(draw_figure_5=lambda *_: None)
+    results = run(small, "--methods", "random")
+    rows = np.array(results["returns_by_goal"]["random"])
+    assert [*rows[:, 0]] == sorted(rows[:, 0]) and {*rows[:, 0]} == {-1.0, 1.0}
+    np.testing.assert_allclose(
+        rows[:, 1:].mean(axis=0), [row["return"] for row in results["rows"]], atol=1e-4
+    )
+    out = capsys.readouterr().out
+    for goal in (-1, 1):
+        (line,) = [s for s in out.splitlines() if s.startswith(f"random, goal {goal} ")]
+        means = rows[rows[:, 0] == goal, 1:].mean(axis=0)
+        np.testing.assert_allclose([*map(float, line.split()[3:])], means, atol=0.006)
+
+
 # --- resuming -------------------------------------------------------------------------
 
 
