@@ -56,6 +56,7 @@ from shared import (
     add_resume,
     command_line,
     experiment_parser,
+    fraction,
     open_stages,
     positive_number,
     read_options,
@@ -120,6 +121,7 @@ def make_recipe(options: argparse.Namespace) -> Recipe:
     return Recipe(
         alpha=options.alpha,
         max_kl=options.max_kl,
+        decay=options.decay,
         iterations=iterations,
         test_alphas={"pretrained": setting.pretrained, "random": setting.random},
         later=setting.later,
@@ -284,6 +286,14 @@ def make_parser() -> Parser:
         "cheetah-direction)",
     )
     add(
+        "--decay",
+        type=fraction,
+        default=1.0,
+        metavar="LAMBDA",
+        help="GAE's lambda: less than the authors' 1 (default) makes advantages less "
+        "noisy, and biased",
+    )
+    add(
         "--tasks",
         type=whole_number(1),
         metavar="T",
@@ -298,7 +308,7 @@ def make_parser() -> Parser:
     )
     add("--gif", action="store_true", help=f"also write an animation, {ANIMATION}")
     add_resume(
-        parser, "--env, --seed, --alpha, --max-kl, --tasks, --trajectories and --fast"
+        parser, "--env, --seed, --alpha, --max-kl, --decay, --tasks and --trajectories"
     )
     return parser
 
@@ -329,6 +339,7 @@ def start(parser: Parser, arguments: Sequence[str]) -> None:
         "env": options.env,
         "alpha": options.alpha,
         "max_kl": options.max_kl,
+        "decay": options.decay,
         "tasks": recipe.tasks,
         "trajectories": recipe.trajectories,
         "pooled": recipe.pooled,

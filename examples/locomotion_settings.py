@@ -50,27 +50,24 @@ BODIES: dict[str, type[Timed]] = {"cheetah": TimedHalfCheetah, "ant": TimedAnt}
 class Setting(NamedTuple):
     """One environment: its sizes, its step sizes at test, and the authors' returns."""
 
-    trajectories: int  # for each task, before and after the inner step
     iterations: int  # outer steps of MAML
     baseline_iterations: int  # outer steps of the pretrained policy and the oracle
-    max_kl: float  # mean KL divergence of an outer step
-    shots: int  # trajectories for each gradient step at test
-    pretrained: float  # inner learning rate of the pretrained policy at test
-    random: float  # the same of random weights
-    later: float  # at test, step sizes are multiplied by it after the first step
     paper: Mapping[str, tuple[float, ...]]  # returns after 0, 1, 2, 3 gradient steps
+    trajectories: int = 20  # for each task, before and after the inner step
+    max_kl: float = 0.01  # mean KL divergence of an outer step
+    shots: int = 20  # trajectories for each gradient step at test
+    pretrained: float = 0.2  # inner learning rate of the pretrained policy at test
+    random: float = 1.0  # the same of random weights
+    later: float = 0.5  # at test, step sizes are multiplied by it after the first step
 
 
 SETTINGS = {
     "cheetah-velocity": Setting(
-        trajectories=10,
         iterations=400,
         baseline_iterations=500,
-        max_kl=0.01,
-        shots=20,
+        trajectories=10,
         pretrained=0.02,
         random=0.1,
-        later=0.5,
         paper={
             "exact": (-129.53, -78.57, -66.62, -60.78),
             "pretrained": (-158.00, -135.39, -128.47, -133.61),
@@ -79,14 +76,9 @@ SETTINGS = {
         },
     ),
     "cheetah-direction": Setting(
-        trajectories=20,
         iterations=200,
         baseline_iterations=500,
         max_kl=0.02,
-        shots=20,
-        pretrained=0.2,
-        random=1.0,
-        later=0.5,
         paper={
             "exact": (-50.69, 293.19, 313.48, 315.65),
             "pretrained": (-43.03, -24.75, -12.85, 19.57),
@@ -95,14 +87,8 @@ SETTINGS = {
         },
     ),
     "ant-velocity": Setting(
-        trajectories=20,
         iterations=400,
         baseline_iterations=1000,
-        max_kl=0.01,
-        shots=20,
-        pretrained=0.2,
-        random=1.0,
-        later=0.5,
         paper={
             "exact": (30.58, 96.74, 100.06, 101.41),
             "pretrained": (-1.83, 6.11, 8.47, 9.47),
@@ -111,13 +97,10 @@ SETTINGS = {
         },
     ),
     "ant-direction": Setting(
-        trajectories=40,
         iterations=600,
         baseline_iterations=1000,
-        max_kl=0.01,
+        trajectories=40,
         shots=40,
-        pretrained=0.2,
-        random=1.0,
         later=0.01,
         paper={
             "exact": (8.66, 499.15, 500.68, 499.11),
@@ -126,15 +109,5 @@ SETTINGS = {
             "oracle": (524.80,),
         },
     ),
-    "ant-position": Setting(
-        trajectories=20,
-        iterations=400,
-        baseline_iterations=1000,
-        max_kl=0.01,
-        shots=20,
-        pretrained=0.2,
-        random=1.0,
-        later=0.5,
-        paper={},
-    ),
+    "ant-position": Setting(iterations=400, baseline_iterations=1000, paper={}),
 }

@@ -79,6 +79,7 @@ class Recipe:
     iterations: Mapping[str, int]  # outer steps, by name of training
     hidden: tuple[int, ...] = (100, 100)  # units of the policy's hidden layers
     max_kl: float = 0.01  # mean KL divergence of an outer step
+    decay: float = 1.0  # GAE's lambda
     test_alphas: Mapping[str, float] | None = None  # by method, if not `alpha`
     later: float = 0.5  # at test, alpha is multiplied by it after the first step
     test_tasks: int = 40
@@ -129,6 +130,7 @@ class Experiment:
             "alpha": recipe.alpha,
             "trajectories": recipe.trajectories,
             "max_kl": recipe.max_kl,
+            "decay": recipe.decay,
         }
         return MAMLTRPO(policy, environment, backend=self.backend, **given | settings)
 

@@ -169,6 +169,17 @@ def positive_number(text: str) -> float:
     return number
 
 
+def fraction(text: str) -> float:
+    """An argparse type: a number from 0 to 1."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text!r}")
+    return number
+
+
 def read_options(
     parser: Parser, arguments: Sequence[str] | None
 ) -> tuple[argparse.Namespace, Backend]:

@@ -178,6 +178,16 @@ def test_sizes_are_those_of_the_environment_unless_they_are_given(bare):
         ) == expected
 
 
+def test_settings_of_the_outer_step_reach_the_learner(example):
+    arguments = ["--decay", "0.9", "--max-kl", "0.3", "--alpha", "0.4", "--tasks", "7"]
+    experiment = made(example, *arguments, "--trajectories", "5")
+    for learner in (experiment.learner_of("exact"), experiment.tester()):
+        settings = (learner.decay, learner.max_kl, float(learner.alpha), learner.order)
+        assert settings == (0.9, 0.3, 0.4, 2)
+    assert experiment.learner_of("exact").trajectories == 5
+    assert experiment.recipe.tasks == 7
+
+
 def test_help_names_every_option(bare, capsys):
     with pytest.raises(SystemExit) as stop:
         bare.main(["--help"])
@@ -363,6 +373,7 @@ def test_a_baseline_that_has_come_further_is_refused(small, capsys):
         ["--tasks", "3"],
         ["--trajectories", "4"],
         ["--alpha", "0.2"],
+        ["--decay", "0.9"],
     ],
 )
 def test_a_checkpoint_of_another_run_is_refused(small, change, capsys):
@@ -393,6 +404,8 @@ def test_a_missing_package_ends_in_one_line_with_the_remedy(
         (["--methods", "magic"], "argument --methods: invalid choice"),
         (["--methods"], "argument --methods: expected at least one argument"),
         (["--max-kl", "0"], "argument --max-kl: expected a positive number"),
+        (["--decay", "1.5"], "argument --decay: expected a number from 0 to 1"),
+        (["--decay", "x"], "argument --decay: expected a number from 0 to 1"),
         (["--alpha", "nan"], "argument --alpha: expected a positive number"),
         (["--tasks", "0"], "argument --tasks: expected a whole number of at least 1"),
         (["--baseline-iterations", "x"], "argument --baseline-iterations: expected"),
