@@ -61,19 +61,23 @@ def plain_parser(doc: str) -> Parser:
 
 
 def experiment_parser(
-    doc: str, out: str, iterations: int, fast: int, fast_changes: str = ""
+    doc: str, out: str, iterations: int | str, fast: int, fast_changes: str = ""
 ) -> Parser:
     """A parser with the options of every experiment; `doc` is its description.
 
-    fast: the number of iterations with --fast. fast_changes: what else it changes.
+    iterations: the default, or words for it if it depends on other options; then
+    `read_options` leaves None. fast: the number of iterations with --fast.
+    fast_changes: what else it changes.
     """
+    known = isinstance(iterations, int)
     parser = plain_parser(doc)
     add = parser.add_argument
     add(
         "--iterations",
         type=whole_number(0),
         metavar="N",
-        help=f"number of outer steps of each training (default: {iterations:,})",
+        help=f"number of outer steps of each training (default: "
+        f"{format(iterations, ',') if known else iterations})",
     )
     add(
         "--fast",
@@ -115,7 +119,9 @@ def experiment_parser(
         action="store_true",
         help="replace an earlier run in the folder of --out",
     )
-    parser.set_defaults(default_iterations=iterations, fast_iterations=fast)
+    parser.set_defaults(
+        default_iterations=iterations if known else None, fast_iterations=fast
+    )
     return parser
 
 
@@ -160,6 +166,17 @@ def positive_number(text: str) -> float:
         number = math.nan
     if not 0 < number < math.inf:
         raise argparse.ArgumentTypeError(f"expected a positive number, got {text!r}")
+    return number
+
+
+def fraction(text: str) -> float:
+    """An argparse type: a number from 0 to 1."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text!r}")
     return number
 
 
@@ -308,15 +325,19 @@ def open_stages(
     names: Iterable[str],
     config: Mapping[str, Any],
     files: Iterable[str],
+    iterations: int = 0,
 ) -> Iterator[Stages]:
     """The trainings of this run, resumed if --resume is given, in `options.out`.
+
+    iterations: the most of any training, if that is more than `options.iterations`.
 
     Before anything is trained, this reads and checks `options.resume`, and checks that
     the trainings' files and `files` can be written into `options.out`. If not, the
     program ends with a one-line error. A KeyboardInterrupt is given a message that says
     how to continue `command`.
     """
-    stages = Stages(options.out, names, config, options.iterations)
+    most = max(iterations, options.iterations)
+    stages = Stages(options.out, names, config, most)
 
     def resume() -> None:
         if options.resume is not None:
