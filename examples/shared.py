@@ -61,19 +61,23 @@ def plain_parser(doc: str) -> Parser:
 
 
 def experiment_parser(
-    doc: str, out: str, iterations: int, fast: int, fast_changes: str = ""
+    doc: str, out: str, iterations: int | str, fast: int, fast_changes: str = ""
 ) -> Parser:
     """A parser with the options of every experiment; `doc` is its description.
 
-    fast: the number of iterations with --fast. fast_changes: what else it changes.
+    iterations: the default, or words for it if it depends on other options; then
+    `read_options` leaves None. fast: the number of iterations with --fast.
+    fast_changes: what else it changes.
     """
+    known = isinstance(iterations, int)
     parser = plain_parser(doc)
     add = parser.add_argument
     add(
         "--iterations",
         type=whole_number(0),
         metavar="N",
-        help=f"number of outer steps of each training (default: {iterations:,})",
+        help=f"number of outer steps of each training (default: "
+        f"{format(iterations, ',') if known else iterations})",
     )
     add(
         "--fast",
@@ -115,7 +119,9 @@ def experiment_parser(
         action="store_true",
         help="replace an earlier run in the folder of --out",
     )
-    parser.set_defaults(default_iterations=iterations, fast_iterations=fast)
+    parser.set_defaults(
+        default_iterations=iterations if known else None, fast_iterations=fast
+    )
     return parser
 
 
