@@ -380,7 +380,11 @@ WORDS: dict[str, dict[str, str]] = {
     "Trajectories.first": {"steps": "the number of steps to keep."},
     "Actor.act": {"thetas": "(T, P).", "x": "(T, B, O).", "noise": "(T, B, A)."},
     "Environment.draw": {"rng": RNG, "shape": "the leading axes, such as (T,)."},
-    "Environment.start": {"tasks": "(T, ...).", "trajectories": "B."},
+    "Environment.start": {
+        "tasks": "(T, ...).",
+        "trajectories": "B.",
+        "noise": "(T, B, D), standard normal.",
+    },
     "Environment.observe": {"states": "(T, B, ...).", "tasks": "(T, ...)."},
     "Environment.step": {
         "states": "(T, B, ...).",

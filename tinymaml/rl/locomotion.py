@@ -16,6 +16,7 @@ bodies are rllab's too: gymnasium's package has them, and where its ant differs 
 step, softness of contacts) rllab's values are set here.
 
 Deviations from the authors' code:
+
 - The engine is MuJoCo 3.3.5 or newer, not 1.31. Contacts, friction and the solver of
   constraints differ. Masses of capsules are exact, where 1.31 took cylinders: the ant
   weighs 0.911 kg and not 0.879, and the parts of the cheetah share its 14 kg a little
