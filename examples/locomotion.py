@@ -206,19 +206,20 @@ def films(
     experiment: Experiment, adapted: Mapping[str, Adaptation], env: str
 ) -> list[Film]:
     """The lowest and the highest goal, each before and after one gradient step."""
-    learner = experiment.tester()
-    batch = experiment.test_batch(learner, TEST, TEST_STEPS)
+    name = next((name for name in adapted if name != "oracle"), "oracle")
+    adapts = name != "oracle"
+    times = ["before", "after one gradient step"] if adapts else ["which it observes"]
+    learner = experiment.tester(not adapts)
+    steps = len(adapted[name].trajectories) - 1
+    batch = experiment.test_batch(learner, TEST, steps)
     body = learner.environment
     assert isinstance(body, Locomotion)
-    name = next((name for name in adapted if name != "oracle"), None)
-    if name is None:
-        return []
     # A half-cheetah is seen from the side, and an ant from above.
     plane = [0, 2] if env.startswith("cheetah") else [0, 1]
     method, shown = experiment.methods[name], []
     for task in (batch.tasks[:, 0].argmin(), batch.tasks[:, 0].argmax()):
         goal = ", ".join(f"{number:.2g}" for number in batch.tasks[task])
-        for j, when in enumerate(("before", "after one gradient step")):
+        for j, when in enumerate(times):
             states = states_of(body, batch, adapted[name], int(task), j)
             poses = np.stack([body.skeleton(state) for state in states])[..., plane]
             title = f"{method.label}, goal {goal}: {when}"
@@ -342,7 +343,8 @@ def start(parser: Parser, arguments: Sequence[str]) -> None:
     config = {"experiment": "locomotion", "seed": options.seed, **settings}
     command = command_line("examples/locomotion.py", arguments)
     files = [*FILES, ANIMATION] if options.gif else FILES
-    with open_stages(parser, options, command, names, config, files) as stages:
+    most = options.baseline_iterations
+    with open_stages(parser, options, command, names, config, files, most) as stages:
         experiment.run(stages, command, partial(draw, experiment), **settings)
 
 

@@ -314,15 +314,19 @@ def open_stages(
     names: Iterable[str],
     config: Mapping[str, Any],
     files: Iterable[str],
+    iterations: int = 0,
 ) -> Iterator[Stages]:
     """The trainings of this run, resumed if --resume is given, in `options.out`.
+
+    iterations: the most of any training, if that is more than `options.iterations`.
 
     Before anything is trained, this reads and checks `options.resume`, and checks that
     the trainings' files and `files` can be written into `options.out`. If not, the
     program ends with a one-line error. A KeyboardInterrupt is given a message that says
     how to continue `command`.
     """
-    stages = Stages(options.out, names, config, options.iterations)
+    most = max(iterations, options.iterations)
+    stages = Stages(options.out, names, config, most)
 
     def resume() -> None:
         if options.resume is not None:

@@ -9,6 +9,8 @@ import pytest
 
 import navigation_figures as figures
 import tinymaml as tm
+from reinforcement_figures import Curve
+from shared import random_stream
 from tests.support.running_examples import (
     ctrl_c_at_call,
     load_example,
@@ -192,7 +194,7 @@ def test_returns_are_those_of_adaptation_with_halved_steps(small):
     rules = small.Navigation("distance")
     policy = tm.GaussianPolicy(tm.MLP([2, 9, 8, 2]), 2, "numpy")
     learner = MAMLTRPO(policy, rules, trajectories=5, backend="numpy")
-    rng = small.random_stream(small.TEST, 0)
+    rng = random_stream(small.TEST, 0)
     goals, noises = rules.draw(rng, (4,)), learner.noise(rng, 4, 4)
     thetas, found = np.broadcast_to(theta, (4, theta.size)), []
     for noise, alpha in zip(noises, [0.3, 0.15, 0.15, 0.15, 0.0], strict=True):
@@ -229,10 +231,10 @@ def test_the_figure_has_a_band_for_the_oracle_and_whole_numbers_of_outer_steps(
     )
     steps, one = np.arange(5), np.array([-2.0])
     curves = [
-        figures.Curve("MAML", "C0", "o", steps, -10.0 / (steps + 1), steps / 10),
-        figures.Curve("oracle", "C1", "d", np.arange(1), one, np.array([0.5])),
+        Curve("MAML", "C0", "o", steps, -10.0 / (steps + 1), steps / 10),
+        Curve("oracle", "C1", "d", np.arange(1), one, np.array([0.5])),
     ]
-    training = [figures.Curve("MAML", "C0", "o", steps[1:], steps[1:], None)]
+    training = [Curve("MAML", "C0", "o", steps[1:], steps[1:], None)]
     path = np.array([[0.0, 0.0], [0.1, 0.05], [0.075, -0.05]])
     paths = [figures.Paths("MAML", "C0", [[path], [path]])]
     figures.draw_figure_4(curves, training, paths, np.array([[0.1, 0.2]]), tmp_path)
@@ -254,8 +256,9 @@ def test_the_oracle_is_told_the_goal_and_takes_no_steps(small):
 
 def test_baselines_have_a_goal_for_each_trajectory(small):
     options, backend = small.read_options(small.make_parser(), ["--backend", "numpy"])
-    learner = small.learners(options, backend)["pretrained"]
-    draw = small.draw_pooled(learner, np.random.default_rng(0))
+    experiment = small.make_experiment(options, backend)
+    learner = experiment.learner_of("pretrained")
+    draw = experiment.draw_pooled(learner, np.random.default_rng(0))
     assert draw.tasks.shape == (1, 6, 2) and draw.noise.shape == (1, 1, 6, 12, 2)
     assert learner.steps == 0
     assert len(np.unique(draw.tasks)) == 12
