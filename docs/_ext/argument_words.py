@@ -18,7 +18,6 @@ FEATURES = "the number of features after each convolution."
 WAYS = "N, the number of classes, which is the size of the result."
 INITIALISER = "a function (rng, shape) that returns the first weights."
 LOCOMOTION = {
-    "task": "the kind of task: one of those named above.",
     "horizon": "steps of the longest trajectory, at least 1.",
     "goal_visible": "whether observations end with the goal, as for an oracle.",
     "threads": "of MuJoCo; by default one per core.",
@@ -341,8 +340,8 @@ WORDS: dict[str, dict[str, str]] = {
     },
     "trust_region_step": {"theta": "(P,), float32 or float64."},
     "Optimiser": {"settings": "numbers by name, which are stored in checkpoints."},
-    "HalfCheetah": LOCOMOTION,
-    "Ant": LOCOMOTION,
+    "HalfCheetah": {"task": '"velocity" or "direction".', **LOCOMOTION},
+    "Ant": {"task": '"velocity", "direction" or "position".', **LOCOMOTION},
     "Locomotion.draw": {"rng": RNG, "shape": "the leading axes, such as (T,)."},
     "Locomotion.start": {
         "goals": "(T, G), or (T, B, G): one for each trajectory.",
