@@ -9,7 +9,7 @@
 wide, 96 colours. `episode` draws one Omniglot task before and after adaptation, from
 the initialisation that comes with the package. `pictures` makes the thumbnails of two
 examples that draw nothing, from their images. `bodies` draws the half-cheetah and the
-ant as stick figures, and needs MuJoCo. All else writes into
+ant as stick figures, without a thumbnail, and needs MuJoCo. All else writes into
 docs/_static/figures/ and makes a thumbnail of 400 x 280 pixels in
 docs/_static/gallery/; --crop says of which part, as fractions of width and height.
 
@@ -150,7 +150,7 @@ def draw_pictures() -> None:
 
 def draw_bodies() -> None:
     """Half-cheetah and ant at rest, from the side, on one scale."""
-    figure = plt.figure(figsize=(7, 2.6), dpi=200, layout="constrained")
+    figure = plt.figure(figsize=(7, 2.6), layout="constrained")
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
     for panel, body, name in zip(
         panels, (HalfCheetah(), Ant()), ("half-cheetah", "ant"), strict=True
@@ -166,7 +166,7 @@ def draw_bodies() -> None:
         panel.set(title=name, xlabel="metres", aspect="equal", xlim=(-1.1, 1.1))
         panel.set_ylim(-0.1, 1.1)
         panel.spines[["top", "right"]].set_visible(False)
-    write(picture_of(figure), "locomotion-bodies")
+    figure.savefig(FIGURES / "locomotion-bodies.svg", metadata={"Date": None})
 
 
 def main() -> None:
