@@ -22,6 +22,11 @@ ACTIVATION = (
 )
 WAYS = "N, the number of classes, which is the size of the result."
 INITIALISER = "a function (rng, shape) that returns the first weights."
+LOCOMOTION = {
+    "horizon": "steps of the longest trajectory, at least 1.",
+    "goal_visible": "whether observations end with the goal, as for an oracle.",
+    "threads": "of MuJoCo; by default one per core.",
+}
 IMAGES = "a Value (N, H, W, C): N images of H by W pixels with C channels."
 SEED = "the seed of the random numbers."
 
@@ -361,6 +366,34 @@ WORDS: dict[str, dict[str, str]] = {
     },
     "trust_region_step": {"theta": "(P,), float32 or float64."},
     "Optimiser": {"settings": "numbers by name, which are stored in checkpoints."},
+    "HalfCheetah": {"task": '"velocity" or "direction".', **LOCOMOTION},
+    "Ant": {"task": '"velocity", "direction" or "position".', **LOCOMOTION},
+    "Locomotion.draw": {"rng": RNG, "shape": "the leading axes, such as (T,)."},
+    "Locomotion.start": {
+        "goals": "(T, G), or (T, B, G): one for each trajectory.",
+        "trajectories": "B.",
+        "noise": "(T, B, D), standard normal.",
+    },
+    "Locomotion.observe": {"states": "(T, B, S).", "goals": "(T, G) or (T, B, G)."},
+    "Locomotion.step": {"states": "(T, B, S).", "goals": "(T, G) or (T, B, G)."},
+    "Locomotion.skeleton": {"state": "(S,), one of those that `step` returns."},
+    "FromGymnasium.start": {
+        "tasks": "(T, ...), or (T, B, ...): one for each trajectory.",
+        "trajectories": "B.",
+        "noise": "(T, B, 1), standard normal: seeds of the copies.",
+    },
+    "FromGymnasium.observe": {"states": "(T, B, O).", "tasks": "(T, ...)."},
+    "FromGymnasium.step": {
+        "states": "(T, B, O), what the last call returned.",
+        "actions": "(T, B, A), clipped to [-1, 1].",
+        "tasks": "(T, ...).",
+    },
+    "ToGymnasium": {"environment": "any `Environment`, such as `Navigation()`."},
+    "ToGymnasium.reset": {
+        "seed": "of the start noise, or None to go on with the generator.",
+        "options": "not used.",
+    },
+    "ToGymnasium.step": {"action": "(A,)."},
     "Navigation.draw": {"rng": RNG, "shape": "the leading axes, such as (T,)."},
     "Navigation.observe": {"positions": "(T, B, 2).", "goals": "(T, 2)."},
     "Navigation.start": {"goals": "(T, 2).", "trajectories": "B."},
@@ -372,7 +405,11 @@ WORDS: dict[str, dict[str, str]] = {
     "Trajectories.first": {"steps": "the number of steps to keep."},
     "Actor.act": {"thetas": "(T, P).", "x": "(T, B, O).", "noise": "(T, B, A)."},
     "Environment.draw": {"rng": RNG, "shape": "the leading axes, such as (T,)."},
-    "Environment.start": {"tasks": "(T, ...).", "trajectories": "B."},
+    "Environment.start": {
+        "tasks": "(T, ...).",
+        "trajectories": "B.",
+        "noise": "(T, B, D), standard normal.",
+    },
     "Environment.observe": {"states": "(T, B, ...).", "tasks": "(T, ...)."},
     "Environment.step": {
         "states": "(T, B, ...).",

@@ -74,7 +74,9 @@ def plain_model(file):
         ("direction", -1.0, 2.0, -2.0),
     ],
 )
-def test_a_cheetah_in_the_air_is_paid_for_its_speed(task, goal, speed, reward):
+def test_sec5_3_rewards_of_a_cheetah_in_the_air_are_for_its_speed(
+    task, goal, speed, reward
+):
     environment, goals = HalfCheetah(task, threads=1), np.array([[goal]])
     states = at_rest(environment, goals)
     states[..., VELOCITY_X[HalfCheetah]] = speed
@@ -99,7 +101,7 @@ def test_a_cheetah_in_the_air_is_paid_for_its_speed(task, goal, speed, reward):
         ("position", [3.0, -2.0], -(3.0 - ANT_TIMESTEP) - 2.0 + 4.0),
     ],
 )
-def test_an_ant_in_the_air_is_paid_for_speed_or_place(task, goal, reward):
+def test_sec5_3_ant_rewards_in_the_air_are_for_speed_or_place(task, goal, reward):
     environment, goals = Ant(task, threads=1), np.array([goal])
     states = at_rest(environment, goals)
     states[..., HEIGHT] = 0.9
@@ -114,7 +116,7 @@ def test_an_ant_in_the_air_is_paid_for_speed_or_place(task, goal, reward):
 @pytest.mark.parametrize(
     ("height", "end"), [(0.1, True), (0.25, False), (0.98, False), (1.03, True)]
 )
-def test_an_ant_that_falls_or_jumps_ends_its_trajectory(height, end):
+def test_sec5_3_ant_end_is_where_it_falls_or_jumps(height, end):
     environment, goals = Ant("direction", threads=1), np.ones((1, 1))
     states = at_rest(environment, goals)
     states[..., HEIGHT] = height
@@ -148,6 +150,33 @@ def stepped_directly(environment, states, actions):
         yield model, data
 
 
+def test_sec5_3_observations_of_a_cheetah_by_hand():
+    environment, goals = HalfCheetah(threads=1), np.ones((1, 1))
+    states, velocities = at_rest(environment, goals), np.arange(10.0, 19.0)
+    states[..., 1:4] = [7.0, 0.25, 0.0]  # x, which is not seen, height, angle
+    states[..., 10:19] = velocities
+    seen = environment.observe(states, goals)[0, 0]
+    com = states[0, 0, environment._com]
+    np.testing.assert_array_equal(seen, [0.25, *[0.0] * 7, *velocities, *com])
+
+
+def test_sec5_3_ant_observations_of_an_ant_in_the_air_by_hand():
+    """Positions, velocities, no force on 14 bodies, a rotation, the middle."""
+    environment, goals = Ant(threads=1), np.ones((1, 1))
+    quarter = np.sqrt(0.5)  # a quarter turn about the vertical axis
+    states = at_rest(environment, goals)
+    states[..., 1:8] = [2.0, -1.0, 0.9, quarter, 0.0, 0.0, quarter]
+    after, _, _ = environment.step(states, np.zeros((1, 1, 8)), goals)
+    seen = environment.observe(after, goals)[0, 0]
+    positions, velocities, forces, rotation, com = np.split(seen, [15, 29, 113, 122])
+    np.testing.assert_allclose(positions[:2], [2.0, -1.0], atol=1e-9)
+    assert velocities[2] == pytest.approx(-9.81 * ANT_TIMESTEP, rel=0.01)
+    assert not forces.any()
+    turn = [0.0, -1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0]
+    np.testing.assert_allclose(rotation, turn, atol=1e-9)
+    np.testing.assert_allclose(com[:2], [2.0, -1.0], atol=1e-6)
+
+
 def velocity_of_the_whole(model, data):
     """The centre of mass's velocity: the mean of the parts', weighted by mass."""
     momentum = np.zeros(3)
@@ -159,7 +188,7 @@ def velocity_of_the_whole(model, data):
 
 
 @pytest.mark.parametrize(("body", "task"), KINDS)
-def test_states_observations_and_rewards_are_those_of_mujoco(body, task):
+def test_sec5_3_observations_states_and_rewards_are_those_of_mujoco(body, task):
     environment = body(task, threads=1)
     goals, states, actions, rewards, ends = sampled(environment, steps=40)
     task_number, trajectory = 1, 2
@@ -194,7 +223,7 @@ def test_states_observations_and_rewards_are_those_of_mujoco(body, task):
     assert touched >= 5
 
 
-def test_the_bodies_are_rllabs():
+def test_sec5_3_cheetah_body_is_rllabs():
     cheetah = HalfCheetah(threads=1).model
     plain = plain_model("half_cheetah.xml")
     for name in ("body_mass", "body_inertia", "dof_invweight0", "body_invweight0"):
@@ -203,6 +232,18 @@ def test_the_bodies_are_rllabs():
         )
     assert cheetah.body_mass.sum() == pytest.approx(14)
     assert cheetah.opt.timestep == 0.01
+    # Masses are in proportion to volumes, since their sum is given. Of the torso's two
+    # capsules, the head is the second.
+    radius, length = cheetah.geom_size[1:, 0], 2 * cheetah.geom_size[1:, 1]
+    volumes = np.pi * radius**2 * (length + 4 / 3 * radius)
+    masses = 14 * volumes / volumes.sum()
+    assert cheetah.body_mass[1] == pytest.approx(masses[:2].sum(), rel=1e-12)
+    assert masses[0] / 14 == pytest.approx(0.333, abs=5e-4)
+    cylinders = np.pi * radius**2 * (length + radius)  # as in MuJoCo 1.31
+    assert cylinders[0] / cylinders.sum() == pytest.approx(0.341, abs=5e-4)
+
+
+def test_sec5_3_ant_body_is_rllabs():
     ant = Ant(threads=1)
     assert ant.model.opt.timestep == 0.02
     assert ant.model.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4
@@ -272,7 +313,7 @@ def test_copies_and_pickles_move_alike_and_keep_their_settings():
         (Ant, "position", -3, 3, 2),
     ],
 )
-def test_alg3_line3_goals_are_uniform(body, task, lowest, highest, size):
+def test_sec5_3_tasks_have_goals_that_are_uniform(body, task, lowest, highest, size):
     goals = body(task, threads=1).draw(np.random.default_rng(0), (4000,))
     assert goals.shape == (4000, size)
     assert goals.min() >= lowest and goals.max() <= highest
@@ -280,7 +321,7 @@ def test_alg3_line3_goals_are_uniform(body, task, lowest, highest, size):
     np.testing.assert_allclose(goals.var(), (highest - lowest) ** 2 / 12, rtol=0.05)
 
 
-def test_directions_are_forwards_and_backwards_equally_often():
+def test_sec5_3_tasks_go_forwards_and_backwards_equally_often():
     goals = HalfCheetah("direction", threads=1).draw(
         np.random.default_rng(0), (4000, 1)
     )
@@ -289,7 +330,7 @@ def test_directions_are_forwards_and_backwards_equally_often():
 
 
 @pytest.mark.parametrize("body", [HalfCheetah, Ant])
-def test_starts_are_at_rest_plus_the_noise_of_rllab(body):
+def test_sec5_3_start_is_at_rest_plus_the_noise_of_rllab(body):
     environment, rng = body("direction", threads=1), np.random.default_rng(0)
     goals, nq = np.ones((20, 1)), environment.model.nq
     rest = at_rest(environment, goals)[0, 0]
@@ -310,7 +351,7 @@ def test_starts_are_at_rest_plus_the_noise_of_rllab(body):
     np.testing.assert_allclose(moved[..., nq:], 0.1 * noise[..., nq:], atol=1e-12)
 
 
-def test_the_oracle_sees_the_goal():
+def test_sec5_3_oracle_sees_the_goal():
     environment = Ant("position", goal_visible=True, threads=1)
     goals = np.array([[1.0, -2.0], [0.5, 3.0]])
     seen = environment.observe(at_rest(environment, goals, 3), goals)
@@ -343,7 +384,7 @@ def test_a_skeleton_joins_up():
 @pytest.mark.parametrize("body", [HalfCheetah, Ant])
 @pytest.mark.parametrize("velocity", [np.nan, np.inf, 1e9, 3e11])
 @pytest.mark.parametrize("threads", [1, 2])
-def test_unstable_physics_ends_its_trajectory_only(
+def test_sec5_3_unstable_physics_ends_its_trajectory_only(
     body, velocity, threads, tmp_path, monkeypatch, capfd
 ):
     monkeypatch.chdir(tmp_path)  # MuJoCo writes its warnings into a file there
@@ -370,11 +411,18 @@ def test_unstable_physics_ends_its_trajectory_only(
     capfd.readouterr()
 
 
-def test_actions_that_are_no_numbers_leave_the_states_finite():
+def test_sec5_3_step_takes_actions_that_are_no_numbers_as_0():
     environment, goals = HalfCheetah(threads=1), np.ones((1, 1))
-    actions = np.full((1, 1, 6), np.nan)
-    states, rewards, _ = environment.step(at_rest(environment, goals), actions, goals)
-    assert np.isfinite(states).all() and np.isfinite(rewards).all()
+    states = at_rest(environment, goals)
+    broken = np.array([[[np.nan, 0.5, np.nan, 0.0, -1.0, np.nan]]])
+    zeros = np.array([[[0.0, 0.5, 0.0, 0.0, -1.0, 0.0]]])
+    for a, b in zip(
+        environment.step(states, broken, goals),
+        environment.step(states, zeros, goals),
+        strict=True,
+    ):
+        assert a.tobytes() == b.tobytes() and np.isfinite(a).all()
+    assert environment.unstable == 0
 
 
 # --- meta-learning --------------------------------------------------------------------

@@ -16,6 +16,7 @@ bodies are rllab's too: gymnasium's package has them, and where its ant differs 
 step, softness of contacts) rllab's values are set here.
 
 Deviations from the authors' code:
+
 - The engine is MuJoCo 3.3.5 or newer, not 1.31. Contacts, friction and the solver of
   constraints differ. Masses of capsules are exact, where 1.31 took cylinders: the ant
   weighs 0.911 kg and not 0.879, and the parts of the cheetah share its 14 kg a little
@@ -122,9 +123,11 @@ class Locomotion:
         """
         fits = shape and all(n >= 1 for n in shape)
         check_that(fits, "shape", "at least one goal", shape)
+        # [sec5-3-tasks]
         lowest, highest, size = self.goals[self.task]
         goals = rng.uniform(lowest, highest, (*shape, size))
         return np.where(goals < 0, -1.0, 1.0) if self.task == "direction" else goals
+        # [/sec5-3-tasks]
 
     def start(self, goals: Array, trajectories: int, noise: Array) -> Array:
         """The first states (T, B, S): at rest, and noise (T, B, D) on every number.
@@ -136,19 +139,23 @@ class Locomotion:
         shape = (len(goals), trajectories, self.start_noise)
         check_that(noise.shape == shape, "noise", f"shape {shape}", noise.shape)
         self._of_trajectories(goals, trajectories)
+        # [sec5-3-start]
         stds = np.repeat(NOISE, (self.model.nq, self.model.nv))
         count = len(goals) * trajectories
         physics = np.tile(self._rest, (count, 1))
         physics[:, self._moving] += stds * noise.reshape(count, -1)
+        # [/sec5-3-start]
         measured = self._measure(physics, np.zeros((count, self.actions)))
         states = np.concatenate([physics, measured, np.zeros((count, 1))], axis=1)
         return states.reshape(*shape[:2], -1)
 
     def observe(self, states: Array, goals: Array) -> Array:
         """What the agent sees: (T, B, observations)."""
+        # [sec5-3-oracle]
         goals = self._of_trajectories(goals, states.shape[1])
         parts = [self._see(states), goals] if self.goal_visible else [self._see(states)]
         return np.concatenate(parts, axis=-1)
+        # [/sec5-3-oracle]
 
     def step(
         self, states: Array, actions: Array, goals: Array
@@ -161,6 +168,7 @@ class Locomotion:
         shape = (*states.shape[:2], self.actions)
         check_that(actions.shape == shape, "actions", f"shape {shape}", actions.shape)
         goals = self._of_trajectories(goals, states.shape[1])
+        # [sec5-3-step]
         states, rewards = states.copy(), np.zeros(states.shape[:2])
         alive = states[..., -1] == 0
         # NaN counts as 0 here, so that the simulation goes on. `MAMLTRPO` finds such
@@ -172,6 +180,7 @@ class Locomotion:
         earned = self._reward(rows, controls, goals[alive])
         states[alive], rewards[alive] = rows, np.where(stable, earned, 0.0)
         return states, rewards, states[..., -1] == 1
+        # [/sec5-3-step]
 
     # --- physics ---
 
@@ -218,6 +227,7 @@ class Locomotion:
 
     def _move(self, before: Array, controls: Array) -> tuple[Array, Array]:
         """The rows (N, S) one step later, and where physics was stable (N,)."""
+        # [sec5-3-unstable]
         rows = before.copy()
         after = self._rollout(0, before[:, : self._size], controls)[0]
         # The comparison is false for NaN, too.
@@ -228,6 +238,7 @@ class Locomotion:
         rows[:, self._size : -1] = measured
         rows[~stable] = before[~stable]
         return rows, stable
+        # [/sec5-3-unstable]
 
     def _measure(self, physics: Array, controls: Array) -> Array:
         """What is measured in the states of physics (N, physics)."""
@@ -265,6 +276,7 @@ class Locomotion:
 
     def _reward(self, rows: Array, controls: Array, goals: Array) -> Array:
         """Rewards (N,) of states (N, S) that were reached by controls (N, A)."""
+        # [sec5-3-rewards]
         velocity = rows[:, self._com_velocity][:, 0]
         if self.task == "direction":
             progress = goals[:, 0] * velocity
@@ -273,6 +285,7 @@ class Locomotion:
         else:
             progress = -np.abs(rows[:, self._com][:, :2] - goals).sum(axis=1)
         return progress - self.cost * np.square(controls).sum(axis=1)
+        # [/sec5-3-rewards]
 
     def _fallen(self, rows: Array) -> Array:
         """Which trajectories end in these states: (N,)."""
@@ -309,6 +322,7 @@ class HalfCheetah(Locomotion):
     actions, body, cost = 6, 20, 0.05
 
     def _finish(self, spec: Any, mujoco: Any) -> Any:
+        # [sec5-3-cheetah-body]
         spec.option.timestep = CHEETAH_TIMESTEP
         # The file's `settotalmass` is deprecated. What follows does the same.
         spec.compiler.settotalmass = 0
@@ -316,10 +330,13 @@ class HalfCheetah(Locomotion):
         mujoco.mj_setTotalmass(model, CHEETAH_MASS)
         mujoco.mj_setConst(model, mujoco.MjData(model))
         return model
+        # [/sec5-3-cheetah-body]
 
     def _see(self, states: Array) -> Array:
+        # [sec5-3-observations]
         moving = states[..., self._moving][..., 1:]
         return np.concatenate([moving, states[..., self._com]], axis=-1)
+        # [/sec5-3-observations]
 
 
 class Ant(Locomotion):
@@ -342,7 +359,6 @@ class Ant(Locomotion):
     actions, body, cost = 8, 125, 0.005
 
     def _finish(self, spec: Any, mujoco: Any) -> Any:
-        spec.option.timestep = ANT_TIMESTEP
         frame, geom = mujoco.mjtObj.mjOBJ_XBODY, mujoco.mjtObj.mjOBJ_GEOM
         for axis in "XYZ":
             kind = getattr(mujoco.mjtSensor, f"mjSENS_FRAME{axis}AXIS")
@@ -354,9 +370,12 @@ class Ant(Locomotion):
             sensor = spec.add_sensor(type=kind, objtype=geom, objname=part.name)
             sensor.reftype, sensor.refname = geom, "floor"
             sensor.intprm[:3] = fields, summed, 1
+        # [sec5-3-ant-body]
+        spec.option.timestep = ANT_TIMESTEP
         model = spec.compile()
         model.geom_solimp[:] = ANT_SOFTNESS
         return model
+        # [/sec5-3-ant-body]
 
     def _compile(self) -> None:
         super()._compile()
@@ -381,14 +400,20 @@ class Ant(Locomotion):
         return np.concatenate([sensors[:, :6], rotation.reshape(n, 9), forces], axis=1)
 
     def _see(self, states: Array) -> Array:
+        # [sec5-3-ant-observations]
         seen = (self._moving, self._forces, self._rotation, self._com)
         return np.concatenate([states[..., part] for part in seen], axis=-1)
+        # [/sec5-3-ant-observations]
 
     def _reward(self, rows: Array, controls: Array, goals: Array) -> Array:
+        # [sec5-3-ant-rewards]
         contact_cost = ANT_CONTACT_COST * np.square(rows[:, self._forces]).sum(axis=1)
         reward = super()._reward(rows, controls, goals)
         return reward + ANT_BONUS[self.task] - contact_cost
+        # [/sec5-3-ant-rewards]
 
     def _fallen(self, rows: Array) -> Array:
+        # [sec5-3-ant-end]
         height, (lowest, highest) = rows[:, self._positions][:, 2], ANT_HEIGHTS
         return (height < lowest) | (height > highest)
+        # [/sec5-3-ant-end]
