@@ -316,7 +316,8 @@ def test_the_example_and_the_recipe_have_one_policy():
     module = load_example("navigation")
     options, backend = module.read_options(module.make_parser(), ["--backend", "numpy"])
     recipe, rng = NavigationRecipe(), np.random.default_rng
-    policies = module.make_learner(options, backend).policy, recipe.network()
+    learner = module.make_experiment(options, backend).learner()
+    policies = learner.policy, recipe.network()
     ours, theirs = (policy.init(rng(0)) for policy in policies)
     assert ours.tobytes() == theirs.tobytes()
     assert (options.alpha, options.reward) == (recipe.alpha, recipe.reward)
