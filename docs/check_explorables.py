@@ -201,6 +201,13 @@ def check_walk_back(page: Any) -> None:
     choose("Quartic")
     page.get_by_label("α").fill("1")
     expect("runs away" in page.locator(".x-status").inner_text(), "alpha 1 converges")
+    choose("5")
+    plane.locator(".x-ground").click(position={"x": box["width"] - 4, "y": 4})
+    press("All the way")
+    page.wait_for_selector(".x-walk-table tr.is-lit >> text=v₀")
+    expect("not a number" in rows(0)[1][1], "so far outside v₀ is still a number")
+    place = plane.evaluate("plot => plot.outerHTML")
+    expect("NaN" not in place, "a place in the picture is no number")
 
     choose("S and Q")
     choose("Parallel")  # and back, so that the page stands as at the beginning
@@ -406,8 +413,15 @@ def check_five_characters(page: Any) -> None:
     label = query.get_attribute("aria-label")
     expect("2 strokes, pen up" in label, f"after drawing with keys: {label}")
     expect("taken for 2" in shown()[0] and "right" in shown()[0], f"a plus: {shown()}")
-    # Another one, somewhere else; one stroke less; and by the program.
+    # A stroke that is deleted under the mouse has ended.
+    box = query.bounding_box()
+    page.mouse.move(box["x"] + 20, box["y"] + 20)
+    page.mouse.down()
     page.keyboard.press("Delete")
+    page.mouse.move(box["x"] + 60, box["y"] + 60)
+    page.mouse.up()
+    expect("0 strokes" in query.get_attribute("aria-label"), "a stroke came back")
+    # Another one, somewhere else; one stroke less; and by the program.
     plus(5, across=0.05)
     expect("taken for 2" in shown()[0], f"a plus on the right: {shown()[0]}")
     press("Undo a stroke of the query")

@@ -1,6 +1,6 @@
 """What the page five-characters gets from tinymaml, and the numbers of its table.
 
-    python docs/explorables/five_characters.py --data DIR   # Omniglot, a minute
+    python docs/explorables/five_characters.py --data DIR   # Omniglot, half a minute
     python docs/explorables/five_characters.py              # drawn characters
 
 `data()` records the inner step and the logits of a query drawing for three choices of

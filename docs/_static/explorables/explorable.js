@@ -8,6 +8,28 @@
 // the tests run it in Node, and a worker runs it beside the page. Its text is sent to
 // the worker, so it uses nothing but its arguments.
 
+// Runs a model's generators for who asks: { id, method, args } is answered with one
+// { id, value } after the other, and then { id, done } or { id, error }; { id, stop }
+// ends it. A worker and a page without one answer by the same function.
+function tinymamlAnswers(model, answer) {
+  const streams = new Map();
+  function advance(id) {
+    try {
+      const { value, done } = streams.get(id)?.next() ?? { done: true };
+      if (done) streams.delete(id);
+      answer(done ? { id, done } : { id, value });
+      if (!done) setTimeout(advance, 0, id); // requests are read between two values
+    } catch (error) { answer({ id, error: String(error) }); }
+  }
+  return ({ id, method, args, stop }) => {
+    if (stop) return void streams.delete(id);
+    try {
+      streams.set(id, model[method](...args));
+      advance(id);
+    } catch (error) { answer({ id, error: String(error) }); }
+  };
+}
+
 const tinymaml = {
   data: {},
   registered: {},
@@ -60,32 +82,17 @@ const tinymaml = {
     return Object.fromEntries(entries);
   },
 
-  // The same model beside the page: methods answer with promises, generators with
-  // streams of values. Where no worker can be made, the page computes in slices.
+  // The same model beside the page. Where no worker can be made, the page computes in
+  // slices, from one value to the next.
   startWorker(model, data) {
     const source = `
       ${tinymamlTape}
       ${tinymamlTools}
-      let model;
-      const streams = new Map();
-      onmessage = ({ data: { id, method, args, stop, data } }) => {
-        if (data) { model = (${model})(tinymamlTape(), data, tinymamlTools()); return; }
-        if (stop) { streams.delete(id); return; }
-        try {
-          const result = model[method](...args);
-          if (typeof result?.next !== "function") return postMessage({ id, value: result });
-          streams.set(id, result);
-          const advance = () => {
-            if (!streams.has(id)) return postMessage({ id, done: true });
-            try {
-              const { value, done } = result.next();
-              if (done) streams.delete(id);
-              postMessage(done ? { id, done } : { id, value });
-              if (!done) setTimeout(advance);  // messages are read between two values
-            } catch (error) { postMessage({ id, error: String(error) }); }
-          };
-          advance();
-        } catch (error) { postMessage({ id, error: String(error) }); }
+      ${tinymamlAnswers}
+      let ask;
+      onmessage = ({ data: message }) => {
+        if (ask) ask(message); // the first message is the data
+        else ask = tinymamlAnswers((${model})(tinymamlTape(), message, tinymamlTools()), postMessage);
       };`;
     const waiting = new Map();
     let last = 0;
@@ -100,37 +107,16 @@ const tinymaml = {
       const address = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
       const worker = new Worker(address);
       worker.onmessage = ({ data: message }) => receive(message);
-      worker.postMessage({ data });
+      worker.onerror = ({ message }) => {
+        for (const id of [...waiting.keys()]) receive({ id, error: message });
+      };
+      worker.postMessage(data);
       post = (message) => worker.postMessage(message);
     } catch {
-      const here = model(tinymamlTape(), data, tinymamlTools());
-      const streams = new Map();
-      post = ({ id, method, args, stop }) => {
-        if (stop) { streams.delete(id); return; }
-        setTimeout(() => {
-          try {
-            const result = here[method](...args);
-            if (typeof result?.next !== "function") return receive({ id, value: result });
-            streams.set(id, result);
-            const advance = () => {
-              if (!streams.has(id)) return receive({ id, done: true });
-              const { value, done } = result.next();
-              receive(done ? { id, done } : { id, value });
-              if (!done) setTimeout(advance, 10);
-            };
-            advance();
-          } catch (error) { receive({ id, error: String(error) }); }
-        });
-      };
+      const ask = tinymamlAnswers(model(tinymamlTape(), data, tinymamlTools()), receive);
+      post = (message) => setTimeout(ask, 0, message); // not before the caller is ready
     }
     return {
-      call(method, ...args) {
-        const id = ++last;
-        return new Promise((resolve, reject) => {
-          waiting.set(id, { take: resolve, fail: reject });
-          post({ id, method, args });
-        });
-      },
       // onValue(value) for each value; onEnd(error or undefined) once, at the end.
       stream(method, args, onValue, onEnd = () => {}) {
         const id = ++last;

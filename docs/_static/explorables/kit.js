@@ -54,7 +54,7 @@ function tinymamlKit() {
 
   // --- numbers as text ---------------------------------------------------------------
 
-  // Three digits, with a true minus sign: 0.00012 is 1.2e-4, and 12345 is 12300.
+  // Three digits or the whole part, with a true minus sign: 0.5, 12345, 1.20e−4.
   function number(value, digits = 3) {
     if (Number.isNaN(value)) return "not a number";
     if (!Number.isFinite(value)) return value > 0 ? "∞" : "−∞";
@@ -85,9 +85,9 @@ function tinymamlKit() {
 
   // options: label (what the plot shows, for who does not see it), x: [low, high],
   // y: [low, high], ratio (height / width; or equal: true for the same unit on both
-  // axes), xLabel, yLabel, least (pixels of height), logY, axes: false for none,
-  // redraw(plot), onTap([x, y]) for a click or tap on the ground; background(plot) draws
-  // what lies below and changes seldom: updateBackground() draws it again.
+  // axes), xLabel, yLabel, least (pixels of height), logY, redraw(plot), onTap([x, y])
+  // for a click or tap on the ground; background(plot) draws what lies below and changes
+  // seldom: updateBackground() draws it again.
   function plot(parent, options) {
     const svg = shape("svg", { class: "x-plot", role: "group", "aria-label": options.label });
     const ground = shape("rect", { class: "x-ground" });
@@ -102,7 +102,7 @@ function tinymamlKit() {
     const holder = element("div", { class: "x-plot-holder" }, svg);
     parent.append(holder);
     const handles = [];
-    const self = { svg, node: holder, x: [...options.x], y: [...options.y] };
+    const self = { x: [...options.x], y: [...options.y] };
     let width = 0, height = 0, box = { left: 0, top: 0, right: 1, bottom: 1 };
     const inY = (v) => (options.logY ? Math.log10(v) : v);
 
@@ -127,9 +127,9 @@ function tinymamlKit() {
     self.line = (points, name, { dashed = false, width = 2, fade = 1 } = {}) =>
       add(shape("path", { d: path(points), class: `x-line x-${name}${dashed ? " x-dashed" : ""}`, "stroke-width": width, opacity: fade }));
     self.area = (points, name) => add(shape("path", { d: path(points) + "Z", class: `x-area x-${name}` }));
-    self.dot = (point, name, { radius = 4, hollow = false, fade = 1 } = {}) => {
+    self.dot = (point, name, { radius = 4, fade = 1 } = {}) => {
       const [cx, cy] = self.toPixel(point);
-      return add(shape("circle", { cx, cy, r: radius, class: `x-dot x-${name}${hollow ? " x-hollow" : ""}`, opacity: fade }));
+      return add(shape("circle", { cx, cy, r: radius, class: `x-dot x-${name}`, opacity: fade }));
     };
     self.text = (point, text, name = "muted", { dx = 6, dy = -6, anchor = "start" } = {}) => {
       const [x, y] = self.toPixel(point);
@@ -180,7 +180,7 @@ function tinymamlKit() {
 
     // A point that can be moved: with the mouse, a finger, or the arrow keys (with Shift
     // ten times as far). options: label, name (colour), get() -> [x, y], set([x, y]),
-    // step (of a key), remove() for Delete, vertical: true if only y moves.
+    // step (of a key), remove() for Delete.
     self.handle = (what) => {
       const circle = shape("circle", { r: what.radius ?? 8, class: `x-knob x-${what.name}` });
       const node = shape("g", { class: "x-handle", tabindex: "0", role: "slider", "aria-label": what.label },
@@ -188,8 +188,7 @@ function tinymamlKit() {
       const step = what.step ?? (self.x[1] - self.x[0]) / 100;
       const move = (point) => {
         const clamp = (v, [low, high]) => Math.max(low, Math.min(high, v));
-        const old = what.get();
-        what.set([what.vertical ? old[0] : clamp(point[0], self.x), clamp(point[1], self.y)]);
+        what.set([clamp(point[0], self.x), clamp(point[1], self.y)]);
       };
       node.addEventListener("pointerdown", (event) => {
         event.preventDefault();
@@ -242,15 +241,11 @@ function tinymamlKit() {
 
     function measure() {
       width = Math.max(holder.clientWidth, 200);
-      const margin = options.axes === false ? 1 : 0;
-      box = options.axes === false
-        ? { left: margin, top: margin, right: width - margin, bottom: 0 }
-        : { left: options.yLabel ? 56 : 40, top: 10, right: width - 10, bottom: 0 };
-      const below = options.axes === false ? margin : options.xLabel ? 44 : 26;
+      box = { left: options.yLabel ? 56 : 40, top: 10, right: width - 10, bottom: 0 };
       const across = box.right - box.left;
       const span = options.equal ? (self.y[1] - self.y[0]) / (self.x[1] - self.x[0]) : options.ratio ?? 0.62;
       box.bottom = box.top + Math.max(across * span, options.equal ? 0 : options.least ?? 160);
-      height = box.bottom + below;
+      height = box.bottom + (options.xLabel ? 44 : 26);
       svg.setAttribute("width", width);
       svg.setAttribute("height", height);
       for (const rect of [ground, window_]) {
@@ -263,7 +258,6 @@ function tinymamlKit() {
 
     function drawFrame() {
       frame.replaceChildren();
-      if (options.axes === false) return;
       for (const x of ticks(...self.x, Math.max(3, Math.floor((box.right - box.left) / 80)))) {
         const [left] = self.toPixel([x, self.y[0]]);
         frame.append(shape("path", { d: `M${left} ${box.top}V${box.bottom}`, class: "x-grid" }),

@@ -285,7 +285,7 @@ tinymaml.explorable(
         plot.arrow(thetas[j], add(thetas[j], cotangents[j], scale), j === J ? "first" : "exact", { width: 2, fade: 0.4 });
       const here = thetas[J - back];
       const from = back ? thetas[J - back + 1] : here;
-      drawSum(plot, add(from, add(here, from, -1), moved), grown);
+      if (scale) drawSum(plot, add(from, add(here, from, -1), moved), grown);
       thetas.forEach((theta, j) => plot.text(theta, `θ${digit(j)}`, "true", { dx: -8, dy: -8, anchor: "end" }));
     }
 
@@ -389,6 +389,7 @@ tinymaml.explorable(
       const found = against(cotangents[0]) === "nothing" ? " This is the true slope." : "";
       const angle = degrees(cotangents[J], cotangents[0]);
       const ratio = size(cotangents[J]) / size(cotangents[0]) || 1; // both are zero
+      if (against(cotangents[J]) === "nothing") return `${took}${found} So is first order.`;
       const than = angle > 90 ? ": a small step against it makes the query loss larger" : ` and ${number(ratio)} times as long`;
       return `${took}${found} First order is ${angle}° off${than}.`;
     }

@@ -330,7 +330,7 @@ function tinymamlTape() {
     for (const [name, { shape, per_task }] of inputs) {
       const array = given[name], n = size(shape);
       const flat = ArrayBuffer.isView(array) ||
-        (Array.isArray(array) && array.every((number) => typeof number === "number"));
+        (Array.isArray(array) && array.findIndex((number) => typeof number !== "number") < 0);
       check(flat, name, "a flat array of numbers", JSON.stringify(array)?.slice(0, 60));
       if (per_task && tasks === undefined) {
         tasks = array.length / n;
@@ -344,7 +344,7 @@ function tinymamlTape() {
 
   // A program that runs an exported tape in "float32" or "float64".
   function compile(exported, dtype) {
-    const Floats = { float32: Float32Array, float64: Float64Array }[dtype];
+    const Floats = new Map([["float32", Float32Array], ["float64", Float64Array]]).get(dtype);
     check(Floats, "dtype", "float32 or float64", dtype);
     const format = exported?.format;
     check(format === "tinymaml-tape-1", "exported", "a tape of the format tinymaml-tape-1", format);
