@@ -244,7 +244,7 @@ def make_parser() -> Parser:
     parser = experiment_parser(
         __doc__ or "",
         out="results/locomotion",
-        iterations="200 to 600, by --env",
+        iterations="400, and 600 for ant-direction",
         fast=3,
         fast_changes=", fewer tasks and trajectories",
     )
@@ -347,7 +347,7 @@ def start(parser: Parser, arguments: Sequence[str]) -> None:
     config = {"experiment": "locomotion", "seed": options.seed, **settings}
     command = command_line("examples/locomotion.py", arguments)
     files = [*FILES, ANIMATION] if options.gif else FILES
-    most = options.baseline_iterations
+    most = max(recipe.iterations.values())
     with open_stages(parser, options, command, names, config, files, most) as stages:
         experiment.run(stages, command, partial(draw, experiment), **settings)
 

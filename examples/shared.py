@@ -325,18 +325,18 @@ def open_stages(
     names: Iterable[str],
     config: Mapping[str, Any],
     files: Iterable[str],
-    iterations: int = 0,
+    iterations: int | None = None,
 ) -> Iterator[Stages]:
     """The trainings of this run, resumed if --resume is given, in `options.out`.
 
-    iterations: the most of any training, if that is more than `options.iterations`.
+    iterations: the most of any training, if it is not `options.iterations`.
 
     Before anything is trained, this reads and checks `options.resume`, and checks that
     the trainings' files and `files` can be written into `options.out`. If not, the
     program ends with a one-line error. A KeyboardInterrupt is given a message that says
     how to continue `command`.
     """
-    most = max(iterations, options.iterations)
+    most = options.iterations if iterations is None else iterations
     stages = Stages(options.out, names, config, most)
 
     def resume() -> None:
