@@ -29,12 +29,17 @@ from check_site import find_browser, why_no_browser
 HERE = Path(__file__).resolve().parent
 FIGURES = HERE / "_static" / "figures"
 DESK, PHONE = {"width": 1280, "height": 1000}, {"width": 390, "height": 844}
-# (window, colour scheme, reduced motion): what a page is used in.
+# (window, colour scheme, reduced motion, whether workers run): what a page is used in.
 SETTINGS = (
-    (DESK, "light", "no-preference"),
-    (DESK, "dark", "reduce"),
-    (PHONE, "light", "reduce"),
+    (DESK, "light", "no-preference", True),
+    (DESK, "dark", "reduce", False),
+    (PHONE, "light", "reduce", True),
 )
+# A browser that refuses to run the text of a worker: the page must compute itself.
+NO_WORKER = """window.Worker = class {
+  constructor() { setTimeout(() => this.onerror({ message: "blocked" }), 20); }
+  postMessage() {}
+};"""
 Check = Callable[[Any], None]
 
 
@@ -537,7 +542,7 @@ def faults_of(
 ) -> Iterator[str]:
     """Yield what is wrong with one page in each of the settings."""
     address = (html / "explorables" / f"{name}.html").as_uri()
-    for window, scheme, motion in SETTINGS:
+    for window, scheme, motion, workers in SETTINGS:
         where = f"{name}, {window['width']} pixels, {scheme}, motion {motion}"
         faults: list[str] = []
         phone = window is PHONE
@@ -549,6 +554,8 @@ def faults_of(
             is_mobile=phone,
         )
         page = context.new_page()
+        if not workers:
+            page.add_init_script(NO_WORKER)
         page.set_default_timeout(60_000)
         page.on("pageerror", lambda error, f=faults: f.append(f"script: {error}"))
         page.on(

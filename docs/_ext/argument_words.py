@@ -20,6 +20,12 @@ ACTIVATION = (
     'the name of a function, such as "relu", or a function of your own, from a Value'
     " to a Value of the same shape."
 )
+AXES = "one axis or several; None: all."
+KEEPDIMS = "whether the axes stay, with length 1."
+POINT = {
+    "theta": "(P,), float32 or float64: the point.",
+    "data": "further arguments of the loss, of the dtype of theta.",
+}
 WAYS = "N, the number of classes, which is the size of the result."
 INITIALISER = "a function (rng, shape) that returns the first weights."
 LOCOMOTION = {
@@ -185,6 +191,7 @@ WORDS: dict[str, dict[str, str]] = {
         "shape": "the shape for one task.",
         "per_task": "whether the array has a task axis in front of this shape.",
     },
+    "Tape.constant_array": {"numbers": "an array, or nested lists, of real numbers."},
     "Tape.constant": {
         "number": "the number in every place.",
         "shape": "the shape; () by default.",
@@ -209,8 +216,18 @@ WORDS: dict[str, dict[str, str]] = {
     },
     "Value.reshape": {"shape": "the new sizes."},
     "Value.broadcast_to": {"shape": "the new shape."},
-    "Value.sum": {"axis": "one axis or several; None: all."},
-    "Value.mean": {"axis": "one axis or several; None: all."},
+    "Value.sum": {"axis": AXES, "keepdims": KEEPDIMS},
+    "Value.mean": {"axis": AXES, "keepdims": KEEPDIMS},
+    "Value.transpose": {"axes": "the axes in their new order."},
+    "Function": {
+        "loss": "a function of Values: loss(theta, *data).",
+        "backend": "what computes.",
+    },
+    "Function.__call__": POINT,
+    "Function.gradient": POINT,
+    "Function.value_and_gradient": POINT,
+    "Function.hvp": {**POINT, "v": "(P,), of the dtype of theta."},
+    "Function.jvp": {**POINT, "v": "(P,), of the dtype of theta."},
     "grad": {"loss": "a Value of one number.", "theta": "a Value of the same tape."},
     "jvp": {
         "output": "a Value of any shape.",

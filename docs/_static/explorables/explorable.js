@@ -82,8 +82,8 @@ const tinymaml = {
     return Object.fromEntries(entries);
   },
 
-  // The same model beside the page. Where no worker can be made, the page computes in
-  // slices, from one value to the next.
+  // The same model beside the page. Where no worker can be made, or it is blocked before
+  // its first answer, the page computes in slices, from one value to the next.
   startWorker(model, data) {
     const source = `
       ${tinymamlTape}
@@ -97,6 +97,11 @@ const tinymaml = {
     const waiting = new Map();
     let last = 0;
     let post = null;
+    let answered = false;
+    const onThePage = () => {
+      const ask = tinymamlAnswers(model(tinymamlTape(), data, tinymamlTools()), receive);
+      post = (message) => setTimeout(ask, 0, message); // not before the caller is ready
+    };
     const receive = ({ id, value, done, error }) => {
       const { take, fail } = waiting.get(id) ?? {};
       if (done || error !== undefined) waiting.delete(id);
@@ -106,25 +111,33 @@ const tinymaml = {
     try {
       const address = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
       const worker = new Worker(address);
-      worker.onmessage = ({ data: message }) => receive(message);
+      worker.onmessage = ({ data: message }) => {
+        answered = true;
+        receive(message);
+      };
       worker.onerror = ({ message }) => {
-        for (const id of [...waiting.keys()]) receive({ id, error: message });
+        const open = [...waiting];
+        if (answered) return open.forEach(([id]) => receive({ id, error: message }));
+        worker.onerror = null;
+        onThePage();
+        open.forEach(([, { request }]) => post(request));
       };
       worker.postMessage(data);
       post = (message) => worker.postMessage(message);
     } catch {
-      const ask = tinymamlAnswers(model(tinymamlTape(), data, tinymamlTools()), receive);
-      post = (message) => setTimeout(ask, 0, message); // not before the caller is ready
+      onThePage();
     }
     return {
       // onValue(value) for each value; onEnd(error or undefined) once, at the end.
       stream(method, args, onValue, onEnd = () => {}) {
         const id = ++last;
+        const request = { id, method, args };
         waiting.set(id, {
           take: (value, done) => (done ? onEnd() : onValue(value)),
           fail: onEnd,
+          request,
         });
-        post({ id, method, args });
+        post(request);
         return { stop: () => post({ id, stop: true }) };
       },
     };
