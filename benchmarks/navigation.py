@@ -17,7 +17,6 @@ NumPy code for all; MuJoCo has as many threads as the rest. Left out: JAX.
 
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -41,16 +40,15 @@ from tinymaml.tasks.navigation import Navigation
 TINYMAML_NUMBA, TINYMAML_NUMPY = common.REFERENCE, "tinymaml numpy"
 TORCH = "PyTorch double backward"
 FORMS = ("batched", "loop")
-ITERATION, OUTER_STEP = "iteration", "outer step"  # the parts that are timed
-CHECK, DERIVATIVES, PARTS = "check", "derivatives", "parts"  # the others
+ITERATION, OUTER_STEP = "iteration", "outer step"  # what is timed
+DERIVATIVES, PARTS = "derivatives", "parts"  # what else a worker can be asked for
 BUDGET = {
     True: 20.0,
     False: 90.0,
 }  # seconds of timing for a work and an order, if quick
-# Of float32: a relu whose input is within rounding of 0 may fall on either side. Ten
-# iterations of conjugate gradients multiply rounding errors, so the step has its own.
-TOLERANCES = {"float32": (1e-3, 1e-3, 1e-2), "float64": (1e-10, 1e-10, 1e-7)}
-VECTORS = ("surrogate gradient", "product F v", "outer step")
+# Of float32: a relu whose input is within rounding of 0 may fall on either side.
+TOLERANCES = {**common.TOLERANCES, "float32": 1e-3}
+VECTORS = ("surrogate gradient", "product F v", "outer step")  # what is compared
 
 
 @dataclass(frozen=True)
@@ -183,25 +181,22 @@ def build(request: dict[str, Any]) -> Workload:
             return peers.Objective(policy, theta, tensors(), *settings)
 
     def derivatives() -> Array:
-        """The first two of `VECTORS`, from the trajectories of the data."""
         here = objective()
         return np.concatenate([here.gradient, here.fisher(v)])
 
-    def check() -> Array:
-        """All three."""
-        return np.concatenate([derivatives(), theta - outer_step().theta])
+    def all_vectors(step: Any) -> Array:
+        return np.concatenate([derivatives(), theta - step.theta])
 
-    if request["part"] in (CHECK, DERIVATIVES):
-        call = check if request["part"] == CHECK else derivatives
-        return Workload(call, lambda result: result)
-    if request["part"] == PARTS:
-        places += navigation_parts.environment_places(environment)
-        return Workload(
-            lambda: navigation_parts.seconds_of_parts(iteration, places),
-            lambda seconds: seconds,
-        )
-    call = iteration if request["part"] == ITERATION else outer_step
-    return Workload(call, lambda _: check())
+    def seconds_of_parts() -> Array:
+        return navigation_parts.seconds_of_parts(iteration, places)
+
+    places += navigation_parts.environment_places(environment)
+    return {
+        ITERATION: Workload(iteration, lambda _: derivatives()),
+        OUTER_STEP: Workload(outer_step, all_vectors),
+        DERIVATIVES: Workload(derivatives, lambda result: result),
+        PARTS: Workload(seconds_of_parts, lambda seconds: seconds),
+    }[request["part"]]
 
 
 # --- the data and the reference -------------------------------------------------------
@@ -235,25 +230,22 @@ def references(setting: Setting, folder: Path) -> dict[int, Array]:
     found = {}
     for order in (2, 1):
         request = request_of(setting, folder, order=order, dtype="float64")
-        ours = build(request | {"implementation": TINYMAML_NUMBA, "part": CHECK})
-        *derivatives, step = vectors(ours.call())
-        theirs = build(
-            request | {"implementation": TINYMAML_NUMPY, "part": DERIVATIVES}
-        )
-        found[order] = theirs.call()
+        request |= {"implementation": TINYMAML_NUMPY, "part": DERIVATIVES}
+        derivatives = build(request).call()
+        request |= {"implementation": TINYMAML_NUMBA, "part": OUTER_STEP}
+        ours = build(request)
+        *our_derivatives, step = np.split(ours.read(ours.call()), len(VECTORS))
         common.check_agreement(
-            "tinymaml numba, float64",
-            np.concatenate(derivatives),
-            found[order],
-            common.TOLERANCES["float64"],
+            f"{TINYMAML_NUMBA} (order {order}, float64)",
+            np.concatenate(our_derivatives),
+            derivatives,
+            TOLERANCES["float64"],
         )
-        found[order] = np.concatenate([found[order], step])
-    pairs = zip(*map(vectors, found.values()), strict=True)
-    for name, tolerance, (exact, first) in zip(
-        VECTORS, TOLERANCES["float32"], pairs, strict=True
-    ):
-        difference = common.relative_error(first, exact)
-        if difference < 10 * tolerance:
+        found[order] = np.concatenate([derivatives, step])
+    pairs = zip(*(np.split(one, len(VECTORS)) for one in found.values()), strict=True)
+    for name, (exact, first_order) in zip(VECTORS, pairs, strict=True):
+        difference = common.relative_error(first_order, exact)
+        if difference < 10 * TOLERANCES["float32"]:
             raise common.DisagreementError(
                 f"{name}: orders 1 and 2 differ by {difference:.1e} only: "
                 "the check could not tell"
@@ -261,17 +253,12 @@ def references(setting: Setting, folder: Path) -> dict[int, Array]:
     return found
 
 
-def vectors(result: Array) -> list[Array]:
-    """A result as the arrays of `VECTORS`."""
-    return np.split(result, len(VECTORS))
-
-
 @dataclass
 class NavigationBench(Bench):
-    """A benchmark of a setting, whose results are the three vectors of `VECTORS`."""
+    """A benchmark of a setting; `part` is what its workers are asked for."""
 
     setting: Setting = SETTINGS["navigation"]
-    part: str = CHECK
+    part: str = OUTER_STEP
 
     def request(self, variant: Variant, order: int, **changes: Any) -> dict[str, Any]:
         """The request that makes a worker build a variant and run it once."""
@@ -279,22 +266,23 @@ class NavigationBench(Bench):
         return super().request(variant, order, **more)
 
     def check(self, label: str, result: Array, order: int, dtype: str) -> float:
-        """The largest error of the three, each within its tolerance."""
-        pairs = zip(vectors(result), vectors(self.references[order]), strict=True)
-        errors = [
-            common.check_agreement(f"{label}, {name}", *pair, tolerance)
-            for name, pair, tolerance in zip(
-                VECTORS, pairs, TOLERANCES[dtype], strict=True
-            )
-        ]
-        return max(errors)
+        """The largest error of the vectors; a whole iteration has the first two."""
+        expected = np.split(self.references[order], len(VECTORS))
+        found = np.split(result, range(expected[0].size, result.size, expected[0].size))
+        # A step from trajectories that were sampled anew would be another one.
+        names = VECTORS[:2] if self.part == ITERATION else VECTORS
+        vectors = zip(names, found, expected[: len(names)], strict=True)
+        return max(
+            common.check_agreement(f"{label}, {name}", one, other, TOLERANCES[dtype])
+            for name, one, other in vectors
+        )
 
 
 # --- the benchmark --------------------------------------------------------------------
 
 
 def implementations(
-    threads: int, chosen_peers: Sequence[str], quick: bool
+    threads: int, chosen_peers: Sequence[str], with_numpy: bool
 ) -> list[Implementation]:
     """The implementations to compare, tinymaml first."""
     both = tuple(sorted({1, threads}))
@@ -303,7 +291,8 @@ def implementations(
         Implementation(TINYMAML_NUMPY, "tinymaml", (1,)),
         Implementation(TORCH, "torch", both, FORMS),
     ]
-    left_out = {TINYMAML_NUMPY: "left out by --quick"} if quick else {}
+    reason = "only navigation without --quick has it, it needs minutes"
+    left_out = {} if with_numpy else {TINYMAML_NUMPY: reason}
     return measure.to_compare(candidates, chosen_peers, left_out)
 
 
@@ -331,27 +320,24 @@ def print_claims(rows: Sequence[Row], goal: float) -> None:
 
 def print_parts(bench: NavigationBench) -> None:
     """Where the time of an exact iteration goes, in each part's fastest round."""
-    columns = {}
-    with ExitStack() as stack:
-        found = [
-            bench.fastest[n] for n in (TINYMAML_NUMBA, TORCH) if n in bench.fastest
-        ]
-        started = [
-            (one, stack.enter_context(bench.start(one.threads))) for one in found
-        ]
-        bench.part = PARTS
-        rounds = [
-            [w.ask("prepare", **bench.request(one, 2))["result"] for one, w in started]
-            for _ in range(bench.rounds(2, 7))
-        ]
-    for i, (name, _, threads) in enumerate(found):
-        columns[f"{name.name}, {threads}"] = np.min([r[i] for r in rounds], axis=0)
+    bench.part = PARTS
+    names = [name for name in (TINYMAML_NUMBA, TORCH) if name in bench.fastest]
+    rounds: list[list[Array]] = []
+    for _ in range(bench.rounds(2, 5)):
+        rounds.append([])
+        for name in names:
+            with bench.start(bench.fastest[name].threads) as worker:
+                reply = worker.ask("prepare", **bench.request(bench.fastest[name], 2))
+            rounds[-1].append(np.array(reply["result"]))
+    titles = [f"{name} ({bench.fastest[name]})" for name in names]
+    columns = dict(zip(titles, np.min(rounds, axis=0), strict=True))
     print("\n" + navigation_parts.parts_table(columns) + "\n")
 
 
 def run(bench: NavigationBench, threads: int, chosen_peers: Sequence[str]) -> list[Row]:
     """Check in float64, then time both orders of an iteration and of its outer step."""
-    competitors = implementations(threads, chosen_peers, bench.quick)
+    with_numpy = bench.setting.environment == "navigation" and not bench.quick
+    competitors = implementations(threads, chosen_peers, with_numpy)
     measure.check_float64(bench, competitors, every_form=True)
     rows: list[Row] = []
     for bench.part in (ITERATION, OUTER_STEP):
