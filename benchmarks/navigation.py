@@ -367,6 +367,10 @@ def main() -> int:
     )
     options = parser.parse_args()
     setting = SETTINGS[options.env]
+    try:
+        environment_of({**asdict(setting), "threads": 1})
+    except ImportError as error:  # MuJoCo is missing
+        parser.exit(1, f"{error}\n")
 
     def run_all(
         folder: Path, machine: dict[str, Any]

@@ -249,6 +249,17 @@ def test_help_names_the_peers_and_the_time_of_this_benchmark(monkeypatch, capsys
     assert "jax" not in out and "--peers [{torch}" in out and "three minutes" in out
 
 
+def test_a_missing_simulator_is_one_line(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "mujoco", None)
+    monkeypatch.setattr(sys, "argv", ["navigation.py", "--env", "cheetah"])
+    with pytest.raises(SystemExit) as ended:
+        navigation.main()
+    assert ended.value.code == 1
+    found = capsys.readouterr()
+    line = 'mujoco is missing: pip install "tinymaml[locomotion]"\n'
+    assert found.err == line and found.out == ""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["navigation", pytest.param("cheetah", marks=needs_mujoco)]
