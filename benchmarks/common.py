@@ -26,7 +26,7 @@ import numpy as np
 Array = np.ndarray[Any, Any]
 REFERENCE = "tinymaml numba"
 TOLERANCES = {"float32": 1e-5, "float64": 1e-10}
-PACKAGES = ("numpy", "numba", "torch", "jax", "jaxlib", "cupy")
+PACKAGES = ("numpy", "numba", "torch", "jax", "jaxlib", "cupy", "mujoco")
 
 
 class DisagreementError(Exception):

@@ -79,6 +79,8 @@ def fastest(
         best = Runner(variant, worker), seconds, error
     if best is not None and len(trials) > 1:
         print(f"{implementation.name}: {best[0].variant} (tried: {'; '.join(trials)})")
+    if best is not None:
+        bench.fastest.setdefault(implementation.name, best[0].variant)
     return best
 
 

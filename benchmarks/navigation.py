@@ -1,21 +1,23 @@
-"""An outer step of 2D navigation in tinymaml and PyTorch: checked, then timed.
+"""An outer step of reinforcement learning in tinymaml and PyTorch: checked, then timed.
 
-    python benchmarks/navigation.py --quick             # two minutes
+    python benchmarks/navigation.py --quick             # three minutes
+    python benchmarks/navigation.py --env cheetah       # the half-cheetah, on MuJoCo
     python benchmarks/navigation.py --json results.json
 
-The work is one iteration of algorithm 3 with the settings of `examples/navigation.py`:
-20 goals, 20 trajectories of 100 steps before and 20 after the inner step, policy
-2-100-100-2, and TRPO's outer step with ten products F v, float32, exact (order 2) and
-first-order (order 1). First the surrogate gradient and a product F v, on one set of
-sampled trajectories, are compared with the numpy backend's in float64.
+The work is algorithm 3 with 20 tasks, 20 trajectories in each before and 20 after the
+inner step, and TRPO's outer step with ten products F v, float32, exact (order 2) and
+first-order (order 1): a whole iteration, and the outer step alone, which starts from
+trajectories that were sampled before. `SETTINGS` has the two experiments. First the
+surrogate gradient, a product F v and the outer step, on one set of trajectories, are
+compared with the numpy backend's in float64.
 
 The environment, the advantages, conjugate gradients and the line search are the same
-NumPy code for all. Left out: JAX.
+NumPy code for all; MuJoCo has as many threads as the rest. Left out: JAX.
 """
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,65 +26,106 @@ import numpy as np
 # Run as a script, Python looks for modules beside the script and not in the root.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import common, devices, long_steps, measure, workers
+import tinymaml as tm
+from benchmarks import common, devices, long_steps, measure, navigation_parts, workers
 from benchmarks.common import Array, Row
 from benchmarks.measure import Bench, Implementation, Variant
 from benchmarks.workers import Workload
+from tinymaml.rl import maml_trpo
+from tinymaml.rl.advantages import advantages
+from tinymaml.rl.policy_losses import chunk_steps
+from tinymaml.rl.rollouts import Trajectories
+from tinymaml.tasks.navigation import Navigation
 
 TINYMAML_NUMBA, TINYMAML_NUMPY = common.REFERENCE, "tinymaml numpy"
 TORCH = "PyTorch double backward"
 FORMS = ("batched", "loop")
-SIZES = [2, 100, 100, 2]
-TASKS, TRAJECTORIES, ALPHA = 20, 20, 0.5
-WORK = f"navigation, {TASKS} tasks"
-BUDGET = {True: 40.0, False: 180.0}  # seconds of timing for an order, if quick
+ITERATION, OUTER_STEP = "iteration", "outer step"  # what is timed
+DERIVATIVES, PARTS = "derivatives", "parts"  # what else a worker can be asked for
+BUDGET = {
+    True: 20.0,
+    False: 90.0,
+}  # seconds of timing for a work and an order, if quick
 # Of float32: a relu whose input is within rounding of 0 may fall on either side.
-TOLERANCE = 1e-3
-GOAL = 3.0  # times faster than PyTorch, exact steps
+TOLERANCES = {**common.TOLERANCES, "float32": 1e-3}
+VECTORS = ("surrogate gradient", "product F v", "outer step")  # what is compared
+
+
+@dataclass(frozen=True)
+class Setting:
+    """An experiment: what a worker has to know, and the goal of the exact steps."""
+
+    environment: str
+    sizes: Sequence[int]  # of the policy's layers
+    alpha: float
+    horizon: int
+    goal: float  # times faster than PyTorch
+    tasks: int = 20
+    trajectories: int = 20
+
+    @property
+    def work(self) -> str:
+        """What its rows are called."""
+        return f"{self.environment}, {self.tasks} tasks"
+
+
+SETTINGS = {
+    "navigation": Setting("navigation", [2, 100, 100, 2], 0.5, 100, goal=3.0),
+    "cheetah": Setting("cheetah", [20, 100, 100, 6], 0.1, 200, goal=2.5),
+}
 
 
 # --- inside a worker ------------------------------------------------------------------
 
 
+class SampledBefore(tm.MAMLTRPO):
+    """A learner whose batch is the trajectories before and after the inner step."""
+
+    def adapt(self, theta: Array, batch: Any, alphas: Any = None) -> Any:
+        """The inner step, without sampling."""
+        samples = [chunk_steps(one, advantages(one)) for one in batch]
+        before = np.broadcast_to(theta, (len(batch[0].mask), theta.size))
+        after = self.inner_step(before, samples[0], self.alpha)
+        return maml_trpo.Adaptation([before, after], list(batch), samples)
+
+
+def environment_of(request: dict[str, Any]) -> Any:
+    """The environment of a request; MuJoCo has as many threads as the request."""
+    if request["environment"] == "cheetah":
+        from tinymaml.rl.locomotion import HalfCheetah
+
+        return HalfCheetah("direction", request["horizon"], threads=request["threads"])
+    return Navigation(horizon=request["horizon"])
+
+
 def learner_of(
-    backend: str, order: int, threads: int | None, sizes: Sequence[int]
-) -> Any:
-    """tinymaml's learner for this work, with a policy of these sizes."""
-    import tinymaml as tm
-    from tinymaml.networks.layers import xavier_uniform
-    from tinymaml.tasks.navigation import Navigation
-
-    environment = Navigation()
-    network = tm.MLP(sizes, initialiser=xavier_uniform())
-    options: dict[str, Any] = {"backend": backend, "threads": threads}
-    policy = tm.GaussianPolicy(network, environment.actions, **options)
-    return tm.MAMLTRPO(
-        policy, environment, ALPHA, order=order, trajectories=TRAJECTORIES, **options
-    )
+    request: dict[str, Any], learner: type[tm.MAMLTRPO] = tm.MAMLTRPO
+) -> tm.MAMLTRPO:
+    """tinymaml's learner for a request; numpy's backend for another library."""
+    backend = "numba" if request["implementation"] == TINYMAML_NUMBA else "numpy"
+    options: dict[str, Any] = {"backend": backend, "threads": request["threads"]}
+    environment = environment_of(request)
+    policy = tm.GaussianPolicy(tm.MLP(request["sizes"]), environment.actions, **options)
+    settings = {key: request[key] for key in ("alpha", "order", "trajectories")}
+    return learner(policy, environment, **settings, **options)
 
 
-def load(request: dict[str, Any]) -> tuple[Array, Array, Any, list[Any]]:
-    """theta, v, the draw, and two sets of sampled trajectories with advantages."""
-    from tinymaml.rl.maml_trpo import MetaBatch
-    from tinymaml.rl.rollouts import Trajectories
-
+def load(
+    request: dict[str, Any],
+) -> tuple[Array, Array, maml_trpo.MetaBatch, list[Trajectories]]:
+    """theta, v, the draw, and the trajectories before and after the inner step."""
     with np.load(Path(request["folder"]) / "data.npz") as data:
         dtype = request["dtype"]
-        draw = MetaBatch(data["goals"], data["noise"].astype(dtype))
+        noise = data["noise"].astype(dtype)
+        draw = maml_trpo.MetaBatch(data["tasks"], noise, data["start_noise"])
         sampled = []
         for i in (0, 1):
             x, actions, rewards, mask = (
                 data[f"{name}{i}"] for name in Trajectories._fields
             )
-            one = Trajectories(x.astype(dtype), actions.astype(dtype), rewards, mask)
-            sampled.append((one, data[f"advantages{i}"]))
+            x, actions = x.astype(dtype), actions.astype(dtype)
+            sampled.append(Trajectories(x, actions, rewards, mask))
         return data["theta"].astype(dtype), data["v"].astype(dtype), draw, sampled
-
-
-def derivatives(objective: Any, v: Array) -> Array:
-    """What is compared: the surrogate gradient and F v, each over its largest entry."""
-    arrays = objective.gradient, objective.fisher(v)
-    return np.concatenate([array / np.abs(array).max() for array in arrays])
 
 
 def build(request: dict[str, Any]) -> Workload:
@@ -91,23 +134,25 @@ def build(request: dict[str, Any]) -> Workload:
     if name == measure.PEAK:
         return devices.matmul_peak("")
     theta, v, draw, sampled = load(request)
-    call: Any
-    sizes = request["sizes"]
     if name in (TINYMAML_NUMBA, TINYMAML_NUMPY):
-        from tinymaml.rl.maml_trpo import Adaptation, Objective
-        from tinymaml.rl.policy_losses import chunk_steps
+        learner, sampled_before = (
+            learner_of(request),
+            learner_of(request, SampledBefore),
+        )
+        environment = learner.environment
+        places = navigation_parts.our_places()
 
-        learner = learner_of(name.split()[1], order, request["threads"], sizes)
-        thetas = [np.broadcast_to(theta, (len(draw.tasks), theta.size))]
-        samples = [chunk_steps(*one) for one in sampled]
-        thetas.append(learner.inner_step(thetas[0], samples[0], learner.alpha))
-        adaptation = Adaptation(thetas, [one for one, _ in sampled], samples)
+        batch: Any = sampled
 
-        def check() -> Array:
-            return derivatives(Objective(learner, adaptation), v)
-
-        def call() -> Any:
+        def iteration() -> Any:
             return learner.step(theta, draw)
+
+        def outer_step() -> Any:
+            return sampled_before.step(theta, batch)
+
+        def objective() -> Any:
+            adaptation = sampled_before.adapt(theta, batch)
+            return maml_trpo.Objective(sampled_before, adaptation)
 
     else:
         import torch
@@ -115,76 +160,129 @@ def build(request: dict[str, Any]) -> Workload:
         from benchmarks import navigation_peers as peers
 
         torch.set_num_threads(request["threads"])
-        network = learner_of("numpy", order, 1, sizes).policy.network
-        policy = peers.TorchPolicy([shape for _, shape in network.layout.values()], 2)
-        settings = (ALPHA, order, request["form"])
+        learner = learner_of(request)
+        environment = learner.environment
+        shapes = [shape for _, shape in learner.policy.network.layout.values()]
+        policy = peers.TorchPolicy(shapes, environment.actions)
+        alpha, settings = request["alpha"], (request["alpha"], order, request["form"])
+        places = navigation_parts.torch_places()
 
-        def check() -> Array:
-            return derivatives(peers.Objective(policy, theta, sampled, *settings), v)
+        def iteration() -> Any:
+            samples = peers.sample(policy, environment, theta, draw, alpha)
+            return peers.outer_step(policy, theta, samples, *settings)
 
-        def call() -> Any:
-            return peers.meta_step(policy, theta, draw, *settings)
+        def tensors() -> Any:
+            return [peers.tensors_of(one, theta.dtype) for one in sampled]
 
-    if request.get("check_only"):
-        return Workload(check, lambda result: result)
-    return Workload(call, lambda _: check())
+        def outer_step() -> Any:
+            return peers.outer_step(policy, theta, tensors(), *settings)
+
+        def objective() -> Any:
+            return peers.Objective(policy, theta, tensors(), *settings)
+
+    def derivatives() -> Array:
+        here = objective()
+        return np.concatenate([here.gradient, here.fisher(v)])
+
+    def all_vectors(step: Any) -> Array:
+        return np.concatenate([derivatives(), theta - step.theta])
+
+    def seconds_of_parts() -> Array:
+        return navigation_parts.seconds_of_parts(iteration, places)
+
+    places += navigation_parts.environment_places(environment)
+    return {
+        ITERATION: Workload(iteration, lambda _: derivatives()),
+        OUTER_STEP: Workload(outer_step, all_vectors),
+        DERIVATIVES: Workload(derivatives, lambda result: result),
+        PARTS: Workload(seconds_of_parts, lambda seconds: seconds),
+    }[request["part"]]
 
 
 # --- the data and the reference -------------------------------------------------------
 
 
-def save_data(folder: Path) -> None:
-    """theta as training starts, goals, noise, and what the policies sample with it."""
-    from tinymaml.rl.advantages import advantages
+def request_of(setting: Setting, folder: Path, **more: Any) -> dict[str, Any]:
+    """What every request has, and more."""
+    return {**asdict(setting), "folder": str(folder), "order": 2, "threads": 1, **more}
 
+
+def save_data(setting: Setting, folder: Path) -> None:
+    """theta as training starts, tasks, noise, and what the policies sample with it."""
     rng = np.random.default_rng(0)
-    learner = learner_of("numpy", 2, 1, SIZES)
+    learner = learner_of(request_of(setting, folder, implementation=TINYMAML_NUMPY))
     theta = learner.policy.init(rng)
-    draw = learner.draw(rng, TASKS)
-    arrays = {"theta": theta, "goals": draw.tasks, "noise": draw.noise}
+    draw = learner.draw(rng, setting.tasks)
+    arrays = {"theta": theta, **draw._asdict()}
     arrays["v"] = rng.standard_normal(theta.size).astype(np.float32)
     for i, sampled in enumerate(learner.adapt(theta, draw).trajectories):
         for name, array in sampled._asdict().items():
             arrays[f"{name}{i}"] = array
-        arrays[f"advantages{i}"] = advantages(sampled)
     np.savez(folder / "data.npz", **arrays)
 
 
-def references(folder: Path) -> dict[int, Array]:
-    """The numpy backend's float64 derivatives; that the orders differ is checked."""
-    gradients = {}
+def references(setting: Setting, folder: Path) -> dict[int, Array]:
+    """The float64 vectors of each order; that the orders differ is checked.
+
+    The derivatives are the numpy backend's. It would need minutes for the outer step,
+    which is therefore the numba backend's, from derivatives that agree with these.
+    """
+    found = {}
     for order in (2, 1):
-        request: dict[str, Any] = {"implementation": TINYMAML_NUMPY, "order": order}
-        request |= {"form": "", "threads": 1, "dtype": "float64", "sizes": SIZES}
-        request |= {"folder": str(folder), "check_only": True}
-        gradients[order] = build(request).call()
-    difference = common.relative_error(gradients[1], gradients[2])
-    if difference < 10 * TOLERANCE:
-        raise common.DisagreementError(
-            f"orders 1 and 2 differ by {difference:.1e} only: the check could not tell"
+        request = request_of(setting, folder, order=order, dtype="float64")
+        request |= {"implementation": TINYMAML_NUMPY, "part": DERIVATIVES}
+        derivatives = build(request).call()
+        request |= {"implementation": TINYMAML_NUMBA, "part": OUTER_STEP}
+        ours = build(request)
+        *our_derivatives, step = np.split(ours.read(ours.call()), len(VECTORS))
+        common.check_agreement(
+            f"{TINYMAML_NUMBA} (order {order}, float64)",
+            np.concatenate(our_derivatives),
+            derivatives,
+            TOLERANCES["float64"],
         )
-    return gradients
+        found[order] = np.concatenate([derivatives, step])
+    pairs = zip(*(np.split(one, len(VECTORS)) for one in found.values()), strict=True)
+    for name, (exact, first_order) in zip(VECTORS, pairs, strict=True):
+        difference = common.relative_error(first_order, exact)
+        if difference < 10 * TOLERANCES["float32"]:
+            raise common.DisagreementError(
+                f"{name}: orders 1 and 2 differ by {difference:.1e} only: "
+                "the check could not tell"
+            )
+    return found
 
 
 @dataclass
 class NavigationBench(Bench):
-    """A benchmark whose results are the derivatives of `derivatives`."""
+    """A benchmark of a setting; `part` is what its workers are asked for."""
+
+    setting: Setting = SETTINGS["navigation"]
+    part: str = OUTER_STEP
 
     def request(self, variant: Variant, order: int, **changes: Any) -> dict[str, Any]:
         """The request that makes a worker build a variant and run it once."""
-        return super().request(variant, order, sizes=SIZES, **changes)
+        more = {**asdict(self.setting), "part": self.part, **changes}
+        return super().request(variant, order, **more)
 
     def check(self, label: str, result: Array, order: int, dtype: str) -> float:
-        """The error of both derivatives."""
-        tolerance = TOLERANCE if dtype == "float32" else common.TOLERANCES[dtype]
-        return common.check_agreement(label, result, self.references[order], tolerance)
+        """The largest error of the vectors; a whole iteration has the first two."""
+        expected = np.split(self.references[order], len(VECTORS))
+        found = np.split(result, range(expected[0].size, result.size, expected[0].size))
+        # A step from trajectories that were sampled anew would be another one.
+        names = VECTORS[:2] if self.part == ITERATION else VECTORS
+        vectors = zip(names, found, expected[: len(names)], strict=True)
+        return max(
+            common.check_agreement(f"{label}, {name}", one, other, TOLERANCES[dtype])
+            for name, one, other in vectors
+        )
 
 
 # --- the benchmark --------------------------------------------------------------------
 
 
 def implementations(
-    threads: int, chosen_peers: Sequence[str], quick: bool
+    threads: int, chosen_peers: Sequence[str], with_numpy: bool
 ) -> list[Implementation]:
     """The implementations to compare, tinymaml first."""
     both = tuple(sorted({1, threads}))
@@ -193,7 +291,8 @@ def implementations(
         Implementation(TINYMAML_NUMPY, "tinymaml", (1,)),
         Implementation(TORCH, "torch", both, FORMS),
     ]
-    left_out = {TINYMAML_NUMPY: "left out by --quick"} if quick else {}
+    reason = "only navigation without --quick has it, it needs minutes"
+    left_out = {} if with_numpy else {TINYMAML_NUMPY: reason}
     return measure.to_compare(candidates, chosen_peers, left_out)
 
 
@@ -208,44 +307,82 @@ def print_times(rows: Sequence[Row], errors: Sequence[float]) -> None:
     print("\n" + common.markdown_table(header, cells) + "\n")
 
 
-def print_claim(rows: Sequence[Row]) -> None:
-    """Whether the exact step met its goal."""
+def print_claims(rows: Sequence[Row], goal: float) -> None:
+    """Whether the exact steps met the goal."""
     for row in rows:
         if row.implementation == TORCH and row.order == 2 and row.ratio is not None:
-            verdict = "met" if row.ratio >= GOAL else "NOT met"
+            verdict = "met" if row.ratio >= goal else "NOT met"
             print(
-                f"goal: {GOAL:g} times faster than PyTorch; "
+                f"{row.work}: goal: {goal:g} times faster than PyTorch; "
                 f"measured {row.ratio:.2f}: {verdict}"
             )
 
 
-def run(bench: Bench, threads: int, chosen_peers: Sequence[str]) -> list[Row]:
-    """Check in float64, then time both orders."""
-    competitors = implementations(threads, chosen_peers, bench.quick)
+def print_parts(bench: NavigationBench) -> None:
+    """Where the time of an exact iteration goes, in each part's fastest round."""
+    bench.part = PARTS
+    names = [name for name in (TINYMAML_NUMBA, TORCH) if name in bench.fastest]
+    rounds: list[list[Array]] = []
+    for _ in range(bench.rounds(2, 5)):
+        rounds.append([])
+        for name in names:
+            with bench.start(bench.fastest[name].threads) as worker:
+                reply = worker.ask("prepare", **bench.request(bench.fastest[name], 2))
+            rounds[-1].append(np.array(reply["result"]))
+    titles = [f"{name} ({bench.fastest[name]})" for name in names]
+    columns = dict(zip(titles, np.min(rounds, axis=0), strict=True))
+    print("\n" + navigation_parts.parts_table(columns) + "\n")
+
+
+def run(bench: NavigationBench, threads: int, chosen_peers: Sequence[str]) -> list[Row]:
+    """Check in float64, then time both orders of an iteration and of its outer step."""
+    with_numpy = bench.setting.environment == "navigation" and not bench.quick
+    competitors = implementations(threads, chosen_peers, with_numpy)
     measure.check_float64(bench, competitors, every_form=True)
     rows: list[Row] = []
-    for order in bench.references:
-        measurement = long_steps.measure_steps(
-            bench, competitors, WORK, order, BUDGET[bench.quick]
-        )
-        order_rows = common.with_ratios(measurement.rows)
-        print_times(order_rows, measurement.errors)
-        rows += order_rows
-    print_claim(rows)
+    for bench.part in (ITERATION, OUTER_STEP):
+        for order in bench.references:
+            work = f"{bench.setting.work}: {bench.part}"
+            measurement = long_steps.measure_steps(
+                bench, competitors, work, order, BUDGET[bench.quick]
+            )
+            part_rows = common.with_ratios(measurement.rows)
+            print_times(part_rows, measurement.errors)
+            rows += part_rows
+    print_parts(bench)
+    print_claims(rows, bench.setting.goal)
     return rows
 
 
 def main() -> int:
     """Run the benchmark from the command line."""
-    parser = common.parser_of((__doc__ or "").splitlines()[0], "two minutes", ["torch"])
+    parser = common.parser_of(
+        (__doc__ or "").splitlines()[0], "three minutes", ["torch"]
+    )
+    parser.add_argument(
+        "--env",
+        choices=SETTINGS,
+        default="navigation",
+        help="the environment (default: %(default)s)",
+    )
     options = parser.parse_args()
+    setting = SETTINGS[options.env]
+    try:
+        environment_of({**asdict(setting), "threads": 1})
+    except ImportError as error:  # MuJoCo is missing
+        parser.exit(1, f"{error}\n")
 
     def run_all(
         folder: Path, machine: dict[str, Any]
     ) -> tuple[list[Row], dict[str, Any]]:
-        save_data(folder)
+        save_data(setting, folder)
         bench = NavigationBench(
-            Path(__file__), folder, options.quick, references(folder), TASKS
+            Path(__file__),
+            folder,
+            options.quick,
+            references(setting, folder),
+            setting.tasks,
+            setting=setting,
         )
         bench.limits = long_steps.LIMITS
         return run(bench, options.threads, options.peers), {}

@@ -20,9 +20,8 @@ import torch
 
 from tinymaml.rl.advantages import advantages
 from tinymaml.rl.maml_trpo import MetaBatch
-from tinymaml.rl.rollouts import Trajectories, roll_out
+from tinymaml.rl.rollouts import Environment, Trajectories, roll_out
 from tinymaml.rl.trpo import TrustRegionStep, trust_region_step
-from tinymaml.tasks.navigation import Navigation
 
 Array = np.ndarray[Any, Any]
 Tensors = list[torch.Tensor]
@@ -92,14 +91,14 @@ class Objective:
         self,
         policy: TorchPolicy,
         theta: Array,
-        sampled: Sequence[tuple[Trajectories, Array]],
+        samples: Sequence[Tensors],
         alpha: float,
         order: int,
         form: str,
     ) -> None:
         self.policy, self.alpha, self.order = policy, alpha, order
         self.theta = torch.tensor(theta, requires_grad=True)
-        inner, outer = (_tensors(*one, theta.dtype) for one in sampled)
+        inner, outer = samples
         tasks = len(inner[0])
         # Groups of tasks that are computed together: all, or one after the other.
         groups = [slice(None)] if form == "batched" else range(tasks)
@@ -160,39 +159,57 @@ class Objective:
         return loss, kl
 
 
-def _tensors(trajectories: Trajectories, advantage: Array, dtype: Any) -> Tensors:
+def tensors_of(trajectories: Trajectories, dtype: Any) -> Tensors:
     """x, actions, advantages and weights of T tasks, ended steps with weight 0."""
     x, actions, _, mask = trajectories
     tasks = len(mask)
     weights = mask / mask.sum(axis=(1, 2), keepdims=True)
     return [
         torch.from_numpy(array.astype(dtype).reshape(tasks, -1, *array.shape[3:]))
-        for array in (x, actions, advantage, weights)
+        for array in (x, actions, advantages(trajectories), weights)
     ]
 
 
-def meta_step(
+def inner_step(
+    policy: TorchPolicy, thetas: Array, samples: Tensors, alpha: float
+) -> Array:
+    """theta_i' of each task (T, P), in numbers: the policies that sample again."""
+    x, actions, advantage, weights = samples
+    point = torch.tensor(thetas, requires_grad=True)
+    log_pi = log_probability(policy(policy.parameters_of(point), x), actions)
+    (gradient,) = torch.autograd.grad(-(log_pi * advantage * weights).sum(), point)
+    return thetas - np.asarray(alpha, thetas.dtype) * gradient.numpy()
+
+
+def sample(
     policy: TorchPolicy,
+    environment: Environment,
     theta: Array,
     draw: MetaBatch,
+    alpha: float,
+) -> list[Tensors]:
+    """What theta samples, and what the policies sample after the inner step."""
+    thetas = np.broadcast_to(theta, (len(draw.tasks), theta.size))
+    samples: list[Tensors] = []
+    starts = draw.start_noise if draw.start_noise is not None else (None, None)
+    for noise, start in zip(draw.noise, starts, strict=True):
+        if samples:
+            thetas = inner_step(policy, thetas, samples[0], alpha)
+        sampled = roll_out(policy, environment, thetas, draw.tasks, noise, start)
+        samples.append(tensors_of(sampled, theta.dtype))
+    return samples
+
+
+def outer_step(
+    policy: TorchPolicy,
+    theta: Array,
+    samples: Sequence[Tensors],
     alpha: float,
     order: int,
     form: str,
 ) -> TrustRegionStep:
-    """A whole outer iteration: sample, adapt, sample, TRPO's step."""
-    environment = Navigation()
-    before = np.broadcast_to(theta, (len(draw.tasks), theta.size))
-    sampled = []
-    first = roll_out(policy, environment, before, draw.tasks, draw.noise[0])
-    sampled.append((first, advantages(first)))
-    point = torch.tensor(before, requires_grad=True)
-    x, actions, advantage, weights = _tensors(*sampled[0], theta.dtype)
-    log_pi = log_probability(policy(policy.parameters_of(point), x), actions)
-    (gradient,) = torch.autograd.grad(-(log_pi * advantage * weights).sum(), point)
-    after = before - np.asarray(alpha, theta.dtype) * gradient.numpy()
-    second = roll_out(policy, environment, after, draw.tasks, draw.noise[1])
-    sampled.append((second, advantages(second)))
-    objective = Objective(policy, theta, sampled, alpha, order, form)
+    """TRPO's step on these samples; the inner step is taken again, with its graph."""
+    objective = Objective(policy, theta, samples, alpha, order, form)
     return trust_region_step(
         theta,
         objective.loss,

@@ -220,7 +220,7 @@ WORDS: dict[str, dict[str, str]] = {
     "Value.mean": {"axis": AXES, "keepdims": KEEPDIMS},
     "Value.transpose": {"axes": "the axes in their new order."},
     "Function": {
-        "loss": "a function of Values: loss(theta, *data).",
+        "loss": "a function of Values: the parameters, then data.",
         "backend": "what computes.",
     },
     "Function.__call__": POINT,

@@ -683,7 +683,7 @@ class Value:
 
     @property
     def T(self) -> "Value":
-        """The transpose: the axes in reversed order."""
+        """The axes in reversed order; of a matrix this is the transpose."""
         return self.transpose()
 
     def reshape(self, *shape: int | Sequence[int]) -> "Value":
