@@ -2,12 +2,15 @@
 
     python examples/navigation.py             # all methods: 8 minutes on two cores
     python examples/navigation.py --order 2   # without first-order MAML
+    python examples/navigation.py --context 5 # and a context vector of 5 numbers
     python examples/navigation.py --fast      # a short run, in seconds
 
 A task is to move to a goal that the agent does not see; it observes its own position
 and learns from the rewards of some trajectories. Policies meta-learned by MAML (exact
 and first-order) are compared with one pretrained on all goals at once, with random
-weights, and with an oracle, which observes the goal as well.
+weights, and with an oracle, which observes the goal as well. With --context SIZE there
+is one policy more: it has SIZE free inputs beside the position, and the inner step
+adapts these in place of all weights (appendix C.2 of the paper; MAML, exact).
 
 The recipe is that of the authors' code: policy 2-100-100-2 with relu, actions normal
 with standard deviations that are parameters too; one inner policy-gradient step of
@@ -26,10 +29,11 @@ listed in docs/paper/section-5-3.md.
 
 Written into the folder of --out: figure4.png (return against gradient steps, training,
 and trajectories), results.json, and for each training a folder with log.csv and
-checkpoint.npz: exact (MAML), first-order (first-order MAML), pretrained, oracle. A row
-of the log has the mean return before and after adaptation, and whether the outer step
-was accepted; if not, it has changed no parameter. Ctrl-C or SIGTERM saves and stops; a
-run continued with --resume gives the same bits as one that never stopped.
+checkpoint.npz: exact (MAML), first-order (first-order MAML), context, pretrained,
+oracle. A row of the log has the mean return before and after adaptation, and whether
+the outer step was accepted; if not, it has changed no parameter. Ctrl-C or SIGTERM
+saves and stops; a run continued with --resume gives the same bits as one that never
+stopped.
 """
 
 import argparse
@@ -56,6 +60,7 @@ from shared import (
     random_stream,
     read_options,
     run_to_the_end,
+    whole_number,
     write_results,
 )
 from tinymaml.backends import Backend
@@ -64,6 +69,7 @@ from tinymaml.rl.maml_trpo import MAMLTRPO, Adaptation, MetaBatch, MetaStep
 from tinymaml.rl.policy import GaussianPolicy
 from tinymaml.rl.rollouts import Trajectories
 from tinymaml.tasks.navigation import LARGEST_MOVE, REWARDS, Navigation
+from tinymaml.variants.context_vector import Context
 
 Array = np.ndarray[Any, Any]
 FILES = ("figure4.png", "results.json")
@@ -92,14 +98,23 @@ def make_learner(
     options: argparse.Namespace,
     backend: Backend,
     goal_visible: bool = False,
+    context: int = 0,
     **settings: Any,
 ) -> MAMLTRPO:
-    """A learner with a new policy; the oracle's policy observes the goal."""
+    """A learner with a new policy; the oracle's policy observes the goal.
+
+    context: the number of free inputs, which are adapted in place of all parameters.
+    """
     environment = Navigation(options.reward, goal_visible=goal_visible)
-    sizes = [environment.observations, *HIDDEN, environment.actions]
-    network = tm.MLP(sizes, initialiser=xavier_uniform())
+    sizes = [environment.observations + context, *HIDDEN, environment.actions]
+    network: tm.Network = tm.MLP(sizes, initialiser=xavier_uniform())
+    alpha = options.alpha
+    if context:
+        network = tm.Network([Context(context), *network.layers])
+        alpha = network.vector(0.0, "float64", **{"context1.z": alpha})
+        alpha = np.append(alpha, np.zeros(environment.actions))  # of log sigma
     policy = GaussianPolicy(network, environment.actions, backend=backend)
-    settings = {"alpha": options.alpha, "trajectories": TRAJECTORIES, **settings}
+    settings = {"alpha": alpha, "trajectories": TRAJECTORIES, **settings}
     return MAMLTRPO(policy, environment, backend=backend, **settings)
 
 
@@ -122,6 +137,8 @@ def learners(options: argparse.Namespace, backend: Backend) -> dict[str, MAMLTRP
         for name, order in (("exact", 2), ("first-order", 1))
         if options.order in (str(order), "both")
     }
+    if options.context:
+        trained["context"] = make_learner(options, backend, context=options.context)
     plain: dict[str, Any] = {"steps": 0, "trajectories": POOLED}
     trained["pretrained"] = make_learner(options, backend, **plain)
     trained["oracle"] = make_learner(options, backend, goal_visible=True, **plain)
@@ -187,6 +204,7 @@ def prepare(
         validate=validate,
         validate_every=VALIDATE_EVERY,
         description=METHODS[name].label,
+        config={"context": options.context} if name == "context" else None,
     )
 
 
@@ -208,12 +226,13 @@ def adapt(
         options,
         backend,
         goal_visible=name == "oracle",
+        context=options.context if name == "context" else 0,
         trajectories=TEST_TRAJECTORIES,
         transitions=TEST_TRANSITIONS,
     )
     rng = random_stream(purpose, 0)
     goals = learner.environment.draw(rng, (TEST_TASKS,))
-    alphas = [options.alpha] + [options.alpha / 2] * steps
+    alphas = [learner.alpha] + [learner.alpha / 2] * steps
     draw = MetaBatch(goals, learner.noise(rng, TEST_TASKS, steps))
     return learner.adapt(theta, draw, alphas[:steps])
 
@@ -253,7 +272,7 @@ def draw_figure(
             returns = np.array([-row.loss for row in log])
             iterations = np.array([row.iteration for row in log])
             training.append(Curve(*style, iterations, returns, None))
-    first = "exact" if "exact" in adapted else "first-order"
+    first = next(iter(adapted))
     chosen = np.argsort(goals @ [1.0, 1.0])[[0, len(goals) // 2, -1]]
     paths = [
         Paths(
@@ -279,9 +298,15 @@ def make_parser() -> Parser:
     )
     parser.add_argument(
         "--order",
-        choices=("1", "2", "both"),
+        choices=("1", "2", "both", "none"),
         default="both",
-        help="exact MAML (2), the first-order approximation (1), or both (default)",
+        help="exact MAML (2), the first-order approximation (1), both (default) or none",
+    )
+    parser.add_argument(
+        "--context",
+        type=whole_number(1),
+        metavar="SIZE",
+        help="also train a policy whose inner steps adapt SIZE free inputs and no weights",
     )
     parser.add_argument(
         "--alpha",
@@ -298,7 +323,7 @@ def make_parser() -> Parser:
         help="the reward is minus the distance to the goal, as in the authors' code "
         "(default), or minus its square, as in the paper",
     )
-    add_resume(parser, "--seed, --alpha and --reward")
+    add_resume(parser, "--seed, --alpha, --reward and --context")
     return parser
 
 
@@ -352,6 +377,7 @@ def run(
         [row for name in names for row in rows[name]],
         alpha=options.alpha,
         reward=options.reward,
+        context=options.context,
         accepted_steps=accepted,
         best_iteration=best,
     )
