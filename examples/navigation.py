@@ -300,13 +300,14 @@ def make_parser() -> Parser:
         "--order",
         choices=("1", "2", "both", "none"),
         default="both",
-        help="exact MAML (2), the first-order approximation (1), both (default) or none",
+        help="exact MAML (2), the first-order approximation (1), both (the default) or "
+        "none",
     )
     parser.add_argument(
         "--context",
         type=whole_number(1),
         metavar="SIZE",
-        help="also train a policy whose inner steps adapt SIZE free inputs and no weights",
+        help="also train a policy that adapts SIZE free inputs in place of all weights",
     )
     parser.add_argument(
         "--alpha",
