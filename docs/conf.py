@@ -42,6 +42,7 @@ extensions = [
     "notfound.extension",
     "arguments",
     "code_lines",
+    "explorables",
     "mathml",
     "names",
     "source_pages",

@@ -3,11 +3,13 @@
     python docs/draw_figures.py shrink results/sinusoid/figure2.png sinusoid-figure-2
     python docs/draw_figures.py episode --data DIR
     python docs/draw_figures.py pictures
+    python docs/draw_figures.py bodies
 
 `shrink` makes a figure of an example small enough for the repository: 1,400 pixels
 wide, 96 colours. `episode` draws one Omniglot task before and after adaptation, from
 the initialisation that comes with the package. `pictures` makes the thumbnails of two
-examples that draw nothing, from their images. All else writes into
+examples that draw nothing, from their images. `bodies` draws the half-cheetah and the
+ant as stick figures, without a thumbnail, and needs MuJoCo. All else writes into
 docs/_static/figures/ and makes a thumbnail of 400 x 280 pixels in
 docs/_static/gallery/; --crop says of which part, as fractions of width and height.
 
@@ -27,6 +29,7 @@ from matplotlib import pyplot as plt
 from PIL import Image
 
 import tinymaml as tm
+from tinymaml.rl.locomotion import Ant, HalfCheetah
 from tinymaml.tasks import miniimagenet, omniglot
 from tinymaml.tasks.episodes import Episodes
 
@@ -145,6 +148,27 @@ def draw_pictures() -> None:
         thumbnail(picture_of(figure), name)
 
 
+def draw_bodies() -> None:
+    """Half-cheetah and ant at rest, from the side, on one scale."""
+    figure = plt.figure(figsize=(7, 2.6), layout="constrained")
+    panels = figure.subplots(1, 2, sharex=True, sharey=True)
+    for panel, body, name in zip(
+        panels, (HalfCheetah(), Ant()), ("half-cheetah", "ant"), strict=True
+    ):
+        noise = np.zeros((1, 1, body.start_noise))
+        state = body.start(np.ones((1, 1)), 1, noise)[0, 0]
+        if isinstance(body, Ant):
+            # Its torso is a ball, which a skeleton of lines leaves out.
+            height = state[3]  # behind the time, x and y
+            panel.add_patch(plt.Circle((0, height), 0.25, color="0.75", linewidth=0))
+        panel.plot(*body.skeleton(state)[..., [0, 2]].T, color="#0072B2", linewidth=4)
+        panel.axhline(0, color="0.5", linewidth=1)
+        panel.set(title=name, xlabel="metres", aspect="equal", xlim=(-1.1, 1.1))
+        panel.set_ylim(-0.1, 1.1)
+        panel.spines[["top", "right"]].set_visible(False)
+    figure.savefig(FIGURES / "locomotion-bodies.svg", metadata={"Date": None})
+
+
 def main() -> None:
     """Read the options and draw."""
     parser = argparse.ArgumentParser(
@@ -163,6 +187,8 @@ def main() -> None:
     episode.set_defaults(run=lambda o: draw_episode(o.data, o.number))
     pictures = kinds.add_parser("pictures", help="thumbnails of images")
     pictures.set_defaults(run=lambda o: draw_pictures())
+    bodies = kinds.add_parser("bodies", help="half-cheetah and ant")
+    bodies.set_defaults(run=lambda o: draw_bodies())
     options = parser.parse_args()
     options.run(options)
 

@@ -30,48 +30,47 @@ listed in docs/paper/section-5-3.md.
 Written into the folder of --out: figure4.png (return against gradient steps, training,
 and trajectories), results.json, and for each training a folder with log.csv and
 checkpoint.npz: exact (MAML), first-order (first-order MAML), context, pretrained,
-oracle. A row of the log has the mean return before and after adaptation, and whether
-the outer step was accepted; if not, it has changed no parameter. Ctrl-C or SIGTERM
-saves and stops; a run continued with --resume gives the same bits as one that never
-stopped.
+oracle. All but context and oracle also have initialisation.npz, the parameters that are
+tested, with their returns; exact and pretrained of seed 0 come with the package
+(tinymaml.pretrained). A row of the log has the size of the inner step as a mean KL
+divergence, the mean return before and after adaptation, and whether the outer step was
+accepted; if not, it has changed no parameter. Ctrl-C or SIGTERM saves and stops; a run
+continued with --resume gives the same bits as one that never stopped.
 """
 
 import argparse
 import sys
-import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
-from stages import Stages
-from tqdm import tqdm
 
-import tinymaml as tm
-from navigation_figures import Curve, Paths, draw_figure_4
-from navigation_results import METHODS, Row, rows_of, table
+from navigation_figures import Paths, draw_figure_4
+from reinforcement import ORDERS, TEST, Experiment, Recipe, Row, methods
+from reinforcement_figures import Curve
 from shared import (
     Parser,
     add_resume,
     command_line,
     experiment_parser,
+    finite,
     open_stages,
     positive_number,
-    random_stream,
     read_options,
     run_to_the_end,
+    training_command,
     whole_number,
-    write_results,
 )
 from tinymaml.backends import Backend
-from tinymaml.networks.layers import xavier_uniform
-from tinymaml.rl.maml_trpo import MAMLTRPO, Adaptation, MetaBatch, MetaStep
-from tinymaml.rl.policy import GaussianPolicy
+from tinymaml.paper.initialisations import save_initialisation
+from tinymaml.paper.recipes import NavigationRecipe
+from tinymaml.rl.maml_trpo import Adaptation
 from tinymaml.rl.rollouts import Trajectories
 from tinymaml.tasks.navigation import LARGEST_MOVE, REWARDS, Navigation
-from tinymaml.variants.context_vector import Context
 
 Array = np.ndarray[Any, Any]
+INITIALISATION = "initialisation.npz"
 FILES = ("figure4.png", "results.json")
 
 # %% The recipe
@@ -83,158 +82,91 @@ POOLED = 100  # trajectories in an outer step of a baseline, each with its own g
 TEST_TASKS, TEST_STEPS = 40, 4
 TEST_TRANSITIONS = 4000  # environment steps per gradient step: 40 trajectories of 100
 TEST_TRAJECTORIES = 160  # the most that are sampled if trajectories end early
-VALIDATION_STEPS, VALIDATE_EVERY = 3, 5
-COLUMNS = ("before", "after", "kl", "improvement", "backtracks", "accepted")
-
-# Purposes of random numbers; each has a stream of its own (`random_stream`).
-INITIAL, TRAINING, TEST, VALIDATION = 1, 2, 3, 4
-
-
-# %% The policies
-# A policy is written once. Sampling, the inner step and the outer step all use it.
-
-
-def make_learner(
-    options: argparse.Namespace,
-    backend: Backend,
-    goal_visible: bool = False,
-    context: int = 0,
-    **settings: Any,
-) -> MAMLTRPO:
-    """A learner with a new policy; the oracle's policy observes the goal.
-
-    context: the number of free inputs, which are adapted in place of all parameters.
-    """
-    environment = Navigation(options.reward, goal_visible=goal_visible)
-    sizes = [environment.observations + context, *HIDDEN, environment.actions]
-    network: tm.Network = tm.MLP(sizes, initialiser=xavier_uniform())
-    alpha = options.alpha
-    if context:
-        network = tm.Network([Context(context), *network.layers])
-        alpha = network.vector(0.0, "float64", **{"context1.z": alpha})
-        alpha = np.append(alpha, np.zeros(environment.actions))  # of log sigma
-    policy = GaussianPolicy(network, environment.actions, backend=backend)
-    settings = {"alpha": alpha, "trajectories": TRAJECTORIES, **settings}
-    return MAMLTRPO(policy, environment, backend=backend, **settings)
+VALIDATE_EVERY = 5
+METHODS = ("exact", "first-order", "context", "pretrained", "random", "oracle")
+# The returns in the authors' files behind figure 4; the context vector's in table 4.
+PAPER = {
+    "exact": (-40.41, -11.68, -3.33, -3.23, -3.35),
+    "context": (-42.42, -13.90, -5.17, -3.18),
+    "pretrained": (-40.81, -19.73, -11.72, -8.47, -7.49),
+    "random": (-82.66, -57.96, -53.84, -46.81),
+    "oracle": (-2.29,),
+}
 
 
-# %% Meta-training, and the baselines
-# The baselines take the same outer step, without an inner step before it. All goals are
-# one task for them: each trajectory has its own goal, and one value function is fitted
-# to all trajectories.
+def make_experiment(options: argparse.Namespace, backend: Backend) -> Experiment:
+    """The trainings and the test that the options ask for."""
 
+    def environment(goal_visible: bool) -> Navigation:
+        return Navigation(options.reward, goal_visible=goal_visible)
 
-def draw_pooled(learner: MAMLTRPO, rng: np.random.Generator) -> MetaBatch:
-    """A meta-batch of one task, in which each trajectory has its own goal."""
-    goals = learner.environment.draw(rng, (1, learner.trajectories))
-    return MetaBatch(goals, learner.noise(rng, tasks=1, steps=0))
-
-
-def learners(options: argparse.Namespace, backend: Backend) -> dict[str, MAMLTRPO]:
-    """The learners to train, by name."""
-    trained = {
-        name: make_learner(options, backend, order=order)
-        for name, order in (("exact", 2), ("first-order", 1))
-        if options.order in (str(order), "both")
-    }
-    if options.context:
-        trained["context"] = make_learner(options, backend, context=options.context)
-    plain: dict[str, Any] = {"steps": 0, "trajectories": POOLED}
-    trained["pretrained"] = make_learner(options, backend, **plain)
-    trained["oracle"] = make_learner(options, backend, goal_visible=True, **plain)
-    return trained
-
-
-def train_methods(
-    stages: Stages, options: argparse.Namespace, backend: Backend
-) -> dict[str, Array]:
-    """Train what the options ask for, one after the other; return theta by name."""
-    for name, learner in learners(options, backend).items():
-        prepare(stages, name, learner, options, backend)
-    results = {name: stages.train(name) for name in stages.names}
-    return {
-        name: result.theta if result.best is None else result.best
-        for name, result in results.items()
-    }
-
-
-def prepare(
-    stages: Stages,
-    name: str,
-    learner: MAMLTRPO,
-    options: argparse.Namespace,
-    backend: Backend,
-) -> None:
-    """Describe one method's training, and check what it is resumed from.
-
-    Its best theta has the best return on validation goals: the mean of those after 1, 2
-    and 3 gradient steps; the oracle, which does not adapt, has only the one before any
-    step.
-    """
-
-    def sample(rng: np.random.Generator) -> MetaBatch:
-        if learner.steps == 0:
-            return draw_pooled(learner, rng)
-        return learner.draw(rng, TASKS)
-
-    def outer_step(theta: Array, draw: MetaBatch) -> MetaStep:
-        step = learner.step(theta, draw)
-        if not step.accepted:
-            tqdm.write(
-                f"{name}: an outer step changed nothing: {step.reason}", sys.stderr
-            )
-        return step
-
-    def validate(theta: Array) -> float:
-        steps = 0 if name == "oracle" else VALIDATION_STEPS
-        adapted = adapt(name, theta, VALIDATION, steps, options, backend)
-        return float(adapted.returns()[:, min(steps, 1) :].mean())
-
-    stages.prepare(
-        name,
-        outer_step,
-        learner.policy.init(random_stream(INITIAL, options.seed)),
-        sample,
-        iterations=options.iterations,
-        optimiser=tm.SGD(1.0),  # the trust region decides the length of the step
-        rng=random_stream(TRAINING, options.seed),
-        columns=COLUMNS,
-        log_every=1,
-        checkpoint_every=VALIDATE_EVERY,
-        validate=validate,
+    orders = {"exact": ("2", "both"), "first-order": ("1", "both")}
+    left_out = [name for name in orders if options.order not in orders[name]]
+    left_out += [] if options.context else ["context"]
+    recipe = Recipe(
+        alpha=options.alpha,
+        context=options.context or 0,
+        tasks=TASKS,
+        trajectories=TRAJECTORIES,
+        pooled=POOLED,
+        iterations=dict.fromkeys(METHODS, options.iterations),
+        hidden=HIDDEN,
+        test_tasks=TEST_TASKS,
+        test_steps=TEST_STEPS,
+        test_trajectories=TEST_TRAJECTORIES,
+        test_transitions=TEST_TRANSITIONS,
         validate_every=VALIDATE_EVERY,
-        description=METHODS[name].label,
-        config={"context": options.context} if name == "context" else None,
+        validate_baselines_every=VALIDATE_EVERY,
+    )
+    papers = PAPER if options.reward == "distance" else {}
+    names = [name for name in METHODS if name not in left_out]
+    return Experiment(
+        "navigation", environment, recipe, methods(papers), names, options, backend
     )
 
 
-# %% The test: 40 goals, 0 to 4 gradient steps
-# Adaptation at test time is meta-training's own inner loop, with smaller steps after
-# the first.
+# %% What others can start from
+# The policies that adapt, with what they were trained on and how well they find new
+# goals: two of the files behind `tm.pretrained`.
+
+STARTS = ("exact", "first-order", "pretrained")
+REWARD_WORDS = {
+    "distance": "the reward is minus the distance",
+    "squared": "the reward is minus the squared distance",
+}
 
 
-def adapt(
-    name: str,
-    theta: Array,
-    purpose: int,
-    steps: int,
-    options: argparse.Namespace,
-    backend: Backend,
-) -> Adaptation:
-    """A method's trajectories for 40 goals, before and after each gradient step."""
-    learner = make_learner(
-        options,
-        backend,
-        goal_visible=name == "oracle",
-        context=options.context if name == "context" else 0,
-        trajectories=TEST_TRAJECTORIES,
-        transitions=TEST_TRANSITIONS,
-    )
-    rng = random_stream(purpose, 0)
-    goals = learner.environment.draw(rng, (TEST_TASKS,))
-    alphas = [learner.alpha] + [learner.alpha / 2] * steps
-    draw = MetaBatch(goals, learner.noise(rng, TEST_TASKS, steps))
-    return learner.adapt(theta, draw, alphas[:steps])
+def save_starts(
+    experiment: Experiment,
+    command: str,
+    thetas: Mapping[str, Array],
+    rows: Mapping[str, Sequence[Row]],
+    best: Mapping[str, int],
+) -> None:
+    """Write initialisation.npz into the folders of the trainings in `STARTS`."""
+    options, recipe = experiment.options, experiment.recipe
+    for name in [name for name in thetas if name in STARTS]:
+        figures = {
+            key: [float(f"{row[key]:.4g}") for row in rows[name]]
+            for key in ("return", "ci95")
+        }
+        facts = {
+            "data": f"2D navigation: unseen goals, {REWARD_WORDS[options.reward]}",
+            "method": experiment.methods[name].label,
+            "order": ORDERS.get(name),
+            "iterations": options.iterations,
+            "best_iteration": best.get(name),
+            "seed": options.seed,
+            "test_tasks": TEST_TASKS,
+            "transitions": TEST_TRANSITIONS,
+            "steps": [row["steps"] for row in rows[name]],
+            "alpha": recipe.inner_learning_rates(recipe.alpha, TEST_STEPS),
+            **figures,
+            "command": training_command(command),
+        }
+        start = NavigationRecipe(options.alpha, options.reward)
+        path = options.out / name / INITIALISATION
+        save_initialisation(path, thetas[name], start, finite(facts))
 
 
 # %% Figure 4: the return against gradient steps, and trajectories
@@ -252,39 +184,26 @@ def path_of(sampled: Trajectories, task: int) -> Array:
 
 
 def draw_figure(
-    stages: Stages,
-    rows: Mapping[str, Sequence[Row]],
-    adapted: Mapping[str, Adaptation],
-    goals: Array,
-    out: Path,
+    experiment: Experiment,
+    curves: Sequence[Curve],
+    training: Sequence[Curve],
+    adapted: dict[str, Adaptation],
 ) -> None:
     """Figure 4: curves of all methods, and paths of two policies to three goals."""
-    curves, training = [], []
-    for name, points in rows.items():
-        method = METHODS[name]
-        style = (method.label, method.colour, method.marker)
-        values, interval = (
-            np.array([row[key] for row in points]) for key in ("return", "ci95")
-        )
-        curves.append(Curve(*style, np.arange(len(values)), values, interval))
-        if name in stages.results:
-            log = stages.results[name].losses
-            returns = np.array([-row.loss for row in log])
-            iterations = np.array([row.iteration for row in log])
-            training.append(Curve(*style, iterations, returns, None))
-    first = next(iter(adapted))
+    goals = experiment.test_batch(experiment.tester(), TEST, 0).tasks
     chosen = np.argsort(goals @ [1.0, 1.0])[[0, len(goals) // 2, -1]]
     paths = [
         Paths(
-            METHODS[name].label,
-            METHODS[name].colour,
+            experiment.methods[name].label,
+            experiment.methods[name].colour,
             [
                 [path_of(sampled, task) for task in chosen]
                 for sampled in adapted[name].trajectories[:TEST_STEPS]
             ],
         )
-        for name in (first, "pretrained")
+        for name in (next(iter(adapted)), "pretrained")
     ]
+    out = experiment.options.out / "figure4.png"
     draw_figure_4(curves, training, paths, goals[chosen], out)
 
 
@@ -328,78 +247,21 @@ def make_parser() -> Parser:
     return parser
 
 
-def run(
-    stages: Stages, options: argparse.Namespace, backend: Backend, command: str
-) -> None:
-    """Train, test, print, draw."""
-    thetas = train_methods(stages, options, backend)
-    start = make_learner(options, backend).policy.init(
-        random_stream(INITIAL, options.seed)
-    )
-    thetas["random"] = start
-    seconds = {name: result.seconds for name, result in stages.results.items()}
-
-    started = time.perf_counter()
-    names = [name for name in METHODS if name in thetas]
-    adapted = {
-        name: adapt(
-            name,
-            thetas[name],
-            TEST,
-            0 if name == "oracle" else TEST_STEPS,
-            options,
-            backend,
-        )
-        for name in names
-    }
-    rows = {name: rows_of(name, adapted[name], options.reward) for name in names}
-    seconds["test"] = time.perf_counter() - started
-
-    started = time.perf_counter()
-    goals = Navigation().draw(random_stream(TEST, 0), (TEST_TASKS,))
-    draw_figure(stages, rows, adapted, goals, options.out / "figure4.png")
-    seconds["figures"] = time.perf_counter() - started
-    seconds["total"] = sum(seconds.values())
-    accepted = {
-        name: sum(row.more[COLUMNS.index("accepted")] for row in result.losses)
-        for name, result in stages.results.items()
-    }
-    best = {
-        name: max(result.scores, key=lambda score: score[1])[0]
-        for name, result in stages.results.items()
-        if result.scores
-    }
-    write_results(
-        "navigation",
-        command,
-        options,
-        backend,
-        seconds,
-        [row for name in names for row in rows[name]],
-        alpha=options.alpha,
-        reward=options.reward,
-        context=options.context,
-        accepted_steps=accepted,
-        best_iteration=best,
-    )
-    print(f"Mean return over {TEST_TASKS} goals, ± 95 % (in brackets: the authors')")
-    print(table(rows))
-    print(f"{seconds['total']:.0f} seconds; files are in {options.out}")
-
-
 def start(parser: Parser, arguments: Sequence[str]) -> None:
     """Read the options, check everything, and run."""
     options, backend = read_options(parser, arguments)
-    config = {
-        "experiment": "navigation",
-        "seed": options.seed,
-        "alpha": options.alpha,
-        "reward": options.reward,
-    }
-    names = learners(options, backend)
+    settings = {"alpha": options.alpha, "reward": options.reward}
+    config = {"experiment": "navigation", "seed": options.seed, **settings}
+    experiment = make_experiment(options, backend)
     command = command_line("examples/navigation.py", arguments)
-    with open_stages(parser, options, command, names, config, FILES) as stages:
-        run(stages, options, backend, command)
+    names = experiment.trained
+    starts = [f"{name}/{INITIALISATION}" for name in names if name in STARTS]
+    draw = partial(draw_figure, experiment)
+    save = partial(save_starts, experiment, command)
+    files = [*FILES, *starts]
+    with open_stages(parser, options, command, names, config, files) as stages:
+        more = {**settings, "context": options.context}
+        experiment.run(stages, command, draw, save, **more)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

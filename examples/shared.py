@@ -61,19 +61,23 @@ def plain_parser(doc: str) -> Parser:
 
 
 def experiment_parser(
-    doc: str, out: str, iterations: int, fast: int, fast_changes: str = ""
+    doc: str, out: str, iterations: int | str, fast: int, fast_changes: str = ""
 ) -> Parser:
     """A parser with the options of every experiment; `doc` is its description.
 
-    fast: the number of iterations with --fast. fast_changes: what else it changes.
+    iterations: the default, or words for it if it depends on other options; then
+    `read_options` leaves None. fast: the number of iterations with --fast.
+    fast_changes: what else it changes.
     """
+    known = isinstance(iterations, int)
     parser = plain_parser(doc)
     add = parser.add_argument
     add(
         "--iterations",
         type=whole_number(0),
         metavar="N",
-        help=f"number of outer steps of each training (default: {iterations:,})",
+        help=f"number of outer steps of each training (default: "
+        f"{format(iterations, ',') if known else iterations})",
     )
     add(
         "--fast",
@@ -115,7 +119,9 @@ def experiment_parser(
         action="store_true",
         help="replace an earlier run in the folder of --out",
     )
-    parser.set_defaults(default_iterations=iterations, fast_iterations=fast)
+    parser.set_defaults(
+        default_iterations=iterations if known else None, fast_iterations=fast
+    )
     return parser
 
 
@@ -160,6 +166,17 @@ def positive_number(text: str) -> float:
         number = math.nan
     if not 0 < number < math.inf:
         raise argparse.ArgumentTypeError(f"expected a positive number, got {text!r}")
+    return number
+
+
+def fraction(text: str) -> float:
+    """An argparse type: a number from 0 to 1."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text!r}")
     return number
 
 
@@ -308,15 +325,19 @@ def open_stages(
     names: Iterable[str],
     config: Mapping[str, Any],
     files: Iterable[str],
+    iterations: int | None = None,
 ) -> Iterator[Stages]:
     """The trainings of this run, resumed if --resume is given, in `options.out`.
+
+    iterations: the most of any training, if it is not `options.iterations`.
 
     Before anything is trained, this reads and checks `options.resume`, and checks that
     the trainings' files and `files` can be written into `options.out`. If not, the
     program ends with a one-line error. A KeyboardInterrupt is given a message that says
     how to continue `command`.
     """
-    stages = Stages(options.out, names, config, options.iterations)
+    most = options.iterations if iterations is None else iterations
+    stages = Stages(options.out, names, config, most)
 
     def resume() -> None:
         if options.resume is not None:
@@ -396,6 +417,22 @@ def command_line(program: str, arguments: Sequence[str]) -> str:
     "python examples/sinusoid.py --out 'my results'"
     """
     return as_started(shlex.join(["python", program, *arguments]))
+
+
+def training_command(command: str) -> str:
+    """The command without --out, --overwrite and --resume.
+
+    A run that is resumed ends with the parameters of one that never stopped, so this
+    command makes the same ones, whatever interrupted them.
+
+    >>> training_command("python examples/sinusoid.py --seed 1 --resume results/s1")
+    'python examples/sinusoid.py --seed 1'
+    """
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--overwrite", action="store_true")
+    for option in ("--out", "--resume"):
+        parser.add_argument(option)
+    return shlex.join(parser.parse_known_args(shlex.split(command))[1])
 
 
 def as_started(text: str) -> str:
@@ -496,16 +533,17 @@ def write_results(
 
 def write_json(path: str | os.PathLike[str], results: Mapping[str, Any]) -> None:
     """Write JSON, completely or not at all; NaN and infinity become null."""
-    text = json.dumps(_finite(results), indent=1, allow_nan=False, ensure_ascii=False)
+    text = json.dumps(finite(results), indent=1, allow_nan=False, ensure_ascii=False)
     with write_atomically(path) as file:
         file.write(text.encode() + b"\n")
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """JSON values with null in the place of NaN and infinity, which JSON has not."""
     if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     if isinstance(value, float | np.floating):
         return float(value) if math.isfinite(value) else None
     return value

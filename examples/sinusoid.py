@@ -29,8 +29,10 @@ points (try --alpha 0.01). --multitask has deviations of its own: see multitask.
 Written into the folder of --out: figure2.png (fits, all points in one half of the
 range), figure3.png (error against gradient steps), results.json, and for each training
 a folder with log.csv and checkpoint.npz: exact (MAML), first-order (first-order MAML),
-pretrained, oracle. Ctrl-C or SIGTERM saves and stops; a run continued with --resume
-gives the same bits as one that never stopped.
+pretrained, oracle. The first three also have initialisation.npz, the trained parameters
+with their errors; those of seed 0 come with the package (tinymaml.pretrained). Ctrl-C
+or SIGTERM saves and stops; a run continued with --resume gives the same bits as one
+that never stopped.
 """
 
 import argparse
@@ -50,20 +52,33 @@ from shared import (
     add_resume,
     command_line,
     experiment_parser,
+    finite,
     mean_and_interval,
     open_stages,
     positive_number,
     random_stream,
     read_options,
     run_to_the_end,
+    training_command,
     write_results,
 )
-from sinusoid_figures import METHODS, Fits, Row, draw_figure_3, draw_fits, table_2
+from sinusoid_figures import (
+    METHODS,
+    Fits,
+    Row,
+    draw_figure_3,
+    draw_fits,
+    rows_of,
+    table_2,
+)
 from tinymaml.backends import Backend
 from tinymaml.networks.layers import he_normal, truncated_normal
+from tinymaml.paper.initialisations import save_initialisation
+from tinymaml.paper.recipes import SinusoidRecipe
 from tinymaml.tasks import sinusoid
 
 Array = np.ndarray[Any, Any]
+INITIALISATION = "initialisation.npz"
 FILES = ("figure2.png", "figure3.png", "results.json")
 
 # %% The network and the loss
@@ -253,6 +268,48 @@ def evaluate(
     return rows
 
 
+# %% What others can start from
+# The parameters of MAML and of the pretrained network, with what they were trained on
+# and how well they learn new tasks: three of the files behind `tm.pretrained`.
+
+STARTS = ("exact", "first-order", "pretrained")
+STEPS_IN_FACTS = [0, 1, 5, 10]
+
+
+def save_starts(
+    thetas: Mapping[str, Array],
+    rates: LearningRates,
+    rows: Sequence[Row],
+    options: argparse.Namespace,
+    command: str,
+) -> None:
+    """Write initialisation.npz into the folders of the trainings in `STARTS`."""
+    for name in [name for name in thetas if name in STARTS]:
+        facts: dict[str, Any] = {
+            "data": "sine waves: amplitude 0.1 to 5, phase 0 to pi, x from -5 to 5",
+            "method": METHODS[name].label,
+            "order": METHODS[name].order,
+            "iterations": options.iterations,
+            "initial": options.initial,
+            "seed": options.seed,
+            "test_tasks": TASKS,
+            "steps": STEPS_IN_FACTS,
+        }
+        for shots in SHOTS:
+            points = rows_of(rows, name, shots)
+            chosen = [points[steps] for steps in STEPS_IN_FACTS]
+            figures = {
+                key: [float(f"{row[key]:.4g}") for row in chosen]
+                for key in ("mse", "ci95")
+            }
+            facts[f"{shots} shots"] = {"alpha": rates[name, shots], **figures}
+        facts["command"] = training_command(command)
+        # With another number of points another alpha may be best: it is in the facts.
+        recipe = SinusoidRecipe(rates[name, SHOTS[0]])
+        path = options.out / name / INITIALISATION
+        save_initialisation(path, thetas[name], recipe, finite(facts))
+
+
 # %% Figure 2: fits with all points in one half of the range
 # Only a network that has learned what a sine wave is can continue a wave into the half
 # of the range from which it has no points. Figure 7 of the paper shows the same.
@@ -357,6 +414,7 @@ def run(
     started = time.perf_counter()
     rates = inner_learning_rates(thetas, options.alpha, backend)
     rows = evaluate(thetas, rates, backend)
+    save_starts(thetas, rates, rows, options, command)
     seconds["evaluation"] = time.perf_counter() - started
 
     started = time.perf_counter()
@@ -396,7 +454,9 @@ def start(parser: Parser, arguments: Sequence[str]) -> None:
     if options.multitask:
         names += [variant.name for variant in REGRESSORS.variants]
     command = command_line("examples/sinusoid.py", arguments)
-    with open_stages(parser, options, command, names, config, FILES) as stages:
+    starts = [f"{name}/{INITIALISATION}" for name in names if name in STARTS]
+    files = [*FILES, *starts]
+    with open_stages(parser, options, command, names, config, files) as stages:
         run(stages, chosen, options, backend, command)
 
 

@@ -73,12 +73,7 @@ class Stages:
         for name, path, checkpoint in _load_trainings(Path(resume), self.names):
             for key, ours in self.config.items():
                 check_setting(key, ours, checkpoint.config.get(key, "nothing"), path)
-            iteration = checkpoint.state.get("iteration", 0)
-            if isinstance(iteration, int) and iteration > self.iterations:
-                raise CheckpointError(
-                    f"resume: expected at least {iteration} iterations, as far as "
-                    f"{path} has come, got {self.iterations}"
-                )
+            _check_iterations(path, checkpoint, self.iterations)
             self._loaded[name] = path, checkpoint
 
     @property
@@ -116,6 +111,8 @@ class Stages:
         if any(options["config"][k] != checkpoint.config.get(k) for k in anew_if):
             del self._loaded[name]
             return
+        assert path is not None
+        _check_iterations(path, checkpoint, options.get("iterations", self.iterations))
         with TemporaryDirectory() as folder:
             copied = Path(folder, CHECKPOINT)
             save_checkpoint(copied, **vars(checkpoint))
@@ -163,6 +160,16 @@ class Stages:
         if result.interrupted:
             raise KeyboardInterrupt
         return result
+
+
+def _check_iterations(path: Path, checkpoint: Checkpoint, most: int) -> None:
+    """Refuse a checkpoint that has come further than this run will."""
+    iteration = checkpoint.state.get("iteration", 0)
+    if isinstance(iteration, int) and iteration > most:
+        raise CheckpointError(
+            f"resume: expected at least {iteration} iterations, as far as {path} has "
+            f"come, got {most}"
+        )
 
 
 def _load_trainings(

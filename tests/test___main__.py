@@ -14,6 +14,7 @@ WHERE = str(Path(tinymaml.__file__).parents[1])  # a clone or site-packages
 COMMANDS = [
     "check",
     "first-steps",
+    "locomotion",
     "maml-vs-fomaml",
     "miniimagenet",
     "navigation",

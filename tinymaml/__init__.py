@@ -9,18 +9,28 @@ Hessian-vector product for each inner step. Read in this order: `maml`, then
 from tinymaml.autodiff.convolution import conv2d, max_pool, mean_pool
 from tinymaml.autodiff.derivatives import grad, hvp, jvp
 from tinymaml.autodiff.functions import (
+    clip,
     concatenate,
+    cos,
     exp,
     log,
     logsumexp,
+    maximum,
+    minimum,
     relu,
     rsqrt,
+    sigmoid,
+    sin,
     softmax,
+    softplus,
+    sqrt,
     tanh,
+    where,
 )
 from tinymaml.autodiff.tape import Tape, Value
 from tinymaml.backends import get_backend
 from tinymaml.backends.numba.planner import summary
+from tinymaml.function import Function, function
 from tinymaml.gradcheck import GradientError, gradcheck
 from tinymaml.learner import MAML, MetaGradient, Parts
 from tinymaml.losses import (
@@ -64,14 +74,15 @@ __all__ = [
     "NonFiniteLossError",
     # what a loss is written with
     "squared_error", "cross_entropy", "policy_gradient_loss", "surrogate_loss",
-    "concatenate", "exp", "log", "logsumexp", "relu", "rsqrt", "softmax", "tanh",
+    "concatenate", "exp", "log", "logsumexp", "relu", "rsqrt", "sqrt", "softmax",
+    "tanh", "sigmoid", "softplus", "sin", "cos", "where", "maximum", "minimum", "clip",
     "conv2d", "max_pool", "mean_pool",
     # networks
     "Network", "MLP", "Linear", "Activation", "OmniglotConv", "OmniglotFC",
     "MiniImagenetConv", "Conv2d", "BatchNorm", "MaxPool", "MeanPool", "Flatten",
     # autodiff and its checks
     "Tape", "Value", "grad", "jvp", "hvp", "gradcheck", "GradientError", "summary",
-    "get_backend",
+    "function", "Function", "get_backend",
     # the paper's settings and results
     "RECIPES", "Recipe", "accuracy", "pretrained", "Initialisation",
     # reinforcement learning

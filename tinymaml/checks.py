@@ -96,9 +96,9 @@ def real_number(name: str, value: Any) -> float:
 
 def check_fractions(**numbers: float) -> None:
     """Check that every argument is a number in [0, 1], which NaN is not."""
-    check_numbers(**numbers)
     for name, number in numbers.items():
-        check_that(0 <= number <= 1, name, "a number in [0, 1]", number)
+        fits = 0 <= real_number(name, number) <= 1
+        check_that(fits, name, "a number in [0, 1]", number)
 
 
 def plain(value: Any) -> Any:
@@ -157,14 +157,13 @@ def check_function(name: str, function: Any) -> Any:
 
 def check_dtype(dtype: Any) -> np.dtype[Any]:
     """The dtype, float32 or float64, as NumPy's object."""
+    expected = "dtype: expected float32 or float64, got"
     try:
         numpy_dtype = np.dtype(dtype)
     except TypeError:
-        raise TypeError(
-            f"dtype: expected float32 or float64, got {shown(dtype)}"
-        ) from None
+        raise TypeError(f"{expected} {shown(dtype)}") from None
     if numpy_dtype not in DTYPES:
-        raise TypeError(f"dtype: expected float32 or float64, got {numpy_dtype}")
+        raise TypeError(f"{expected} {numpy_dtype}")
     return numpy_dtype
 
 
@@ -242,9 +241,8 @@ def check_step_weights(weights: Sequence[float], steps: int) -> tuple[float, ...
         array = np.asarray(None if masked else weights, dtype=float)
     except (TypeError, ValueError):
         array = np.array(float("nan"))
-    if array.shape != (steps,) or not np.isfinite(array).all():
-        came = shown(weights)
-        raise ValueError(f"step_weights: expected {steps} finite weights, got {came}")
+    fits = array.shape == (steps,) and np.isfinite(array).all()
+    check_that(fits, "step_weights", f"{steps} finite weights", shown(weights))
     return tuple(array.tolist())
 
 
@@ -299,19 +297,14 @@ def check_tasks(theta: Array, tasks: Any) -> int:
     names = ("x_support", "y_support", "x_query", "y_query")
     for name, array in zip(names, tasks, strict=True):
         if not is_array(array) or array.dtype != theta.dtype:
-            raise TypeError(
-                f"{name}: expected an array of theta's dtype, {theta.dtype}, got "
-                f"{dtype_or_type(array)}"
-            )
+            expected = f"an array of theta's dtype, {theta.dtype}"
+            raise TypeError(f"{name}: expected {expected}, got {dtype_or_type(array)}")
         if array.ndim < 2 or len(array) != len(tasks[0]) or array.size == 0:
             raise ValueError(
                 f"{name}: expected shape (tasks, examples, ...) with at least one "
                 f"example for each of {len(tasks[0])} tasks, got {array.shape}"
             )
     for kind, x, y in (("support", *tasks[:2]), ("query", *tasks[2:])):
-        if x.shape[1] != y.shape[1]:
-            raise ValueError(
-                f"y_{kind}: expected {x.shape[1]} examples as in x_{kind}, "
-                f"got {y.shape[1]}"
-            )
+        count, expected = y.shape[1], f"{x.shape[1]} examples as in x_{kind}"
+        check_that(x.shape[1] == count, f"y_{kind}", expected, count)
     return len(tasks[0])

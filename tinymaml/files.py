@@ -121,11 +121,8 @@ def check_writable(path: FilePath) -> None:
     class Abandon(Exception):
         pass
 
-    try:
-        with write_atomically(path):
-            raise Abandon
-    except Abandon:
-        pass
+    with suppress(Abandon), write_atomically(path):
+        raise Abandon
 
 
 def cache_folder() -> Path:

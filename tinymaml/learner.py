@@ -382,9 +382,8 @@ class MAML(Trainable):
 
 
 def _check_clip(clip: float | None) -> float | None:
-    if clip is not None:
-        fits = 0 < real_number("clip", clip) < np.inf
-        check_that(fits, "clip", "a positive number or None", repr(clip))
+    fits = clip is None or 0 < real_number("clip", clip) < np.inf
+    check_that(fits, "clip", "a positive number or None", repr(clip))
     return clip
 
 

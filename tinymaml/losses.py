@@ -13,7 +13,7 @@ Left out: the networks and policies that make the predictions.
 
 from tinymaml.autodiff import functions
 from tinymaml.autodiff.tape import Value, check_values
-from tinymaml.checks import check_choice, whole_number
+from tinymaml.checks import check_choice, check_that, whole_number
 
 
 def _scaled(total: Value, examples: int, scaling: str, shots: int | None) -> Value:
@@ -31,15 +31,11 @@ def _check_shapes(rank: int, **values: Value) -> None:
     """Check that all are Values of one tape and one shape, with so many axes."""
     check_values(**values)
     (first, value), *rest = values.items()
-    if len(value.shape) != rank:
-        expected = "(N,)" if rank == 1 else "(N, outputs)"
-        raise ValueError(f"{first}: expected shape {expected}, got {value.shape}")
+    expected = "shape (N,)" if rank == 1 else "shape (N, outputs)"
+    check_that(len(value.shape) == rank, first, expected, value.shape)
     for name, other in rest:
-        if other.shape != value.shape:
-            raise ValueError(
-                f"{name}: expected the shape of {first}, {value.shape}, "
-                f"got {other.shape}"
-            )
+        expected = f"the shape of {first}, {value.shape}"
+        check_that(other.shape == value.shape, name, expected, other.shape)
 
 
 # [maml-eq2]

@@ -11,12 +11,22 @@ STEPS = "the number of inner steps; by default those of meta-training."
 RNG = "a `numpy.random.Generator`, advanced in place."
 DTYPE = 'the dtype of the result, "float32" or "float64".'
 ANY = "a Value of any shape."
-LAST_AXIS = "a Value (..., C); the function is of each row of its last axis."
+OTHER = "a Value or a number; both are broadcast to a common shape."
+END = "an end of the range, a Value or a number."
 MODE = 'of batch normalisation: "batch", "support" or "none", see `BatchNorm`.'
 GAMMA = "of batch normalisation: whether it has a factor, see `BatchNorm`."
 FEATURES = "the number of features after each convolution."
+ACTIVATION = (
+    'the name of a function, such as "relu", or a function of your own, from a Value'
+    " to a Value of the same shape."
+)
 WAYS = "N, the number of classes, which is the size of the result."
 INITIALISER = "a function (rng, shape) that returns the first weights."
+LOCOMOTION = {
+    "horizon": "steps of the longest trajectory, at least 1.",
+    "goal_visible": "whether observations end with the goal, as for an oracle.",
+    "threads": "of MuJoCo; by default one per core.",
+}
 IMAGES = "a Value (N, H, W, C): N images of H by W pixels with C channels."
 SEED = "the seed of the random numbers."
 
@@ -81,14 +91,26 @@ WORDS: dict[str, dict[str, str]] = {
         "weights": "(N,), as in `policy_gradient_loss`.",
     },
     # what a loss is written with
-    "concatenate": {"vectors": "a list of Values, each with one axis."},
+    "concatenate": {
+        "values": "a list of Values.",
+        "axis": "the axis along which they are joined.",
+    },
+    "clip": {"x": ANY, "lowest": END, "highest": END},
+    "cos": {"x": ANY},
     "exp": {"x": ANY},
+    "maximum": {"a": ANY, "b": OTHER},
+    "minimum": {"a": ANY, "b": OTHER},
+    "sigmoid": {"x": ANY},
+    "sin": {"x": ANY},
+    "softplus": {"x": ANY},
+    "sqrt": {"x": ANY + " Its numbers must be positive."},
+    "where": {"a": "what is taken there, a Value or a number.", "b": "what else."},
     "log": {"x": ANY + " Its numbers must be positive."},
     "relu": {"x": ANY},
     "rsqrt": {"x": ANY + " Its numbers must be positive."},
     "tanh": {"x": ANY},
-    "logsumexp": {"x": LAST_AXIS},
-    "softmax": {"x": LAST_AXIS},
+    "logsumexp": {"x": ANY, "axis": "the axis of the terms."},
+    "softmax": {"x": ANY, "axis": "the axis of the classes."},
     "conv2d": {
         "x": IMAGES,
         "w": "a Value (kh, kw, C, F): F kernels of kh by kw pixels.",
@@ -112,6 +134,12 @@ WORDS: dict[str, dict[str, str]] = {
         "theta": "(P,), an array.",
         "x": "(N, ...), an array of the dtype of theta.",
     },
+    "Network.unflatten": {"theta": "(P,), an array."},
+    "Network.flatten": {
+        "arrays": "arrays by the names of parameters, which are the keys of `layout`.",
+        "torch": "whether they are in PyTorch's layout, as in `unflatten`.",
+        "dtype": DTYPE,
+    },
     "Network.vector": {
         "default": "the number of every parameter that is not in `values`.",
         "dtype": DTYPE,
@@ -119,7 +147,7 @@ WORDS: dict[str, dict[str, str]] = {
     },
     "MLP": {
         "sizes": "the sizes of input, hidden layers and output.",
-        "activation": '"relu" or "tanh".',
+        "activation": ACTIVATION,
         "initialiser": INITIALISER,
     },
     "Linear": {
@@ -128,7 +156,6 @@ WORDS: dict[str, dict[str, str]] = {
         "initialiser": INITIALISER,
     },
     "Linear.init": {"rng": RNG},
-    "Activation": {"name": '"relu" or "tanh".'},
     "OmniglotConv": {"ways": WAYS, "features": FEATURES, "mode": MODE, "gamma": GAMMA},
     "OmniglotContext": {"ways": WAYS, "mode": MODE},
     "OmniglotFC": {"ways": WAYS, "mode": MODE, "gamma": GAMMA},
@@ -215,18 +242,22 @@ WORDS: dict[str, dict[str, str]] = {
     "Recipe.scaled": {"scaling": '"per_shot", "mean" or "sum".'},
     "Recipe.network": {"mode": '"batch", "support" or "none".'},
     "Recipe.maml": {"network": "that of `Recipe.network`.", "order": "2 or 1."},
-    "pretrained": {"name": 'such as "omniglot-5w1s".'},
+    "SinusoidRecipe.maml": {
+        "network": "that of `SinusoidRecipe.network`.",
+        "order": "2 or 1.",
+    },
+    "NavigationRecipe.maml": {
+        "policy": "that of `NavigationRecipe.network`.",
+        "order": "2 or 1.",
+    },
+    "pretrained": {"name": 'such as "omniglot-5w1s" or "sinusoid-maml".'},
     "save_initialisation": {
         "path": "file to write.",
         "theta": "(P,), float32.",
-        "recipe": "how it was trained.",
+        "recipe": "what adapts it.",
         "facts": "what else is to be known of it, JSON values by name.",
     },
     "load_initialisation": {"path": "file to read."},
-    "Initialisation": {
-        "recipe": "how it was trained.",
-        "network": "what theta is the parameters of.",
-    },
     # tasks
     "Waves": {
         "amplitude": "(T, 1, 1), from 0.1 to 5.",
@@ -284,6 +315,12 @@ WORDS: dict[str, dict[str, str]] = {
         "steps": "the number of inner steps.",
         "dtype": DTYPE,
     },
+    "MAMLTRPO.start_noise": {
+        "rng": RNG,
+        "tasks": "T, the number of tasks.",
+        "steps": "the number of inner steps.",
+    },
+    "MAMLTRPO.inner_kl": {"adaptation": "the inner loop, from `MAMLTRPO.adapt`."},
     "MAMLTRPO.adapt": {"batch": "tasks and noise, from `MAMLTRPO.draw`."},
     "MAMLTRPO.step": {
         "theta": "(P,), float32 or float64.",
@@ -330,6 +367,34 @@ WORDS: dict[str, dict[str, str]] = {
     },
     "trust_region_step": {"theta": "(P,), float32 or float64."},
     "Optimiser": {"settings": "numbers by name, which are stored in checkpoints."},
+    "HalfCheetah": {"task": '"velocity" or "direction".', **LOCOMOTION},
+    "Ant": {"task": '"velocity", "direction" or "position".', **LOCOMOTION},
+    "Locomotion.draw": {"rng": RNG, "shape": "the leading axes, such as (T,)."},
+    "Locomotion.start": {
+        "goals": "(T, G), or (T, B, G): one for each trajectory.",
+        "trajectories": "B.",
+        "noise": "(T, B, D), standard normal.",
+    },
+    "Locomotion.observe": {"states": "(T, B, S).", "goals": "(T, G) or (T, B, G)."},
+    "Locomotion.step": {"states": "(T, B, S).", "goals": "(T, G) or (T, B, G)."},
+    "Locomotion.skeleton": {"state": "(S,), one of those that `step` returns."},
+    "FromGymnasium.start": {
+        "tasks": "(T, ...), or (T, B, ...): one for each trajectory.",
+        "trajectories": "B.",
+        "noise": "(T, B, 1), standard normal: seeds of the copies.",
+    },
+    "FromGymnasium.observe": {"states": "(T, B, O).", "tasks": "(T, ...)."},
+    "FromGymnasium.step": {
+        "states": "(T, B, O), what the last call returned.",
+        "actions": "(T, B, A), clipped to [-1, 1].",
+        "tasks": "(T, ...).",
+    },
+    "ToGymnasium": {"environment": "any `Environment`, such as `Navigation()`."},
+    "ToGymnasium.reset": {
+        "seed": "of the start noise, or None to go on with the generator.",
+        "options": "not used.",
+    },
+    "ToGymnasium.step": {"action": "(A,)."},
     "Navigation.draw": {"rng": RNG, "shape": "the leading axes, such as (T,)."},
     "Navigation.observe": {"positions": "(T, B, 2).", "goals": "(T, 2)."},
     "Navigation.start": {"goals": "(T, 2).", "trajectories": "B."},
@@ -341,7 +406,11 @@ WORDS: dict[str, dict[str, str]] = {
     "Trajectories.first": {"steps": "the number of steps to keep."},
     "Actor.act": {"thetas": "(T, P).", "x": "(T, B, O).", "noise": "(T, B, A)."},
     "Environment.draw": {"rng": RNG, "shape": "the leading axes, such as (T,)."},
-    "Environment.start": {"tasks": "(T, ...).", "trajectories": "B."},
+    "Environment.start": {
+        "tasks": "(T, ...).",
+        "trajectories": "B.",
+        "noise": "(T, B, D), standard normal.",
+    },
     "Environment.observe": {"states": "(T, B, ...).", "tasks": "(T, ...)."},
     "Environment.step": {
         "states": "(T, B, ...).",

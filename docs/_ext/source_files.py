@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import sys
 from functools import cache
 from pathlib import Path
 
 from tags import ROOT, functions_of_tests
 
-FOLDERS = ("tinymaml", "examples", "benchmarks", "tests")
-SUFFIXES = {".py", ".cu"}
+FOLDERS = (
+    *("tinymaml", "examples", "benchmarks", "tests"),
+    *("docs/explorables", "docs/_static/explorables"),
+)
+SUFFIXES = (".py", ".cu", ".js")
+COMMENT = re.compile(r"^(?://|/\*| \*/?) ?")
 
 
 @cache
@@ -48,7 +53,7 @@ def find_source(name: str) -> tuple[str, int] | None:
     files = source_files()
     if name in files:
         return name, 0
-    if name.endswith((".py", ".cu")):
+    if name.endswith(SUFFIXES):
         ends = [file for file in files if file.endswith(f"/{name}")]
         return (ends[0], 0) if len(ends) == 1 else None
     if name.startswith("test_"):
@@ -83,6 +88,6 @@ def first_sentence(file: str) -> str:
     if file.endswith(".py"):
         text = ast.get_docstring(ast.parse(text)) or ""
     else:
-        lines = [line for line in text.splitlines()[:12] if line.startswith("//")]
-        text = "\n".join(line.removeprefix("//").strip() for line in lines)
+        lines = [line for line in text.splitlines()[:12] if COMMENT.match(line)]
+        text = "\n".join(COMMENT.sub("", line).strip() for line in lines)
     return " ".join(text.split("\n\n")[0].split())

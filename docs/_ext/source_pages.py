@@ -18,6 +18,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from html import escape
+from pathlib import Path
 from typing import Any, ClassVar
 
 from code_lines import line_element
@@ -38,7 +39,8 @@ from sphinx.environment import BuildEnvironment
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 from tags import ROOT
 
-ALWAYS = ("tinymaml/", "examples/", "benchmarks/")
+ALWAYS = ("tinymaml/", "examples/", "benchmarks/", "docs/")
+LEXERS = {".py": "python", ".cu": "cuda", ".js": "javascript"}
 
 
 class source_link(nodes.inline):
@@ -202,7 +204,7 @@ def objects_of_reference(
 
 def source_html(app: Sphinx, file: str, notes: dict[int, str]) -> str:
     """Return a file's highlighted lines, with notes behind some of them."""
-    lexer = get_lexer_by_name("cuda" if file.endswith(".cu") else "python")
+    lexer = get_lexer_by_name(LEXERS[Path(file).suffix])
     lexer.stripnl = False
     text = (ROOT / file).read_text(encoding="utf-8")
     lines = highlight(text, lexer, HtmlFormatter(nowrap=True)).splitlines()

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tests.support import fuzz_records
 from tests.support.mutants import put, survives
+from tests.support.node_backend import JAVASCRIPT, needs_node
 from tests.support.primitive_cases import CASES
 from tests.support.primitive_checks import (
     check_agreement,
@@ -27,7 +28,8 @@ from tinymaml.networks.images import BatchNorm
 fewer = settings(max_examples=settings().max_examples // 2)  # odd shapes come besides
 seeds = st.integers(0, 2**16)
 every_primitive = pytest.mark.parametrize("primitive", CASES)
-every_backend = pytest.mark.parametrize("backend", BACKENDS)
+every_backend = pytest.mark.parametrize("backend", [*BACKENDS, JAVASCRIPT])
+every_other_backend = pytest.mark.parametrize("backend", ["numba", JAVASCRIPT])
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
 
 
@@ -66,18 +68,27 @@ def test_primitive_derivatives_are_finite_differences(primitive, backend, data, 
 
 
 @every_primitive
+@every_other_backend
 @every_dtype
-def test_backends_agree_on_primitive_at_odd_shapes(primitive, dtype):
+def test_backends_agree_on_primitive_at_odd_shapes(primitive, backend, dtype):
     for seed, (shapes, attributes) in enumerate(CASES[primitive].odd):
-        check_agreement(primitive, shapes, attributes, seed, dtype)
+        check_agreement(primitive, shapes, attributes, seed, dtype, backend)
 
 
 @every_primitive
-@every_dtype
+@pytest.mark.parametrize(
+    ("backend", "dtype"),
+    [
+        ("numba", "float32"),
+        ("numba", "float64"),
+        pytest.param("javascript", "float32", marks=needs_node),
+    ],
+)
 @fewer
 @given(data=st.data(), seed=seeds)
-def test_backends_agree_on_primitive(primitive, dtype, data, seed):
-    check_agreement(primitive, *data.draw(CASES[primitive].drawn), seed, dtype)
+def test_backends_agree_on_primitive(primitive, backend, dtype, data, seed):
+    call = data.draw(CASES[primitive].drawn)
+    check_agreement(primitive, *call, seed, dtype, backend)
 
 
 @pytest.mark.parametrize(

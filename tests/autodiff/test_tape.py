@@ -209,26 +209,66 @@ REFUSALS = {
     "shapes that do not broadcast": (
         lambda: with_itself(lambda v: v + v[0:2]),
         ValueError,
-        "does not broadcast",
+        r"shapes: expected a common one, got \(3,\) and \(2,\)",
     ),
     "rank that does not broadcast": (
         lambda: vector().broadcast_to(()),
         ValueError,
         r"shape: \(3,\) does not broadcast to \(\)",
     ),
-    "product of vectors": (
-        lambda: with_itself(lambda v: v @ v),
+    "product of unfit vectors": (
+        lambda: with_itself(lambda v: v @ v[:2]),
         ValueError,
-        r"matmul: expected two matrices, got \(3,\) and \(3,\)",
+        r"matmul: inner sizes differ, \(1, 3\) @ \(2, 1\)",
     ),
-    "element": (lambda: vector()[0], TypeError, r"vector\[start:stop\] only"),
-    "strided slice": (lambda: vector()[::2], TypeError, r"vector\[start:stop\] only"),
-    "empty slice": (lambda: vector()[2:2], ValueError, "no elements 2..2"),
-    "slice of a matrix": (
-        lambda: vector(4).reshape(2, 2)[0:1],
+    "product of unfit stacks": (
+        lambda: with_itself(lambda v: v.reshape(3, 1, 1) @ v[:2].reshape(2, 1, 1)),
+        ValueError,
+        r"shapes: expected a common one, got \(3,\) and \(2,\)",
+    ),
+    "product with a number": (
+        lambda: with_itself(lambda v: v @ v[:1].reshape()),
+        ValueError,
+        r"matmul: expected .* got \(3,\) and \(\)",
+    ),
+    "mask as an index": (
+        lambda: vector()[np.array([True, False, True])],
         TypeError,
-        r"vector\[start:stop\] only",
+        "index: expected whole numbers, slices with a positive step",
     ),
+    "truth as an index": (lambda: vector()[True], TypeError, "index: .* got True"),
+    "fraction as an index": (lambda: vector()[0.5], TypeError, "index: .* got 0.5"),
+    "element beyond the end": (
+        lambda: vector()[3],
+        ValueError,
+        "index: expected a number from -3 to 2, got 3",
+    ),
+    "slice backwards": (lambda: vector()[::-1], TypeError, "index: .* got slice"),
+    "slice by text": (lambda: vector()["a":], TypeError, "index: .* got slice"),
+    "empty slice": (lambda: vector()[2:2], ValueError, "index: expected at least one"),
+    "too many indices": (
+        lambda: vector()[0, 0],
+        ValueError,
+        r"index: expected at most 1 axes, got \(0, 0\)",
+    ),
+    "two ellipses": (lambda: vector()[..., ...], ValueError, "index: "),
+    "axes named twice": (
+        lambda: vector().transpose(0, 0),
+        ValueError,
+        r"axes: expected every axis of shape \(3,\) once, got \(0, 0\)",
+    ),
+    "text as an exponent": (lambda: vector() ** "2", TypeError, "operand: .* got str"),
+    "power of a negative number": (
+        lambda: (-2.0) ** vector(),
+        ValueError,
+        "base: expected more than 0, got -2.0",
+    ),
+    "constants that are no numbers": (
+        lambda: Tape().constant_array(["a"]),
+        ValueError,
+        "numbers: expected an array of real numbers, got",
+    ),
+    "no constants": (lambda: Tape().constant_array([]), ValueError, "numbers: "),
     "axis that is not there": (
         lambda: vector().sum(axis=1),
         ValueError,
@@ -395,7 +435,7 @@ MISFITS = {
     "input of no shape": (lambda v: v.tape.input("x", 3), TypeError, "shape of input"),
     "input per what": (lambda v: v.tape.input("x", (), "no"), TypeError, "per_task: "),
     "output without a name": (lambda v: v.tape.output([], v), TypeError, "name: "),
-    "unknown primitive": (lambda v: v.tape.record("sin", v), ValueError, "primitive: "),
+    "unknown primitive": (lambda v: v.tape.record("tan", v), ValueError, "primitive: "),
     "input recorded": (
         lambda v: v.tape.record("input"),
         ValueError,

@@ -8,16 +8,20 @@ import pytest
 
 import tinymaml as tm
 from tests.support.gpu_backends import gpu_backend
+from tests.support.node_backend import JAVASCRIPT, javascript_backend
 from tests.support.running import BACKENDS, DTYPES, run_tape
 from tinymaml.autodiff.tape import Tape
 from tinymaml.backends import get_backend
 
 
 def backend_named(name):
+    if name == "javascript":
+        return javascript_backend()
     return gpu_backend(name) if name == "stand-in" else get_backend(name)
 
 
 every_backend = pytest.mark.parametrize("backend", BACKENDS)
+in_javascript_too = pytest.mark.parametrize("backend", [*BACKENDS, JAVASCRIPT])
 
 
 def run_python(code):
@@ -133,7 +137,7 @@ def test_threads_are_a_whole_number_of_at_least_one(backend, threads, error, mes
 # --- NaN and infinity -----------------------------------------------------------------
 
 
-@every_backend
+@in_javascript_too
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_nan_and_infinity_are_results_and_not_lost(backend, dtype):
     tape = Tape()
@@ -217,7 +221,7 @@ def test_other_dtypes_are_refused(backend, dtype):
         tm.get_backend(backend).compile(tape, dtype)
 
 
-@every_backend
+@in_javascript_too
 def test_tape_without_per_task_inputs_has_one_task(backend):
     tape = Tape()
     a = tape.input("a", (3,))
@@ -228,7 +232,7 @@ def test_tape_without_per_task_inputs_has_one_task(backend):
     assert results["sum"].tolist() == [3] * 3
 
 
-@every_backend
+@in_javascript_too
 @pytest.mark.parametrize("tasks", [1, 5, 31, 32, 33, 64, 65, 100])
 def test_sums_run_over_all_tasks_once(backend, tasks):
     tape = Tape()
@@ -246,7 +250,7 @@ def test_sums_run_over_all_tasks_once(backend, tasks):
 # --- what a program is made of --------------------------------------------------------
 
 
-@pytest.mark.parametrize("backend", [*BACKENDS, "stand-in"])
+@pytest.mark.parametrize("backend", [*BACKENDS, "stand-in", JAVASCRIPT])
 def test_a_program_does_not_change_with_its_tape(backend):
     tape = Tape()
     x = tape.input("x", (64,))
@@ -266,7 +270,7 @@ def test_a_program_does_not_change_with_its_tape(backend):
         assert outputs.keys() == {"d"} and np.array_equal(outputs["d"], before)
 
 
-@pytest.mark.parametrize("backend", [*BACKENDS, "stand-in"])
+@pytest.mark.parametrize("backend", [*BACKENDS, "stand-in", JAVASCRIPT])
 @pytest.mark.parametrize("first", [0.0, -0.0])
 def test_zeros_keep_their_signs(backend, first):
     tape = Tape()

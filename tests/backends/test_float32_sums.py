@@ -11,6 +11,7 @@ from scipy import special
 import tinymaml as tm
 from tests.support.gpu_backends import gpu_backend
 from tests.support.mutants import mutated, put, survives
+from tests.support.node_backend import needs_node
 from tests.support.running import BACKENDS, assert_close, run_tape
 from tinymaml import losses
 from tinymaml.autodiff import convolution, functions, primitives
@@ -87,6 +88,16 @@ def check_sum(name, backend, offset):
 @pytest.mark.parametrize("name", SUMS)
 def test_a_long_sum_is_that_of_float64(name, backend, offset):
     check_sum(name, backend, offset)
+
+
+IN_JAVASCRIPT = ("sum of rows", "sum of columns", "row times column")
+IN_JAVASCRIPT += ("convolution", "logsumexp", "softmax")  # the others take seconds
+
+
+@needs_node
+@pytest.mark.parametrize("name", IN_JAVASCRIPT)
+def test_a_long_sum_in_javascript_is_that_of_float64(name):
+    check_sum(name, "javascript", 1e3)
 
 
 # number: of equal terms c, the result is known

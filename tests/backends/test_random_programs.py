@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.node_backend import JAVASCRIPT
 from tests.support.planning import assert_plan_is_sound
 from tests.support.random_programs import (
     build,
@@ -34,12 +35,14 @@ seeds = st.integers(0, 2**16)
 wide = programs(sizes=(1, 2, 3, 7, 8, 9, 16, 33, 40, 41))
 
 
+@pytest.mark.parametrize("backend", ["numba", JAVASCRIPT])
 @pytest.mark.parametrize("dtype", DTYPES)
 @many
 @given(program=wide, picks=output_picks, seed=seeds)
-def test_backends_agree_on_random_programs(dtype, program, picks, seed):
+def test_backends_agree_on_random_programs(dtype, backend, program, picks, seed):
     tape = with_outputs(program, picks)
-    assert_backends_agree(tape, random_inputs(tape, seed, tasks=3), dtype)
+    inputs = random_inputs(tape, seed, tasks=3)
+    assert_backends_agree(tape, inputs, dtype, backend=backend)
 
 
 @many

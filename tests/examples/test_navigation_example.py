@@ -1,6 +1,7 @@
 """examples/navigation.py: what it computes, what it writes, what it refuses."""
 
 import csv
+import shlex
 from functools import partial
 from pathlib import Path
 
@@ -9,12 +10,16 @@ import pytest
 
 import navigation_figures as figures
 import tinymaml as tm
+from reinforcement_figures import Curve
+from shared import random_stream
 from tests.support.running_examples import (
     ctrl_c_at_call,
     load_example,
     read_strict_json,
     refusal,
 )
+from tinymaml.paper.initialisations import load_initialisation
+from tinymaml.paper.recipes import NavigationRecipe
 from tinymaml.rl.advantages import advantages
 from tinymaml.rl.maml_trpo import MAMLTRPO
 from tinymaml.rl.policy_losses import chunk_steps
@@ -34,12 +39,15 @@ def folder(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def example():
-    """Return the example, with few and short trajectories."""
+def example(monkeypatch):
+    """Return the example, with a small policy and few and short trajectories."""
     module = load_example("navigation")
+    module.HIDDEN = (9, 8)
+    network = tm.MLP([2, 9, 8, 2])
+    small_policy = tm.GaussianPolicy(network, 2, "numpy")
+    monkeypatch.setattr(NavigationRecipe, "network", lambda recipe: small_policy)
     module.Navigation = partial(Navigation, horizon=12)
     module.TASKS, module.TRAJECTORIES, module.POOLED = 3, 4, 6
-    module.HIDDEN = (9, 8)
     module.TEST_TASKS, module.TEST_TRAJECTORIES, module.TEST_TRANSITIONS = 4, 5, 40
     module.VALIDATE_EVERY = 2
     return module
@@ -81,7 +89,8 @@ def test_full_run_writes_all_its_files_into_its_folder_and_nothing_elsewhere(
     assert sorted(path.name for path in (folder / "a/b").iterdir()) == FILES
     for name in NAMES:
         written = sorted(path.name for path in (folder / "a/b" / name).iterdir())
-        assert written == ["checkpoint.npz", "log.csv"]
+        starts = [] if name == "oracle" else ["initialisation.npz"]
+        assert written == ["checkpoint.npz", *starts, "log.csv"]
     assert (folder / "a/b/figure4.png").read_bytes().startswith(b"\x89PNG")
     assert results["experiment"] == "navigation"
     assert results["command"] == (
@@ -191,7 +200,7 @@ def test_returns_are_those_of_adaptation_with_halved_steps(small):
     rules = small.Navigation("distance")
     policy = tm.GaussianPolicy(tm.MLP([2, 9, 8, 2]), 2, "numpy")
     learner = MAMLTRPO(policy, rules, trajectories=5, backend="numpy")
-    rng = small.random_stream(small.TEST, 0)
+    rng = random_stream(small.TEST, 0)
     goals, noises = rules.draw(rng, (4,)), learner.noise(rng, 4, 4)
     thetas, found = np.broadcast_to(theta, (4, theta.size)), []
     for noise, alpha in zip(noises, [0.3, 0.15, 0.15, 0.15, 0.0], strict=True):
@@ -228,10 +237,10 @@ def test_the_figure_has_a_band_for_the_oracle_and_whole_numbers_of_outer_steps(
     )
     steps, one = np.arange(5), np.array([-2.0])
     curves = [
-        figures.Curve("MAML", "C0", "o", steps, -10.0 / (steps + 1), steps / 10),
-        figures.Curve("oracle", "C1", "d", np.arange(1), one, np.array([0.5])),
+        Curve("MAML", "C0", "o", steps, -10.0 / (steps + 1), steps / 10),
+        Curve("oracle", "C1", "d", np.arange(1), one, np.array([0.5])),
     ]
-    training = [figures.Curve("MAML", "C0", "o", steps[1:], steps[1:], None)]
+    training = [Curve("MAML", "C0", "o", steps[1:], steps[1:], None)]
     path = np.array([[0.0, 0.0], [0.1, 0.05], [0.075, -0.05]])
     paths = [figures.Paths("MAML", "C0", [[path], [path]])]
     figures.draw_figure_4(curves, training, paths, np.array([[0.1, 0.2]]), tmp_path)
@@ -262,10 +271,11 @@ def test_a_context_vector_is_one_policy_more_whose_steps_move_the_context(small)
     theta = load_checkpoint("out/context/checkpoint.npz").arrays["best"]
     assert theta.size == 3 + (2 + 3) * 9 + 9 + 9 * 8 + 8 + 8 * 2 + 2 + 2
     assert (theta[:3] != 0).all()  # the outer steps have moved the first context
-    adapted = small.adapt("context", theta, small.TEST, 2, options, backend)
+    experiment = small.make_experiment(options, backend)
+    adapted = experiment.adapt("context", theta, small.TEST, 2)
     moved = np.diff(adapted.thetas, axis=0)
     assert (moved[:, :, 3:] == 0).all() and (moved[:, :, :3] != 0).all()
-    once = small.learners(options, backend)["context"]
+    once = experiment.learner_of("context")
     gradients = once.losses.gradient(adapted.thetas[0], adapted.samples[0])
     np.testing.assert_allclose(moved[0][:, :3], -0.4 * gradients[:, :3], rtol=1e-4)
 
@@ -286,11 +296,64 @@ def test_a_context_of_another_size_is_not_continued(small, capsys):
 
 def test_baselines_have_a_goal_for_each_trajectory(small):
     options, backend = small.read_options(small.make_parser(), ["--backend", "numpy"])
-    learner = small.learners(options, backend)["pretrained"]
-    draw = small.draw_pooled(learner, np.random.default_rng(0))
+    experiment = small.make_experiment(options, backend)
+    learner = experiment.learner_of("pretrained")
+    draw = experiment.draw_pooled(learner, np.random.default_rng(0))
     assert draw.tasks.shape == (1, 6, 2) and draw.noise.shape == (1, 1, 6, 12, 2)
     assert learner.steps == 0
     assert len(np.unique(draw.tasks)) == 12
+
+
+# --- what others can start from -------------------------------------------------------
+
+
+@pytest.mark.parametrize("reward", ["distance", "squared"])
+def test_initialisations_are_the_tested_parameters_with_their_returns(small, reward):
+    results = run(small, "--seed", 3, "--alpha", 0.3, "--reward", reward)
+    for name in ("exact", "first-order", "pretrained"):
+        start = load_initialisation(f"out/{name}/initialisation.npz")
+        best = load_checkpoint(f"out/{name}/checkpoint.npz").arrays["best"]
+        assert start.theta.tobytes() == best.tobytes()
+        assert start.recipe == NavigationRecipe(0.3, reward)
+        facts = start.facts
+        assert (facts["seed"], facts["iterations"], facts["test_tasks"]) == (3, 3, 4)
+        assert facts["best_iteration"] == results["best_iteration"][name]
+        assert facts["alpha"] == [0.3, 0.15, 0.15, 0.15]
+        order = {"exact": 2, "first-order": 1}.get(name)
+        rows = select(results, "maml" if order else "pretrained", order)
+        assert facts["order"] == order and facts["steps"] == [0, 1, 2, 3, 4]
+        for key in ("return", "ci95"):
+            expected = [row[key] for row in rows]
+            np.testing.assert_allclose(facts[key], expected, rtol=1e-3)
+
+
+def test_the_command_of_an_initialisation_makes_the_same_parameters(small, folder):
+    run(small, "--iterations", 2, "--order", 2, "--seed", 2, out="half")
+    given = ("--iterations", 4, "--order", 2, "--seed", 2)
+    run(small, *given, "--resume", "half", out="rest")
+    start = load_initialisation("rest/exact/initialisation.npz")
+    command = shlex.split(start.facts["command"])
+    assert command[:2] == ["python", "examples/navigation.py"]
+    assert not {"--resume", "--out", "half", "rest"} & {*command}
+    assert small.main([*command[2:], "--out", "again"]) == 0
+    for name in ("exact", "pretrained"):
+        start, again = (
+            load_initialisation(folder / out / name / "initialisation.npz")
+            for out in ("rest", "again")
+        )
+        assert again.theta.tobytes() == start.theta.tobytes()
+        assert (again.recipe, again.facts) == (start.recipe, start.facts)
+
+
+def test_the_example_and_the_recipe_have_one_policy():
+    module = load_example("navigation")
+    options, backend = module.read_options(module.make_parser(), ["--backend", "numpy"])
+    recipe, rng = NavigationRecipe(), np.random.default_rng
+    learner = module.make_experiment(options, backend).learner()
+    policies = learner.policy, recipe.network()
+    ours, theirs = (policy.init(rng(0)) for policy in policies)
+    assert ours.tobytes() == theirs.tobytes()
+    assert (options.alpha, options.reward) == (recipe.alpha, recipe.reward)
 
 
 # --- stopping and resuming ------------------------------------------------------------

@@ -1,6 +1,7 @@
 """examples/sinusoid.py: what it computes, what it writes, what it refuses."""
 
 import csv
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,14 @@ from tests.support.running_examples import (
     read_strict_json,
     refusal,
 )
+from tinymaml.paper.initialisations import load_initialisation
+from tinymaml.paper.recipes import SinusoidRecipe
 from tinymaml.tasks import sinusoid
 from tinymaml.training.checkpoint import load_checkpoint, save_checkpoint
 
 NAMES = ["exact", "first-order", "oracle", "pretrained"]
 MULTITASK = ["multitask", "multitask-l2", "multitask-mean"]
+STARTS = {"exact": "maml", "first-order": "maml", "pretrained": "pretrained"}
 FILES = sorted([*NAMES, *MULTITASK, "figure2.png", "figure3.png", "results.json"])
 TABLE_2 = {
     "maml": [0.67, 0.38, 0.35],
@@ -88,6 +92,10 @@ def test_full_run_writes_all_its_files_into_its_folder_and_nothing_elsewhere(
     results = run(example, "--multitask", out="a/b")
     assert sorted(path.name for path in folder.iterdir()) == ["a"]
     assert sorted(path.name for path in (folder / "a/b").iterdir()) == FILES
+    for name in [*NAMES, *MULTITASK]:
+        written = sorted(path.name for path in (folder / "a/b" / name).iterdir())
+        starts = ["initialisation.npz"] if name in STARTS else []
+        assert written == ["checkpoint.npz", *starts, "log.csv"]
     for name in ("figure2.png", "figure3.png"):
         assert (folder / "a/b" / name).read_bytes().startswith(b"\x89PNG")
     assert set(results) == {
@@ -269,6 +277,83 @@ def test_divergence_is_shown_and_not_left_out_of_the_mean(small, capsys):
     assert rows[0]["mse"] is not None
     assert rows[10]["mse"] is None and rows[10]["ci95"] is None
     assert "diverges" in capsys.readouterr().out
+
+
+# --- what others can start from -------------------------------------------------------
+
+
+def test_initialisations_are_the_trained_parameters_with_their_test_errors(example):
+    results = run(example, "--seed", 3)
+    for name, method in STARTS.items():
+        start = load_initialisation(f"out/{name}/initialisation.npz")
+        theta = load_checkpoint(f"out/{name}/checkpoint.npz").arrays["theta"]
+        assert start.theta.tobytes() == theta.tobytes()
+        alpha = 0.01 if name == "pretrained" else 0.001
+        assert start.recipe == SinusoidRecipe(alpha)
+        facts = start.facts
+        assert (facts["order"], facts["seed"], facts["iterations"]) == (
+            {"exact": 2, "first-order": 1}.get(name),
+            3,
+            6,
+        )
+        assert (facts["test_tasks"], facts["initial"]) == (12, "recipe")
+        for shots in (5, 10, 20):
+            rows = rows_of(results, method, facts["order"], shots)
+            rows = [rows[steps] for steps in facts["steps"]]
+            figures = facts[f"{shots} shots"]
+            assert figures["alpha"] == alpha
+            for key in ("mse", "ci95"):
+                expected = [row[key] for row in rows]
+                np.testing.assert_allclose(figures[key], expected, rtol=1e-3)
+
+
+def test_the_command_of_an_initialisation_makes_the_same_parameters(small, folder):
+    given = ("--iterations", 4, "--seed", 2, "--initial", "he", "--alpha", 0.002)
+    run(small, *given, "--order", 2, out="half")
+    run(small, *given[2:], "--iterations", 8, "--resume", "half", out="my files")
+    starts = [folder / "my files" / name / "initialisation.npz" for name in STARTS]
+    expected = {path.parent.name: load_initialisation(path) for path in starts}
+    assert {start.facts["iterations"] for start in expected.values()} == {8}
+    command = shlex.split(expected["exact"].facts["command"])
+    assert command[:2] == ["python", "examples/sinusoid.py"]
+    assert not {"--resume", "--out", "half", "my files"} & {*command}
+    assert small.main([*command[2:], "--out", "again"]) == 0
+    for name, start in expected.items():
+        again = load_initialisation(folder / "again" / name / "initialisation.npz")
+        assert again.theta.tobytes() == start.theta.tobytes()
+        assert (again.recipe, again.facts) == (start.recipe, start.facts)
+
+
+def test_the_example_and_the_recipe_have_one_network(example):
+    recipe, rng = SinusoidRecipe(), np.random.default_rng
+    ours, theirs = (n.init(rng(0)) for n in (example.NETWORK, recipe.network()))
+    assert ours.tobytes() == theirs.tobytes()
+    assert example.make_parser().get_default("alpha") == recipe.alpha
+
+
+@pytest.mark.parametrize("shots", [5, 10, 20])
+def test_the_shipped_networks_have_the_example_s_learning_rates_and_errors(shots):
+    module, backend = load_example("sinusoid"), tm.get_backend("auto")
+    thetas = {}
+    for name, start in (("exact", "maml"), ("pretrained", "pretrained")):
+        thetas[name] = tm.pretrained(f"sinusoid-{start}").theta
+    tuned = module.tuned_learning_rate(thetas["pretrained"], shots, backend)
+    rates = {("exact", shots): 0.001, ("pretrained", shots): tuned}
+    rows = module.evaluate(thetas, rates, backend)
+    for name, start in (("exact", "maml"), ("pretrained", "pretrained")):
+        facts = tm.pretrained(f"sinusoid-{start}").facts
+        figures = facts[f"{shots} shots"]
+        assert figures["alpha"] == rates[name, shots]
+        points = module.rows_of(rows, name, shots)
+        for key in ("mse", "ci95"):
+            found = [points[steps][key] for steps in facts["steps"]]
+            np.testing.assert_allclose(figures[key], found, rtol=2e-3)
+
+
+def test_errors_that_are_not_finite_are_null_in_the_facts(small):
+    run(small, "--iterations", 0, "--alpha", 30)
+    facts = load_initialisation("out/exact/initialisation.npz").facts["5 shots"]
+    assert facts["mse"][0] > 0 and facts["mse"][3] is facts["ci95"][3] is None
 
 
 # --- stopping and resuming ------------------------------------------------------------

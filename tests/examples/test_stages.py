@@ -336,6 +336,15 @@ def test_what_cannot_be_continued_is_refused_before_anything_is_trained(
     assert not (tmp_path / "new").exists()
 
 
+def test_a_training_that_has_come_further_is_refused_though_another_may_go_on(tmp_path):
+    both = stages(tmp_path)
+    run(both, "first"), run(both, "second", iterations=7)
+    resumed = stages(tmp_path, resume=tmp_path)
+    prepare(resumed, "first", iterations=10, sample=never)
+    with pytest.raises(CheckpointError, match="at least 7 .*second/.* got 6"):
+        prepare(resumed, "second", iterations=6, sample=never)
+
+
 def test_prepared_trainings_are_continued_bit_for_bit(tmp_path):
     thetas = []
     for folder, iterations in (("whole", 20), ("part", 8), ("part", 20)):

@@ -366,3 +366,86 @@ def test_a_layer_of_ones_own_sets_each_attribute_once():
 def test_a_bad_type_is_refused_by_name(call, message):
     with pytest.raises(TypeError, match=f"^{message}"):
         call()
+
+
+# --- parameters by name ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("torch", [False, True])
+@pytest.mark.parametrize(
+    "network", [tm.MLP([3, 4, 2]), tm.OmniglotConv(5, features=3, gamma=True)]
+)
+def test_flatten_is_the_way_back_of_unflatten(network, torch):
+    theta = np.random.default_rng(0).normal(size=network.size)
+    arrays = network.unflatten(theta, torch=torch)
+    assert [*arrays] == [*network.layout]
+    back = network.flatten(arrays, torch=torch, dtype="float64")
+    assert back.tolist() == theta.tolist()
+    for array in arrays.values():
+        array[...] = 0  # they are copies
+    assert (theta != 0).all()
+
+
+def test_unflatten_gives_the_shapes_and_numbers_that_pytorch_wants():
+    network = tm.OmniglotConv(5, features=3)
+    theta = np.arange(network.size, dtype=float)
+    ours, theirs = network.unflatten(theta), network.unflatten(theta, torch=True)
+    kernel, weight = "conv2d2.weight", "linear1.weight"
+    assert theirs[kernel].shape == (3, 3, 3, 3) and theirs[weight].shape == (5, 3)
+    assert theirs["conv2d1.weight"].shape == (3, 1, 3, 3)
+    for u, v, c, f in np.ndindex(ours[kernel].shape):
+        assert theirs[kernel][f, c, u, v] == ours[kernel][u, v, c, f]
+    assert theirs[weight].tolist() == ours[weight].T.tolist()
+
+
+def test_network_of_these_parameters_is_that_of_pytorch():
+    torch = pytest.importorskip("torch")
+    network = tm.MLP([3, 5, 2], "tanh")
+    theta = network.init(np.random.default_rng(0), "float64")
+    theirs = torch.nn.Sequential(
+        torch.nn.Linear(3, 5), torch.nn.Tanh(), torch.nn.Linear(5, 2)
+    ).double()
+    arrays = network.unflatten(theta, torch=True).values()
+    names = zip(theirs.state_dict(), arrays, strict=True)
+    theirs.load_state_dict({name: torch.from_numpy(array) for name, array in names})
+    x = np.random.default_rng(1).normal(size=(4, 3))
+    expected = theirs(torch.from_numpy(x)).detach().numpy()
+    assert_close(network.predict(theta, x), expected, 1e-14)
+
+
+def test_parameters_that_do_not_fit_are_named():
+    network = tm.MLP([3, 2])
+    arrays = network.unflatten(np.zeros(8))
+    with pytest.raises(ValueError, match="^arrays: expected the parameters"):
+        network.flatten({"linear1.weight": arrays["linear1.weight"]})
+    with pytest.raises(ValueError, match=r"^linear1.weight: expected shape \(3, 2\)"):
+        network.flatten({**arrays, "linear1.weight": np.zeros((2, 3))})
+
+
+# --- activations of your own ----------------------------------------------------------
+
+
+def swish(x):
+    return x * tm.sigmoid(x)
+
+
+def test_activation_may_be_a_function():
+    network = tm.MLP([2, 3, 1], swish)
+    theta = network.init(np.random.default_rng(0), "float64")
+    x = np.random.default_rng(1).normal(size=(4, 2))
+    w1, b1, w2, b2 = network.unflatten(theta).values()
+    h = x @ w1 + b1
+    expected = (h / (1 + np.exp(-h))) @ w2 + b2
+    assert_close(network.predict(theta, x), expected, 1e-14)
+
+    def loss(theta, x):
+        out = network(theta, x)
+        return (out * out).sum()
+
+    tm.gradcheck(loss, theta, x)
+
+
+def test_activation_of_another_shape_is_refused():
+    network = tm.MLP([2, 3, 1], lambda x: x.sum())
+    with pytest.raises(ValueError, match=r"^activation: expected a Value of shape"):
+        network.predict(np.zeros(network.size), np.ones((4, 2)))

@@ -1,4 +1,4 @@
-"""Tables 1 and 3 as data: published numbers, scaling of losses, clipping, accuracy."""
+"""Settings as data: the published numbers, scaling of losses, clipping, accuracy."""
 
 import pickle
 from dataclasses import replace
@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 import tinymaml as tm
 from tests.support.running import BACKENDS, assert_close, run_tape
 from tinymaml.networks.images import ImageNetwork
-from tinymaml.paper.recipes import RECIPES, SCALINGS, accuracy
+from tinymaml.paper.recipes import (
+    RECIPES,
+    SCALINGS,
+    NavigationRecipe,
+    SinusoidRecipe,
+    accuracy,
+)
 from tinymaml.variants.context_vector import OmniglotContext
 
 every_recipe = pytest.mark.parametrize("name", RECIPES)
@@ -338,5 +344,46 @@ def test_recipe_and_its_loss_can_be_pickled(name):
     assert pickle.loads(pickle.dumps(recipe)) == recipe
     loss = recipe.maml(recipe.network(), backend="numpy").loss
     back = pickle.loads(pickle.dumps(loss))
-    assert (back.scaling, back.shots) == (recipe.scaling, recipe.shots)
+    assert back.compare.keywords == {"scaling": recipe.scaling, "shots": recipe.shots}
     assert repr(back.network) == repr(loss.network)
+
+
+@pytest.mark.parametrize("recipe", [SinusoidRecipe(0.002), NavigationRecipe(0.2)])
+def test_recipes_of_sections_5_1_and_5_3_can_be_pickled(recipe):
+    assert pickle.loads(pickle.dumps(recipe)) == recipe
+    network = recipe.network()
+    back = pickle.loads(pickle.dumps(recipe.maml(network, backend="numpy")))
+    assert back.alpha == recipe.alpha and back.order == 2
+
+
+# --- sections 5.1 and 5.3 -------------------------------------------------------------
+
+
+def test_the_sinusoid_recipe_adapts_on_the_mean_squared_error():
+    recipe = SinusoidRecipe(alpha=0.01)
+    network = recipe.network()
+    theta = network.init(np.random.default_rng(0), "float64")
+    theta[theta == 0] = 0.1  # biases, so that the gradient has no zeros
+    maml = recipe.maml(network, order=1, backend="numpy")
+    assert (maml.steps, maml.order) == (1, 1)
+    x = np.linspace(-5, 5, 10).reshape(1, 10, 1)
+    adapted = maml.adapt(theta, x, np.sin(x))[0, 1]
+
+    def mean_squared_error(theta):
+        return np.square(network.predict(theta, x[0]) - np.sin(x[0])).mean()
+
+    # Along any direction the step is minus alpha times the derivative of the error.
+    v = np.random.default_rng(1).normal(size=theta.size)
+    h = 1e-6
+    slope = mean_squared_error(theta + h * v) - mean_squared_error(theta - h * v)
+    np.testing.assert_allclose((theta - adapted) @ v, 0.01 * slope / (2 * h), rtol=1e-6)
+
+
+@pytest.mark.parametrize("reward", ["distance", "squared"])
+def test_the_navigation_recipe_has_its_environment_and_policy(reward):
+    recipe = NavigationRecipe(0.3, reward)
+    policy = recipe.network()
+    maml = recipe.maml(policy, order=1, trajectories=7, backend="numpy")
+    assert maml.policy is policy and maml.environment.reward == reward
+    assert (maml.alpha, maml.steps, maml.order, maml.trajectories) == (0.3, 1, 1, 7)
+    assert policy.size == 2 * 100 + 100 + 100 * 100 + 100 + 100 * 2 + 2 + 2

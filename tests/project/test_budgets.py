@@ -16,15 +16,27 @@ CUDA = ("backends/cuda",)
 CUDA_LIMIT = 800
 # Without backends/cuda: 5,500, and 250 for what keeps runs, files and compiled code
 # whole (locks, verified kernels, contents of checkpoints), which was promised later.
-PACKAGE_LIMIT = 5_500 + 250
+# Another 50 for what locomotion asks of the rest: random starts, the size of the inner
+# step in the log, the progress bar and an error, a policy's own initial weights.
+PACKAGE_LIMIT = 5_500 + 250 + 50 + 350  # the last are the new operations of LATER
 # What later subpackages may add to the package; each brings its own line here.
 LATER = {
-    "rl/locomotion": 350,
+    "rl/locomotion": 350,  # with gymnasium's adapter
     "variants": 500,
     "training/distributed.py": 250,
     "backends/javascript": 150,
-    "new operations": 250,  # of which the evening may take 150
+    # Powers, indices, transposes, `where` and what else a user's loss wants, on every
+    # backend: 250, of which the evening may take 150, were planned. It is 100 more, for
+    # losses as functions of arrays and parameters by name.
+    "new operations": 350,
 }
+# The files of those that exist.
+OWN_SHARE = {
+    "variants": ("variants",),
+    "backends/javascript": ("backends/javascript",),
+    "rl/locomotion": ("rl/locomotion.py", "rl/gymnasium_adapter.py"),
+}
+TAPE_JS_LIMIT = 400 + 12  # lines of all kinds; 12 of the operations that came later
 PROSE = ("autodiff/tape.py", "autodiff/derivatives.py", "maml.py")
 PROSE_TO_CODE = 0.8
 
@@ -49,10 +61,20 @@ def test_package_is_within_its_budget() -> None:
         shares[part] = shares.get(part, 0) + code_lines(path)
     for part, lines in sorted(shares.items(), key=lambda share: -share[1]):
         print(f"{lines:5d}  {part}")
-    outside = sum(shares.values()) - lines_of(*CUDA) - lines_of("variants")
-    print(f"{outside:5d}  without backends/cuda and variants, which have their own")
+    own = [place for places in OWN_SHARE.values() for place in places]
+    outside = sum(shares.values()) - lines_of(*CUDA, *own)
+    print(f"{outside:5d}  without {', '.join((*CUDA, *own))}: they have their own")
     assert 0 < outside <= PACKAGE_LIMIT
-    assert 0 < lines_of("variants") <= LATER["variants"]
+
+
+@pytest.mark.parametrize("share", OWN_SHARE)
+def test_what_came_later_is_within_its_own_budget(share: str) -> None:
+    assert 0 < lines_of(*OWN_SHARE[share]) <= LATER[share]
+
+
+def test_tape_js_can_be_read_in_an_hour() -> None:
+    text = (PACKAGE / "backends/javascript/tape.js").read_text(encoding="utf-8")
+    assert 0 < len(text.splitlines()) <= TAPE_JS_LIMIT
 
 
 def test_the_gpu_is_within_its_budget() -> None:

@@ -56,6 +56,18 @@ def test_page_that_prints_another_number_fails(tmp_path: Path) -> None:
         run_page(page)
 
 
+@pytest.mark.parametrize(
+    ("package", "compared"), [("no_such_package", 1), ("numpy", 2)]
+)
+def test_block_is_left_out_only_where_its_package_is_missing(
+    tmp_path: Path, package: str, compared: int
+) -> None:
+    page = tmp_path / "page.md"
+    needy = f"```python\n# needs {package}\nimport {package}\nprint(1)  # -> 1\n```\n"
+    page.write_text(f"{needy}\n```python\nprint(2)  # -> 2\n```\n")
+    assert run_page(page) == compared
+
+
 def test_page_that_prints_nothing_fails(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("```python\nx = 3  # -> 3\n```\n")

@@ -17,7 +17,7 @@ LAYERS = (
     ("backends",),
     ("networks", "losses", "maml"),
     ("variants",),
-    ("learner", "gradcheck"),
+    ("learner", "gradcheck", "function"),
     ("rl",),
     ("paper",),
     ("__main__",),

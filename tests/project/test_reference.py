@@ -26,7 +26,7 @@ MODULES = [
         " tasks.miniimagenet tasks.navigation training.console training.optim"
         " training.run training.train training.checkpoint paper.recipes"
         " paper.initialisations rl.maml_trpo rl.policy rl.policy_losses rl.rollouts"
-        " rl.advantages rl.trpo"
+        " rl.advantages rl.trpo rl.locomotion rl.gymnasium_adapter"
     ).split()
 ]
 

@@ -21,6 +21,7 @@ TOCTREE = re.compile(r"^```\{toctree\}\n((?::.*\n)*)\n((?:.+\n)*)```$", re.M)
 PARTS = [
     "Start",
     "Tutorial",
+    "Play",
     "The paper",
     "Derivations",
     "Line by line",

@@ -15,6 +15,7 @@ from tests.support.policy_problems import (
     small_learner,
     small_policy,
     start,
+    task_inputs,
 )
 from tests.support.running import BACKENDS, assert_close, difference, relative_error
 from tinymaml.rl import maml_trpo
@@ -306,6 +307,47 @@ def returns_of_training(order, seed):
     return before, learner.adapt(theta, test_batch).returns().mean(axis=0)
 
 
+# --- the size of the inner step -------------------------------------------------------
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_inner_kl_is_the_divergence_between_the_first_and_the_adapted_policies(steps):
+    p = problem(steps=steps)
+    expected = []
+    for task in range(TASKS):
+        x = task_inputs(p, task)["x0"]
+        old, new = (p.adaptation.thetas[j][task] for j in (0, -1))
+        mean, other = (p.learner.policy.network.predict(t[:-2], x) for t in (old, new))
+        sigma, tau = np.exp(old[-2:]), np.exp(new[-2:])
+        kl = np.log(tau / sigma) + (sigma**2 + (mean - other) ** 2) / (2 * tau**2) - 0.5
+        expected.append(kl.sum(axis=1).mean())
+    assert p.learner.inner_kl(p.adaptation) == pytest.approx(
+        np.mean(expected), rel=1e-10
+    )
+    assert p.learner.inner_kl(p.adaptation) > 1e-3
+
+
+def test_a_step_reports_how_far_the_inner_step_moves_the_policy():
+    learner = small_learner()
+    theta, batch = start(learner)
+    step = learner.step(theta, batch)
+    assert step.inner_kl == learner.inner_kl(learner.adapt(theta, batch)) > 0
+    plain = small_learner(steps=0)
+    theta, batch = start(plain)
+    assert plain.step(theta, batch).inner_kl == pytest.approx(0, abs=1e-15)
+
+
+def test_an_absurd_inner_step_is_an_error_that_says_what_to_change():
+    learner = small_learner(alpha=1e3)
+    theta, batch = start(learner)
+    complaint = (
+        r"^alpha: the inner step moves the policy by a KL of \S+: alpha or the initial "
+        "weights are too large$"
+    )
+    with pytest.raises(FloatingPointError, match=complaint):
+        learner.step(theta, batch)
+
+
 # --- what is shown --------------------------------------------------------------------
 
 
@@ -332,11 +374,11 @@ def test_an_adaptation_shows_its_sizes_and_returns():
 
 def test_a_meta_step_shows_its_returns_and_whether_it_was_accepted():
     step = MetaStep(
-        np.zeros(29), np.zeros(29), 3.5, -4.25, -3.5, 0.009, 0.1, 2, True, ""
+        np.zeros(29), np.zeros(29), 3.5, -4.25, -3.5, 0.3, 0.009, 0.1, 2, True, ""
     )
     shown = (
-        "MetaStep(mean return -4.25 before and -3.5 after inner steps, kl=0.009, "
-        "improvement=0.1, 29 parameters, "
+        "MetaStep(mean return -4.25 before and -3.5 after inner steps, inner_kl=0.3, "
+        "kl=0.009, improvement=0.1, 29 parameters, "
     )
     assert repr(step) == shown + "accepted)"
     step = step._replace(accepted=False, reason="no curvature")

@@ -10,6 +10,7 @@ from scipy import stats
 import tinymaml as tm
 from tests.support.policy_problems import small_policy, small_theta
 from tests.support.running import BACKENDS, assert_close, run_tape
+from tinymaml.networks.layers import he_normal, xavier_uniform
 from tinymaml.rl.policy import Gaussian, kl_divergence, log_probability
 
 RNG = np.random.default_rng(5)
@@ -146,3 +147,21 @@ def test_a_policy_is_read_only(name):
         before = getattr(other, name)
         with pytest.raises(AttributeError, match=f"^{name}: a GaussianPolicy cannot"):
             setattr(other, name, before)
+
+
+# --- default weights ------------------------------------------------------------------
+
+
+def test_a_network_without_an_initialiser_starts_from_the_authors_weights():
+    default = tm.GaussianPolicy(tm.MLP([3, 50, 2], "tanh"), 2, backend="numpy")
+    xavier = tm.MLP([3, 50, 2], "tanh", xavier_uniform())
+    chosen = tm.GaussianPolicy(xavier, 2, backend="numpy")
+    he = tm.GaussianPolicy(tm.MLP([3, 50, 2], "tanh", he_normal()), 2, backend="numpy")
+    weights, same, other = (
+        policy.init(np.random.default_rng(0)) for policy in (default, chosen, he)
+    )
+    assert weights.tobytes() == same.tobytes() != other.tobytes()
+    assert np.abs(weights[:150]).max() <= np.sqrt(6 / 53)
+    names = [type(layer).__name__ for layer in default.network.layers]
+    assert names == ["Linear", "Activation", "Linear"]
+    assert default.network.layers[1].name == "tanh"

@@ -121,6 +121,27 @@ def test_trajectories_show_their_shapes_and_how_many_steps_were_taken():
     assert "0 of 0 steps" in repr(Trajectories(*(a[:0] for a in trajectories)))
 
 
+class ScatteredNavigation(Navigation):
+    """Navigation whose points start at a tenth of the noise, and not at (0, 0)."""
+
+    start_noise = 2
+
+    def start(self, goals, trajectories, noise=None):
+        return super().start(goals, trajectories) + 0.1 * noise
+
+
+def test_start_noise_places_each_trajectory():
+    thetas, goals = np.zeros((2, 2)), np.full((2, 2), 0.5)
+    noise = np.zeros((2, 3, 4, 2))
+    start_noise = np.random.default_rng(0).standard_normal((2, 3, 2))
+    arguments = ConstantActor(), ScatteredNavigation(horizon=4), thetas, goals, noise
+    x = roll_out(*arguments, start_noise).observations
+    np.testing.assert_array_equal(x[:, :, 0], 0.1 * start_noise)
+    for wrong in (None, start_noise[:, :2], start_noise[..., :1], start_noise[:1]):
+        with pytest.raises(ValueError, match=r"^start_noise: expected shape .2, 3, 2."):
+            roll_out(*arguments, wrong)
+
+
 # --- bad input ------------------------------------------------------------------------
 
 

@@ -37,7 +37,7 @@ from tests.support.drawn_archives import (
     write_folders,
 )
 from tinymaml.paper.initialisations import load_initialisation, save_initialisation
-from tinymaml.paper.recipes import RECIPES
+from tinymaml.paper.recipes import RECIPES, NavigationRecipe
 from tinymaml.tasks import miniimagenet, omniglot
 from tinymaml.tasks.images import DataError
 from tinymaml.training.checkpoint import (
@@ -227,7 +227,9 @@ def sign_other_contents(rng, path):
     theta = arrays["theta"].copy()
     choice = rng.integers(6)
     if choice == 0:
-        config[sorted(config)[rng.integers(len(config))]] = value
+        # Another number is an alpha as good as the true one.
+        keys = sorted(config.keys() - {"alpha"})
+        config[keys[rng.integers(len(keys))]] = value
     elif choice == 1:
         del config[sorted(config)[rng.integers(len(config))]]
     elif choice == 2:
@@ -295,11 +297,16 @@ def write_an_initialisation(folder):
     (folder / "data").mkdir()
     facts = {"data": "none", "accuracy": 97.5}
     save_initialisation(folder / "data" / "start.npz", theta, recipe, facts)
+    theta = NavigationRecipe().network().init(np.random.default_rng(0))
+    save_initialisation(folder / "data" / "other.npz", theta, NavigationRecipe(), facts)
 
 
 def load_an_initialisation(folder):
-    start = load_initialisation(folder / "data" / "start.npz")
-    return [start.theta, start.recipe, start.facts]
+    names = ("start", "other")
+    starts = [load_initialisation(folder / "data" / f"{name}.npz") for name in names]
+    return [
+        value for start in starts for value in (start.theta, start.recipe, start.facts)
+    ]
 
 
 KINDS = {

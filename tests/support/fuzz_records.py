@@ -41,6 +41,19 @@ def constant(rng):
     return [], {"shape": shape, **number}
 
 
+def constants(rng):
+    ((shape,), _) = elementwise(rng)
+    numbers = tuple(
+        rng.normal(size=int(np.prod(shape)) + int(rng.random() < 0.1)).tolist()
+    )
+    return [], {"shape": shape, "numbers": numbers}
+
+
+def swap(rng):
+    start, middle, stop = sorted(some(rng, -1, 6, 3))
+    return elementwise(rng)[0], {"start": start, "middle": middle, "stop": stop}
+
+
 def product(rng):
     m, k, n = some(rng, 1, 9, 3)
     ta, tb = (bool(flag) for flag in some(rng, 0, 2, 2))
@@ -108,6 +121,8 @@ CALLS = {
     **dict.fromkeys(("add", "sub", "mul", "gate"), partial(elementwise, arguments=2)),
     **dict.fromkeys(("scale", "rematerialise"), scaled),
     **dict.fromkeys(("full", "input"), constant),
+    "constant_array": constants,
+    "swap": swap,
     "matmul": product,
     "sum": total,
     "broadcast": broadcast,

@@ -14,11 +14,13 @@ from tests.support.running import AGREE, assert_close, run_tape
 from tinymaml.autodiff.convolution import max_pool
 from tinymaml.autodiff.functions import (
     concatenate,
+    cos,
     exp,
     log,
     logsumexp,
     relu,
     rsqrt,
+    sin,
     softmax,
     tanh,
 )
@@ -74,6 +76,8 @@ def check_elementwise(backend, dtype):
         "relu": relu(x),
         "exp": exp(x),
         "log": log(safe),
+        "sin": sin(x),
+        "cos": cos(x),
         "tanh": tanh(x),
         "reciprocal": 1 / x,
         "rsqrt": rsqrt(safe),
@@ -107,6 +111,16 @@ def check_sums(backend, dtype):
         )
     for tasks in (1, 2, 33, 100):
         assert_agrees(backend, dtype, tape, random_inputs(tape, tasks, tasks))
+
+
+def check_swaps(backend, dtype):
+    """Axes exchanged: of matrices, between and behind other axes, of all lengths."""
+    tape = tm.Tape()
+    x = tape.input("x", (2, 3, 4, 5), per_task=True)
+    for axes in ((3, 2, 1, 0), (0, 2, 1, 3), (0, 1, 3, 2), (1, 0, 2, 3), (2, 3, 0, 1)):
+        tape.output(f"{axes}", x.transpose(*axes))
+    tape.output("matrix", x.reshape(8, 15).T + 1.0)
+    assert_agrees(backend, dtype, tape, random_inputs(tape, seed=0, tasks=3))
 
 
 def check_rows(backend, dtype):
@@ -321,6 +335,7 @@ CHECKS = {
     "elementwise": check_elementwise,
     "sums": check_sums,
     "rows": check_rows,
+    "swaps": check_swaps,
     "convolutions": check_convolutions,
     "pools": check_pools,
     "examples": check_examples,

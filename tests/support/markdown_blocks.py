@@ -1,7 +1,11 @@
 """Run the Python blocks of a Markdown page and compare what they print with the page.
 
-The blocks of a page run one after the other, in one namespace. A line that prints says
-so behind itself,
+The blocks of a page run one after the other, in one namespace. A block with the line
+
+    # needs mujoco
+
+is left out where that package is not installed. A line that prints says so behind
+itself,
 
     print(2 / 3)  # -> 0.67
 
@@ -17,10 +21,12 @@ import io
 import math
 import re
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+NEEDS = re.compile(r"^# needs (\w+)$", re.MULTILINE)
 PROMISE = re.compile(r"# -> (.*)$")
 NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?")
 
@@ -62,6 +68,8 @@ def run_page(page: Path, relative: float = 0.0) -> int:
     namespace: dict[str, Any] = {"__name__": "__page__"}
     compared = 0
     for block in python_blocks(page):
+        if not all(map(find_spec, NEEDS.findall(block))):
+            continue
         output = io.StringIO()
         with contextlib.redirect_stdout(output):
             exec(compile(block, str(page), "exec"), namespace)

@@ -14,7 +14,9 @@ import numpy as np
 import tinymaml as tm
 from tests.support.plan_recipes import RECIPES
 
-ONE_ARGUMENT = ("exp", "log", "tanh", "copy", "reciprocal", "rsqrt", "relu")
+ONE_ARGUMENT = (
+    *("exp", "log", "tanh", "copy", "reciprocal", "rsqrt", "relu", "sin", "cos"),
+)
 TWO_ARGUMENTS = ("add", "sub", "mul", "add_relu", "mul_add")
 NOBODY, BEFOREHAND = -2, -1
 
@@ -28,6 +30,8 @@ def extents(kernel, sizes):
         return sizes[0], (sizes[0],)
     if kernel in ("gate", "scale"):
         return sizes[0], (sizes[0], sizes[0] if kernel == "gate" else 1)
+    if kernel == "swap":
+        return prod(sizes), (prod(sizes),)
     if kernel == "pad":
         _, length, size = sizes
         return size, (length,)

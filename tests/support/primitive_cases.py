@@ -227,6 +227,36 @@ def pools(scatter):
     return [call(*sizes) for sizes in POOLS], drawn
 
 
+def arrays_of_numbers():
+    def call(shape):
+        numbers = tuple(float(1.5 - i) for i in range(prod(shape)))
+        return (), {"shape": shape, "numbers": numbers}
+
+    shapes = [(1,), (7,), (2, 3), ()]
+    return [call(shape) for shape in shapes], shapes_of_any_rank.map(call)
+
+
+SWAPS = [((3, 7), 0, 1, 2), ((2, 3, 5), 1, 2, 3), ((2, 3, 5), 0, 1, 2)]
+SWAPS += [((2, 3, 5), 0, 2, 3), ((2, 3, 1, 5), 0, 1, 4), ((2, 3, 4, 3), 1, 2, 3)]
+SWAPS += [((9, 17), 0, 1, 2), ((1, 5), 0, 1, 2), ((2, 8, 8), 1, 2, 3)]
+
+
+def swap_call(shape, start, middle, stop):
+    return (shape,), {"start": start, "middle": middle, "stop": stop}
+
+
+@st.composite
+def drawn_swaps(draw):
+    shape = tuple(draw(st.lists(st.integers(1, 5), min_size=2, max_size=4)))
+    ends = st.integers(0, len(shape))
+    three = draw(st.lists(ends, min_size=3, max_size=3, unique=True))
+    return swap_call(shape, *sorted(three))
+
+
+def swaps():
+    return [swap_call(*swap) for swap in SWAPS], drawn_swaps()
+
+
 # --- what primitives compute ----------------------------------------------------------
 
 
@@ -237,6 +267,12 @@ def plain_product(a, b, ta, tb):
 def plain_sum(a, start, stop):
     for axis in range(start, stop):
         a = np.add.reduce(a, axis=axis, keepdims=True)
+    return a
+
+
+def plain_swap(a, start, middle, stop):
+    for axis in range(middle, stop):  # one by one, each to its place before the others
+        a = np.rollaxis(a, axis, start + axis - middle)
     return a
 
 
@@ -310,6 +346,9 @@ def plain_max_scatter(g, x, size):
 CASES = {
     "input": Case(lambda shape, number: np.full(shape, number), *leaves(number=0.5)),
     "full": Case(lambda shape, number: np.full(shape, number), *leaves(number=-2.5)),
+    "constant_array": Case(
+        lambda shape, numbers: np.array(numbers).reshape(shape), *arrays_of_numbers()
+    ),
     "add": Case(np.add, *alike(2)),
     "sub": Case(np.subtract, *alike(2)),
     "mul": Case(np.multiply, *alike(2)),
@@ -317,6 +356,8 @@ CASES = {
     "gate": Case(lambda a, x: a * (x > 0), *alike(2)),
     "relu": Case(lambda a: np.maximum(a, 0), *alike(1)),
     "exp": Case(np.exp, *alike(1)),
+    "sin": Case(lambda a: np.exp(1j * a).imag, *alike(1)),
+    "cos": Case(lambda a: np.exp(1j * a).real, *alike(1)),
     "log": Case(np.log, *alike(1), positive=True, nearest=0.3),
     "tanh": Case(np.tanh, *alike(1)),
     "reciprocal": Case(lambda a: a**-1.0, *alike(1), nearest=0.3),
@@ -329,6 +370,7 @@ CASES = {
     "sum": Case(plain_sum, *with_axes(sum_call)),
     "broadcast": Case(plain_broadcast, *with_axes(broadcast_call)),
     "reshape": Case(lambda a, shape: np.array([*a.flat]).reshape(shape), *reshapes()),
+    "swap": Case(plain_swap, *swaps()),
     "rematerialise": Case(lambda a, number: a, *alike(1, number=st.integers(0, 9))),
     "stop_gradient": Case(lambda a: a, *alike(1)),
     "slice": Case(lambda a, start, stop: a[start:stop], *with_windows(slice_call)),

@@ -15,6 +15,8 @@ from tinymaml.autodiff.tape import Tape
 SMOOTH = {
     "tanh": functions.tanh,
     "relu": functions.relu,
+    "sin": functions.sin,
+    "cos": functions.cos,
     "exp": lambda a: functions.exp(functions.tanh(a)),
     "log": lambda a: functions.log(a * a + 1.0),
     "rsqrt": lambda a: functions.rsqrt(a * a + 1.0),
@@ -30,6 +32,7 @@ STEPS = (
     *SMOOTH,
     *("add", "sub", "mul", "gate"),
     *("matmul", "matmul", "product_sum", "product_sum"),
+    *("swap", "part", "constant_array"),
     *("bias_relu", "sum_axis", "broadcast", "reshape", "transposed"),
     *("slice", "pad", "concat", "concat", "accumulate_cotangents", "constant"),
 )
@@ -105,6 +108,22 @@ def record_step(tape, values, name, first, second, number):
         )
     if name == "constant":
         return tape.constant(0.5 * number, a.shape)
+    if name == "constant_array":
+        numbers = (np.arange(a.size) * 7 + number) % 5 - 1.5
+        return tape.constant_array(numbers.reshape(a.shape))
+    if name == "swap":
+        rank = len(a.shape)
+        if rank < 2:
+            return None
+        axis = number % rank
+        return a.transpose(*[(i + axis) % rank for i in range(rank)])
+    if name == "part":
+        if not a.shape:
+            return None
+        axis = number % len(a.shape)
+        step = 1 + second % 3
+        window = slice(min(first % 2, a.shape[axis] - 1), None, step)
+        return a[(*[slice(None)] * axis, window)]
     if name == "sum_axis":
         axis = number % max(len(a.shape), 1)
         return tape.record("sum", a, start=axis, stop=axis + 1) if a.shape else None

@@ -5,6 +5,7 @@ Errors are relative to the size of what is compared, in the Euclidean norm.
 
 import numpy as np
 
+from tests.support.node_backend import javascript_backend
 from tinymaml.backends import get_backend
 
 BACKENDS = ("numpy", "numba")
@@ -20,6 +21,8 @@ def run_tape(tape, inputs, backend="numpy", dtype="float64", threads=1):
 
 def compile_tape(tape, backend="numpy", dtype="float64", threads=1):
     """A program. On the numba backend, memory that nothing has written yet is NaN."""
+    if backend == "javascript":
+        return javascript_backend().compile(tape, dtype)
     program = get_backend(backend, threads).compile(tape, dtype)
     if backend == "numba":
         program.workspaces[...] = np.nan
@@ -42,22 +45,22 @@ def assert_close(actual, expected, tolerance, what="result", floor=0.0):
     assert error <= tolerance, f"{what}: off by {error:.1e} of its size"
 
 
-def assert_backends_agree(tape, inputs, dtype="float64", threads=1):
-    """Run a tape on the numba backend and on the reference; return the reference.
+def assert_backends_agree(tape, inputs, dtype="float64", threads=1, backend="numba"):
+    """Run a tape on a backend and on the reference; return the reference.
 
     Where terms cancel, rounding is relative to the terms and not to their small sum. So
     an error is compared with the largest number that occurs on the tape.
     """
     inputs = {name: np.array(array, dtype) for name, array in inputs.items()}
     expected = run_tape(tape, inputs, "numpy", dtype)
-    actual = run_tape(tape, inputs, "numba", dtype, threads)
+    actual = run_tape(tape, inputs, backend, dtype, threads)
     values = all_values(tape, inputs)
     floor = max(np.abs(array).max() for array in values.values())
     assert actual.keys() == expected.keys()
     for name, array in expected.items():
         assert actual[name].dtype == array.dtype == dtype
         assert np.isfinite(array).all(), name
-        assert_close(actual[name], array, AGREE[dtype], f"{name} on numba", floor)
+        assert_close(actual[name], array, AGREE[dtype], f"{name} on {backend}", floor)
     return expected
 
 

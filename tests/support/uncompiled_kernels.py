@@ -234,6 +234,18 @@ MUTANTS = {
     "dots lack a term": ("dots", "NEAR_TERMS, k))", "NEAR_TERMS, k - 1))"),
     "transpose lacks a row": ("transpose", "while i < m:", "while i < m - 1:"),
     "transpose lacks a column": ("transpose", "while j < n:", "while j < n - 1:"),
+    "swap exchanges the wrong axes": (
+        "swap",
+        "(o * m + i) * n + j",
+        "(o * n + j) * m + i",
+    ),
+    "swap lacks the outer axis": ("swap", "(o * m + i) * n", "i * n"),
+    "swap lacks an element": (
+        "swap",
+        "for p in range(inner)",
+        "for p in range(1, inner)",
+    ),
+    "swap has another step": ("swap", "out += inner", "out += inner + 1"),
     "gate is upside down": ("gate", "w[y + i] <= zero", "w[y + i] >= zero"),
     "gate stops NaN": ("gate", "w[y + i] <= zero", "not w[y + i] > zero"),
     "relu lacks an element": ("relu", "for i in range(n)", "for i in range(n - 1)"),

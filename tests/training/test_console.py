@@ -205,6 +205,16 @@ def test_the_progress_bar_shows_the_mean_of_recent_losses_from_the_start_on(term
         assert terminal().rstrip().endswith(f"{shown}]")
 
 
+def test_the_progress_bar_shows_the_first_further_column_of_the_last_step(terminal):
+    values = iter([0.5, 0.25, 0.03125])
+
+    def gradient(theta, _):
+        return SimpleNamespace(loss=2.5, gradient=theta, size=next(values), more=7.0)
+
+    run(3, gradient=gradient, progress=True, columns=("size", "more"))
+    assert terminal().rstrip().endswith("loss 2.5, size 0.0312]")
+
+
 def test_the_progress_bar_starts_where_the_checkpoint_ends(tmp_path, terminal):
     run(3, out=tmp_path / "c.npz")
     run(3, resume=tmp_path / "c.npz", progress=True)

@@ -11,8 +11,8 @@ as well. Convolution and pooling are in `convolution.py`, losses in `tinymaml.lo
 from collections.abc import Sequence
 from typing import Any
 
-from tinymaml.autodiff.tape import Value, check_values
-from tinymaml.checks import shown
+from tinymaml.autodiff.tape import NUMBERS, Value, check_values, common_shape
+from tinymaml.checks import check_that, shown, whole_numbers
 
 
 def _record(name: str, x: Value, **attributes: Any) -> Value:
@@ -21,14 +21,37 @@ def _record(name: str, x: Value, **attributes: Any) -> Value:
     return x.tape.record(name, x, **attributes)
 
 
-def concatenate(vectors: Sequence[Value]) -> Value:
-    """Vectors end to end: (P1,), (P2,), ... -> (P1 + P2 + ...,)."""
-    if not isinstance(vectors, Sequence) or not vectors:
-        raise ValueError(f"vectors: expected a list of vectors, got {shown(vectors)}")
-    check_values(**{f"vectors[{i}]": vector for i, vector in enumerate(vectors)})
-    if len(vectors) == 1 and len(vectors[0].shape) == 1:
-        return vectors[0]
-    return vectors[0].tape.record("concat", *vectors)
+def concatenate(values: Sequence[Value], axis: int = 0) -> Value:
+    """Values end to end along an axis; all their other axes have the same lengths."""
+    if not isinstance(values, Sequence) or not values:
+        raise ValueError(f"values: expected a list of Values, got {shown(values)}")
+    check_values(**{f"values[{i}]": value for i, value in enumerate(values)})
+    axis = _axis(values[0], axis)
+    others = [(*v.shape[:axis], *v.shape[axis + 1 :]) for v in values]
+    same = all(shape == others[0] for shape in others)
+    fit = same and all(len(v.shape) > axis for v in values)
+    shapes = [v.shape for v in values]
+    check_that(fit, "values", f"equal shapes apart from axis {axis}", shapes)
+    if len(values) == 1:
+        return values[0]
+    # The joined axis comes first: there each value lies in one piece.
+    pieces = [v.transpose(*_first(axis, len(v.shape))).reshape(-1) for v in values]
+    total = sum(v.shape[axis] for v in values)
+    joined = values[0].tape.record("concat", *pieces).reshape(total, *others[0])
+    return joined.transpose(*range(1, axis + 1), 0, *range(axis + 1, len(shapes[0])))
+
+
+def _axis(x: Value, axis: int) -> int:
+    """The number of an axis from the front."""
+    check_values(x=x)
+    (number,) = whole_numbers("axis", [axis], least=-len(x.shape))
+    check_that(number < len(x.shape), "axis", f"an axis of shape {x.shape}", axis)
+    return number % len(x.shape)
+
+
+def _first(axis: int, rank: int) -> list[int]:
+    """The order of axes in which one comes first."""
+    return [axis, *(i for i in range(rank) if i != axis)]
 
 
 def relu(x: Value) -> Value:
@@ -56,14 +79,110 @@ def rsqrt(x: Value) -> Value:
     return _record("rsqrt", x)
 
 
-def logsumexp(x: Value) -> Value:
-    """log(sum(exp(x))) over the last axis: (..., C) -> (..., 1)."""
-    return _record("logsumexp", x)
+def sqrt(x: Value) -> Value:
+    """The square root; its slope at 0 is not a number."""
+    return 1 / rsqrt(x)
 
 
-def softmax(x: Value) -> Value:
-    """exp(x) / sum(exp(x)) over the last axis: probabilities from logits."""
-    return _record("softmax", x)
+def sin(x: Value) -> Value:
+    """The sine of an angle in radians."""
+    return _record("sin", x)
+
+
+def cos(x: Value) -> Value:
+    """The cosine of an angle in radians."""
+    return _record("cos", x)
+
+
+def sigmoid(x: Value) -> Value:
+    """1 / (1 + exp(-x)). Its error is that of a number near 1, for small results too:
+    the logarithm of a probability is `-softplus(-x)`."""
+    return tanh(x * 0.5) * 0.5 + 0.5
+
+
+def softplus(x: Value) -> Value:
+    """log(1 + exp(x)), which is a smooth relu; it does not overflow."""
+    check_values(x=x)
+    zeros = x.tape.constant(0.0, (x.size,))
+    pairs = concatenate([x.reshape(-1), zeros]).reshape(2, -1).T  # (x, 0) for each x
+    return logsumexp(pairs).reshape(*x.shape)
+
+
+def logsumexp(x: Value, axis: int = -1) -> Value:
+    """log(sum(exp(x))) over one axis, which keeps length 1: (..., C) -> (..., 1)."""
+    return _over_axis("logsumexp", x, axis)
+
+
+def softmax(x: Value, axis: int = -1) -> Value:
+    """exp(x) / sum(exp(x)) over one axis, the last: probabilities from logits."""
+    return _over_axis("softmax", x, axis)
+
+
+def _over_axis(name: str, x: Value, axis: int) -> Value:
+    """A primitive of the last axis, over any axis."""
+    axis = _axis(x, axis)
+    last = len(x.shape) - 1
+    if axis == last:
+        return _record(name, x)
+    moved = x.tape.record("swap", x, start=axis, middle=axis + 1, stop=last + 1)
+    out = _record(name, moved)
+    return out.tape.record("swap", out, start=axis, middle=last, stop=last + 1)
+
+
+def where(condition: Value, a: Value | float, b: Value | float) -> Value:
+    """a where the condition is above 0, else b, element by element.
+
+    condition: for instance a mask of zeros and ones that comes with the data, or a
+    difference: where(x - y, x, y) is the larger one. What is not chosen has no effect,
+    even if it is NaN, and neither value nor derivative pass through the condition. A
+    condition that is NaN chooses a.
+    """
+    condition, a, b = _broadcast(condition, a, b)
+    chosen = _gate(condition.tape.constant(1.0, condition.shape), condition)
+    return _gate(a, condition) + _gate(b, 0.5 - chosen)
+
+
+def maximum(a: Value, b: Value | float) -> Value:
+    """The larger of a and b, element by element; of equal ones a. NaN if one is."""
+    a, b = _broadcast(a, b)
+    one = a.tape.constant(1.0, a.shape)
+    # With NaN both differences let the number 1 through, and both a and b are added.
+    a_larger, b_larger = _gate(one, a - b), _gate(one, b - a)
+    return _gate(a, a_larger - b_larger + 0.5) + _gate(b, b_larger - 0.5)
+
+
+def minimum(a: Value, b: Value | float) -> Value:
+    """The smaller of a and b, element by element; of equal ones a. NaN if one is."""
+    return -maximum(-a, -b)
+
+
+def clip(x: Value, lowest: Value | float, highest: Value | float) -> Value:
+    """x, or the nearest number between two ends; its slope beyond them is 0."""
+    return minimum(maximum(x, lowest), highest)
+
+
+def _gate(x: Value, condition: Value) -> Value:
+    """x where the condition is above 0 or NaN, else 0."""
+    return x.tape.record("gate", x, condition)
+
+
+def _broadcast(*operands: Value | float) -> list[Value]:
+    """Values and numbers in their common shape."""
+    values = [x for x in operands if isinstance(x, Value)]
+    check_values(
+        **{
+            f"operand {i}": x
+            for i, x in enumerate(operands)
+            if not isinstance(x, NUMBERS)
+        }
+    )
+    shape = common_shape(*(x.shape for x in values))
+    return [
+        x.broadcast_to(shape)
+        if isinstance(x, Value)
+        else values[0].tape.constant(x, shape)
+        for x in operands
+    ]
 
 
 def stop_gradient(x: Value) -> Value:

@@ -107,6 +107,22 @@ class Full(Primitive):
         return np.full((1, *shape), number)
 
 
+class ConstantArray(Primitive):
+    """An array of numbers known when the tape is recorded, row after row."""
+
+    name = "constant_array"
+
+    def shape(*, shape, numbers):
+        fit = type(numbers) is tuple and all(type(n) is float for n in numbers)
+        expect(fit and whole(*shape, least=1), "constant_array: expected numbers")
+        size = prod(shape)
+        expect(len(numbers) == size, f"constant_array: {len(numbers)} for {shape}")
+        return shape
+
+    def evaluate(*, shape, numbers):
+        return np.reshape(numbers, (1, *shape))
+
+
 # --- arithmetic -----------------------------------------------------------------------
 
 
@@ -225,11 +241,13 @@ def relu(a):
     return np.where(a <= 0, a.dtype.type(0), a)
 
 
-# The slopes are: 1 where f > 0, else 0 (at the kink too); exp(a); 1 / a;
-# 1 - tanh(a)^2; -1 / a^2; and -1/2 (1 / sqrt(a))^3.
+# The slopes are: 1 where f > 0, else 0 (at the kink too); exp(a); 1 / a; cos(a);
+# -sin(a); 1 - tanh(a)^2; -1 / a^2; and -1/2 (1 / sqrt(a))^3.
 smooth("relu", relu, lambda t, f, a: t.tape.record("gate", t, f))
 smooth("exp", np.exp, lambda t, f, a: t * f)
 smooth("log", np.log, lambda t, f, a: t / a)
+smooth("sin", np.sin, lambda t, f, a: t * t.tape.record("cos", a))
+smooth("cos", np.cos, lambda t, f, a: -(t * t.tape.record("sin", a)))
 smooth("tanh", np.tanh, lambda t, f, a: t - t * (f * f))
 smooth("reciprocal", lambda a: 1 / a, lambda t, f, a: -(t * (f * f)))
 smooth("rsqrt", lambda a: 1 / np.sqrt(a), lambda t, f, a: t * (f * f * f) * -0.5)
@@ -325,6 +343,14 @@ class MatMul(Bilinear):
             return product("matmul", g, a, ta=True, tb=ta)
         return product("matmul", a, g, ta=not ta, tb=False)
 
+    def simplify(a, b, *, ta, tb):
+        """A product reads a transposed matrix as it lies."""
+        if "swap" not in (a.primitive.name, b.primitive.name):
+            return None
+        ta, tb = ta != (a.primitive.name == "swap"), tb != (b.primitive.name == "swap")
+        a, b = (x.arguments[0] if x.primitive.name == "swap" else x for x in (a, b))
+        return a.tape.record("matmul", a, b, ta=ta, tb=tb)
+
     def flops(out, a, b, *, ta, tb):
         return 2 * prod(a) * prod(out) // (a[1] if ta else a[0])
 
@@ -407,6 +433,39 @@ class Reshape(Linear):
         return g.reshape(*a.shape)
 
     def simplify(a, *, shape):
+        return fold(a, shape)
+
+
+class Swap(Linear):
+    """Axes start .. middle - 1 change places with axes middle .. stop - 1.
+
+    The transpose of a matrix is the swap of its two axes.
+    """
+
+    name = "swap"
+
+    def shape(a, *, start, middle, stop):
+        inside = whole(start, middle, stop) and start < middle < stop <= len(a)
+        expect(inside, f"swap: no axes {start}..{middle}..{stop} in shape {a}")
+        return (*a[:start], *a[middle:stop], *a[start:middle], *a[stop:])
+
+    def evaluate(a, *, start, middle, stop):
+        axes = [*range(a.ndim)]
+        first, second = axes[start + 1 : middle + 1], axes[middle + 1 : stop + 1]
+        return a.transpose(*axes[: start + 1], *second, *first, *axes[stop + 1 :])
+
+    def vjp(i, g, out, a, *, start, middle, stop):
+        back = start + stop - middle
+        return g.tape.record("swap", g, start=start, middle=back, stop=stop)
+
+    def simplify(a, *, start, middle, stop):
+        """An axis of length 1 moves by a reshape, and two swaps may be none."""
+        shape = Swap.shape(a.shape, start=start, middle=middle, stop=stop)
+        if 1 in (prod(a.shape[start:middle]), prod(a.shape[middle:stop])):
+            return a.reshape(*shape)
+        back = {"start": start, "middle": start + stop - middle, "stop": stop}
+        if a.primitive.name == "swap" and a.attributes == back:
+            return a.arguments[0]
         return fold(a, shape)
 
 

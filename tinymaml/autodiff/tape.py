@@ -25,21 +25,33 @@ Three things are in this file: `Primitive` says what an operation must be able t
 (`primitives.py` and `convolution.py` hold the table of them), `Tape` is the list, and
 `Value` is a symbolic array with the arithmetic of NumPy.
 
-Left out: control flow that depends on numbers. A tape is one straight line.
+Left out: control flow that depends on numbers. A tape is one straight line. Where a
+choice is made element by element, `functions.where` computes both sides and takes from
+each what is wanted. Also left out are indices that are arrays: a product with a matrix
+of zeros and ones, which comes with the data, chooses rows.
 """
 
 from collections.abc import Callable, Collection, Sequence
 from copy import copy
-from math import prod
+from math import log, prod
 from typing import Any, ClassVar, NamedTuple, NoReturn
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from tinymaml.checks import check_choice, check_end, plain, real_number, whole_numbers
+from tinymaml.checks import (
+    check_choice,
+    check_end,
+    check_that,
+    plain,
+    real_number,
+    shown,
+    whole_numbers,
+)
 
 Shape = tuple[int, ...]
 Array = NDArray[Any]
+Axes = int | Sequence[int] | None
 NUMBERS = (int, float, np.integer, np.floating)
 PRIMITIVES: dict[str, type["Primitive"]] = {}
 
@@ -189,6 +201,21 @@ class Tape:
         """An array of the given shape, filled with one number."""
         number = real_number("number", number)
         return self.record("full", shape=whole_numbers("shape", shape), number=number)
+
+    def constant_array(self, numbers: ArrayLike) -> "Value":
+        """An array of fixed numbers, as they are now: changing it later has no effect.
+
+        What differs from task to task or from call to call is an input instead. Raises
+        ValueError where there are no real numbers.
+
+        >>> Tape().constant_array([[0.5, 1.0], [2.0, 4.0]])
+        Value(constant_array, shape=(2, 2))
+        """
+        array = np.asarray(numbers)
+        fits = array.dtype.kind in "biuf" and array.size > 0
+        check_that(fits, "numbers", "an array of real numbers", shown(numbers))
+        flat = tuple(map(float, array.ravel()))
+        return self.record("constant_array", shape=array.shape, numbers=flat)
 
     def output(self, name: str, value: "Value", reduction: str = "each") -> None:
         """Name a value as a result of the tape.
@@ -345,9 +372,20 @@ def check_values(**values: Any) -> None:
 class Value:
     """A symbolic array on a tape: a shape, and the index of the node that computes it.
 
-    `+`, `-`, `*`, `/` and `@` work as in NumPy, between values or with numbers. What
-    has no operator is in `functions.py`. Nothing is computed, so a value has no
-    numbers: only a backend that runs the tape finds them.
+    `+`, `-`, `*`, `/`, `**`, `@`, `abs`, indices and slices work as in NumPy, between
+    values or with numbers. What has no operator is in `functions.py`. Nothing is
+    computed, so a value has no numbers: only a backend that runs the tape finds them.
+
+    There are few primitives, so an operator may record several of them, which derive
+    and run like anything else:
+
+    - `x**3` records products, and `x**0.3` is exp(0.3 log(x)).
+    - `x[1:3]` along the first axis is a `slice` of the elements in a row. Any other
+      axis first comes to the front by a `swap` of axes, and goes back afterwards.
+    - `x.T` records swaps, and a product `x.T @ y` none: it reads x as it lies.
+    - `x @ y` of stacks of matrices is one product for each pair, joined by `concat`.
+
+    A part costs nothing where its elements lie in one piece; a swap copies the array.
 
     Broadcasting is written out: `matrix + vector` records a reshape and a `broadcast`
     before the `add`. So the derivative of `add` need not know about it: the transpose
@@ -363,6 +401,14 @@ class Value:
     Value(add, shape=(5, 3))
     >>> [node.primitive.name for node in tape.nodes]
     ['input', 'input', 'reshape', 'broadcast', 'add']
+
+    A column of a matrix does not lie in one piece. It is the first row of the
+    transpose, and this is what is recorded:
+
+    >>> x[:, 0]
+    Value(slice, shape=(5,))
+    >>> [node.primitive.name for node in tape.nodes[5:8]]
+    ['swap', 'reshape', 'slice']
     """
 
     __slots__ = ("tape", "index", "shape")
@@ -475,26 +521,170 @@ class Value:
     def __neg__(self) -> "Value":
         return self * -1.0
 
+    def __pow__(self, exponent: "float | Value") -> "Value":
+        """self^exponent; a whole exponent is a product, any other wants self > 0.
+
+        A product is right for negative numbers as well, and so are its derivatives.
+        For other exponents the derivative of x^p passes through log(x), which has none
+        at 0: there it is not a number, also where p is above 1.
+
+        >>> Tape().input("x", (3,)) ** -2
+        Value(reciprocal, shape=(3,))
+        """
+        if isinstance(exponent, NUMBERS):
+            power = real_number("exponent", +exponent)
+            if power < 0:
+                return 1 / self**-power
+            if power.is_integer():
+                # self^13 is self^8 self^4 self^1, because 13 is 1101 in binary: the
+                # squares of squares self, self^2, self^4, ... are multiplied where the
+                # exponent has the digit 1. So 13 takes five products and not twelve.
+                result, square = self.tape.constant(1.0, self.shape), self
+                for digit in reversed(f"{int(power):b}"):
+                    result = result * square if digit == "1" else result
+                    square = square * square
+                return result
+            exponent = self.tape.constant(power)
+        return self.tape.record("exp", self.tape.record("log", self) * exponent)
+
+    def __rpow__(self, base: float) -> "Value":
+        """base^self for a base above 0."""
+        # base^x is exp(x log(base)), and the logarithm is taken while recording.
+        base = real_number("base", base)
+        check_that(base > 0, "base", "more than 0", base)
+        return self.tape.record("exp", self * log(base))
+
+    def __abs__(self) -> "Value":
+        """|self|, with slope 0 at 0."""
+        # One of the two terms is 0. At 0 both are, and both slopes of relu are 0 there.
+        return self.tape.record("relu", self) + self.tape.record("relu", -self)
+
     def __matmul__(self, other: "Value") -> "Value":
+        """The product of matrices, or of stacks (..., m, k) and (..., k, n) of them.
+
+        A vector is a row on the left and a column on the right, as in NumPy. A stack
+        times one matrix is one product; two stacks are one product for each pair.
+        """
         check_values(value=self, operand=other)
-        return self.tape.record("matmul", self, other, ta=False, tb=False)
+        a, b = self.shape, other.shape
+        check_that(a and b, "matmul", "matrices or vectors", f"{a} and {b}")
+        # A vector becomes a matrix, and the axis that this has added is dropped again.
+        if len(a) == 1:
+            row = self.reshape(1, -1) @ other
+            return row[0] if len(b) == 1 else row[..., 0, :]
+        if len(b) == 1:
+            return (self @ other.reshape(-1, 1))[..., 0]
+        if len(a) == len(b) == 2:
+            return self.tape.record("matmul", self, other, ta=False, tb=False)
+        # All rows of a stack are rows of one tall matrix, which is multiplied at once.
+        if len(b) == 2:
+            return (self.reshape(-1, a[-1]) @ other).reshape(*a[:-1], b[-1])
+        # Two stacks are broadcast to one shape, as far as they need. Then the matrices
+        # of each are counted from 0: left[i] is one of them, in one piece of memory.
+        stack = common_shape(a[:-2], b[:-2])
+        left = self.broadcast_to((*stack, *a[-2:])).reshape(-1, *a[-2:])
+        right = other.broadcast_to((*stack, *b[-2:])).reshape(-1, *b[-2:])
+        pairs = [(left[i] @ right[i]).reshape(-1) for i in range(prod(stack))]
+        return self.tape.record("concat", *pairs).reshape(*stack, a[-2], b[-1])
 
     __rmatmul__ = __matmul__  # An array on the left is refused like one on the right.
 
     # --- shapes -----------------------------------------------------------------------
 
-    def __getitem__(self, window: slice) -> "Value":
-        """The elements start:stop of a vector; there is no other indexing."""
-        try:
-            (length,) = self.shape
-            start, stop, step = window.indices(length)
-        except (AttributeError, TypeError, ValueError):
-            step = 0  # It is no vector or no slice, or the ends are no numbers.
-        if step != 1:
-            raise TypeError("index: a Value is indexed as vector[start:stop] only")
-        if (start, stop) == (0, self.size):
+    def __getitem__(self, index: Any) -> "Value":
+        """The part that whole numbers and slices choose, as in NumPy.
+
+        A number drops its axis, and a slice keeps it. `...` stands for all axes that
+        are not named, by default at the end, and None for a new axis of length 1.
+        Raises TypeError for anything else, such as a mask or an array of indices, and
+        for a slice with a negative step, ValueError where nothing would be left.
+
+        >>> x = Tape().input("x", (4, 3, 5))
+        >>> x[1:3, ..., -1].shape, x[::2].shape, x[0, None].shape
+        ((2, 3), (2, 3, 5), (1, 3, 5))
+        """
+        # First the `...`, written or not, is replaced by a full slice for each axis
+        # that is not named. It is found by `is`: `==` would ask a Value for its truth.
+        entries = [*index] if type(index) is tuple else [index]
+        dots = [i for i, entry in enumerate(entries) if entry is ...]
+        axes = len(entries) - len(dots) - sum(entry is None for entry in entries)
+        fits = len(dots) <= 1 and axes <= len(self.shape)
+        check_that(fits, "index", f"at most {len(self.shape)} axes", shown(index))
+        place = dots[0] if dots else len(entries)
+        rest = [slice(None)] * (len(self.shape) - axes)
+        # Then the axes are cut one after the other. `shape` is what is left of them at
+        # the end: all axes are still there until the last reshape, also those dropped.
+        value, axis, shape = self, 0, list[int]()
+        for entry in [*entries[:place], *rest, *entries[place + len(dots) :]]:
+            if entry is None:
+                shape.append(1)
+                continue
+            start, stop, step = _window(entry, self.shape[axis])
+            value = value._part(axis, start, stop, step)
+            if isinstance(entry, slice):
+                shape.append(value.shape[axis])
+            axis += 1
+        return value.reshape(*shape)
+
+    def _part(self, axis: int, start: int, stop: int, step: int) -> "Value":
+        """The elements start:stop:step along one axis, which stays."""
+        length, others = self.shape[axis], self.shape[1:]
+        if (start, stop, step) == (0, length, 1):
             return self
-        return self.tape.record("slice", self, start=start, stop=stop)
+        if axis > 0:  # The axis goes to the front, where a part lies in one piece.
+            front = self.tape.record("swap", self, start=0, middle=axis, stop=axis + 1)
+            part = front._part(0, start, stop, step)
+            return part.tape.record("swap", part, start=0, middle=1, stop=axis + 1)
+        # Along the first axis an element is `row` numbers in one piece, and start:stop
+        # is one piece of the whole, seen as a vector.
+        row, count = self.size // length, -(-(stop - start) // step)
+        ends = {"start": start * row, "stop": stop * row}
+        part = self.tape.record("slice", self.reshape(-1), **ends)
+        # x[::3] takes the first of every three elements: a new axis counts within the
+        # threes, and of this axis the part 0:1 is taken. The last group may lack some
+        # elements, and is filled up with zeros, which nothing reads.
+        if step > 1:
+            if missing := count * step * row - part.size:
+                zeros = self.tape.constant(0.0, (missing,))
+                part = self.tape.record("concat", part, zeros)
+            part = part.reshape(count, step, *others)._part(1, 0, 1, 1)
+        return part.reshape(count, *others)
+
+    def transpose(self, *axes: int | Sequence[int]) -> "Value":
+        """The axes in another order, by default reversed.
+
+        Raises ValueError unless every axis is named once.
+
+        >>> Tape().input("x", (2, 3, 4)).transpose(1, 0, 2).shape
+        (3, 2, 4)
+        """
+        rank = len(self.shape)
+        one = len(axes) == 1 and not isinstance(axes[0], int | np.integer)
+        named = whole_numbers("axes", axes[0] if one else axes, least=-rank)
+        order = [i % rank for i in named] or [*reversed(range(rank))]
+        fits = sorted(order) == [*range(rank)]
+        check_that(fits, "axes", f"every axis of shape {self.shape} once", named)
+        # The places are filled from the first to the last. Where the axis that belongs
+        # to a place stands further behind, a swap puts it in front of all that stand
+        # between; `now` tells which axis stands where after the swaps so far.
+        value, now = self, [*range(rank)]
+        for place, axis in enumerate(order):
+            start = now.index(axis)
+            stop = start + 1
+            # Axes that follow each other now and in the new order move together, in one
+            # swap: that of a stack (T, N, H, W) -> (H, W, T, N) is one and not two.
+            while stop < rank and now[stop] == order[place + stop - start]:
+                stop += 1
+            if start > place:
+                ends = {"start": place, "middle": start, "stop": stop}
+                value = self.tape.record("swap", value, **ends)
+                now[place:stop] = now[start:stop] + now[place:start]
+        return value
+
+    @property
+    def T(self) -> "Value":
+        """The transpose: the axes in reversed order."""
+        return self.transpose()
 
     def reshape(self, *shape: int | Sequence[int]) -> "Value":
         """The same elements in the same order; one size may be -1, to be inferred.
@@ -539,15 +729,14 @@ class Value:
         if isinstance(other, NUMBERS):
             return self, self.tape.constant(real_number("operand", +other), self.shape)
         check_values(value=self, operand=other)
-        rank = max(len(self.shape), len(other.shape))
-        padded = [(1,) * (rank - len(v.shape)) + v.shape for v in (self, other)]
-        shape = tuple(m if n == 1 else n for n, m in zip(*padded, strict=True))
+        shape = common_shape(self.shape, other.shape)
         return self.broadcast_to(shape), other.broadcast_to(shape)
 
-    def sum(self, axis: int | Sequence[int] | None = None) -> "Value":
+    def sum(self, axis: Axes = None, keepdims: bool = False) -> "Value":
         """The sum over the given axes, which disappear; over all axes by default.
 
-        Raises ValueError for an axis that the value does not have.
+        With keepdims they keep length 1. Raises ValueError for an axis that the value
+        does not have.
 
         >>> Tape().input("x", (2, 3, 4)).sum(axis=(0, -1)).shape
         (3,)
@@ -562,12 +751,53 @@ class Value:
         total = self
         for start, stop in _ranges(summed):
             total = self.tape.record("sum", total, start=start, stop=stop)
+        if keepdims:
+            return total
         return total.reshape(*(n for i, n in enumerate(self.shape) if i not in summed))
 
-    def mean(self, axis: int | Sequence[int] | None = None) -> "Value":
-        """The mean over the given axes, which disappear; over all axes by default."""
-        total = self.sum(axis)
+    def mean(self, axis: Axes = None, keepdims: bool = False) -> "Value":
+        """The mean over the given axes; as `sum` in everything else.
+
+        >>> x = Tape().input("x", (2, 3, 4))
+        >>> (x - x.mean(axis=1, keepdims=True)).shape
+        (2, 3, 4)
+        """
+        total = self.sum(axis, keepdims)
         return total * (total.size / self.size)
+
+
+def common_shape(*shapes: Shape) -> Shape:
+    """The shape to which all broadcast, by NumPy's rules.
+
+    >>> common_shape((3, 1), (5,))
+    (3, 5)
+    """
+    try:
+        return np.broadcast_shapes(*shapes)
+    except ValueError:
+        came = " and ".join(map(str, shapes))
+        raise ValueError(f"shapes: expected a common one, got {came}") from None
+
+
+def _window(entry: Any, length: int) -> tuple[int, int, int]:
+    """(start, stop, step) of one entry of an index, for an axis of this length.
+
+    >>> _window(-1, 5), _window(slice(None, None, 2), 5)
+    ((4, 5, 1), (0, 5, 2))
+    """
+    if isinstance(entry, int | np.integer) and not isinstance(entry, bool):
+        expected = f"a number from {-length} to {length - 1}"
+        check_that(-length <= entry < length, "index", expected, entry)
+        return int(entry) % length, int(entry) % length + 1, 1
+    try:
+        start, stop, step = entry.indices(length)
+    except (AttributeError, TypeError, ValueError):
+        step = 0  # It is no slice, or its ends are no numbers.
+    if step < 1:
+        expected = "whole numbers, slices with a positive step, None and ..."
+        raise TypeError(f"index: expected {expected}, got {shown(entry)}")
+    check_that(start < stop, "index", "at least one element", entry)
+    return start, stop, step
 
 
 def _ranges(axes: Collection[int]) -> list[tuple[int, int]]:

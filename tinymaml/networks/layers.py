@@ -14,7 +14,7 @@ their tape and computes nothing.
 Left out: layers for images, which are in `images.py`; recurrent layers.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from math import prod, sqrt
 from typing import Any, NoReturn
@@ -39,7 +39,10 @@ from tinymaml.checks import (
 
 Array = np.ndarray[Any, Any]
 Initialiser = Callable[[np.random.Generator, tuple[int, ...]], Array]
-ACTIVATIONS = {"relu": functions.relu, "tanh": functions.tanh}
+ACTIVATIONS = {
+    name: getattr(functions, name)
+    for name in ("relu", "tanh", "sigmoid", "softplus", "sin")
+}
 
 
 # --- initialisation -------------------------------------------------------------------
@@ -179,15 +182,27 @@ class Linear(Layer):
 
 
 class Activation(Layer):
-    """relu or tanh, element by element."""
+    """A function of one value, element by element.
 
-    def __init__(self, name: str) -> None:
-        check_choice("activation", name, ACTIVATIONS)
+    name: "relu", "tanh", "sigmoid", "softplus" or "sin"; or a function of your own,
+    from a Value to a Value of the same shape.
+
+    >>> Activation(lambda x: x * functions.sigmoid(x)).shapes  # no parameters
+    {}
+    """
+
+    def __init__(self, name: str | Callable[[Value], Value]) -> None:
+        if not callable(name):
+            check_choice("activation", name, ACTIVATIONS)
         self.name = name
 
     def __call__(self, parameters: Sequence[Value], x: Value) -> Value:
         """The activation of x."""
-        return ACTIVATIONS[self.name](x)
+        function = self.name if callable(self.name) else ACTIVATIONS[self.name]
+        result = function(x)
+        fits = isinstance(result, Value) and result.shape == x.shape
+        check_that(fits, "activation", f"a Value of shape {x.shape}", shown(result))
+        return result
 
 
 # --- networks -------------------------------------------------------------------------
@@ -286,6 +301,42 @@ class Network(ReadOnly):
         tape.output("prediction", self(*values))
         return get_backend("numpy").compile(tape, theta.dtype)(arrays)["prediction"][0]
 
+    def unflatten(self, theta: Array, torch: bool = False) -> dict[str, Array]:
+        """The parameters by name, as copies, in the shapes of `layout`.
+
+        torch: in PyTorch's layout. There the last two axes of a weight come first, in
+        reversed order: (inputs, outputs) -> (outputs, inputs), and (kernel, kernel, C,
+        F) -> (F, C, kernel, kernel).
+
+        >>> network = MLP([2, 1])
+        >>> network.unflatten(np.array([1.0, 2.0, 3.0]), torch=True)
+        {'linear1.weight': array([[1., 2.]]), 'linear1.bias': array([3.])}
+        """
+        check_theta(theta, self.size, finite=False)
+        arrays = {n: theta[s].reshape(shape) for n, (s, shape) in self.layout.items()}
+        return {
+            name: (array.transpose(_torch_axes(array.ndim)) if torch else array).copy()
+            for name, array in arrays.items()
+        }
+
+    def flatten(
+        self, arrays: Mapping[str, Array], torch: bool = False, dtype: str = "float32"
+    ) -> Array:
+        """theta (size,) from all parameters by name: the way back of `unflatten`.
+
+        Raises ValueError when a parameter is missing, unknown or of another shape.
+        """
+        same = sorted(arrays) == sorted(self.layout)
+        check_that(same, "arrays", f"the parameters {[*self.layout]}", [*arrays])
+        theta = np.empty(self.size, check_dtype(dtype))
+        for name, (span, shape) in self.layout.items():
+            array = np.asarray(arrays[name])
+            if torch:
+                array = array.transpose(np.argsort(_torch_axes(array.ndim)))
+            check_that(array.shape == shape, name, f"shape {shape}", array.shape)
+            theta[span] = array.ravel()
+        return theta
+
     def vector(self, default: float, dtype: str = "float32", **values: float) -> Array:
         """One number for each parameter, shape (size,).
 
@@ -303,6 +354,12 @@ class Network(ReadOnly):
             check_choice("parameter", name, self.layout)
             vector[self.layout[name][0]] = real_number(name, value)
         return vector
+
+
+def _torch_axes(rank: int) -> tuple[int, ...]:
+    """The axes of a parameter in PyTorch's order: the last two first, reversed."""
+    axes = tuple(range(rank))
+    return (*reversed(axes[-2:]), *axes[:-2])
 
 
 def check_network_inputs(theta: Any, x: Any, x_support: Any = None) -> None:
@@ -330,11 +387,12 @@ class MLP(Network):
     def __init__(
         self,
         sizes: Sequence[int],
-        activation: str = "relu",
+        activation: str | Callable[[Value], Value] = "relu",
         initialiser: Initialiser | None = None,
     ) -> None:
         sizes = whole_numbers("sizes", sizes)
         check_that(len(sizes) > 1, "sizes", "inputs and outputs at least", sizes)
+        self.sizes, self.activation, self.initialiser = sizes, activation, initialiser
         layers: list[Layer] = []
         for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
             layers += [Linear(inputs, outputs, initialiser), Activation(activation)]

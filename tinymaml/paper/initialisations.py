@@ -4,9 +4,11 @@
     maml = start.recipe.maml(start.network)
     logits = maml.predict(start.network, start.theta, tasks, steps=3)
 
-What took an hour of meta-training adapts to five drawn characters in a moment. A file
-holds theta, the recipe that theta was trained with, and facts about the training. Its
-digest is verified when it is read, and nothing is unpickled.
+What took an hour of meta-training adapts to five drawn characters in a moment. Others
+fit a wave to a few points (sinusoid-), or move to a goal that is not seen
+(navigation-). A file holds theta, the recipe that adapts it, and facts: what theta was
+trained on, by which command, and how well it does at test. Its digest is verified when
+it is read, and nothing is unpickled.
 """
 
 import os
@@ -15,29 +17,31 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tinymaml.checks import Array, check_choice, check_theta
-from tinymaml.networks.images import ImageNetwork
-from tinymaml.paper.recipes import RECIPES, Recipe
+from tinymaml.checks import Array, check_choice, check_that, check_theta
+from tinymaml.files import FilePath
+from tinymaml.paper.recipes import RECIPES, NavigationRecipe, Recipe, SinusoidRecipe
 from tinymaml.training.checkpoint import (
     CheckpointError,
     load_checkpoint,
     save_checkpoint,
 )
 
+AnyRecipe = Recipe | SinusoidRecipe | NavigationRecipe
+
 
 class Initialisation(NamedTuple):
-    """A meta-learned theta, with its recipe, network and facts about the training."""
+    """A trained theta to adapt from, with its recipe, network and facts."""
 
     theta: Array  # (P,) float32
-    recipe: Recipe
-    network: ImageNetwork
-    facts: dict[str, Any]  # data, classes, iteration, accuracy, command: as saved
+    recipe: Any  # a Recipe, SinusoidRecipe or NavigationRecipe
+    network: Any  # what theta is the parameters of; for navigation, a GaussianPolicy
+    facts: dict[str, Any]  # data, method, test figures, command and more: as saved
 
     def __repr__(self) -> str:
         network = type(self.network).__name__
         facts = {
             "theta": f"{self.theta.shape} {self.theta.dtype}, parameters of {network}",
-            "recipe": f"{self.recipe.name}, losses scaled {self.recipe.scaling}",
+            **_settings(self.recipe),
             **{f"facts.{name}": value for name, value in self.facts.items()},
         }
         width = max(map(len, facts))
@@ -45,8 +49,15 @@ class Initialisation(NamedTuple):
         return "\n".join(["Initialisation", *lines])
 
 
+def _settings(recipe: AnyRecipe) -> dict[str, Any]:
+    """What a file says of a recipe: its name, and what differs between files."""
+    if isinstance(recipe, Recipe):
+        return {"recipe": recipe.name, "scaling": recipe.scaling}
+    return {"recipe": recipe.name, **vars(recipe)}
+
+
 def save_initialisation(
-    path: str | os.PathLike[str], theta: Array, recipe: Recipe, facts: Mapping[str, Any]
+    path: FilePath, theta: Array, recipe: AnyRecipe, facts: Mapping[str, Any]
 ) -> None:
     """Write theta (P,) with its recipe and facts (JSON values), whole or not at all.
 
@@ -54,11 +65,10 @@ def save_initialisation(
     is not finite.
     """
     check_theta(theta, recipe.network().size)
-    config = {"recipe": recipe.name, "scaling": recipe.scaling}
-    save_checkpoint(path, {"theta": theta}, config, facts)
+    save_checkpoint(path, {"theta": theta}, _settings(recipe), facts)
 
 
-def load_initialisation(path: str | os.PathLike[str]) -> Initialisation:
+def load_initialisation(path: FilePath) -> Initialisation:
     """Read what `save_initialisation` wrote.
 
     Raises CheckpointError when the file is damaged or is another checkpoint, OSError
@@ -66,21 +76,30 @@ def load_initialisation(path: str | os.PathLike[str]) -> Initialisation:
     """
     checkpoint = load_checkpoint(path)
     try:
-        name, scaling = (checkpoint.config[key] for key in ("recipe", "scaling"))
-        recipe = RECIPES[name].scaled(scaling)
+        settings = dict(checkpoint.config)
+        name = settings.pop("recipe")
+        kinds: dict[str, Any] = {k.name: k for k in (SinusoidRecipe, NavigationRecipe)}
+        recipe = (RECIPES[name].scaled if name in RECIPES else kinds[name])(**settings)
         theta, network = checkpoint.arrays["theta"], recipe.network()
         check_theta(theta, network.size)
-        facts = dict(checkpoint.state)
+        recipe.maml(network, backend="numpy")  # refuses settings that do not fit
+        came, expected = checkpoint.config, _settings(recipe)
+        check_that(came == expected, "settings", f"all of {[*expected]}", [*came])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{os.fspath(path)}: expected an initialisation, got another checkpoint "
             f"({str(error)[:300]})"
         ) from None
-    return Initialisation(theta, recipe, network, facts)
+    return Initialisation(theta, recipe, network, checkpoint.state)
 
 
 def pretrained(name: str) -> Initialisation:
     """An initialisation that comes with the package.
+
+    "omniglot-5w1s" and "omniglot-5w1s-background" classify five characters.
+    "sinusoid-maml", "sinusoid-first-order" and "sinusoid-pretrained" fit waves, from
+    10 points of each in training: MAML, first-order MAML, and a network pretrained on
+    all waves at once. "navigation-maml" and "navigation-pretrained" are policies.
 
     Raises ValueError for another name, with the names of all initialisations.
 

@@ -1,4 +1,7 @@
-"""Tables 1 and 3 as data: everything that decides what is trained, for each cell.
+"""The paper's settings as data: everything that decides what is trained.
+
+`RECIPES` has the cells of tables 1 and 3, `SinusoidRecipe` section 5.1,
+`NavigationRecipe` section 5.3:
 
     recipe = RECIPES["5w1s"]
     network = recipe.network()
@@ -15,7 +18,9 @@ mean.
 Left out: the data, which are in `tinymaml.tasks`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,9 +28,13 @@ import numpy as np
 from tinymaml.autodiff.tape import Value
 from tinymaml.checks import Array, check_arrays, check_choice, check_that
 from tinymaml.learner import MAML
-from tinymaml.losses import cross_entropy
+from tinymaml.losses import cross_entropy, squared_error
 from tinymaml.networks import images
 from tinymaml.networks.images import ImageNetwork
+from tinymaml.networks.layers import MLP, Network, truncated_normal, xavier_uniform
+from tinymaml.rl.maml_trpo import MAMLTRPO
+from tinymaml.rl.policy import GaussianPolicy
+from tinymaml.tasks.navigation import Navigation
 from tinymaml.variants.context_vector import OmniglotContext
 
 NETWORKS = {
@@ -39,18 +48,16 @@ SCALINGS = ("per_shot", "mean")
 
 @dataclass(frozen=True)
 class RecipeLoss:
-    """The cross-entropy of a network, scaled as a recipe says; it can be pickled."""
+    """The loss of a network's predictions; it can be pickled."""
 
-    network: ImageNetwork
-    scaling: str
-    shots: int
+    network: Network
+    compare: Callable[[Value, Value], Value]  # predictions and y, to one number
 
     def __call__(
         self, theta: Value, x: Value, y: Value, x_support: Value | None = None
     ) -> Value:
-        """The loss of examples x (N, H, W, C) with classes y (N, ways)."""
-        logits = self.network(theta, x, x_support)
-        return cross_entropy(logits, y, self.scaling, self.shots)
+        """The loss of examples x (N, ...) with targets or classes y (N, outputs)."""
+        return self.compare(self.network(theta, x, x_support), y)
 
 
 @dataclass(frozen=True)
@@ -123,10 +130,62 @@ class Recipe:
         "support", its query loss uses the statistics of the support examples. options:
         further arguments of `MAML`.
         """
-        loss = RecipeLoss(network, self.scaling, self.shots)
+        compare = partial(cross_entropy, scaling=self.scaling, shots=self.shots)
+        loss = RecipeLoss(network, compare)
         alpha = network.adapted_only(self.alpha, "float64")
         first = loss, alpha, self.steps, order
         return MAML(*first, query_loss=loss, clip=self.clip, **options)
+
+
+@dataclass(frozen=True)
+class SinusoidRecipe:
+    """Regression on sinusoids, section 5.1: one inner step in meta-training.
+
+    Attributes:
+        alpha: the inner learning rate, on the mean squared error.
+        name: "sinusoid".
+
+    >>> SinusoidRecipe().network().size
+    1761
+    """
+
+    alpha: float = 0.001
+    name = "sinusoid"
+
+    def network(self) -> MLP:
+        """The network 1-40-40-1 with the initial weights of the authors' code."""
+        return MLP([1, 40, 40, 1], initialiser=truncated_normal(0.01))
+
+    def maml(self, network: Network, order: int = 2, **options: Any) -> MAML:
+        """`MAML` with the numbers of this recipe; options: its further arguments."""
+        return MAML(RecipeLoss(network, squared_error), self.alpha, 1, order, **options)
+
+
+@dataclass(frozen=True)
+class NavigationRecipe:
+    """2D navigation, section 5.3: one inner step in meta-training.
+
+    Attributes:
+        alpha: the inner learning rate; at test it is halved after the first step.
+        reward: "distance" as in the authors' code, or "squared", see `Navigation`.
+        name: "navigation".
+
+    >>> NavigationRecipe().network().size
+    10604
+    """
+
+    alpha: float = 0.5
+    reward: str = "distance"
+    name = "navigation"
+
+    def network(self) -> GaussianPolicy:
+        """The policy 2-100-100-2, a network and the deviations of its actions."""
+        return GaussianPolicy(MLP([2, 100, 100, 2], initialiser=xavier_uniform()), 2)
+
+    def maml(self, policy: GaussianPolicy, order: int = 2, **options: Any) -> MAMLTRPO:
+        """`MAMLTRPO` with the numbers of this recipe; options: further arguments."""
+        first = policy, Navigation(self.reward), self.alpha
+        return MAMLTRPO(*first, order=order, **options)
 
 
 def accuracy(logits: Array, y: Array) -> Array:

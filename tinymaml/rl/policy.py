@@ -23,7 +23,7 @@ from tinymaml.autodiff.tape import Tape, Value
 from tinymaml.backends import Backend, Program, get_backend
 from tinymaml.backends.programs import ProgramCache
 from tinymaml.checks import Array, check_dtype, check_sizes, check_that
-from tinymaml.networks.layers import Network, ReadOnly
+from tinymaml.networks.layers import MLP, Network, ReadOnly, xavier_uniform
 
 LEAST_LOG_STD = log(1e-6)  # the lower bound in the authors' code
 
@@ -43,7 +43,10 @@ class GaussianPolicy(ReadOnly):
     backend, threads: what runs the network when the policy acts; see `get_backend`.
 
     The last A numbers of theta (P,) are log sigma. They start at 0, and a number below
-    log 1e-6 counts as log 1e-6, as in the authors' code. Attributes are read-only.
+    log 1e-6 counts as log 1e-6, as in the authors' code. An MLP without an initialiser
+    starts from the authors' weights, `xavier_uniform()`: with the larger ones of
+    `he_normal()` the observations of a fast body make actions so large that the first
+    inner step ruins the policy. Attributes are read-only.
 
     >>> from tinymaml.networks.layers import MLP
     >>> GaussianPolicy(MLP([2, 100, 100, 2]), actions=2, backend="numpy")
@@ -61,6 +64,8 @@ class GaussianPolicy(ReadOnly):
         if not hasattr(network, "size") or not callable(network):
             expected = "expected a network from observations to means, such as an MLP"
             raise TypeError(f"network: {expected}, got {network!r}")
+        if isinstance(network, MLP) and network.initialiser is None:
+            network = MLP(network.sizes, network.activation, xavier_uniform())
         self.network, self.actions = network, actions
         self.size = network.size + actions
         self.backend = get_backend(backend, threads)

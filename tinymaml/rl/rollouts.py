@@ -6,8 +6,9 @@
 T tasks, each with its own parameters, and B trajectories in each of them take a step at
 the same time, so the policy is called once for each step. Trajectories end at different
 times: the arrays have the length of the horizon, and the mask is True for the steps
-that were taken. All randomness comes in as `noise`, so the same noise gives the same
-bits. This is line 5 (and line 8) of the paper's algorithm 3.
+that were taken. All randomness comes in as `noise` of the actions and `start_noise` of
+the first states, so the same noise gives the same bits. This is line 5 (and line 8) of
+the paper's algorithm 3.
 
 Left out: simulators that are written elsewhere. Any object with the methods of
 `Environment` can be used.
@@ -34,17 +35,20 @@ class Environment(Protocol):
     """The dynamics of T tasks with B trajectories each, as functions of arrays.
 
     `tasks` is an array of what distinguishes the tasks, with a leading task axis.
+    `start_noise` is D, how many standard normal numbers place a trajectory at its
+    start: 0 where all start alike.
     """
 
     observations: int
     actions: int
     horizon: int
+    start_noise: int
 
     def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
         """Draw new tasks: an array with the given leading axes."""
 
-    def start(self, tasks: Array, trajectories: int) -> Array:
-        """The initial states of trajectories: (T, B, ...)."""
+    def start(self, tasks: Array, trajectories: int, noise: Array) -> Array:
+        """The initial states of trajectories, (T, B, ...), for noise (T, B, D)."""
 
     def observe(self, states: Array, tasks: Array) -> Array:
         """What the agent sees in these states: (T, B, observations)."""
@@ -92,24 +96,35 @@ class Trajectories(NamedTuple):
 
 # [alg3-line5]
 def roll_out(
-    policy: Actor, environment: Environment, thetas: Array, tasks: Array, noise: Array
+    policy: Actor,
+    environment: Environment,
+    thetas: Array,
+    tasks: Array,
+    noise: Array,
+    start_noise: Array | None = None,
 ) -> Trajectories:
     """B trajectories in each of T tasks, in task i by the policy of theta_i.
 
     policy: a `GaussianPolicy`, or any object with its method `act`. thetas: (T, P),
     float32 or float64. tasks: (T, ...), from `environment.draw`. noise: standard normal
-    numbers, (T, B, horizon, A), of the dtype of thetas.
+    numbers, (T, B, horizon, A), of the dtype of thetas. start_noise: standard normal
+    numbers too, (T, B, D), where the environment starts at random; else None.
 
     Raises ValueError or TypeError naming the argument that does not fit.
     """
     _check_arguments(policy, environment, thetas, tasks, noise)
     count, trajectories, horizon, _ = noise.shape
+    if start_noise is None:
+        start_noise = np.zeros((count, trajectories, 0))
+    shape = (count, trajectories, environment.start_noise)
+    came = start_noise.shape
+    check_that(came == shape, "start_noise", f"shape {shape}", came)
     # Time is the first axis until all steps are taken, so that each step is contiguous.
     shape = (horizon, count, trajectories)
     observations = np.zeros((*shape, environment.observations), thetas.dtype)
     actions = np.zeros((*shape, policy.actions), thetas.dtype)
     rewards, mask = np.zeros(shape), np.zeros(shape, dtype=bool)
-    states = environment.start(tasks, trajectories)
+    states = environment.start(tasks, trajectories, start_noise)
     alive = np.ones(shape[1:], dtype=bool)
     for t in range(horizon):
         x = environment.observe(states, tasks).astype(thetas.dtype)

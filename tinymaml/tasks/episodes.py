@@ -91,9 +91,8 @@ class Episodes:
                 raise TypeError(f"{name}: expected no mask, got a masked array")
         images = np.asarray(images)
         if images.dtype != np.uint8 and images.dtype.kind != "f":
-            raise TypeError(
-                f"images: expected uint8 or a floating dtype, got {images.dtype}"
-            )
+            expected = "uint8 or a floating dtype"
+            raise TypeError(f"images: expected {expected}, got {images.dtype}")
         shape = images.shape
         expected = "shape (M, H, W) or (M, H, W, C)"
         check_that(len(shape) in (3, 4), "images", expected, shape)

@@ -14,11 +14,10 @@ where the paper has its square (`reward="squared"`). Actions are scaled so that 
 largest move, which the paper does not mention.
 """
 
-from typing import Any
-
 import numpy as np
 
 from tinymaml.checks import (
+    Array,
     check_arrays,
     check_choice,
     check_flags,
@@ -32,7 +31,6 @@ LARGEST_MOVE = 0.1  # along each axis, in one step
 NEAR = 0.01  # distance from the goal along each axis at which a trajectory ends
 HORIZON = 100  # steps
 REWARDS = ("distance", "squared")
-Array = np.ndarray[Any, Any]
 
 
 class Navigation:
@@ -53,7 +51,7 @@ class Navigation:
     (array([[[0.1, 0.1]]]), array([[-0.3606]]), array([[False]]))
     """
 
-    actions = 2
+    actions, start_noise = 2, 0
 
     def __init__(
         self,
@@ -83,8 +81,11 @@ class Navigation:
         check_that(fits, "shape", "at least one goal", shape)
         return rng.uniform(*GOALS, (*shape, 2))
 
-    def start(self, goals: Array, trajectories: int) -> Array:
-        """The initial positions of trajectories, all (0, 0): (T, B, 2)."""
+    def start(self, goals: Array, trajectories: int, noise: object = None) -> Array:
+        """The initial positions of trajectories, all (0, 0): (T, B, 2).
+
+        noise: not used, because all trajectories start alike.
+        """
         check_sizes(trajectories=trajectories)
         fits = self._of_trajectories(goals).shape[1] in (1, trajectories)
         expected = f"one a task or one for each of {trajectories} trajectories"

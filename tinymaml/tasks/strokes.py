@@ -7,12 +7,11 @@ sets. The tasks are easier than the real ones, so results on them say nothing ab
 paper's.
 """
 
-from typing import Any
-
 import numpy as np
 from PIL import Image, ImageDraw
 
-Array = np.ndarray[Any, Any]
+from tinymaml.checks import Array
+
 Colour = tuple[int, ...] | int
 
 

@@ -28,7 +28,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from tinymaml.checks import dtype_or_type, is_array
+from tinymaml.checks import check_that, dtype_or_type, is_array
 from tinymaml.files import FilePath, check_plain, write_atomically
 
 FORMAT = "tinymaml checkpoint 1"
@@ -135,17 +135,12 @@ def load_checkpoint(path: FilePath) -> Checkpoint:
 
 
 def _check_storable(name: str, array: Any) -> np.ndarray:
-    if not re.fullmatch(r"[A-Za-z0-9_./-]+", name) or name in RESERVED:
-        raise ValueError(
-            f"array name: expected letters, digits and _ . / - and none of {RESERVED}, "
-            f"got {name!r}"
-        )
+    fits = re.fullmatch(r"[A-Za-z0-9_./-]+", name) and name not in RESERVED
+    expected = f"letters, digits and _ . / - and none of {RESERVED}"
+    check_that(fits, "array name", expected, repr(name))
     if not is_array(array) or array.dtype.kind not in "biufc":
-        kind = dtype_or_type(array)
-        raise TypeError(
-            f"array '{name}': expected a NumPy array of numbers, got {kind} "
-            "(objects would need pickle)"
-        )
+        came = f"{dtype_or_type(array)} (objects would need pickle)"
+        raise TypeError(f"array '{name}': expected an array of numbers, got {came}")
     # np.ascontiguousarray would turn an array of shape () into one of shape (1,).
     return np.asarray(array, order="C")
 

@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
@@ -110,11 +110,18 @@ class ProgressBar(AbstractContextManager["ProgressBar"]):
         description: text before the bar.
         iteration: where the run starts.
         iterations: where it is to end.
+        column: the name of a further number to show, the last one as it is.
     """
 
     def __init__(
-        self, enabled: bool, description: str, iteration: int, iterations: int
+        self,
+        enabled: bool,
+        description: str,
+        iteration: int,
+        iterations: int,
+        column: str = "",
     ) -> None:
+        self._column, self._value = column, ""
         self._start = self._iteration = iteration
         self._average = 0.0
         self._bar: Any = None
@@ -130,10 +137,12 @@ class ProgressBar(AbstractContextManager["ProgressBar"]):
             )
             self._bar = None if bar.disable else bar
 
-    def step(self, iteration: int, loss: float) -> None:
-        """Show the loss (a finite number) of an iteration."""
+    def step(self, iteration: int, loss: float, more: Sequence[float] = ()) -> None:
+        """Show the loss (a finite number) of an iteration, and the first of `more`."""
         if self._bar is None:
             return
+        if more:
+            self._value = f", {self._column} {more[0]:.3g}"
         steps, self._iteration = iteration - self._iteration, iteration
         self._average += 0.02 * (loss - self._average)
         if self._bar.update(steps):
@@ -144,7 +153,8 @@ class ProgressBar(AbstractContextManager["ProgressBar"]):
         count = self._iteration - self._start
         if count:
             loss = self._average / (1 - 0.98**count)
-            self._bar.set_postfix_str(f"loss {loss:.4g}", refresh=False)
+            text = f"loss {loss:.4g}{self._value}"
+            self._bar.set_postfix_str(text, refresh=False)
 
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:

@@ -79,7 +79,7 @@ class TrainingRun:
             if columns:
                 sums = self.column_sums or [0.0] * len(columns)
                 self.column_sums = [a + b for a, b in zip(sums, columns, strict=True)]
-            bar.step(iteration, loss)
+            bar.step(iteration, loss, columns)
 
     def close_row(self) -> LogRow:
         """Make a row of the log from the steps since the last one."""

@@ -117,7 +117,7 @@ def train(
             `theta` and `best`, to be read only. What has been done is saved as at the
             end, and can be continued without `stop`. See the second example.
         columns: names of attributes of the gradient's result, numbers, whose means are
-            further columns of the log.
+            further columns of the log. The progress bar shows the first of them.
 
     Returns:
         A `TrainResult`.
@@ -175,9 +175,8 @@ def train(
         if function is not None:
             check_function(name, function)
     if not hasattr(optimiser, "load_state") or isinstance(optimiser, type):
-        raise TypeError(
-            f"optimiser: expected an object such as Adam(), got {optimiser!r}"
-        )
+        expected = "expected an object such as Adam()"
+        raise TypeError(f"optimiser: {expected}, got {optimiser!r}")
     check_theta(theta)
     if not isinstance(rng, np.random.Generator):
         raise TypeError(f"rng: expected a numpy.random.Generator, got {type(rng)}")
@@ -231,7 +230,8 @@ def train(
         return (validates or logs) and stops()
 
     started = time.perf_counter() - run.seconds
-    bar = ProgressBar(progress, description, run.iteration, iterations)
+    shown = "".join(run.columns[:1])
+    bar = ProgressBar(progress, description, run.iteration, iterations, shown)
     with csv_log, bar, Interrupt() as interrupt:
         done = stops()
         # [alg2-line2]

@@ -40,7 +40,8 @@ MUTANTS = {
             "task + 1 < tasks; task +=",
         ),
         "mul and mul_add are swapped": ("MUL, MUL_ADD", "MUL_ADD, MUL"),
-        "tanh and reciprocal are swapped": ("TANH, RECIPROCAL", "RECIPROCAL, TANH"),
+        "sin and cos are swapped": ("SIN, COS", "COS, SIN"),
+        "reciprocal and rsqrt are swapped": ("RECIPROCAL, RSQRT", "RSQRT, RECIPROCAL"),
         "relu stops NaN": ("return x <= 0 ? (real)0 : x", "return x > 0 ? x : (real)0"),
         "relu is upside down": (
             "return x <= 0 ? (real)0 : x",

@@ -169,8 +169,8 @@ FUSION = {
     "constants of two numbers are one": (
         Selection,
         "constant",
-        "key = number, copysign(1.0, number), size",
-        "key = next((k for k in self.constants if k[2] == size), (number, 1.0, size))",
+        "key = number, repr(number), size",
+        "key = next((k for k in self.constants if k[2] == size), (number, '', size))",
     ),
 }
 IMAGES = {

@@ -40,7 +40,7 @@ from tinymaml.backends.numba.selection import (
 # The elementwise kernels, in the order of `enum Opcode` in kernels.cu.
 ELEMENTWISE = (
     *("add", "sub", "mul", "mul_add", "add_relu", "gate", "scale", "relu", "exp"),
-    *("log", "tanh", "reciprocal", "rsqrt", "copy", "broadcast"),
+    *("log", "sin", "cos", "tanh", "reciprocal", "rsqrt", "copy", "broadcast"),
 )
 LONG_SUM = 64  # a sum of more terms than this takes several passes
 

@@ -168,8 +168,8 @@ class Layout:
         start = self._workspace + self.tasks * self.plan.offsets[buffer]
         return Operand(start + offset, step)
 
-    def constants(self) -> Iterable[tuple[int, int, float]]:
-        """Where every constant starts, how many elements it has, and its value."""
+    def constants(self) -> Iterable[tuple[int, int, Any]]:
+        """Where every constant starts, how many elements it has, and its values."""
         for buffer, number in self.plan.constants.items():
             yield self._outside[buffer].start, self.plan.buffer_sizes[buffer], number
 

@@ -31,8 +31,8 @@ typedef long long whole;
 
 // In the order of `device_plan.ELEMENTWISE`.
 enum Opcode {
-    ADD, SUB, MUL, MUL_ADD, ADD_RELU, GATE, SCALE, RELU, EXP, LOG, TANH, RECIPROCAL,
-    RSQRT, COPY, BROADCAST
+    ADD, SUB, MUL, MUL_ADD, ADD_RELU, GATE, SCALE, RELU, EXP, LOG, SIN, COS, TANH,
+    RECIPROCAL, RSQRT, COPY, BROADCAST
 };
 
 // NaN passes through relu and gate, because no comparison with it is true.
@@ -51,6 +51,8 @@ __device__ real apply(whole opcode, real old, real x, real y)
     case RELU: return relu(x);
     case EXP: return exp(x);
     case LOG: return log(x);
+    case SIN: return sin(x);
+    case COS: return cos(x);
     case TANH: return tanh(x);
     case RECIPROCAL: return 1 / x;
     case RSQRT: return 1 / sqrt(x);
@@ -93,6 +95,16 @@ KERNEL pad(whole tasks, TO(out), FROM(x), whole start, whole length, whole n)
     EACH_TASK EACH(i, n) {
         bool inside = start <= i && i < start + length;
         out[task * out_step + i] = inside ? x[task * x_step + i - start] : (real)0;
+    }
+}
+
+// out (outer, n, m, inner) = x (outer, m, n, inner), two axes exchanged.
+KERNEL swap(whole tasks, TO(out), FROM(x), whole outer, whole m, whole n, whole inner)
+{
+    EACH_TASK EACH(i, outer * n * m * inner) {
+        const whole p = i % inner, r = i / inner % m, c = i / inner / m % n;
+        const whole o = i / (inner * m * n);
+        out[task * out_step + i] = x[task * x_step + ((o * m + r) * n + c) * inner + p];
     }
 }
 

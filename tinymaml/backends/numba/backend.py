@@ -59,7 +59,10 @@ KERNELS = {
     name: getattr(module, name)
     for module, names in (
         (kernels, "matmul dots transpose exp log tanh copy reciprocal rsqrt relu gate"),
-        (kernels, "scale pad add sub mul mul_add add_relu broadcast sum mul_sum"),
+        (
+            kernels,
+            "sin cos swap scale pad add sub mul mul_add add_relu broadcast sum mul_sum",
+        ),
         (kernels, "softmax logsumexp"),
         (image_kernels, "conv conv_input conv_weight largest max_gather max_scatter"),
     )

@@ -25,7 +25,8 @@ from tinymaml.autodiff.tape import Node, Tape
 PRODUCTS = ("mul", "matmul", "conv", "conv_input", "conv_weight")
 # The same elements in the same memory.
 RESHAPES = ("reshape", "rematerialise", "stop_gradient")
-NOT_COMPUTED = ("input", "full", "slice", "concat", *RESHAPES)  # no kernel writes these
+# No kernel writes these.
+NOT_COMPUTED = ("input", "full", "constant_array", "slice", "concat", *RESHAPES)
 
 
 class Fusion:

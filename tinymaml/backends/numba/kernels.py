@@ -198,6 +198,18 @@ def transpose(w, args):
         i += 1
 
 
+def swap(w, args):
+    """out (outer, n, m, inner) = x (outer, m, n, inner), two axes exchanged."""
+    out, x, outer, m, n, inner = unpack(args, 6)
+    for o in range(outer):
+        for j in range(n):
+            for i in range(m):
+                row = x + ((o * m + i) * n + j) * inner
+                for p in range(inner):
+                    w[out + p] = w[row + p]
+                out += inner
+
+
 # --- elementwise ----------------------------------------------------------------------
 
 
@@ -213,7 +225,7 @@ def _unary(function: Callable[..., float]) -> Callable[..., None]:
 
 
 exp, log, tanh, copy = (_unary(f) for f in (np.exp, np.log, np.tanh, operator.pos))
-reciprocal = _unary(np.reciprocal)
+reciprocal, sin, cos = (_unary(f) for f in (np.reciprocal, np.sin, np.cos))
 
 
 def rsqrt(w, args):

@@ -21,6 +21,7 @@ Offsets and sizes count elements.
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +47,7 @@ class Plan:
 
     tape: Tape
     instructions: list[Instruction]
-    constants: dict[int, float]  # buffer -> the number it is filled with
+    constants: dict[int, Any]  # buffer -> the number, or numbers, it is filled with
     views: dict[int, View]  # of values, by their node; an unused input has none
     buffer_sizes: list[int]
     offsets: list[int]  # where each buffer begins, in elements
@@ -64,8 +65,8 @@ class Plan:
         """Where the value of node `index` begins in the workspace."""
         return self.offset(self.views[index])
 
-    def constant_ranges(self) -> list[tuple[int, int, float]]:
-        """(offset, size, number) for each constant, to be written once."""
+    def constant_ranges(self) -> list[tuple[int, int, Any]]:
+        """(offset, size, number or numbers) of each constant, to be written once."""
         return [
             (self.offsets[buffer], self.buffer_sizes[buffer], number)
             for buffer, number in self.constants.items()

@@ -15,7 +15,7 @@ Memory is numbered buffers here. Where they lie is decided later, in `planner.py
 """
 
 from collections.abc import Callable, Mapping
-from math import copysign, prod
+from math import prod
 from typing import Any, NamedTuple
 
 from tinymaml.autodiff.convolution import pooled
@@ -57,8 +57,9 @@ class Selection:
         self.instructions: list[Instruction] = []
         self.buffer_sizes: list[int] = []  # in elements
         self.views: dict[int, View] = {}  # of values, by their node
-        # of (number, its sign, size): 0.0 == -0.0, and yet they are different numbers
-        self.constants: dict[tuple[float, float, int], View] = {}
+        # of (number or numbers, how they are written, size): 0.0 == -0.0, and yet they
+        # are different numbers
+        self.constants: dict[tuple[float | tuple[float, ...], str, int], View] = {}
         # {(kernel, the view it reads, sizes): its result, for all that need it}
         self.shared_results: dict[tuple[str, View, Shape], View] = {}
 
@@ -73,9 +74,9 @@ class Selection:
             self.views[index] = self.new_buffer(prod(self.tape.nodes[index].shape))
         return self.views[index]
 
-    def constant(self, number: float, size: int) -> View:
-        """Memory filled with one number."""
-        key = number, copysign(1.0, number), size
+    def constant(self, number: float | tuple[float, ...], size: int) -> View:
+        """Memory filled with one number, or with the numbers of an array."""
+        key = number, repr(number), size
         if key not in self.constants:
             self.constants[key] = self.new_buffer(size)
         return self.constants[key]
@@ -136,6 +137,13 @@ def select_full(
     s.views[index] = s.constant(number, prod(node.shape))
 
 
+def select_constant_array(
+    s: Selection, index: int, node: Node, *, numbers: tuple[float, ...], **_: Any
+) -> None:
+    """The numbers are written once, like the number of `full`."""
+    s.views[index] = s.constant(numbers, len(numbers))
+
+
 def select_reshape(s: Selection, index: int, node: Node, **_: Any) -> None:
     """Another shape of the same memory; an inlined value has none."""
     if s.fusion.memory_source(index) not in s.fusion.inlined:
@@ -188,6 +196,15 @@ def select_pad(s: Selection, index: int, node: Node, *, start: int, size: int) -
     """Zeros around a vector."""
     length = prod(s.tape.nodes[node.arguments[0]].shape)
     s.emit("pad", index, s.reads(node), (start, length, size))
+
+
+def select_swap(
+    s: Selection, index: int, node: Node, *, start: int, middle: int, stop: int
+) -> None:
+    """(outer, m, n, inner) -> (outer, n, m, inner)."""
+    shape = s.tape.nodes[node.arguments[0]].shape
+    ends = (0, start), (start, middle), (middle, stop), (stop, len(shape))
+    s.emit("swap", index, s.reads(node), tuple(prod(shape[i:j]) for i, j in ends))
 
 
 def select_broadcast(s: Selection, index: int, node: Node, **_: Any) -> None:
@@ -366,14 +383,16 @@ def select_pooling(s: Selection, index: int, node: Node, *, size: int) -> None:
 CPU_RULES: dict[str, Rule] = {
     "input": select_input,
     "full": select_full,
+    "constant_array": select_constant_array,
     **dict.fromkeys(("reshape", "stop_gradient"), select_reshape),
     "rematerialise": select_rematerialise,
     "slice": select_slice,
     "concat": select_concat,
     **dict.fromkeys(("gate", "exp", "log", "tanh"), select_elementwise),
-    **dict.fromkeys(("reciprocal", "rsqrt"), select_elementwise),
+    **dict.fromkeys(("reciprocal", "rsqrt", "sin", "cos"), select_elementwise),
     "scale": select_scale,
     "pad": select_pad,
+    "swap": select_swap,
     "broadcast": select_broadcast,
     "add": select_add,
     "sub": select_pair,
