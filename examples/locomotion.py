@@ -9,7 +9,8 @@ A half-cheetah or an ant is to run at a velocity, or forward or backward, and do
 see which; it learns it from the rewards of some trajectories. A policy meta-learned by
 MAML is compared with one pretrained on all tasks at once, with random weights, and with
 an oracle, which observes the goal as well; --methods chooses, and has first-order MAML
-too. Needs MuJoCo: pip install "tinymaml[locomotion]".
+and a context vector (table 5: free inputs are adapted in place of all weights) too.
+Needs MuJoCo: pip install "tinymaml[locomotion]".
 
 The recipe is that of the authors' code: a policy with two hidden layers of 100 relu
 units, actions normal with standard deviations that are parameters too; one inner
@@ -71,7 +72,7 @@ from tinymaml.rl.maml_trpo import MAMLTRPO, Adaptation, MetaBatch
 Array = np.ndarray[Any, Any]
 FILES = ("figure5.png", "results.json")
 ANIMATION = "adaptation.gif"
-METHODS = ("exact", "first-order", "pretrained", "random", "oracle")
+METHODS = ("exact", "first-order", "context", "pretrained", "random", "oracle")
 
 # %% The recipe
 
@@ -120,6 +121,7 @@ def make_recipe(options: argparse.Namespace) -> Recipe:
     iterations |= dict.fromkeys(("pretrained", "oracle"), options.baseline_iterations)
     return Recipe(
         alpha=options.alpha,
+        context=options.context,
         max_kl=options.max_kl,
         decay=options.decay,
         iterations=iterations,
@@ -261,7 +263,15 @@ def make_parser() -> Parser:
         choices=METHODS,
         default=["exact", "pretrained", "random", "oracle"],
         metavar="NAME",
-        help=f"what is compared: {', '.join(METHODS)} (default: all but first-order)",
+        help=f"what is compared: {', '.join(METHODS)} (default: all but the second and "
+        "the third)",
+    )
+    add(
+        "--context",
+        type=whole_number(1),
+        default=5,
+        metavar="SIZE",
+        help="free inputs of the policy with a context vector (default: %(default)s)",
     )
     add(
         "--baseline-iterations",
@@ -308,7 +318,9 @@ def make_parser() -> Parser:
     )
     add("--gif", action="store_true", help=f"also write an animation, {ANIMATION}")
     add_resume(
-        parser, "--env, --seed, --alpha, --max-kl, --decay, --tasks and --trajectories"
+        parser,
+        "--env, --seed, --context, --alpha, --max-kl, --decay, --tasks and "
+        "--trajectories",
     )
     return parser
 

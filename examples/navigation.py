@@ -2,12 +2,15 @@
 
     python examples/navigation.py             # all methods: 8 minutes on two cores
     python examples/navigation.py --order 2   # without first-order MAML
+    python examples/navigation.py --context 5 # and a context vector of 5 numbers
     python examples/navigation.py --fast      # a short run, in seconds
 
 A task is to move to a goal that the agent does not see; it observes its own position
 and learns from the rewards of some trajectories. Policies meta-learned by MAML (exact
 and first-order) are compared with one pretrained on all goals at once, with random
-weights, and with an oracle, which observes the goal as well.
+weights, and with an oracle, which observes the goal as well. With --context SIZE there
+is one policy more: it has SIZE free inputs beside the position, and the inner step
+adapts these in place of all weights (appendix C.2 of the paper; MAML, exact).
 
 The recipe is that of the authors' code: policy 2-100-100-2 with relu, actions normal
 with standard deviations that are parameters too; one inner policy-gradient step of
@@ -26,13 +29,13 @@ listed in docs/paper/section-5-3.md.
 
 Written into the folder of --out: figure4.png (return against gradient steps, training,
 and trajectories), results.json, and for each training a folder with log.csv and
-checkpoint.npz: exact (MAML), first-order (first-order MAML), pretrained, oracle. The
-first three also have initialisation.npz, the parameters that are tested, with their
-returns; exact and pretrained of seed 0 come with the package (tinymaml.pretrained). A
-row of the log has the size of the inner step as a mean KL divergence, the mean return
-before and after adaptation, and whether the outer step was accepted; if not, it has
-changed no parameter. Ctrl-C or SIGTERM saves and stops; a run continued with --resume
-gives the same bits as one that never stopped.
+checkpoint.npz: exact (MAML), first-order (first-order MAML), context, pretrained,
+oracle. All but context and oracle also have initialisation.npz, the parameters that are
+tested, with their returns; exact and pretrained of seed 0 come with the package
+(tinymaml.pretrained). A row of the log has the size of the inner step as a mean KL
+divergence, the mean return before and after adaptation, and whether the outer step was
+accepted; if not, it has changed no parameter. Ctrl-C or SIGTERM saves and stops; a run
+continued with --resume gives the same bits as one that never stopped.
 """
 
 import argparse
@@ -57,6 +60,7 @@ from shared import (
     read_options,
     run_to_the_end,
     training_command,
+    whole_number,
 )
 from tinymaml.backends import Backend
 from tinymaml.paper.initialisations import save_initialisation
@@ -79,10 +83,11 @@ TEST_TASKS, TEST_STEPS = 40, 4
 TEST_TRANSITIONS = 4000  # environment steps per gradient step: 40 trajectories of 100
 TEST_TRAJECTORIES = 160  # the most that are sampled if trajectories end early
 VALIDATE_EVERY = 5
-METHODS = ("exact", "first-order", "pretrained", "random", "oracle")
-# The returns in the authors' files behind figure 4.
+METHODS = ("exact", "first-order", "context", "pretrained", "random", "oracle")
+# The returns in the authors' files behind figure 4; the context vector's in table 4.
 PAPER = {
     "exact": (-40.41, -11.68, -3.33, -3.23, -3.35),
+    "context": (-42.42, -13.90, -5.17, -3.18),
     "pretrained": (-40.81, -19.73, -11.72, -8.47, -7.49),
     "random": (-82.66, -57.96, -53.84, -46.81),
     "oracle": (-2.29,),
@@ -95,9 +100,12 @@ def make_experiment(options: argparse.Namespace, backend: Backend) -> Experiment
     def environment(goal_visible: bool) -> Navigation:
         return Navigation(options.reward, goal_visible=goal_visible)
 
-    left_out = {"1": ["exact"], "2": ["first-order"], "both": []}[options.order]
+    orders = {"exact": ("2", "both"), "first-order": ("1", "both")}
+    left_out = [name for name in orders if options.order not in orders[name]]
+    left_out += [] if options.context else ["context"]
     recipe = Recipe(
         alpha=options.alpha,
+        context=options.context or 0,
         tasks=TASKS,
         trajectories=TRAJECTORIES,
         pooled=POOLED,
@@ -209,9 +217,16 @@ def make_parser() -> Parser:
     )
     parser.add_argument(
         "--order",
-        choices=("1", "2", "both"),
+        choices=("1", "2", "both", "none"),
         default="both",
-        help="exact MAML (2), the first-order approximation (1), or both (default)",
+        help="exact MAML (2), the first-order approximation (1), both (the default) or "
+        "none",
+    )
+    parser.add_argument(
+        "--context",
+        type=whole_number(1),
+        metavar="SIZE",
+        help="also train a policy that adapts SIZE free inputs in place of all weights",
     )
     parser.add_argument(
         "--alpha",
@@ -228,7 +243,7 @@ def make_parser() -> Parser:
         help="the reward is minus the distance to the goal, as in the authors' code "
         "(default), or minus its square, as in the paper",
     )
-    add_resume(parser, "--seed, --alpha and --reward")
+    add_resume(parser, "--seed, --alpha, --reward and --context")
     return parser
 
 
@@ -245,7 +260,8 @@ def start(parser: Parser, arguments: Sequence[str]) -> None:
     save = partial(save_starts, experiment, command)
     files = [*FILES, *starts]
     with open_stages(parser, options, command, names, config, files) as stages:
-        experiment.run(stages, command, draw, save, **settings)
+        more = {**settings, "context": options.context}
+        experiment.run(stages, command, draw, save, **more)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""Few-shot classification of Omniglot: section 5.2 of the paper, table 1.
+"""Few-shot classification of Omniglot: section 5.2 of the paper, tables 1 and 3.
 
     python examples/omniglot.py --data DIR --iterations 20000  # 51 minutes, two cores
     python examples/omniglot.py --data DIR             # 60,000 iterations: 2.5 hours
@@ -6,7 +6,8 @@
 
 A task is to tell N new characters apart, given K drawings of each. --recipe names the
 cell of table 1: 5w1s is 5-way 1-shot, 20w5s 20-way 5-shot, and fc- the network without
-convolutions.
+convolutions. With context- (table 3) an image has a second channel of free numbers, and
+the inner loop adapts these in place of all weights.
 
 The recipe is that of the authors' code: characters of all alphabets, 28x28 pixels,
 pixel values 1 for ink and 0 for background; 1100 characters to train, 100 to validate,
@@ -36,7 +37,10 @@ from few_shot import Experiment, make_parser, run_example
 from tinymaml.tasks import omniglot
 from tinymaml.tasks.images import ImageSet
 
-RECIPES = ("5w1s", "5w5s", "20w1s", "20w5s", "fc-5w1s", "fc-5w5s")
+RECIPES = (
+    *("5w1s", "5w5s", "20w1s", "20w5s", "fc-5w1s", "fc-5w5s"),
+    *("context-5w1s", "context-5w5s"),
+)
 
 
 def load(options: argparse.Namespace) -> Mapping[str, ImageSet]:

@@ -2,7 +2,9 @@
 
 Policies meta-learned by MAML, exact and first-order, are compared with one pretrained
 on all tasks at once, with random weights, and with an oracle, which observes what the
-agent must find out. An experiment gives its environment, its sizes and its methods;
+agent must find out. A policy with a context vector (appendix C.2 of the paper) is
+meta-learned by exact MAML, too, but adapts its free inputs in place of all weights. An
+experiment gives its environment, its sizes and its methods;
 here each method is trained, its best parameters are tested, and results are written.
 
 The baselines take the same outer step as MAML, without an inner step before it. All
@@ -33,12 +35,13 @@ from tinymaml.networks.layers import xavier_uniform
 from tinymaml.rl.maml_trpo import MAMLTRPO, Adaptation, MetaBatch
 from tinymaml.rl.policy import GaussianPolicy
 from tinymaml.rl.rollouts import Environment
+from tinymaml.variants.context_vector import Context
 
 Array = np.ndarray[Any, Any]
 Row = dict[str, Any]  # of results.json
 # The progress bar shows the first: how far the inner step moves the policy.
 COLUMNS = ("inner_kl", "before", "after", "kl", "improvement", "backtracks", "accepted")
-ORDERS = {"exact": 2, "first-order": 1}  # the trainings of MAML
+ORDERS = {"exact": 2, "first-order": 1, "context": 2}  # the trainings of MAML
 
 # Purposes of random numbers; each has a stream of its own (`random_stream`).
 INITIAL, TRAINING, TEST, VALIDATION = 1, 2, 3, 4
@@ -58,6 +61,7 @@ def methods(papers: Mapping[str, Sequence[float]]) -> dict[str, Method]:
     styles = {
         "exact": ("MAML", "#0072B2", "o"),
         "first-order": ("MAML, first order", "#E69F00", "s"),
+        "context": ("context vector", "#CC79A7", "D"),
         "pretrained": ("pretrained", "#CC3311", "^"),
         "random": ("random", "0.5", "v"),
         "oracle": ("oracle", "#009E73", "d"),
@@ -77,6 +81,7 @@ class Recipe:
     trajectories: int  # for each task, before and after the inner step
     pooled: int  # trajectories in an outer step of a baseline
     iterations: Mapping[str, int]  # outer steps, by name of training
+    context: int = 5  # free inputs of the policy with a context vector
     hidden: tuple[int, ...] = (100, 100)  # units of the policy's hidden layers
     max_kl: float = 0.01  # mean KL divergence of an outer step
     decay: float = 1.0  # GAE's lambda
@@ -91,7 +96,7 @@ class Recipe:
     validate_every: int = 5  # outer steps of MAML
     validate_baselines_every: int = 5
 
-    def inner_learning_rates(self, alpha: float, steps: int) -> list[float]:
+    def inner_learning_rates(self, alpha: Any, steps: int) -> list[Any]:
         """At test: alpha for the first gradient step, then `later` times alpha."""
         return ([alpha] + [alpha * self.later] * steps)[:steps]
 
@@ -119,19 +124,33 @@ class Experiment:
         self.methods = {key: methods[key] for key in methods if key in names}
         self.options, self.backend = options, backend
         self.trained = [key for key in self.methods if key != "random"]
-        self._testers: dict[bool, MAMLTRPO] = {}
+        self._testers: dict[tuple[bool, int], MAMLTRPO] = {}
 
     # --- learners ---
     # A policy is written once. Sampling, the inner step and the outer step all use it.
 
-    def learner(self, goal_visible: bool = False, **settings: Any) -> MAMLTRPO:
-        """A learner with a new policy; the oracle's policy observes the goal."""
+    def learner(
+        self, goal_visible: bool = False, context: int = 0, **settings: Any
+    ) -> MAMLTRPO:
+        """A learner with a new policy; the oracle's policy observes the goal.
+
+        context: the number of free inputs, which are adapted in place of all else.
+        """
         environment, recipe = self.environment(goal_visible), self.recipe
-        sizes = [environment.observations, *recipe.hidden, environment.actions]
-        network = tm.MLP(sizes, initialiser=xavier_uniform())
+        sizes = [
+            environment.observations + context,
+            *recipe.hidden,
+            environment.actions,
+        ]
+        network: tm.Network = tm.MLP(sizes, initialiser=xavier_uniform())
+        alpha: Any = recipe.alpha
+        if context:
+            network = tm.Network([Context(context), *network.layers])
+            alpha = network.vector(0.0, "float64", **{"context1.z": alpha})
+            alpha = np.append(alpha, np.zeros(environment.actions))  # of log sigma
         policy = GaussianPolicy(network, environment.actions, backend=self.backend)
         given = {
-            "alpha": recipe.alpha,
+            "alpha": alpha,
             "trajectories": recipe.trajectories,
             "max_kl": recipe.max_kl,
             "decay": recipe.decay,
@@ -141,9 +160,13 @@ class Experiment:
     def learner_of(self, name: str) -> MAMLTRPO:
         """The learner of a training."""
         if name in ORDERS:
-            return self.learner(order=ORDERS[name])
+            return self.learner(context=self.context_of(name), order=ORDERS[name])
         pooled: dict[str, Any] = {"steps": 0, "trajectories": self.recipe.pooled}
         return self.learner(goal_visible=name == "oracle", **pooled)
+
+    def context_of(self, name: str) -> int:
+        """The number of free inputs of a method's policy."""
+        return self.recipe.context if name == "context" else 0
 
     def draw_pooled(self, learner: MAMLTRPO, rng: np.random.Generator) -> MetaBatch:
         """A meta-batch of one task, in which each trajectory has its own goal."""
@@ -201,6 +224,7 @@ class Experiment:
             validate=validate,
             validate_every=every,
             description=self.methods[name].label,
+            config={"context": recipe.context} if name == "context" else None,
         )
 
     def train(self, stages: Stages) -> dict[str, Array]:
@@ -220,15 +244,16 @@ class Experiment:
     # Adaptation at test time is meta-training's own inner loop, with smaller steps
     # after the first.
 
-    def tester(self, goal_visible: bool = False) -> MAMLTRPO:
+    def tester(self, goal_visible: bool = False, context: int = 0) -> MAMLTRPO:
         """The learner that adapts at test and validation."""
-        if goal_visible not in self._testers:
-            self._testers[goal_visible] = self.learner(
+        if (goal_visible, context) not in self._testers:
+            self._testers[goal_visible, context] = self.learner(
                 goal_visible,
+                context,
                 trajectories=self.recipe.test_trajectories,
                 transitions=self.recipe.test_transitions,
             )
-        return self._testers[goal_visible]
+        return self._testers[goal_visible, context]
 
     def test_batch(self, learner: MAMLTRPO, purpose: int, steps: int) -> MetaBatch:
         """The goals of the test or the validation, and the noise of trajectories."""
@@ -240,8 +265,9 @@ class Experiment:
     def adapt(self, name: str, theta: Array, purpose: int, steps: int) -> Adaptation:
         """A method's trajectories, before and after each of at most `steps` steps."""
         oracle = name == "oracle"
-        steps, learner = 0 if oracle else steps, self.tester(oracle)
-        alpha = (self.recipe.test_alphas or {}).get(name, self.recipe.alpha)
+        learner = self.tester(oracle, self.context_of(name))
+        steps = 0 if oracle else steps
+        alpha = (self.recipe.test_alphas or {}).get(name, learner.alpha)
         alphas = self.recipe.inner_learning_rates(alpha, steps)
         return learner.adapt(theta, self.test_batch(learner, purpose, steps), alphas)
 
@@ -266,7 +292,7 @@ class Experiment:
             mean, interval = mean_and_interval(returns)
             rows.append(
                 {
-                    "method": "maml" if name in ORDERS else name,
+                    "method": "maml" if name in ("exact", "first-order") else name,
                     "order": ORDERS.get(name),
                     "shots": self.recipe.shots,
                     "trajectories": float(counts.mean()),

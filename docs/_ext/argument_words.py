@@ -163,6 +163,7 @@ WORDS: dict[str, dict[str, str]] = {
     },
     "Linear.init": {"rng": RNG},
     "OmniglotConv": {"ways": WAYS, "features": FEATURES, "mode": MODE, "gamma": GAMMA},
+    "OmniglotContext": {"ways": WAYS, "mode": MODE},
     "OmniglotFC": {"ways": WAYS, "mode": MODE, "gamma": GAMMA},
     "MiniImagenetConv": {
         "ways": WAYS,

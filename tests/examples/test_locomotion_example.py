@@ -11,12 +11,13 @@ import pytest
 import locomotion_figures as figures
 import reinforcement_figures
 from locomotion_settings import SETTINGS
+from reinforcement import TEST
 from tests.support.running_examples import load_example, read_strict_json, refusal
 from tinymaml.rl import locomotion
 from tinymaml.rl.maml_trpo import MAMLTRPO
 from tinymaml.training.checkpoint import load_checkpoint
 
-ALL = ["exact", "first-order", "pretrained", "random", "oracle"]
+ALL = ["exact", "first-order", "context", "pretrained", "random", "oracle"]
 HORIZON = 6
 
 
@@ -98,7 +99,10 @@ def test_full_run_writes_all_its_files_and_compares_with_the_paper(
         "cheetah-direction",
     )
     assert (results["alpha"], results["max_kl"], results["tasks"]) == (0.1, 0.02, 2)
-    assert len(results["rows"]) == 4 * 4 + 1
+    assert len(results["rows"]) == 5 * 4 + 1
+    assert [row["paper"] for row in select(results, "context", 2)] == [
+        *(-40.49, -44.08, -38.27, -42.50)
+    ]
     assert [row["paper"] for row in select(results, "maml", 2)] == [
         *(-50.69, 293.19, 313.48, 315.65)
     ]
@@ -126,6 +130,17 @@ def test_trajectories_that_unstable_physics_ends_are_counted_in_the_log(
     run(small, "--methods", "exact", "oracle")
     assert [float(row["unstable"]) for row in logged()] == [2 * 2 * 3] * 2
     assert [float(row["unstable"]) for row in logged("oracle")] == [4]
+
+
+def test_gradient_steps_move_the_context_vector_and_no_weight(small):
+    run(small, "--methods", "context", "--context", 3, "--alpha", 0.2)
+    experiment = made(small, "--methods", "context", "--context", "3", "--alpha", "0.2")
+    theta = load_checkpoint("out/context/checkpoint.npz").arrays["best"]
+    plain = experiment.learner().policy.size
+    assert theta.size == plain + 3 + 3 * 100
+    adapted = experiment.adapt("context", theta, TEST, 2)
+    moved = np.diff(adapted.thetas, axis=0)
+    assert (moved[:, :, 3:] == 0).all() and (moved[:, :, :3] != 0).all()
 
 
 def test_first_order_has_other_parameters_and_methods_are_chosen(small):

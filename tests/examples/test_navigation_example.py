@@ -180,9 +180,8 @@ def test_help_names_every_option(example, capsys):
     out, _ = capsys.readouterr()
     assert stop.value.code == 0
     assert "figure 4 and table 4" in out
-    for (
-        option
-    ) in "iterations order alpha reward backend threads seed out resume fast".split():
+    options = "iterations order context alpha reward backend threads seed out resume"
+    for option in [*options.split(), "fast"]:
         assert f"--{option} " in out
 
 
@@ -259,6 +258,40 @@ def test_the_oracle_is_told_the_goal_and_takes_no_steps(small):
     files = [f"out/{name}/checkpoint.npz" for name in ("oracle", "pretrained")]
     sizes = [load_checkpoint(file).arrays["theta"].size for file in files]
     assert sizes[0] - sizes[1] == 2 * 9
+
+
+def test_a_context_vector_is_one_policy_more_whose_steps_move_the_context(small):
+    results = run(small, "--order", "none", "--context", 3)
+    rows = select(results, "context", 2)
+    assert [row["paper"] for row in rows] == [-42.42, -13.90, -5.17, -3.18, None]
+    assert select(results, "maml", 2) == [] and results["context"] == 3
+    options, backend = small.read_options(
+        small.make_parser(), ["--backend", "numpy", "--context", "3", "--alpha", "0.4"]
+    )
+    theta = load_checkpoint("out/context/checkpoint.npz").arrays["best"]
+    assert theta.size == 3 + (2 + 3) * 9 + 9 + 9 * 8 + 8 + 8 * 2 + 2 + 2
+    assert (theta[:3] != 0).all()  # the outer steps have moved the first context
+    experiment = small.make_experiment(options, backend)
+    adapted = experiment.adapt("context", theta, small.TEST, 2)
+    moved = np.diff(adapted.thetas, axis=0)
+    assert (moved[:, :, 3:] == 0).all() and (moved[:, :, :3] != 0).all()
+    once = experiment.learner_of("context")
+    gradients = once.losses.gradient(adapted.thetas[0], adapted.samples[0])
+    np.testing.assert_allclose(moved[0][:, :3], -0.4 * gradients[:, :3], rtol=1e-4)
+
+
+def test_a_finished_run_may_be_continued_with_a_context_vector(small):
+    before = run(small, "--order", 2)
+    after = run(small, "--order", 2, "--context", 2, "--resume", "out", out="more")
+    others = [row for row in after["rows"] if row["method"] != "context"]
+    assert others == before["rows"]
+    assert len(after["rows"]) == len(others) + 5
+
+
+def test_a_context_of_another_size_is_not_continued(small, capsys):
+    run(small, "--iterations", 0, "--order", "none", "--context", 2)
+    arguments = ["--resume", "out", "--order", "none", "--context", "3"]
+    assert "context" in refusal(small, arguments, capsys)
 
 
 def test_baselines_have_a_goal_for_each_trajectory(small):
@@ -367,6 +400,7 @@ def test_an_alpha_too_large_ends_the_run_in_one_line(small, capsys):
         (["--reward", "money"], "argument --reward: invalid choice"),
         (["--alpha", "0"], "argument --alpha: expected a positive number"),
         (["--order", "3"], "argument --order: invalid choice"),
+        (["--context", "0"], "argument --context: expected a whole number of at least"),
         (["--iterations", "-1"], "argument --iterations: expected a whole number"),
         (["--resume", "missing.npz"], "argument --resume: No such file"),
     ],

@@ -155,6 +155,14 @@ def test_scaling_and_order_reach_the_training(example, capsys):
     assert 1 < float(row["loss"]) < 20  # a mean over 5 classes, not its fivefold sum
 
 
+def test_a_context_vector_is_trained_and_tested_like_the_other_recipes(example):
+    results = run(example, "--recipe", "context-5w1s", "--iterations", 2)
+    assert results["recipe"] == "context-5w1s" and len(results["rows"]) == 22
+    start = load_initialisation("out/initialisation.npz")
+    z = start.theta[start.network.layout["context1.z"][0]]
+    assert z.size == 28 * 28 and (z != 0).mean() > 0.9  # the outer steps moved it
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

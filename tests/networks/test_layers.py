@@ -16,6 +16,7 @@ from tinymaml.networks.layers import (
     truncated_normal,
     xavier_uniform,
 )
+from tinymaml.variants.context_vector import Context, OmniglotContext
 
 LARGE = (200, 300)
 
@@ -299,6 +300,8 @@ NETWORKS = {
     "omniglot": lambda: tm.OmniglotConv(5, 8, "support", gamma=True),
     "omniglot-fc": lambda: tm.OmniglotFC(5),
     "miniimagenet": lambda: tm.MiniImagenetConv(5, 4),
+    "context": lambda: tm.Network([Context(2), tm.Linear(4, 1)]),
+    "omniglot-context": lambda: OmniglotContext(5, "support"),
     "layers": lambda: tm.Network([tm.Flatten(), tm.Linear(2, 2), tm.MeanPool()]),
 }
 

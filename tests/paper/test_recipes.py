@@ -18,6 +18,7 @@ from tinymaml.paper.recipes import (
     SinusoidRecipe,
     accuracy,
 )
+from tinymaml.variants.context_vector import OmniglotContext
 
 every_recipe = pytest.mark.parametrize("name", RECIPES)
 every_backend = pytest.mark.parametrize("backend", BACKENDS)
@@ -35,6 +36,8 @@ PUBLISHED = {
     "fc-5w5s": (5, 5, 5, 0.4, 1, 3, 32, 97.5, 0.6),
     "mini-5w1s": (5, 1, 15, 0.01, 5, 10, 4, 48.70, 1.84),
     "mini-5w5s": (5, 5, 15, 0.01, 5, 10, 2, 63.11, 0.92),
+    "context-5w1s": (5, 1, 1, 0.4, 1, 3, 32, 94.9, 0.9),
+    "context-5w5s": (5, 5, 5, 0.4, 1, 3, 32, 97.7, 0.3),
 }
 STEPS_ON_MEAN = {  # N alpha
     "5w1s": 2.0,
@@ -45,10 +48,12 @@ STEPS_ON_MEAN = {  # N alpha
     "fc-5w5s": 2.0,
     "mini-5w1s": 0.05,
     "mini-5w5s": 0.05,
+    "context-5w1s": 2.0,
+    "context-5w5s": 2.0,
 }
 
 
-def test_table1_has_these_cells():
+def test_table1_and_table3_have_these_cells():
     assert RECIPES.keys() == PUBLISHED.keys()
     assert all(recipe.name == name for name, recipe in RECIPES.items())
 
@@ -72,7 +77,11 @@ def test_table1_numbers_of_first_order_maml_are_those_of_miniimagenet(name):
 @every_recipe
 def test_table1_networks_are_those_of_the_data_set(name):
     network = RECIPES[name].network()
-    kinds = {"mini": tm.MiniImagenetConv, "fc": tm.OmniglotFC}
+    kinds = {
+        "mini": tm.MiniImagenetConv,
+        "fc": tm.OmniglotFC,
+        "context": OmniglotContext,
+    }
     assert type(network) is kinds.get(name.split("-")[0], tm.OmniglotConv)
     *_, (_, shape) = network.layout.values()
     assert shape == (RECIPES[name].ways,)

@@ -1,7 +1,7 @@
 """The paper's settings as data: everything that decides what is trained.
 
-`RECIPES` has the cells of table 1, `SinusoidRecipe` section 5.1, `NavigationRecipe`
-section 5.3:
+`RECIPES` has the cells of tables 1 and 3, `SinusoidRecipe` section 5.1,
+`NavigationRecipe` section 5.3:
 
     recipe = RECIPES["5w1s"]
     network = recipe.network()
@@ -35,10 +35,12 @@ from tinymaml.networks.layers import MLP, Network, truncated_normal, xavier_unif
 from tinymaml.rl.maml_trpo import MAMLTRPO
 from tinymaml.rl.policy import GaussianPolicy
 from tinymaml.tasks.navigation import Navigation
+from tinymaml.variants.context_vector import OmniglotContext
 
 NETWORKS = {
     "omniglot": images.OmniglotConv,
     "omniglot-fc": images.OmniglotFC,
+    "omniglot-context": OmniglotContext,
     "miniimagenet": images.MiniImagenetConv,
 }
 SCALINGS = ("per_shot", "mean")
@@ -60,7 +62,7 @@ class RecipeLoss:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one cell of table 1 is trained and tested.
+    """How one cell of table 1 or 3 is trained and tested.
 
     Attributes:
         name: the key of the recipe in `RECIPES`.
@@ -123,9 +125,10 @@ class Recipe:
     def maml(self, network: ImageNetwork, order: int = 2, **options: Any) -> MAML:
         """`MAML` with the numbers of this recipe.
 
-        alpha is 0 for the parameters of batch normalisation, which are not adapted. If
-        the network has mode "support", its query loss uses the statistics of the
-        support examples. options: further arguments of `MAML`.
+        alpha is 0 for what is not adapted: the parameters of batch normalisation, or,
+        in a network with a context, all but the context. If the network has mode
+        "support", its query loss uses the statistics of the support examples. options:
+        further arguments of `MAML`.
         """
         compare = partial(cross_entropy, scaling=self.scaling, shots=self.shots)
         loss = RecipeLoss(network, compare)
@@ -237,6 +240,9 @@ RECIPES = {recipe.name: recipe for recipe in (
            clip=10, paper_first_order=(48.07, 1.75)),
     Recipe("mini-5w5s", "miniimagenet", 5, 5, 15, 0.01, 5, 10,  2, (63.11, 0.92),
            clip=10, paper_first_order=(63.15, 0.91)),
+    # table 3: a context vector is adapted, and no weights are
+    Recipe("context-5w1s", "omniglot-context", 5, 1, 1, 0.4, 1, 3, 32, (94.9, 0.9)),
+    Recipe("context-5w5s", "omniglot-context", 5, 5, 5, 0.4, 1, 3, 32, (97.7, 0.3)),
 )}
 # [/table-1]
 # fmt: on
