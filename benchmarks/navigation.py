@@ -318,18 +318,22 @@ def print_claims(rows: Sequence[Row], goal: float) -> None:
             )
 
 
-def print_parts(bench: NavigationBench) -> None:
+def print_parts(bench: NavigationBench, competitors: Sequence[Implementation]) -> None:
     """Where the time of an exact iteration goes, in each part's fastest round."""
     bench.part = PARTS
-    names = [name for name in (TINYMAML_NUMBA, TORCH) if name in bench.fastest]
+    variants = [
+        Variant(one, "", *one.threads) if one.name == TINYMAML_NUMBA else chosen
+        for one in competitors
+        if (chosen := bench.fastest.get(one.name)) and one.name != TINYMAML_NUMPY
+    ]
     rounds: list[list[Array]] = []
     for _ in range(bench.rounds(2, 5)):
         rounds.append([])
-        for name in names:
-            with bench.start(bench.fastest[name].threads) as worker:
-                reply = worker.ask("prepare", **bench.request(bench.fastest[name], 2))
+        for variant in variants:
+            with bench.start(variant.threads) as worker:
+                reply = worker.ask("prepare", **bench.request(variant, 2))
             rounds[-1].append(np.array(reply["result"]))
-    titles = [f"{name} ({bench.fastest[name]})" for name in names]
+    titles = [f"{variant.implementation.name} ({variant})" for variant in variants]
     columns = dict(zip(titles, np.min(rounds, axis=0), strict=True))
     print("\n" + navigation_parts.parts_table(columns) + "\n")
 
@@ -349,7 +353,7 @@ def run(bench: NavigationBench, threads: int, chosen_peers: Sequence[str]) -> li
             part_rows = common.with_ratios(measurement.rows)
             print_times(part_rows, measurement.errors)
             rows += part_rows
-    print_parts(bench)
+    print_parts(bench, competitors)
     print_claims(rows, bench.setting.goal)
     return rows
 
