@@ -18,7 +18,7 @@ import tinymaml as tm
 MODULES = [
     importlib.import_module(f"tinymaml.{name}")
     for name in (
-        "maml learner losses gradcheck autodiff.tape autodiff.derivatives"
+        "maml learner losses gradcheck function autodiff.tape autodiff.derivatives"
         " autodiff.functions autodiff.convolution backends backends.numba.planner"
         " networks.layers networks.images variants.multi_step_loss"
         " variants.context_vector tasks.batch"
