@@ -1,15 +1,12 @@
 """Promises of all backends beyond equal numbers: names, threads, NaN, no Numba."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
 import tinymaml as tm
 from tests.support.gpu_backends import gpu_backend
 from tests.support.node_backend import JAVASCRIPT, javascript_backend
-from tests.support.running import BACKENDS, DTYPES, run_tape
+from tests.support.running import BACKENDS, DTYPES, run_python, run_tape
 from tinymaml.autodiff.tape import Tape
 from tinymaml.backends import get_backend
 
@@ -22,15 +19,6 @@ def backend_named(name):
 
 every_backend = pytest.mark.parametrize("backend", BACKENDS)
 in_javascript_too = pytest.mark.parametrize("backend", [*BACKENDS, JAVASCRIPT])
-
-
-def run_python(code):
-    """Run code in a fresh interpreter: (stdout, stderr)."""
-    run = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False
-    )
-    assert run.returncode == 0, run.stderr
-    return run.stdout, run.stderr
 
 
 # --- with and without Numba -----------------------------------------------------------

@@ -12,7 +12,12 @@ import locomotion_figures as figures
 import reinforcement_figures
 from locomotion_settings import SETTINGS
 from reinforcement import TEST
-from tests.support.running_examples import load_example, read_strict_json, refusal
+from tests.support.running_examples import (
+    load_example,
+    read_strict_json,
+    refusal,
+    select,
+)
 from tinymaml.rl import locomotion
 from tinymaml.rl.maml_trpo import MAMLTRPO
 from tinymaml.training.checkpoint import load_checkpoint
@@ -60,10 +65,6 @@ def run(module, *arguments, out="out"):
     given += [] if "--baseline-iterations" in given else ["--baseline-iterations", "1"]
     assert module.main([*given, "--out", str(out)]) == 0
     return read_strict_json(Path(out) / "results.json")
-
-
-def select(results, method, order=None):
-    return [r for r in results["rows"] if (r["method"], r["order"]) == (method, order)]
 
 
 def logged(name="exact", out="out"):

@@ -17,6 +17,7 @@ from tests.support.running_examples import (
     load_example,
     read_strict_json,
     refusal,
+    select,
 )
 from tinymaml.paper.initialisations import load_initialisation
 from tinymaml.paper.recipes import NavigationRecipe
@@ -67,10 +68,6 @@ def run(module, *arguments, out="out"):
     given += [] if "--backend" in given else ["--backend", "numpy"]
     assert module.main([*given, "--threads", "1", "--out", str(out)]) == 0
     return read_strict_json(Path(out) / "results.json")
-
-
-def select(results, method, order=None):
-    return [r for r in results["rows"] if (r["method"], r["order"]) == (method, order)]
 
 
 def logged(name="exact", out="out"):

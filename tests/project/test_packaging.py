@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.running import run_python
 from tests.support.source_tree import ROOT
 
 FOLDERS = (".ci", "benchmarks", "docs", "examples", "tests", "tinymaml")
@@ -145,15 +146,9 @@ for module in "tinymaml.tasks.omniglot", "tinymaml.tasks.miniimagenet":
     except ImportError as error:
         print(error)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    out, _ = run_python(program)
     message = 'Pillow is missing: pip install "tinymaml[images]"'
-    assert done.stdout.splitlines() == [message, message]
+    assert out.splitlines() == [message, message]
 
 
 def test_without_pooch_a_download_names_the_extra(

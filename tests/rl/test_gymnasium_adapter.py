@@ -1,23 +1,19 @@
 """Gymnasium's environments as ours, compared with gymnasium alone; ours as theirs."""
 
-import subprocess
-import sys
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 import tinymaml as tm
 from tests.support.policy_problems import ConstantActor
+from tests.support.running import run_python
 from tinymaml.rl.gymnasium_adapter import FromGymnasium, ToGymnasium
 from tinymaml.rl.rollouts import roll_out
 from tinymaml.tasks.navigation import Navigation
 
 REASON = 'needs pip install ".[locomotion]"'
 gymnasium = pytest.importorskip("gymnasium", reason=REASON)
-
-ROOT = Path(__file__).parents[2]
 
 
 def masses_of(rng, shape):
@@ -201,12 +197,6 @@ for make in (lambda: FromGymnasium(len, len, 1), lambda: ToGymnasium(Navigation(
     except ImportError as error:
         print(error)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    out, _ = run_python(program)
     message = 'gymnasium is missing: pip install "tinymaml[locomotion]"'
-    assert done.stdout.splitlines() == [message, message]
+    assert out.splitlines() == [message, message]

@@ -7,8 +7,6 @@ are compared with MuJoCo's own data, stepped one trajectory at a time.
 
 import copy
 import pickle
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import numpy as np
 import pytest
 
 import tinymaml as tm
+from tests.support.running import run_python
 from tinymaml.networks.layers import he_normal
 from tinymaml.rl.locomotion import ANT_TIMESTEP, Ant, HalfCheetah
 from tinymaml.rl.maml_trpo import MAMLTRPO
@@ -24,7 +23,6 @@ mujoco = pytest.importorskip("mujoco", reason='needs pip install ".[locomotion]"
 gymnasium = pytest.importorskip("gymnasium", reason='needs pip install ".[locomotion]"')
 
 ASSETS = Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets"
-ROOT = Path(__file__).parents[2]
 X, VELOCITY_X = 1, {HalfCheetah: 10, Ant: 16}  # columns of a state
 HEIGHT = 3  # of the ant's torso
 KINDS = [
@@ -518,13 +516,7 @@ try:
 except ImportError as error:
     print(error)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    out, errors = run_python(program)
     message = f'{name} is missing: pip install "tinymaml[locomotion]"'
-    assert done.stdout.splitlines() == [message]
-    assert done.stderr == ""
+    assert out.splitlines() == [message]
+    assert errors == ""

@@ -3,14 +3,26 @@
 Errors are relative to the size of what is compared, in the Euclidean norm.
 """
 
+import subprocess
+import sys
+
 import numpy as np
 
 from tests.support.node_backend import javascript_backend
+from tests.support.source_tree import ROOT
 from tinymaml.backends import get_backend
 
 BACKENDS = ("numpy", "numba")
 DTYPES = ("float32", "float64")
 AGREE = {"float32": 1e-5, "float64": 1e-12}  # between two backends
+
+
+def run_python(code):
+    """Run code in a fresh interpreter, at the root of the clone: (stdout, stderr)."""
+    command = [sys.executable, "-c", code]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    return run.stdout, run.stderr
 
 
 def run_tape(tape, inputs, backend="numpy", dtype="float64", threads=1):

@@ -32,6 +32,11 @@ def read_strict_json(path):
     return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
 
 
+def select(results, method, order=None):
+    """The rows of one method in results.json."""
+    return [r for r in results["rows"] if (r["method"], r["order"]) == (method, order)]
+
+
 def refusal(module, arguments, capsys):
     """Run an example that must refuse its arguments; return its one-line error."""
     capsys.readouterr()
