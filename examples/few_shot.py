@@ -17,6 +17,7 @@ import tinymaml as tm
 from few_shot_evaluation import episode, fixed_tasks, logits, sampler, table, test
 from few_shot_figures import draw_curve, draw_episode
 from shared import (
+    INITIALISATION,
     Parser,
     add_resume,
     command_line,
@@ -35,7 +36,7 @@ from tinymaml.paper.recipes import RECIPES, SCALINGS, Recipe, accuracy
 from tinymaml.tasks.images import STANDIN, DataError, ImageSet
 
 Array = np.ndarray[Any, Any]
-FILES = ("curve.png", "episode.png", "results.json", "initialisation.npz")
+FILES = ("curve.png", "episode.png", "results.json", INITIALISATION)
 TRAININGS = {1: "first-order", 2: "exact"}  # by order
 DESCRIPTIONS = {1: "MAML, first order", 2: "MAML"}
 PARTS = ("train", "validation", "test")
@@ -220,7 +221,7 @@ def run(
     }
     reported = rows[recipe.test_steps]  # transductive, as in the paper
     save_initialisation(
-        options.out / "initialisation.npz",
+        options.out / INITIALISATION,
         theta,
         recipe,
         {**facts, "accuracy": reported["accuracy"], "command": command},

@@ -50,11 +50,14 @@ from navigation_figures import Paths, draw_figure_4
 from reinforcement import ORDERS, TEST, Experiment, Recipe, Row, methods
 from reinforcement_figures import Curve
 from shared import (
+    INITIALISATION,
+    STARTS,
     Parser,
     add_resume,
     command_line,
     experiment_parser,
     finite,
+    four_digits,
     open_stages,
     positive_number,
     read_options,
@@ -70,7 +73,6 @@ from tinymaml.rl.rollouts import Trajectories
 from tinymaml.tasks.navigation import LARGEST_MOVE, REWARDS, Navigation
 
 Array = np.ndarray[Any, Any]
-INITIALISATION = "initialisation.npz"
 FILES = ("figure4.png", "results.json")
 
 # %% The recipe
@@ -129,7 +131,6 @@ def make_experiment(options: argparse.Namespace, backend: Backend) -> Experiment
 # The policies that adapt, with what they were trained on and how well they find new
 # goals: two of the files behind `tm.pretrained`.
 
-STARTS = ("exact", "first-order", "pretrained")
 REWARD_WORDS = {
     "distance": "the reward is minus the distance",
     "squared": "the reward is minus the squared distance",
@@ -146,10 +147,6 @@ def save_starts(
     """Write initialisation.npz into the folders of the trainings in `STARTS`."""
     options, recipe = experiment.options, experiment.recipe
     for name in [name for name in thetas if name in STARTS]:
-        figures = {
-            key: [float(f"{row[key]:.4g}") for row in rows[name]]
-            for key in ("return", "ci95")
-        }
         facts = {
             "data": f"2D navigation: unseen goals, {REWARD_WORDS[options.reward]}",
             "method": experiment.methods[name].label,
@@ -161,7 +158,7 @@ def save_starts(
             "transitions": TEST_TRANSITIONS,
             "steps": [row["steps"] for row in rows[name]],
             "alpha": recipe.inner_learning_rates(recipe.alpha, TEST_STEPS),
-            **figures,
+            **four_digits(rows[name], "return", "ci95"),
             "command": training_command(command),
         }
         start = NavigationRecipe(options.alpha, options.reward)

@@ -39,6 +39,9 @@ except ImportError:  # Windows: nothing keeps two runs apart there
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+INITIALISATION = "initialisation.npz"  # what others can start from: tinymaml.pretrained
+STARTS = ("exact", "first-order", "pretrained")  # the trainings that write one
+
 
 # --- options --------------------------------------------------------------------------
 
@@ -536,6 +539,13 @@ def write_json(path: str | os.PathLike[str], results: Mapping[str, Any]) -> None
     text = json.dumps(finite(results), indent=1, allow_nan=False, ensure_ascii=False)
     with write_atomically(path) as file:
         file.write(text.encode() + b"\n")
+
+
+def four_digits(
+    rows: Sequence[Mapping[str, Any]], *names: str
+) -> dict[str, list[float]]:
+    """Columns of results, as an initialisation's facts have them."""
+    return {name: [float(f"{row[name]:.4g}") for row in rows] for name in names}
 
 
 def finite(value: Any) -> Any:

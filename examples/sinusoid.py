@@ -48,11 +48,14 @@ from stages import Stages
 import tinymaml as tm
 from multitask import REGRESSORS, prepare_multitask
 from shared import (
+    INITIALISATION,
+    STARTS,
     Parser,
     add_resume,
     command_line,
     experiment_parser,
     finite,
+    four_digits,
     mean_and_interval,
     open_stages,
     positive_number,
@@ -78,7 +81,6 @@ from tinymaml.paper.recipes import SinusoidRecipe
 from tinymaml.tasks import sinusoid
 
 Array = np.ndarray[Any, Any]
-INITIALISATION = "initialisation.npz"
 FILES = ("figure2.png", "figure3.png", "results.json")
 
 # %% The network and the loss
@@ -272,7 +274,6 @@ def evaluate(
 # The parameters of MAML and of the pretrained network, with what they were trained on
 # and how well they learn new tasks: three of the files behind `tm.pretrained`.
 
-STARTS = ("exact", "first-order", "pretrained")
 STEPS_IN_FACTS = [0, 1, 5, 10]
 
 
@@ -298,10 +299,7 @@ def save_starts(
         for shots in SHOTS:
             points = rows_of(rows, name, shots)
             chosen = [points[steps] for steps in STEPS_IN_FACTS]
-            figures = {
-                key: [float(f"{row[key]:.4g}") for row in chosen]
-                for key in ("mse", "ci95")
-            }
+            figures = four_digits(chosen, "mse", "ci95")
             facts[f"{shots} shots"] = {"alpha": rates[name, shots], **figures}
         facts["command"] = training_command(command)
         # With another number of points another alpha may be best: it is in the facts.
