@@ -298,7 +298,7 @@ class MAML(Trainable):
                 return self.loss(theta, x, y)
             return own(theta, x, y, values[0])
 
-        thetas = inner_loop(self.loss, theta_0, support, alpha, call.steps)
+        thetas = self.record_inner_loop(theta_0, support, alpha, call.steps)
         if call.kind == "meta-gradient":
             examples = support, (query[0], query[1])
             self._record_meta_gradient(thetas, *examples, alpha, query_loss, call.parts)
@@ -313,6 +313,31 @@ class MAML(Trainable):
                 tape.output(f"out{j}", out)
         return tape
 
+    def record_inner_loop(
+        self, theta: Value, support: Examples, alpha: Value, steps: int
+    ) -> list[Value]:
+        """[theta_0, ..., theta_J] on the tape; a variant may override it."""
+        return inner_loop(self.loss, theta, support, alpha, steps)
+
+    def record_meta_gradient(
+        self,
+        thetas: list[Value],
+        support: Examples,
+        query: Examples,
+        alpha: Value,
+        query_loss: Loss,
+        order: int,
+    ) -> tuple[Value, list[Value]]:
+        """The objective, and [v_0, ...] on the tape; a variant may override it.
+
+        v_0 is the meta-gradient: as long as what the outer loop learns.
+        """
+        examples, weights = (self.loss, thetas, support, query, alpha), self._weights()
+        options = order, query_loss, self.recompute
+        if weights is None:
+            return meta_gradient(*examples, *options)
+        return multi_step_meta_gradient(*examples, weights, *options)
+
     def _record_meta_gradient(
         self,
         thetas: list[Value],
@@ -323,22 +348,15 @@ class MAML(Trainable):
         parts: bool,
     ) -> None:
         """Record the recursion and name its results; with `parts` its terms as well."""
-        tape, weights = thetas[0].tape, self._weights()
-
-        def record(order: int) -> tuple[Value, list[Value]]:
-            examples = self.loss, thetas, support, query, alpha
-            options = order, query_loss, self.recompute
-            if weights is None:
-                return meta_gradient(*examples, *options)
-            return multi_step_meta_gradient(*examples, weights, *options)
-
-        objective, cotangents = record(self.order)
+        tape, examples = thetas[0].tape, (support, query, alpha, query_loss)
+        objective, cotangents = self.record_meta_gradient(thetas, *examples, self.order)
         tape.output("losses", objective)
         tape.output("gradient", cotangents[0], "sum")
         if not parts:
             return
         # These operations are on the tape already: recording them again finds them.
-        tape.output("query_gradient", record(order=1)[1][0], "sum")
+        first_order = self.record_meta_gradient(thetas, *examples, order=1)[1]
+        tape.output("query_gradient", first_order[0], "sum")
         alpha_gradient = tape.constant(0.0, thetas[0].shape)
         for j, v in enumerate(cotangents[1:]):
             support_loss = self.loss(thetas[j], *support)

@@ -18,11 +18,13 @@ CUDA_LIMIT = 800
 # whole (locks, verified kernels, contents of checkpoints), which was promised later.
 # Another 50 for what locomotion asks of the rest: random starts, the size of the inner
 # step in the log, the progress bar and an error, a policy's own initial weights.
-PACKAGE_LIMIT = 5_500 + 250 + 50 + 350  # the last are the new operations of LATER
+# The 350 are the new operations of LATER; the 15, taken from the share of `variants`,
+# are the two methods of `MAML` that a variant overrides.
+PACKAGE_LIMIT = 5_500 + 250 + 50 + 350 + 15
 # What later subpackages may add to the package; each brings its own line here.
 LATER = {
     "rl/locomotion": 350,  # with gymnasium's adapter
-    "variants": 500,
+    "variants": 485,
     "training/distributed.py": 250,
     "backends/javascript": 150,
     # Powers, indices, transposes, `where` and what else a user's loss wants, on every
