@@ -160,14 +160,8 @@ MUTANTS = {
         ),
     },
     "convolutions": {
-        "patches have no stride down": (
-            "row * (int)stride + u - (int)top",
-            "row + u - (int)top",
-        ),
-        "patches ignore padding above": (
-            "row * (int)stride + u - (int)top",
-            "row * (int)stride + u",
-        ),
+        "patches have no stride down": ("y += stride, to", "y += 1, to"),
+        "patches ignore padding above": ("y = u - (int)top;", "y = u;"),
         "patches have no stride across": (
             "column * (int)stride + v - (int)left",
             "column + v - (int)left",
@@ -182,12 +176,15 @@ MUTANTS = {
             "0 <= y && y < height &&",
             "0 < y && y < height &&",
         ),
-        "patches reach left": ("0 <= z && z < width;", "z < width;"),
-        "patches reach right": ("0 <= z && z < width;", "0 <= z;"),
-        "images are square": (
-            "((n * height + y) * width + z) * depth + c]\n                   :",
-            "((n * height + y) * height + z) * depth + c]\n                   :",
-        ),
+        "patches reach left": ("0 <= z && z < width ?", "z < width ?"),
+        "patches reach right": ("0 <= z && z < width ?", "0 <= z ?"),
+        "images are square": ("line = width * depth", "line = height * depth"),
+        "pixels have one channel": ("line + z * depth + c", "line + z + c"),
+        "all images are the first": ("x_step + n * (int)height * line", "x_step"),
+        "rows of patches are one": ("row++, y +=", "row += down, y +="),
+        "rows of patches overlap": ("to += across * each)", "to += each)"),
+        "images of patches overlap": ("n * down * across * each", "n * across * each"),
+        "patches are not indexed": (" + i % (across * each)", ""),
         "kernels are square across": (
             "int v = rest % taps; rest /= taps",
             "int v = rest % taps; rest /= kernel_height",
@@ -197,36 +194,50 @@ MUTANTS = {
             "int u = rest % taps; rest /= taps",
         ),
         "transposed patches reach above": (
-            "row < 0 || row % (int)stride",
-            "row % (int)stride",
+            "y + (int)top < u || row >= rows",
+            "row >= rows",
         ),
-        "transposed patches ignore the stride down": ("row % (int)stride ||", ""),
-        "one row too many": ("row / (int)stride >= rows", "row / (int)stride > rows"),
-        "rows ignore the stride": ("row / (int)stride >= rows", "row >= rows"),
+        "transposed patches ignore the stride down": (
+            "u < kernel_height; u += step",
+            "u < kernel_height; u++",
+        ),
+        "the first tap down is missing": (
+            "u = (y + (int)top) % step",
+            "u = (y + (int)top) % step + step",
+        ),
+        "one row too many": ("|| row >= rows", "|| row > rows"),
+        "rows ignore the stride": (
+            "row = (y + (int)top - u) / step",
+            "row = (y + (int)top - u)",
+        ),
         "transposed patches reach left": (
-            "column < 0 || column % (int)stride",
-            "column % (int)stride",
+            "z + (int)left < v || column >= columns",
+            "column >= columns",
         ),
-        "transposed patches ignore the stride across": ("column % (int)stride ||", ""),
-        "one column too many": (
-            "column / (int)stride >= columns",
-            "column / (int)stride > columns",
+        "transposed patches ignore the stride across": (
+            "v < taps; v += step",
+            "v < taps; v++",
         ),
-        "taps go up": ("y + (int)top - u", "y + u - (int)top"),
-        "taps go right": ("z + (int)left - v", "z - v"),
+        "the first tap across is missing": (
+            "v = (z + (int)left) % step",
+            "v = (z + (int)left) % step + step",
+        ),
+        "one column too many": ("|| column >= columns", "|| column > columns"),
+        "taps go up": ("(y + (int)top - u)", "(y + u - (int)top)"),
+        "taps go right": ("(z + (int)left - v)", "(z - v)"),
         "outputs are square": (
-            "(n * rows + row / stride) * columns",
-            "(n * rows + row / stride) * rows",
+            "(n * (int)rows + row) * (int)columns",
+            "(n * (int)rows + row) * (int)rows",
         ),
         "taps are one above the other": (
-            "(output * kernel_height + u) * kernel_width + v",
-            "(output * kernel_width + v) * kernel_height + u",
+            "(output * (int)kernel_height + u) * taps + v",
+            "(output * taps + v) * (int)kernel_height + u",
         ),
         "nothing is added to": ("accumulate ? *to + total : total", "total"),
         "everything is added to": ("accumulate ? *to + total : total", "*to + total"),
         "patches are the first task's": (
-            "x + task * x_step;\n        real total",
-            "x;\n        real total",
+            "*patches = x + task * x_step",
+            "*patches = x",
         ),
     },
     "pools": {
