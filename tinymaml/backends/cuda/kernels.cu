@@ -74,17 +74,26 @@ struct Operation {
     whole span, inner;
 };
 
+// i % size, without a division where size is a power of two, as it mostly is.
+__device__ int rest_of(int i, int size)
+{
+    return size & (size - 1) ? i % size : i & (size - 1);
+}
+
 // A fused group: operations on arrays of n elements, in one launch. One thread does all
 // of them for element i, so an operation may read the element that an earlier one
-// wrote.
+// wrote. Its speed is the number of instructions: steps and numbers of tasks are made
+// ints, whose product takes one, and nothing is divided that need not be.
 KERNEL elementwise(whole tasks, const Operation *operations, whole count, whole n)
 {
     EACH_TASK EACH(i, n) for (int k = 0; k < count; k++) {
         const Operation op = operations[k];
-        const int span = op.span, inner = op.inner;
-        real *out = op.out + task * op.out_step + i;
-        real x = op.x ? op.x[task * op.x_step + i] : (real)0;
-        real y = op.y ? op.y[task * op.y_step + i / span * inner + i % inner] : (real)0;
+        const int span = op.span, inner = op.inner, t = task;
+        int j = i;
+        if (inner != n) j = (span == n ? 0 : i / span * inner) + rest_of(i, inner);
+        real *out = op.out + (whole)t * (int)op.out_step + i;
+        real x = op.x ? op.x[(whole)t * (int)op.x_step + i] : (real)0;
+        real y = op.y ? op.y[(whole)t * (int)op.y_step + j] : (real)0;
         *out = apply(op.opcode, op.opcode == MUL_ADD ? *out : (real)0, x, y);
     }
 }
