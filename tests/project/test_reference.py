@@ -20,7 +20,7 @@ MODULES = [
     for name in (
         "maml learner losses gradcheck function autodiff.tape autodiff.derivatives"
         " autodiff.functions autodiff.convolution backends backends.numba.planner"
-        " networks.layers networks.images variants.multi_step_loss"
+        " networks.layers networks.images multi_step_loss"
         " variants.context_vector tasks.batch"
         " tasks.sinusoid tasks.episodes tasks.images tasks.omniglot"
         " tasks.miniimagenet tasks.navigation training.console training.optim"
