@@ -384,10 +384,8 @@ class MAML(Trainable):
         """Refuse parts where the meta-gradient is not made of them."""
         if parts and self.order == 1:
             raise ValueError("parts: order=1 leaves out the corrections; use order=2")
-        names = "record_start", "record_inner_loop", "record_meta_gradient"
-        own = any(
-            getattr(type(self), name) is not getattr(MAML, name) for name in names
-        )
+        methods = "record_start", "record_inner_loop", "record_meta_gradient"
+        own = any(getattr(type(self), n) is not getattr(MAML, n) for n in methods)
         expected = "False, as the meta-gradient is made of other terms than MAML's"
         check_that(not (parts and own), "parts", expected, f"True for {self!r}")
 
@@ -395,11 +393,11 @@ class MAML(Trainable):
         """The program for these shapes and settings, compiled at its first use."""
         shapes = theta.size, theta.dtype, *[array.shape[1:] for array in tasks]
         settings = (self.order, self.recompute, self._weights(), self.alpha.shape)
-        settings += tuple(getattr(self, name) for name in self.own_settings)
+        own = tuple(getattr(self, name) for name in self.own_settings)
         recorded, function = call, None
         if call.function is not None:
             recorded, function = call._replace(function=None), weakly(call.function)
-        key = recorded, function, shapes, settings, self.backend
+        key = recorded, function, shapes, settings, own, self.backend
         program: Program = self._programs.get(
             key,
             lambda: self.backend.compile(self._record(call, theta, tasks), theta.dtype),
