@@ -289,7 +289,7 @@ class MAML(Trainable):
         learned = tape.input("theta", theta.shape)
         arrays = self.shared_inputs(theta).items()
         shared = {name: tape.input(name, array.shape) for name, array in arrays}
-        theta_0, alpha = self.record_start(learned, **shared)
+        theta_0, alpha = self.record_start(learned, shared["alpha"])
         names = Tasks._fields[:2] if call.kind == "adapt" else Tasks._fields
         shapes = [(name, getattr(tasks, name).shape[1:]) for name in names]
         values = [tape.input(name, shape, per_task=True) for name, shape in shapes]
@@ -321,10 +321,7 @@ class MAML(Trainable):
         return {"alpha": self.alpha.astype(theta.dtype)}
 
     def record_start(self, theta: Value, alpha: Value) -> tuple[Value, Value]:
-        """theta_0 and alpha, from what the outer loop learns and the shared inputs.
-
-        A variant may override it.
-        """
+        """theta_0 and alpha, from what the outer loop learns; a variant may override it."""
         expected = f"a number or one per parameter, shape {theta.shape}"
         fits = alpha.shape in ((), theta.shape)
         check_that(fits, "alpha", expected, f"shape {alpha.shape}")

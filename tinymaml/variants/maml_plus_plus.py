@@ -1,0 +1,127 @@
+"""MAML++: rates per layer and per step, and two schedules of the outer loop.
+
+    objective in iteration t:   sum_j w_j(t) Q(theta_j),   of order 1 or 2 as t says
+
+The losses after early steps keep the first iterations stable, and lose their weight as
+training goes on (multi-step loss optimisation). First-order iterations come first, as
+they are cheaper (derivative-order annealing). Both are functions of the iteration. The
+number of the iteration is the optimiser's count of steps, which a checkpoint holds, so
+a resumed training goes on where it was. The weights are an input of the tape: no
+iteration compiles anything, but the first one of each order.
+
+    maml = MAMLPlusPlus(
+        loss, network, steps=5,
+        weights_at=lambda t: annealed_weights(t, steps=5, until=15_000),
+        order_at=lambda t: 1 if t < 25_000 else 2,
+    )
+    result = train(maml, maml.start(theta), ...)
+
+Left out: batch normalisation with statistics of each step, and the cosine schedule of
+the outer learning rate.
+
+Source: Antoniou, Edwards, Storkey, How to train your MAML, ICLR 2019, arXiv:1810.09502,
+section 4.
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import count
+from typing import Any
+
+import numpy as np
+
+from tinymaml.autodiff.functions import concatenate
+from tinymaml.autodiff.tape import Value
+from tinymaml.checks import Array, check_function, check_step_weights
+from tinymaml.maml import Examples, Loss
+from tinymaml.networks.layers import Network
+from tinymaml.training.optim import Optimiser
+from tinymaml.training.steps import HostSteps, Sample, Steps
+from tinymaml.variants.step_rates import StepRates
+
+
+def annealed_weights(iteration: int, steps: int, until: int) -> list[float]:
+    """Weights of the query losses after steps 1 .. J, which sum to 1.
+
+    They are equal in iteration 0. Until iteration `until` those before the last fall
+    linearly to 0.03 / J, where they stay, as in the authors' code.
+
+    >>> [round(w, 3) for w in annealed_weights(50, steps=2, until=100)]
+    [0.25, 0.75]
+    """
+    early = max(1 - iteration / until, 0.03) / steps
+    return [early] * (steps - 1) + [1 - early * (steps - 1)]
+
+
+class MAMLPlusPlus(StepRates):
+    """`StepRates` with losses after every step, both annealed over the iterations.
+
+    weights_at: from the iteration, counted from 0, to the J weights of the query losses
+        after steps 1 .. J.
+    order_at: from the iteration to 1, for first order, or 2.
+
+    The rest as in `StepRates`. Training is not on a device: each iteration has other
+    weights. `meta_gradient` takes those of the last iteration, or of iteration 0.
+
+    >>> from tinymaml.losses import squared_error
+    >>> from tinymaml.networks.layers import MLP
+    >>> network = MLP([1, 2, 1])
+    >>> maml = MAMLPlusPlus(
+    ...     lambda theta, x, y: squared_error(network(theta, x), y),
+    ...     network,
+    ...     weights_at=lambda t: annealed_weights(t, steps=2, until=100),
+    ...     order_at=lambda t: 1 if t < 50 else 2,
+    ...     steps=2,
+    ... )
+    >>> maml.at(0).order, maml.weights, maml.at(50).order, maml.weights
+    (1, (0.5, 0.5), 2, (0.25, 0.75))
+    """
+
+    def __init__(
+        self,
+        loss: Loss,
+        network: Network,
+        weights_at: Callable[[int], Sequence[float]],
+        order_at: Callable[[int], int],
+        **options: Any,
+    ) -> None:
+        super().__init__(loss, network, **options)
+        self.weights_at = check_function("weights_at", weights_at)
+        self.order_at = check_function("order_at", order_at)
+        self.at(0)
+
+    def at(self, iteration: int) -> "MAMLPlusPlus":
+        """The same object, with the weights and the order of an iteration."""
+        self.weights = check_step_weights(self.weights_at(iteration), self.steps)
+        self.order = self.order_at(iteration)
+        return self
+
+    def training_steps(
+        self,
+        theta: Array,
+        optimiser: Optimiser,
+        sample: Sample,
+        columns: Sequence[str] = (),
+    ) -> Steps:
+        """The outer steps of `train`, from the iteration that the optimiser counts."""
+        iterations = count(int(optimiser.state()["step"]))
+
+        def gradient(theta: Array, tasks: Any) -> Any:
+            return self.at(next(iterations))(theta, tasks)
+
+        return HostSteps(gradient, theta, optimiser, sample, columns)
+
+    def shared_inputs(self, theta: Array) -> dict[str, Array]:
+        """alpha, and the weights (J,) as numbers that change without compiling."""
+        weights = np.array(self.weights, theta.dtype)
+        return super().shared_inputs(theta) | {"weights": weights}
+
+    def record_objective(
+        self, thetas: list[Value], query: Examples, query_loss: Loss
+    ) -> Value:
+        """The weighted sum of the query losses after steps 1 .. J, ()."""
+        tape = thetas[0].tape
+        weights = tape.value(tape.inputs["weights"].node)
+        # [annealed-loss]
+        losses = [query_loss(theta_j, *query).reshape(1) for theta_j in thetas[1:]]
+        return (weights * concatenate(losses)).sum()
+        # [/annealed-loss]
