@@ -94,6 +94,14 @@ def real_number(name: str, value: Any) -> float:
         raise ValueError(f"{name}: expected a number below 1.8e308") from None
 
 
+def number_in(name: str, value: Any, low: float, high: float) -> float:
+    """The value as a float in [low, high); neither bool nor NaN is one."""
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    valid = number and low <= value < high
+    check_that(valid, name, f"a number in [{low:.3g}, {high:.3g})", repr(value))
+    return float(value)
+
+
 def check_fractions(**numbers: float) -> None:
     """Check that every argument is a number in [0, 1], which NaN is not."""
     for name, number in numbers.items():

@@ -321,7 +321,7 @@ class MAML(Trainable):
         return {"alpha": self.alpha.astype(theta.dtype)}
 
     def record_start(self, theta: Value, alpha: Value) -> tuple[Value, Value]:
-        """theta_0 and alpha, from what the outer loop learns; a variant may override it."""
+        """theta_0 and alpha, from what is learned; a variant may override it."""
         expected = f"a number or one per parameter, shape {theta.shape}"
         fits = alpha.shape in ((), theta.shape)
         check_that(fits, "alpha", expected, f"shape {alpha.shape}")

@@ -1,19 +1,15 @@
-"""Relatives of MAML, each a file that reads as a difference from `maml.py`."""
+"""Relatives of MAML, each a file that reads as a difference from `maml.py`.
 
-from tinymaml.variants.anil import ANIL
-from tinymaml.variants.inner_optimisers import InnerAdam, InnerMomentum
-from tinymaml.variants.maml_plus_plus import MAMLPlusPlus, annealed_weights
-from tinymaml.variants.meta_sgd import MetaSGD
-from tinymaml.variants.step_rates import StepRates
-from tinymaml.variants.unrolled import Unrolled
+import tinymaml as tm
 
-__all__ = [
-    "ANIL",
-    "InnerAdam",
-    "InnerMomentum",
-    "MAMLPlusPlus",
-    "MetaSGD",
-    "StepRates",
-    "Unrolled",
-    "annealed_weights",
-]
+anil = tm.variants.ANIL(loss, network.alpha(head=0.1))
+"""
+
+from tinymaml.variants.anil import ANIL as ANIL
+from tinymaml.variants.inner_optimisers import InnerAdam as InnerAdam
+from tinymaml.variants.inner_optimisers import InnerMomentum as InnerMomentum
+from tinymaml.variants.maml_plus_plus import MAMLPlusPlus as MAMLPlusPlus
+from tinymaml.variants.maml_plus_plus import annealed_weights as annealed_weights
+from tinymaml.variants.meta_sgd import MetaSGD as MetaSGD
+from tinymaml.variants.step_rates import StepRates as StepRates
+from tinymaml.variants.unrolled import Unrolled as Unrolled

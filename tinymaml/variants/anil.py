@@ -18,9 +18,8 @@ arXiv:1909.09157, section 4; Oh, Yoo, Kim, Yun, BOIL: towards representation cha
 few-shot learning, ICLR 2021, arXiv:2008.08882, section 3.
 """
 
-from collections.abc import Callable
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -88,10 +87,7 @@ class ANIL(Unrolled):
     >>> # 2 (w u' - 1) = -1 times the derivatives of w u': 4 alpha w, w - 2 alpha w^3.
     """
 
-    own_settings: ClassVar[dict[str, Callable[[Any], Any]]] = {
-        **Unrolled.own_settings,
-        "adapted": tuple,
-    }
+    own_settings = Unrolled.own_settings | {"adapted": tuple}
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an attribute; alpha says what is adapted."""

@@ -3,8 +3,8 @@
     m_{j+1} = mu m_j + grad S(theta_j),   theta_{j+1} = theta_j - alpha m_{j+1}
 
 and Adam in the same way. Every task starts from moments of 0. The state of the inner
-loop is (theta_j, moments), and `grad` follows theta_0 through both, so the meta-gradient
-is exact.
+loop is (theta_j, moments), and `grad` follows theta_0 through both, so the
+meta-gradient is exact.
 
 Adam here divides by sqrt(v + epsilon^2) and not by sqrt(v) + epsilon: the slope of a
 root is infinite at v = 0, where a parameter whose gradient has always been 0 (behind a
@@ -13,33 +13,16 @@ relu that is shut) would have the meta-gradient infinity times 0.
 Source of Adam: Kingma and Ba, ICLR 2015, arXiv:1412.6980, algorithm 1.
 """
 
-from collections.abc import Callable
-from typing import Any, ClassVar
+from functools import partial
+from typing import Any
 
 from tinymaml.autodiff.functions import rsqrt
 from tinymaml.autodiff.tape import Value
-from tinymaml.checks import check_that, real_number
-from tinymaml.maml import Examples, Loss
-from tinymaml.variants.unrolled import Unrolled
+from tinymaml.checks import number_in
+from tinymaml.maml import Loss
+from tinymaml.variants.unrolled import Moments, Unrolled
 
-Settings = dict[str, Callable[[Any], Any]]
-
-
-def _decay(name: str) -> Callable[[Any], float]:
-    """The check of a decay rate of that name, a number in [0, 1)."""
-
-    def check(value: Any) -> float:
-        fits = 0 <= real_number(name, value) < 1
-        check_that(fits, name, "a number in [0, 1)", value)
-        return float(value)
-
-    return check
-
-
-def _positive(epsilon: Any) -> float:
-    fits = 1e-15 <= real_number("epsilon", epsilon) < 1
-    check_that(fits, "epsilon", "a number in [1e-15, 1)", epsilon)
-    return float(epsilon)
+TINY = 1e-12  # A derivative divides by its third power, which is no 0 in float32.
 
 
 class InnerMomentum(Unrolled):
@@ -61,27 +44,22 @@ class InnerMomentum(Unrolled):
     array([1.   , 0.9  , 0.75 , 0.575])
     """
 
-    own_settings: ClassVar[Settings] = {
-        **Unrolled.own_settings,
-        "momentum": _decay("momentum"),
+    own_settings = Unrolled.own_settings | {
+        "momentum": partial(number_in, "momentum", low=0, high=1)
     }
 
     def __init__(self, loss: Loss, momentum: float = 0.9, **options: Any) -> None:
         self.momentum = momentum
         super().__init__(loss, **options)
 
-    def record_inner_loop(
-        self, theta: Value, support: Examples, alpha: Value, steps: int
-    ) -> list[Value]:
-        """[theta_0, ..., theta_J], each (P,)."""
-        thetas, m = [theta], theta.tape.constant(0.0, theta.shape)
-        for _ in range(steps):
-            support_loss = self.loss(thetas[-1], *support)
-            # [inner-momentum]
-            m = self.momentum * m + self.support_gradient(support_loss, thetas[-1])
-            thetas.append(thetas[-1] - alpha * m)
-            # [/inner-momentum]
-        return thetas
+    def record_inner_step(
+        self, j: int, gradient: Value, alpha: Value, moments: Moments
+    ) -> tuple[Value, Moments]:
+        """alpha m_{j+1}, and m_{j+1}."""
+        # [inner-momentum]
+        m = self.momentum * moments[0] + gradient
+        return alpha * m, (m, m)
+        # [/inner-momentum]
 
 
 class InnerAdam(Unrolled):
@@ -101,11 +79,10 @@ class InnerAdam(Unrolled):
     array([1. , 0.9, 0.8])
     """
 
-    own_settings: ClassVar[Settings] = {
-        **Unrolled.own_settings,
-        "beta1": _decay("beta1"),
-        "beta2": _decay("beta2"),
-        "epsilon": _positive,
+    own_settings = Unrolled.own_settings | {
+        "beta1": partial(number_in, "beta1", low=0, high=1),
+        "beta2": partial(number_in, "beta2", low=0, high=1),
+        "epsilon": partial(number_in, "epsilon", low=TINY, high=1),
     }
 
     def __init__(
@@ -119,17 +96,15 @@ class InnerAdam(Unrolled):
         self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
         super().__init__(loss, **options)
 
-    def record_inner_loop(
-        self, theta: Value, support: Examples, alpha: Value, steps: int
-    ) -> list[Value]:
-        """[theta_0, ..., theta_J], each (P,)."""
-        thetas, m = [theta], theta.tape.constant(0.0, theta.shape)
-        v, b1, b2 = m, self.beta1, self.beta2
-        for t in range(1, steps + 1):
-            g = self.support_gradient(self.loss(thetas[-1], *support), thetas[-1])
-            # [inner-adam]
-            m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g * g
-            m_hat, v_hat = m * (1 / (1 - b1**t)), v * (1 / (1 - b2**t))
-            thetas.append(thetas[-1] - alpha * m_hat * rsqrt(v_hat + self.epsilon**2))
-            # [/inner-adam]
-        return thetas
+    def record_inner_step(
+        self, j: int, gradient: Value, alpha: Value, moments: Moments
+    ) -> tuple[Value, Moments]:
+        """A step of Adam, and its two moments."""
+        b1, b2 = self.beta1, self.beta2
+        # [inner-adam]
+        m = b1 * moments[0] + (1 - b1) * gradient
+        v = b2 * moments[1] + (1 - b2) * gradient * gradient
+        unbiased = m / (1 - b1 ** (j + 1)), v / (1 - b2 ** (j + 1))
+        step = alpha * unbiased[0] * rsqrt(unbiased[1] + self.epsilon**2)
+        # [/inner-adam]
+        return step, (m, v)

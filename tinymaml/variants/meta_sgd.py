@@ -14,13 +14,15 @@ Source: Li, Zhou, Chen, Li, Meta-SGD: learning to learn quickly for few-shot lea
 2017, arXiv:1707.09835, equations 2 and 3.
 """
 
+from typing import Any
+
 import numpy as np
 
 from tinymaml.autodiff.functions import concatenate
 from tinymaml.autodiff.tape import Value
 from tinymaml.checks import Array, check_alpha, check_that, check_theta
 from tinymaml.learner import MAML, alpha_gradient
-from tinymaml.maml import Examples, Loss
+from tinymaml.maml import Examples
 
 
 class MetaSGD(MAML):
@@ -57,17 +59,11 @@ class MetaSGD(MAML):
         return theta[:count], theta[count:]
 
     def record_meta_gradient(
-        self,
-        thetas: list[Value],
-        support: Examples,
-        query: Examples,
-        alpha: Value,
-        query_loss: Loss,
-        order: int,
+        self, thetas: list[Value], support: Examples, *args: Any, **options: Any
     ) -> tuple[Value, list[Value]]:
         """The objective (), and [v_0, ...], where v_0 has also the part of alpha."""
         objective, cotangents = super().record_meta_gradient(
-            thetas, support, query, alpha, query_loss, order
+            thetas, support, *args, **options
         )
         # [meta-sgd]
         for_alpha = alpha_gradient(self.loss, thetas, support, cotangents)

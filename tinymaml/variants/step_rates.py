@@ -9,18 +9,17 @@ Source: Antoniou, Edwards, Storkey, How to train your MAML, ICLR 2019, arXiv:181
 section 4 (learning per-layer per-step learning rates and gradient directions).
 """
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from tinymaml.autodiff.functions import concatenate
 from tinymaml.autodiff.tape import Value
 from tinymaml.checks import Array, check_that, check_theta, whole_number, whole_numbers
-from tinymaml.maml import Examples, Loss
+from tinymaml.maml import Loss
 from tinymaml.networks.layers import Network
-from tinymaml.variants.unrolled import Unrolled
+from tinymaml.variants.unrolled import Moments, Unrolled
 
 
 class StepRates(Unrolled):
@@ -46,8 +45,7 @@ class StepRates(Unrolled):
     array([0.5, 0.5, 0.5, 0.5, 0.5, 0.5])
     """
 
-    own_settings: ClassVar[dict[str, Callable[[Any], Any]]] = {
-        **Unrolled.own_settings,
+    own_settings = Unrolled.own_settings | {
         "layers": partial(whole_numbers, "layers"),
         "steps": partial(whole_number, "steps"),
     }
@@ -70,19 +68,15 @@ class StepRates(Unrolled):
         check_that(fits, "theta", f"(theta, alpha), {count} + {rates}", theta.size)
         return theta[:count], theta[count:]
 
-    def record_inner_loop(
-        self, theta: Value, support: Examples, alpha: Value, steps: int
-    ) -> list[Value]:
-        """[theta_0, ..., theta_J], each (P,)."""
-        thetas, layers = [theta], self.layers
-        for j in range(steps):
-            # [step-rates]
-            first = min(j, self.steps - 1) * len(layers)
-            rates = [
-                alpha[first + layer].broadcast_to((size,))
-                for layer, size in enumerate(layers)
-            ]
-            gradient = self.support_gradient(self.loss(thetas[j], *support), thetas[j])
-            thetas.append(thetas[j] - concatenate(rates) * gradient)
-            # [/step-rates]
-        return thetas
+    def record_inner_step(
+        self, j: int, gradient: Value, alpha: Value, moments: Moments
+    ) -> tuple[Value, Moments]:
+        """The step of each layer, by its own rate in step j."""
+        # [step-rates]
+        first = min(j, self.steps - 1) * len(self.layers)
+        rates = [
+            alpha[first + layer].broadcast_to((size,))
+            for layer, size in enumerate(self.layers)
+        ]
+        return concatenate(rates) * gradient, moments
+        # [/step-rates]

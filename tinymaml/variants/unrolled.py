@@ -5,17 +5,14 @@
 `maml.py` writes the chain rule through an inner step out, which needs to know the step:
 theta_{j+1} = theta_j - alpha grad S(theta_j). An inner loop of another form (momentum,
 other rates in each step, an adapted part) is differentiated here without a recursion of
-its own: a variant overrides `record_inner_loop`, and `grad` walks back through what it
-has recorded. On the same inner loop the numbers are those of `maml.py`.
+its own: a variant overrides `record_inner_step`, and `grad` walks back through what has
+been recorded. On the same inner loop the numbers are those of `maml.py`.
 
-First order: where the inner loop reads `support_gradient`, its gradients count as
-constants, as in the authors' code.
+First order: the gradients of the inner loop count as constants, as in the code of
+MAML's authors.
 
 Left out: `recompute`, which is written for the recursion of `maml.py`.
 """
-
-from collections.abc import Callable
-from typing import Any, ClassVar
 
 from tinymaml.autodiff.derivatives import grad
 from tinymaml.autodiff.functions import stop_gradient
@@ -23,6 +20,8 @@ from tinymaml.autodiff.tape import Value
 from tinymaml.checks import check_that, shown
 from tinymaml.learner import MAML
 from tinymaml.maml import Examples, Loss
+
+Moments = tuple[Value, Value]  # each (P,)
 
 
 def _check_recompute(recompute: bool) -> bool:
@@ -32,19 +31,35 @@ def _check_recompute(recompute: bool) -> bool:
 
 
 class Unrolled(MAML):
-    """MAML for an inner loop of any form; a subclass overrides `record_inner_loop`.
+    """MAML for an inner loop of any form; a subclass overrides `record_inner_step`.
 
     Arguments as in `MAML`, but `recompute`, which is refused with a ValueError.
     """
 
-    own_settings: ClassVar[dict[str, Callable[[Any], Any]]] = {
-        "recompute": _check_recompute
-    }
+    own_settings = {"recompute": _check_recompute}
 
     def support_gradient(self, support_loss: Value, theta: Value) -> Value:
         """The gradient of an inner step; with order=1 no derivative passes through."""
         gradient = grad(support_loss, theta)
         return gradient if self.order == 2 else stop_gradient(gradient)
+
+    def record_inner_loop(
+        self, theta: Value, support: Examples, alpha: Value, steps: int
+    ) -> list[Value]:
+        """[theta_0, ..., theta_J], each (P,)."""
+        zeros = theta.tape.constant(0.0, theta.shape)
+        thetas, moments = [theta], (zeros, zeros)
+        for j in range(steps):
+            gradient = self.support_gradient(self.loss(thetas[j], *support), thetas[j])
+            step, moments = self.record_inner_step(j, gradient, alpha, moments)
+            thetas.append(thetas[j] - step)
+        return thetas
+
+    def record_inner_step(
+        self, j: int, gradient: Value, alpha: Value, moments: Moments
+    ) -> tuple[Value, Moments]:
+        """theta_j - theta_{j+1}, and what an optimiser remembers; 0 before step 0."""
+        return alpha * gradient, moments
 
     def record_objective(
         self, thetas: list[Value], query: Examples, query_loss: Loss
