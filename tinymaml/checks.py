@@ -242,7 +242,9 @@ def check_alpha(alpha: float | Array, size: int | None = None) -> Array:
     return array
 
 
-def check_step_weights(weights: Sequence[float], steps: int) -> tuple[float, ...]:
+def check_step_weights(
+    weights: Sequence[float], steps: int, name: str = "step_weights"
+) -> tuple[float, ...]:
     """The weights as floats, one finite number for each inner step."""
     try:
         masked = isinstance(weights, MASKED)
@@ -250,7 +252,7 @@ def check_step_weights(weights: Sequence[float], steps: int) -> tuple[float, ...
     except (TypeError, ValueError):
         array = np.array(float("nan"))
     fits = array.shape == (steps,) and np.isfinite(array).all()
-    check_that(fits, "step_weights", f"{steps} finite weights", shown(weights))
+    check_that(fits, name, f"{steps} finite weights", shown(weights))
     return tuple(array.tolist())
 
 

@@ -31,7 +31,7 @@ import numpy as np
 
 from tinymaml.autodiff.functions import concatenate
 from tinymaml.autodiff.tape import Value
-from tinymaml.checks import Array, check_function, check_step_weights
+from tinymaml.checks import Array, check_function, check_sizes, check_step_weights
 from tinymaml.maml import Examples, Loss
 from tinymaml.networks.layers import Network
 from tinymaml.training.optim import Optimiser
@@ -48,6 +48,7 @@ def annealed_weights(iteration: int, steps: int, until: int) -> list[float]:
     >>> [round(w, 3) for w in annealed_weights(50, steps=2, until=100)]
     [0.25, 0.75]
     """
+    check_sizes(steps=steps, until=until)
     early = max(1 - iteration / until, 0.03) / steps
     return [early] * (steps - 1) + [1 - early * (steps - 1)]
 
@@ -91,7 +92,8 @@ class MAMLPlusPlus(StepRates):
 
     def at(self, iteration: int) -> "MAMLPlusPlus":
         """The same object, with the weights and the order of an iteration."""
-        self.weights = check_step_weights(self.weights_at(iteration), self.steps)
+        weights = self.weights_at(iteration)
+        self.weights = check_step_weights(weights, self.steps, "weights_at")
         self.order = self.order_at(iteration)
         return self
 

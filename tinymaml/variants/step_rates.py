@@ -58,6 +58,8 @@ class StepRates(Unrolled):
     def start(self, theta: Array) -> Array:
         """(theta, alpha), (P + J L,), where the outer loop starts from theta (P,)."""
         check_theta(theta, sum(self.layers))
+        came = f"shape {self.alpha.shape}"
+        check_that(self.alpha.ndim == 0, "alpha", "one number", came)
         rates = np.full(self.steps * len(self.layers), self.alpha, theta.dtype)
         return np.r_[theta, rates]
 
