@@ -92,6 +92,7 @@ def test_a_loss_of_all_of_theta_at_once_has_its_gradient():
         lambda theta: 0.1 * (theta**2).sum(),
         lambda theta: (theta[edge - 2 : edge + 2] ** 3).sum(),
         lambda theta: (theta[::2] ** 2).sum(),
+        lambda theta: (theta[edge + 1 :: 2] ** 3 + theta[1:edge:2][1:8].sum()).sum(),
     ]
     for penalty in penalties:
 
@@ -195,9 +196,7 @@ def test_parts_are_where_alpha_is_not_zero():
 def test_an_alpha_of_very_many_parts_is_refused():
     p = problem()
     alpha = np.tile([0.0, 0.1], 101)
-    with pytest.raises(
-        ValueError, match="^alpha: expected at most 100 adapted parts, g"
-    ):
+    with pytest.raises(ValueError, match="^alpha: expected at most 100 adapted parts"):
         variant_of(ANIL, p, alpha=alpha)
     anil = variant_of(ANIL, p, alpha=alpha[:200])
     with pytest.raises(ValueError, match="^alpha: expected a number or one per param"):

@@ -156,9 +156,7 @@ def test_schedules_that_are_none_are_refused():
         learner(p, weights_at=[1])
     with pytest.raises(TypeError, match="^order_at: expected a function, got 2"):
         learner(p, order_at=2)
-    with pytest.raises(
-        ValueError, match=r"^weights_at: expected 3 finite weights, got"
-    ):
+    with pytest.raises(ValueError, match=r"^weights_at: expected 3 finite weights"):
         learner(p, weights_at=lambda t: [0.5, 0.5])
     with pytest.raises(ValueError, match="^order: expected one of 1, 2, got 3"):
         learner(p, order_at=lambda t: 3)

@@ -1,4 +1,4 @@
-"""Meta-SGD: its meta-gradient for theta and alpha, and what it is with alpha constant."""
+"""Meta-SGD: the meta-gradient for theta and for alpha, beside that of MAML."""
 
 import numpy as np
 import pytest
@@ -119,9 +119,7 @@ def test_float32_is_close(backend):
 def test_theta_alone_is_refused(call):
     p = problem()
     meta_sgd, start = learner(p)
-    with pytest.raises(
-        ValueError, match=r"^theta: expected \(theta, alpha\), an even n"
-    ):
+    with pytest.raises(ValueError, match=r"^theta: expected \(theta, alpha\), an even"):
         getattr(meta_sgd, call)(start[:-1], p.tasks)
     with pytest.raises(ValueError, match="^alpha: expected 1 or 3 numbers, got 33"):
         meta_sgd.start(p.theta[:3])

@@ -89,9 +89,7 @@ def test_layers_of_another_network_take_effect_when_they_are_set():
 def test_what_does_not_fit_is_refused():
     p = problem()
     rates, outer = learner(p)
-    with pytest.raises(
-        ValueError, match=r"^theta: expected \(theta, alpha\), 33 \+ 6, g"
-    ):
+    with pytest.raises(ValueError, match=r"^theta: expected \(theta, alpha\), 33 \+ 6"):
         rates.meta_gradient(p.theta, p.tasks)
     with pytest.raises(ValueError, match="^theta: expected shape"):
         rates.start(outer)

@@ -66,7 +66,7 @@ class Unrolled(MAML):
     ) -> Value:
         """What the outer loop minimises, (): the query loss, or its weighted sum."""
         objective = query_loss(thetas[-1], *query)
-        if (weights := self._weights()) and len(thetas) > 1:
+        if weights := self._weights():
             objective = objective * weights[-1]
             for theta_j, weight in zip(thetas[1:-1], weights, strict=False):
                 objective = objective + query_loss(theta_j, *query) * weight
