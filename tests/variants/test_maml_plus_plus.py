@@ -147,6 +147,17 @@ def test_a_training_takes_the_gradients_of_its_iterations():
     assert_close(result.theta, theta, 1e-10)
 
 
+def test_another_number_of_steps_needs_other_weights():
+    p = problem()
+    maml, _ = learner(p, weights_at=lambda t: [0.5, 0.5] if t else [1 / 3] * 3)
+    maml.steps = 2
+    start = maml.start(p.theta)
+    with pytest.raises(ValueError, match="^weights_at: expected 2 finite weights, got"):
+        maml.meta_gradient(start, p.tasks)
+    losses = maml.at(1).evaluate(start, p.tasks)[:, 1:].mean(axis=1)
+    assert_close(maml.meta_gradient(start, p.tasks).losses, losses, 1e-13)
+
+
 # --- refusals -------------------------------------------------------------------------
 
 
@@ -160,5 +171,8 @@ def test_schedules_that_are_none_are_refused():
         learner(p, weights_at=lambda t: [0.5, 0.5])
     with pytest.raises(ValueError, match="^order: expected one of 1, 2, got 3"):
         learner(p, order_at=lambda t: 3)
+    for name, value in (("order", 1), ("step_weights", [0, 0, 1])):
+        with pytest.raises(TypeError, match=f"multiple values .* '{name}'"):
+            learner(p, **{name: value})
     with pytest.raises(ValueError, match="^until: expected at least 1, got 0"):
         annealed_weights(0, steps=2, until=0)

@@ -85,7 +85,8 @@ class MAMLPlusPlus(StepRates):
         order_at: Callable[[int], int],
         **options: Any,
     ) -> None:
-        super().__init__(loss, network, **options)
+        # Given a second time in `options`, these two raise TypeError.
+        super().__init__(loss, network, order=2, step_weights=None, **options)
         self.weights_at = check_function("weights_at", weights_at)
         self.order_at = check_function("order_at", order_at)
         self.at(0)
@@ -114,8 +115,9 @@ class MAMLPlusPlus(StepRates):
 
     def shared_inputs(self, theta: Array) -> dict[str, Array]:
         """alpha, and the weights (J,) as numbers that change without compiling."""
-        weights = np.array(self.weights, theta.dtype)
-        return super().shared_inputs(theta) | {"weights": weights}
+        weights = check_step_weights(self.weights, self.steps, "weights_at")
+        weights_array = np.array(weights, theta.dtype)
+        return super().shared_inputs(theta) | {"weights": weights_array}
 
     def record_objective(
         self, thetas: list[Value], query: Examples, query_loss: Loss
