@@ -13,6 +13,9 @@ computes gradients that are multiplied by 0. Here they are not recorded. The lay
 front of the adapted part are computed once for all inner steps, since a tape records
 equal operations on equal values once, and backpropagation goes through them once.
 
+The file is longer than others here, because a theta of which parts are new must look
+like any other theta to a loss: this is `PartlyAdapted`.
+
 Sources: Raghu, Raghu, Bengio, Vinyals, Rapid learning or feature reuse?, ICLR 2020,
 arXiv:1909.09157, section 4; Oh, Yoo, Kim, Yun, BOIL: towards representation change for
 few-shot learning, ICLR 2021, arXiv:2008.08882, section 3.

@@ -10,6 +10,8 @@ Adam here divides by sqrt(v + epsilon^2) and not by sqrt(v) + epsilon: the slope
 root is infinite at v = 0, where a parameter whose gradient has always been 0 (behind a
 relu that is shut) would have the meta-gradient infinity times 0.
 
+Two methods are in this file, each of about 20 lines.
+
 Source of Adam: Kingma and Ba, ICLR 2015, arXiv:1412.6980, algorithm 1.
 """
 

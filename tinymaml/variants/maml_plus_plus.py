@@ -16,6 +16,9 @@ iteration compiles anything, but the first one of each order.
     )
     result = train(maml, maml.start(theta), ...)
 
+Half of the file is the way of the schedules into a training (`at`, `training_steps`,
+`shared_inputs`).
+
 Left out: batch normalisation with statistics of each step, and the cosine schedule of
 the outer learning rate.
 

@@ -5,6 +5,9 @@
 The outer loop learns theta and J rates for each of L layers: a vector of P + J L
 numbers, theta first, then the rates of step 0, of step 1, and so on.
 
+Half of the file is the layout of this vector, which `start` makes and `record_start`
+splits.
+
 Source: Antoniou, Edwards, Storkey, How to train your MAML, ICLR 2019, arXiv:1810.09502,
 section 4 (learning per-layer per-step learning rates and gradient directions).
 """
@@ -50,10 +53,12 @@ class StepRates(Unrolled):
         "steps": partial(whole_number, "steps"),
     }
 
-    def __init__(self, loss: Loss, network: Network, **options: Any) -> None:
+    def __init__(
+        self, loss: Loss, network: Network, alpha: float = 0.01, **options: Any
+    ) -> None:
         spans = network.layer_slices().values()
         self.layers = tuple(span.stop - span.start for span in spans)
-        super().__init__(loss, **options)
+        super().__init__(loss, alpha, **options)
 
     def start(self, theta: Array) -> Array:
         """(theta, alpha), (P + J L,), where the outer loop starts from theta (P,)."""

@@ -11,6 +11,8 @@ been recorded. On the same inner loop the numbers are those of `maml.py`.
 First order: the gradients of the inner loop count as constants, as in the code of
 MAML's authors.
 
+The file is longer than others here: it is what they share.
+
 Left out: `recompute`, which is written for the recursion of `maml.py`.
 """
 
