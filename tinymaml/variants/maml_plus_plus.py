@@ -6,8 +6,8 @@ The losses after early steps keep the first iterations stable, and lose their we
 training goes on (multi-step loss optimisation). First-order iterations come first, as
 they are cheaper (derivative-order annealing). Both are functions of the iteration. The
 number of the iteration is the optimiser's count of steps, which a checkpoint holds, so
-a resumed training goes on where it was. The weights are an input of the tape: no
-iteration compiles anything, but the first one of each order.
+a resumed training goes on where it was. The weights are an input of the tape:
+iterations compile nothing, but the first of each order, with and without early losses.
 
     maml = MAMLPlusPlus(
         loss, network, steps=5,
@@ -45,14 +45,14 @@ from tinymaml.variants.step_rates import StepRates
 def annealed_weights(iteration: int, steps: int, until: int) -> list[float]:
     """Weights of the query losses after steps 1 .. J, which sum to 1.
 
-    They are equal in iteration 0. Until iteration `until` those before the last fall
-    linearly to 0.03 / J, where they stay, as in the authors' code.
+    They are equal in iteration 0. Those before the last fall linearly, but not below
+    0.03 / J, and are 0 from iteration `until` on, as in the authors' code.
 
     >>> [round(w, 3) for w in annealed_weights(50, steps=2, until=100)]
     [0.25, 0.75]
     """
     check_sizes(steps=steps, until=until)
-    early = max(1 - iteration / until, 0.03) / steps
+    early = max(1 - iteration / until, 0.03) / steps if iteration < until else 0.0
     return [early] * (steps - 1) + [1 - early * (steps - 1)]
 
 
@@ -80,6 +80,8 @@ class MAMLPlusPlus(StepRates):
     (1, (0.5, 0.5), 2, (0.25, 0.75))
     """
 
+    own_settings = StepRates.own_settings | {"last_only": bool}
+
     def __init__(
         self,
         loss: Loss,
@@ -93,6 +95,11 @@ class MAMLPlusPlus(StepRates):
         self.weights_at = check_function("weights_at", weights_at)
         self.order_at = check_function("order_at", order_at)
         self.at(0)
+
+    @property
+    def last_only(self) -> bool:
+        """Whether no weight is left before the last step: then nor are the losses."""
+        return not any(self.weights[:-1])
 
     def at(self, iteration: int) -> "MAMLPlusPlus":
         """The same object, with the weights and the order of an iteration."""
@@ -129,6 +136,8 @@ class MAMLPlusPlus(StepRates):
         tape = thetas[0].tape
         weights = tape.value(tape.inputs["weights"].node)
         # [annealed-loss]
-        losses = [query_loss(theta_j, *query).reshape(1) for theta_j in thetas[1:]]
-        return (weights * concatenate(losses)).sum()
+        first = self.steps - 1 if self.last_only else 0
+        judged = thetas[first + 1 :]
+        losses = [query_loss(theta_j, *query).reshape(1) for theta_j in judged]
+        return (weights[first:] * concatenate(losses)).sum()
         # [/annealed-loss]
