@@ -20,8 +20,10 @@ MODULES = [
     for name in (
         "maml learner losses gradcheck function autodiff.tape autodiff.derivatives"
         " autodiff.functions autodiff.convolution backends backends.numba.planner"
-        " networks.layers networks.images variants.multi_step_loss"
-        " variants.context_vector tasks.batch"
+        " networks.layers networks.images multi_step_loss"
+        " variants.context_vector variants.unrolled variants.anil variants.meta_sgd"
+        " variants.step_rates variants.maml_plus_plus variants.inner_optimisers"
+        " tasks.batch"
         " tasks.sinusoid tasks.episodes tasks.images tasks.omniglot"
         " tasks.miniimagenet tasks.navigation training.console training.optim"
         " training.run training.train training.checkpoint paper.recipes"

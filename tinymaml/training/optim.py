@@ -10,12 +10,11 @@ uses. The inner loop has no optimiser object: it is part of the tape (`maml.py`)
 
 import math
 from collections.abc import Mapping
-from numbers import Real
 from typing import Any
 
 import numpy as np
 
-from tinymaml.checks import check_arrays, check_that
+from tinymaml.checks import check_arrays, check_that, number_in
 
 # The smallest normal float32: smaller settings are imprecise there, or count as 0.
 TINY = float(np.finfo(np.float32).tiny)
@@ -158,7 +157,7 @@ class SGD(Optimiser):
     """
 
     def __init__(self, learning_rate: float = 1e-2) -> None:
-        learning_rate = _number("learning_rate", learning_rate, TINY, math.inf)
+        learning_rate = number_in("learning_rate", learning_rate, TINY, math.inf)
         super().__init__(learning_rate=learning_rate)
 
     def _apply(self, theta: np.ndarray, gradient: np.ndarray, t: int) -> None:
@@ -216,10 +215,10 @@ class Adam(Optimiser):
         epsilon: float = 1e-8,
     ) -> None:
         super().__init__(
-            learning_rate=_number("learning_rate", learning_rate, TINY, math.inf),
-            beta1=_number("beta1", beta1, 0, 1),
-            beta2=_number("beta2", beta2, 0, 1),
-            epsilon=_number("epsilon", epsilon, TINY, math.inf),
+            learning_rate=number_in("learning_rate", learning_rate, TINY, math.inf),
+            beta1=number_in("beta1", beta1, 0, 1),
+            beta2=number_in("beta2", beta2, 0, 1),
+            epsilon=number_in("epsilon", epsilon, TINY, math.inf),
         )
 
     def _apply(self, theta: np.ndarray, gradient: np.ndarray, t: int) -> None:
@@ -259,11 +258,3 @@ def _kind(array: np.ndarray) -> str:
 def _check_vector(name: str, array: np.ndarray) -> None:
     flat = array.ndim == 1 and array.dtype in (np.float32, np.float64)
     check_that(flat, name, "a flat float32 or float64 vector", _kind(array))
-
-
-def _number(name: str, value: float, low: float, high: float) -> float:
-    """Return a number in [low, high) as a float; neither bool nor NaN is one."""
-    number = isinstance(value, Real) and not isinstance(value, bool)
-    valid = number and low <= value < high
-    check_that(valid, name, f"a number in [{low:.3g}, {high:.3g})", repr(value))
-    return float(value)
