@@ -105,6 +105,24 @@ def test_float32_loses_no_more_than_its_rounding(backend):
     assert_close(short, exact, AGREE["float32"])
 
 
+def test_batch_normalisation_behind_the_context_undoes_it():
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((1, 5, X)), rng.standard_normal((1, 5, 2))
+    moved = []
+    for mode in ("batch", "none"):
+        behind = [tm.BatchNorm(4, mode), tm.Activation("tanh"), tm.Linear(4, 2)]
+        network = tm.Network([Context(Z), tm.Linear(X + Z, 4), *behind])
+
+        def loss(theta, x, y, network=network):
+            return tm.squared_error(network(theta, x), y)
+
+        learner = CAVIA(loss, network.alpha(context1=1.0), backend="numpy")
+        theta = network.init(np.random.default_rng(1), "float64")
+        moved.append(np.abs(learner.adapt(theta, x, y)[0, 1, :Z]).max())
+    assert moved[0] < 1e-15
+    assert moved[1] > 1e-3
+
+
 def test_what_theta_has_for_the_context_is_not_read():
     p = cavia_problem()
     other = p.theta.copy()

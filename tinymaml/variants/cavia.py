@@ -6,6 +6,9 @@ theta holds the context z and the weights w. The difference from the paper's con
 vector (`context_vector.py`): z starts from 0 in every task and is not learned. Its
 numbers in theta are never read, and their meta-gradient is 0.
 
+What z adds to a linear layer is the same for all examples. Batch normalisation behind
+that layer subtracts it again, and z does not move.
+
     alpha = network.vector(0.0, **{"context1.z": 0.5})
     cavia = CAVIA(loss, alpha)
 
