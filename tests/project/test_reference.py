@@ -23,6 +23,8 @@ MODULES = [
         " networks.layers networks.images multi_step_loss"
         " variants.context_vector variants.unrolled variants.anil variants.meta_sgd"
         " variants.step_rates variants.maml_plus_plus variants.inner_optimisers"
+        " variants.reptile variants.implicit_maml variants.cavia variants.proto_maml"
+        " variants.fine_tuning variants.nearest_neighbour"
         " tasks.batch"
         " tasks.sinusoid tasks.episodes tasks.images tasks.omniglot"
         " tasks.miniimagenet tasks.navigation training.console training.optim"

@@ -32,6 +32,9 @@ LEARNERS = {
     ),
     "InnerMomentum": lambda **options: variants.InnerMomentum(loss, **options),
     "InnerAdam": lambda **options: variants.InnerAdam(loss, **options),
+    "Reptile": lambda **options: variants.Reptile(loss, batch=3, **options),
+    "ImplicitMAML": lambda **options: variants.ImplicitMAML(loss, 0.02, **options),
+    "CAVIA": lambda **options: variants.CAVIA(loss, ALPHA, **options),
 }
 every_learner = pytest.mark.parametrize("name", LEARNERS)
 

@@ -9,13 +9,19 @@ import pytest
 from tests.support.mutants import put, survives
 from tests.variants import (
     test_anil,
+    test_cavia,
+    test_fine_tuning,
+    test_implicit_maml,
     test_inner_optimisers,
     test_maml_plus_plus,
     test_meta_sgd,
+    test_proto_maml,
+    test_reptile,
     test_step_rates,
     test_unrolled,
 )
 from tinymaml import learner, variants
+from tinymaml.variants import implicit_maml
 from tinymaml.variants.anil import PartlyAdapted
 
 
@@ -75,6 +81,56 @@ def shut_relu():
     test_inner_optimisers.test_a_parameter_whose_gradient_is_always_zero_does_no_harm(
         "numpy", "adam", "float64"
     )
+
+
+def reptile():
+    test_reptile.test_reptile_is_the_way_from_theta_to_the_end_of_the_inner_loop(
+        "numpy", "squared_error", 4
+    )
+
+
+def batches():
+    test_reptile.test_batches_follow_each_other_and_begin_again(
+        "numpy", 3, (0, 3, 0, 3, 0), 0.1
+    )
+
+
+def quadratic():
+    test_implicit_maml.test_imaml_converges_to_the_closed_form_on_quadratics("numpy")
+
+
+def dense():
+    test_implicit_maml.test_the_linear_system_is_solved_as_dense_algebra_does(
+        "numpy", "squared_error", 3, "some"
+    )
+
+
+def damped():
+    test_implicit_maml.test_damping_enters_the_linear_system_alone("numpy", 0.2)
+
+
+def krylov():
+    test_implicit_maml.test_few_iterations_are_the_best_of_their_krylov_space(3)
+
+
+def context():
+    test_cavia.test_cavia_is_maml_for_the_weights_and_0_for_the_context("numpy", 2, 3)
+
+
+def prototypes():
+    test_proto_maml.test_proto_maml_without_steps_compares_distances_to_prototypes(
+        "numpy"
+    )
+
+
+def through_prototypes():
+    test_proto_maml.test_proto_maml_start_is_differentiated_as_finite_differences_say(
+        "numpy", 1
+    )
+
+
+def turned_classes():
+    test_fine_tuning.test_every_image_has_the_label_of_its_class_in_every_episode(True)
 
 
 MUTANTS = {  # name: (class or module, function, old text, new text, the check)
@@ -141,6 +197,55 @@ MUTANTS = {  # name: (class or module, function, old text, new text, the check)
     "Adam's root has an infinite slope": (
         *(variants.InnerAdam, "record_inner_step"),
         *(" + self.epsilon**2)", ")", shut_relu),
+    ),
+    "Reptile takes the last gradient alone": (
+        *(variants.Reptile, "record_meta_gradient"),
+        *("alpha * g, v + g", "alpha * g, g", reptile),
+    ),
+    "Reptile's batches run over the end": (
+        *(variants.Reptile, "record_meta_gradient"),
+        *("j % (x.shape[0] // size) * size", "j * size % x.shape[0]", batches),
+    ),
+    "the proximal term has no half": (
+        *(variants.ImplicitMAML, "record_inner_loop"),
+        *("self.penalty / 2 *", "self.penalty *", quadratic),
+    ),
+    "the Hessian is that of the first point": (
+        *(variants.ImplicitMAML, "record_meta_gradient"),
+        *("self.loss(phi, *support)", "self.loss(thetas[0], *support)", quadratic),
+    ),
+    "what is not adapted has no second-order term": (
+        *(variants.ImplicitMAML, "record_meta_gradient"),
+        *("(v - curvature(v_0))", "v", dense),
+    ),
+    "damping is not used": (
+        *(variants.ImplicitMAML, "record_meta_gradient"),
+        *("(self.penalty + self.damping)", "self.penalty", damped),
+    ),
+    "conjugate gradients forget the last direction": (
+        *(implicit_maml, "conjugate_gradients"),
+        *("residual + square / (last + TINY) * p", "residual", krylov),
+    ),
+    "CAVIA learns its context": (
+        *(variants.CAVIA, "record_start"),
+        *("where(alpha * alpha, 0.0, theta)", "theta", context),
+    ),
+    "prototypes are sums over all examples": (
+        *(variants.ProtoMAML, "record_inner_loop"),
+        *(" / y.sum(0).reshape(-1, 1)", " / len(self.network.layers)", prototypes),
+    ),
+    "the biases have the wrong sign": (
+        *(variants.ProtoMAML, "record_inner_loop"),
+        *("-(c * c)", "(c * c)", prototypes),
+    ),
+    "prototypes are constants": (
+        *(variants.ProtoMAML, "record_inner_loop"),
+        *("w, b = 2 *", "c = c.tape.record('stop_gradient', c); w, b = 2 *"),
+        through_prototypes,
+    ),
+    "a rotated class has the label of another": (
+        *(variants.AllClasses, "__call__"),
+        *("* self._turns + turns", "* self._turns", turned_classes),
     ),
 }
 
