@@ -41,6 +41,7 @@ import math
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,7 @@ from maml_vs_fomaml_problems import (
 )
 from shared import (
     Parser,
+    add_problem,
     command_line,
     experiment_parser,
     open_folder,
@@ -65,6 +67,7 @@ from shared import (
     read_options,
     reason,
     run_to_the_end,
+    shortest_seconds,
     write_results,
 )
 from tinymaml.backends import Backend
@@ -164,10 +167,7 @@ def train_both(
 
 
 # %% Cost
-# Exact and first-order meta-gradients are timed in turns, so that other programs
-# disturb both alike. The shortest time counts, as the least disturbed one. It is the
-# time that the processor works, all threads together; on a GPU it is the time until the
-# gradient is there.
+# `shortest_seconds` says which time is meant.
 
 
 def measure_cost(problem: Problem) -> list[Row]:
@@ -177,16 +177,11 @@ def measure_cost(problem: Problem) -> list[Row]:
     rows = []
     for steps in problem.steps:
         mamls = {order: problem.maml(steps=steps, order=order) for order in LABELS}
-        seconds = dict.fromkeys(LABELS, math.inf)
-        on_gpu = mamls[2].backend.name.startswith("cupy")
-        clock = time.perf_counter if on_gpu else time.process_time
-        for turn in range(problem.rounds + 1):
-            for order, maml in mamls.items():
-                started = clock()
-                maml.meta_gradient(theta, tasks)
-                if turn > 0:  # the first call records and compiles
-                    elapsed = clock() - started
-                    seconds[order] = min(seconds[order], elapsed)
+        calls = {
+            order: partial(maml.meta_gradient, theta, tasks)
+            for order, maml in mamls.items()
+        }
+        seconds = shortest_seconds(calls, problem.rounds, mamls[2].backend)
         flops = {
             order: len(tasks.x_query) * maml.tape(theta, tasks).flops()
             for order, maml in mamls.items()
@@ -222,31 +217,17 @@ def count_memory(problem: Problem) -> list[Row]:
 # %% Everything
 
 
-class ChooseProblem(argparse.Action):
-    """--problem: also chooses the number of iterations and the default folder."""
-
-    def __call__(
-        self, parser: Any, options: Any, problem: Any, option: Any = None
-    ) -> None:
-        """Set them."""
-        options.problem = problem
-        options.default_iterations, options.fast_iterations = ITERATIONS[problem]
-        if problem != "sinusoid" and options.out == parser.get_default("out"):
-            options.out = options.out.with_name(f"maml_vs_fomaml_{problem}")
-
-
 def make_parser() -> Parser:
     """The options of this example."""
     parser = experiment_parser(
         __doc__ or "", "results/maml_vs_fomaml", *ITERATIONS["sinusoid"]
     )
     add = parser.add_argument
-    add(
+    add_problem(
+        parser,
         "--problem",
-        choices=tuple(ITERATIONS),
-        default="sinusoid",
-        action=ChooseProblem,
-        help="sinusoid (section 5.1, default) or omniglot (5-way 1-shot; "
+        ITERATIONS,
+        "sinusoid (section 5.1, default) or omniglot (5-way 1-shot; "
         f"{ITERATIONS['omniglot'][0]:,} iterations, {ITERATIONS['omniglot'][1]} with "
         "--fast)",
     )

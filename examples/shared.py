@@ -19,6 +19,7 @@ import shlex
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -64,13 +65,19 @@ def plain_parser(doc: str) -> Parser:
 
 
 def experiment_parser(
-    doc: str, out: str, iterations: int | str, fast: int, fast_changes: str = ""
+    doc: str,
+    out: str,
+    iterations: int | str,
+    fast: int,
+    fast_changes: str = "",
+    seeds: Sequence[int] = (),
 ) -> Parser:
     """A parser with the options of every experiment; `doc` is its description.
 
     iterations: the default, or words for it if it depends on other options; then
     `read_options` leaves None. fast: the number of iterations with --fast.
-    fast_changes: what else it changes.
+    fast_changes: what else it changes. seeds: the default of --seeds, for an experiment
+    with several of them; `options.seed` is a list then.
     """
     known = isinstance(iterations, int)
     parser = plain_parser(doc)
@@ -101,14 +108,15 @@ def experiment_parser(
         metavar="N",
         help="threads of the numba backend; no result depends on it (default: cores)",
     )
+    several: dict[str, Any] = {"dest": "seed", "nargs": "+"} if seeds else {}
     add(
-        "--seed",
+        "--seeds" if seeds else "--seed",
         type=whole_number(0),
-        default=0,
+        default=list(seeds) or 0,
         metavar="N",
         help="seed of the initial weights and training tasks; test tasks do not depend "
-        "on it "
-        "(default: %(default)s)",
+        f"on it (default: {' '.join(map(str, seeds or [0]))})",
+        **several,
     )
     add(
         "--out",
@@ -136,6 +144,31 @@ def add_resume(parser: Parser, settings: str) -> None:
         metavar="DIR",
         help="folder of an earlier run to continue from, its --out and perhaps this "
         f"one's too, with the same {settings}; --iterations may be larger",
+    )
+
+
+def add_problem(
+    parser: Parser, option: str, iterations: Mapping[str, tuple[int, int]], words: str
+) -> None:
+    """Add an option that chooses the problem, and with it iterations and folder.
+
+    iterations: by name of a problem, the numbers of a full run and with --fast. The
+    first is the default, and the default of --out is its folder; each other problem has
+    a folder beside it, with its name at the end. words: the help.
+    """
+    first, out = next(iter(iterations)), parser.get_default("out")
+
+    class Choose(argparse.Action):
+        def __call__(
+            self, parser: Any, options: Any, problem: Any, option: Any = None
+        ) -> None:
+            setattr(options, self.dest, problem)
+            options.default_iterations, options.fast_iterations = iterations[problem]
+            if problem != first and options.out == out:
+                options.out = out.with_name(f"{out.name}_{problem}")
+
+    parser.add_argument(
+        option, choices=tuple(iterations), default=first, action=Choose, help=words
     )
 
 
@@ -482,6 +515,27 @@ def mean_and_interval(values: np.ndarray) -> tuple[float, float]:
     with np.errstate(all="ignore"):  # the interval of infinite values is NaN
         interval = 1.96 * values.std() / math.sqrt(len(values))
     return float(values.mean()), float(interval)
+
+
+def shortest_seconds(
+    calls: Mapping[Any, Callable[[], object]], rounds: int, backend: Backend
+) -> dict[Any, float]:
+    """The shortest time of each call, of `rounds`, after one that compiles.
+
+    The calls take turns, so that other programs disturb all of them alike, and the
+    shortest time counts, as the least disturbed one. It is the time that the processor
+    works, all threads together; on a GPU it is the time until the result is there.
+    """
+    on_gpu = backend.name.startswith("cupy")
+    clock = time.perf_counter if on_gpu else time.process_time
+    seconds = dict.fromkeys(calls, math.inf)
+    for turn in range(rounds + 1):
+        for name, call in calls.items():
+            started = clock()
+            call()
+            if turn > 0:  # the first call records and compiles
+                seconds[name] = min(seconds[name], clock() - started)
+    return seconds
 
 
 def text_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
