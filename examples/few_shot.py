@@ -16,8 +16,10 @@ from stages import Stages
 import tinymaml as tm
 from few_shot_evaluation import episode, fixed_tasks, logits, sampler, table, test
 from few_shot_figures import draw_curve, draw_episode
+from methods import RELATIVES, names_for
 from shared import (
     INITIALISATION,
+    STARTS,
     Parser,
     add_resume,
     command_line,
@@ -31,6 +33,7 @@ from shared import (
     write_results,
 )
 from tinymaml.backends import Backend
+from tinymaml.networks.images import ImageNetwork
 from tinymaml.paper.initialisations import save_initialisation
 from tinymaml.paper.recipes import RECIPES, SCALINGS, Recipe, accuracy
 from tinymaml.tasks.images import STANDIN, DataError, ImageSet
@@ -38,7 +41,6 @@ from tinymaml.tasks.images import STANDIN, DataError, ImageSet
 Array = np.ndarray[Any, Any]
 FILES = ("curve.png", "episode.png", "results.json", INITIALISATION)
 TRAININGS = {1: "first-order", 2: "exact"}  # by order
-DESCRIPTIONS = {1: "MAML, first order", 2: "MAML"}
 PARTS = ("train", "validation", "test")
 TEST_TASKS, TEST_TASKS_FAST = 600, 60
 VALIDATION_TASKS, VALIDATION_TASKS_FAST = 200, 20
@@ -85,6 +87,13 @@ def make_parser(doc: str, name: str, recipes: Sequence[str]) -> Parser:
         help="exact MAML (2, the default) or the first-order approximation (1)",
     )
     add(
+        "--method",
+        choices=names_for("omniglot"),
+        metavar="NAME",
+        help="a relative of MAML (docs/variants.md) in the place of what --order says: "
+        "%(choices)s",
+    )
+    add(
         "--scaling",
         choices=SCALINGS,
         default=SCALINGS[0],
@@ -102,7 +111,7 @@ def make_parser(doc: str, name: str, recipes: Sequence[str]) -> Parser:
         action="store_true",
         help="use images drawn by a program instead of the data, to try the example",
     )
-    add_resume(parser, "--recipe, --order, --scaling and --seed")
+    add_resume(parser, "--recipe, --order, --method, --scaling and --seed")
     return parser
 
 
@@ -130,6 +139,14 @@ def describe(recipe: Recipe) -> str:
 # %% Meta-training
 
 
+def learner(
+    network: ImageNetwork, recipe: Recipe, options: argparse.Namespace, backend: Backend
+) -> tm.MAML:
+    """MAML or its relative, with the settings of the recipe."""
+    maml = recipe.maml(network, backend=backend)
+    return RELATIVES[options.method].learner(maml, network)
+
+
 def train(
     stages: Stages,
     experiment: Experiment,
@@ -140,7 +157,7 @@ def train(
 ) -> tm.TrainResult:
     """Meta-train; the result's best theta has the highest validation accuracy."""
     network = recipe.network()
-    maml = recipe.maml(network, options.order, backend=backend)
+    maml = learner(network, recipe, options, backend)
     sample = sampler(
         sets["train"], recipe, experiment.rotations, recipe.queries, recipe.tasks
     )
@@ -158,7 +175,7 @@ def train(
         return float(accuracy(after, validation_tasks.y_query).mean())
 
     return stages.train(
-        TRAININGS[options.order],
+        options.method,
         maml,
         network.init(random_stream(INITIAL, options.seed)),
         sample,
@@ -169,7 +186,7 @@ def train(
         validate_every=options.validate_every,
         checkpoint_every=options.validate_every,
         log_every=min(100, options.validate_every),
-        description=DESCRIPTIONS[options.order],
+        description=RELATIVES[options.method].label,
     )
 
 
@@ -200,12 +217,13 @@ def run(
         sets["test"], recipe, experiment.rotations, TEST, options.test_tasks
     )
     real = source != STANDIN
-    rows = test(theta, recipe, tasks, options.order, backend, real)
+    maml = learner(recipe.network(), recipe, options, backend)
+    rows = test(theta, recipe, tasks, maml, options.method, real)
     seconds = {"train": result.seconds, "test": time.perf_counter() - started}
     started = time.perf_counter()
-    title = f"{recipe.name}, order {options.order}, {source}"
+    title = f"{recipe.name}, {RELATIVES[options.method].label}, {source}"
     draw_curve(result, title, options.out / "curve.png")
-    shown = episode(theta, recipe, tasks, backend)
+    shown = episode(theta, recipe, tasks, maml)
     draw_episode(shown, title, options.out / "episode.png")
     seconds["figures"] = time.perf_counter() - started
     seconds["total"] = sum(seconds.values())
@@ -213,19 +231,21 @@ def run(
         "data": source,
         "classes": class_counts(sets),
         "recipe": recipe.name,
-        "order": options.order,
+        "order": maml.order,
+        "method": options.method,
         "scaling": recipe.scaling,
         "step_on_mean": recipe.step_on_mean,
         "best_iteration": best[0],
         "test_tasks": options.test_tasks,
     }
     reported = rows[recipe.test_steps]  # transductive, as in the paper
-    save_initialisation(
-        options.out / INITIALISATION,
-        theta,
-        recipe,
-        {**facts, "accuracy": reported["accuracy"], "command": command},
-    )
+    if options.method in STARTS:  # what others can start from is MAML's theta
+        save_initialisation(
+            options.out / INITIALISATION,
+            theta,
+            recipe,
+            {**facts, "accuracy": reported["accuracy"], "command": command},
+        )
     scores = {"validation": [list(score) for score in result.scores]}
     write_results(
         experiment.name, command, options, backend, seconds, rows, **facts, **scores
@@ -277,7 +297,11 @@ def start(experiment: Experiment, parser: Parser, arguments: Sequence[str]) -> N
         "seed": options.seed,
         "validate_every": options.validate_every,
     }
-    names = [TRAININGS[options.order]]
+    if options.method is None:
+        options.method = TRAININGS[options.order]
+    else:
+        config |= {"order": None, "method": options.method}
+    names = [options.method]
     command = command_line(experiment.program, arguments)
     with open_stages(parser, options, command, names, config, FILES) as stages:
         run(stages, experiment, sets, options, backend, command)

@@ -7,9 +7,8 @@ import numpy as np
 
 import tinymaml as tm
 from few_shot_figures import Episode
-from shared import mean_and_interval, text_table
+from shared import STARTS, mean_and_interval, text_table
 from tinymaml.autodiff.functions import concatenate
-from tinymaml.backends import Backend
 from tinymaml.networks.images import ImageNetwork
 from tinymaml.paper.recipes import Recipe, accuracy
 from tinymaml.tasks.episodes import Episodes
@@ -78,20 +77,20 @@ def test(
     theta: Array,
     recipe: Recipe,
     tasks: tm.Tasks,
-    order: int,
-    backend: Backend,
+    maml: tm.MAML,
+    method: str,
     real: bool,
 ) -> list[Row]:
     """The rows of `results.json`: one for each normalisation and number of steps.
 
-    A row has the mean accuracy and its 95 % interval. Results on `real` data also have
-    the paper's number.
+    maml: adapts the parameters of a network of the recipe. method: its name in
+    `methods.py`. A row has the mean accuracy and its 95 % interval. Results of MAML on
+    `real` data also have the paper's number.
     """
     rows = []
-    paper = recipe.paper_of(order) if real else None
+    paper = recipe.paper_of(maml.order) if real and method in STARTS else None
     modes = ("batch", "support")
     networks = [recipe.network(mode) for mode in modes]
-    maml = recipe.maml(networks[0], order, backend=backend)
     by_mode = logits(maml, networks, theta, tasks, TEST_STEPS)
     accuracies = accuracy(by_mode, tasks.y_query[:, None])  # (modes, T, steps + 1)
     for mode, values in zip(modes, accuracies, strict=True):
@@ -100,8 +99,8 @@ def test(
             reported = mode == "batch" and steps == recipe.test_steps
             rows.append(
                 {
-                    "method": "maml",
-                    "order": order,
+                    "method": "maml" if method in STARTS else method,
+                    "order": maml.order,
                     "ways": recipe.ways,
                     "shots": recipe.shots,
                     "statistics": mode,
@@ -130,12 +129,11 @@ def table(rows: Sequence[Row], recipe: Recipe) -> str:
     return text_table(header, lines)
 
 
-def episode(theta: Array, recipe: Recipe, tasks: tm.Tasks, backend: Backend) -> Episode:
+def episode(theta: Array, recipe: Recipe, tasks: tm.Tasks, maml: tm.MAML) -> Episode:
     """The first test task, with predictions before and after adaptation."""
     network = recipe.network()
     first = tm.Tasks(*(a[:1] for a in tasks))
     steps = recipe.test_steps
-    maml = recipe.maml(network, backend=backend)
     classes = logits(maml, [network], theta, first, steps)[0, 0].argmax(-1)
     support, query = first.y_support[0].argmax(-1), first.y_query[0].argmax(-1)
     return Episode(

@@ -3,6 +3,7 @@
     python examples/sinusoid.py               # under 3 minutes on two cores
     python examples/sinusoid.py --fast        # under 20 seconds, compilation included
     python examples/sinusoid.py --multitask   # 3 minutes more: all of table 2
+    python examples/sinusoid.py --method meta-sgd   # a relative of MAML in its place
 
 A task is one sine wave, of which the network sees K points. Exact and first-order MAML
 are compared with a network that is pretrained on all tasks at once and then fine-tuned,
@@ -46,6 +47,7 @@ import numpy as np
 from stages import Stages
 
 import tinymaml as tm
+from methods import RELATIVES, context_network, names_for
 from multitask import REGRESSORS, prepare_multitask
 from shared import (
     INITIALISATION,
@@ -75,9 +77,9 @@ from sinusoid_figures import (
     table_2,
 )
 from tinymaml.backends import Backend
-from tinymaml.networks.layers import he_normal, truncated_normal
+from tinymaml.networks.layers import Network, he_normal, truncated_normal
 from tinymaml.paper.initialisations import save_initialisation
-from tinymaml.paper.recipes import SinusoidRecipe
+from tinymaml.paper.recipes import RecipeLoss, SinusoidRecipe
 from tinymaml.tasks import sinusoid
 
 Array = np.ndarray[Any, Any]
@@ -153,7 +155,7 @@ class Training(NamedTuple):
     """One method's training."""
 
     maml: tm.MAML  # gives the gradient to descend
-    network: tm.Network  # gives the initial weights
+    network: Network  # gives the initial weights
     sample: Callable[[np.random.Generator], tm.Tasks]
 
 
@@ -164,10 +166,14 @@ def trainings(options: argparse.Namespace, backend: Backend) -> dict[str, Traini
         for sizes in (SIZES, ORACLE_SIZES)
     )
     chosen: dict[str, Training] = {}
-    for name, order in (("exact", 2), ("first-order", 1)):
-        if options.order in (str(order), "both"):
-            maml = tm.MAML(loss, options.alpha, order=order, backend=backend)
-            chosen[name] = Training(maml, network, sinusoid.sample_tasks)
+    by_order = {"1": ["first-order"], "2": ["exact"], "both": ["exact", "first-order"]}
+    for name in options.method or by_order[options.order]:
+        method, own = RELATIVES[name], Network(network.layers)
+        maml = tm.MAML(loss, options.alpha, backend=backend)
+        if method.context:
+            own = context_network(INITIALISERS[options.initial])
+            maml.loss = RecipeLoss(own, tm.squared_error)
+        chosen[name] = Training(method.learner(maml, own), own, sinusoid.sample_tasks)
     plain = tm.MAML(loss, steps=0, backend=backend)
     chosen["pretrained"] = Training(plain, network, sample_pooled_tasks)
     plain = tm.MAML(oracle_loss, steps=0, backend=backend)
@@ -191,6 +197,7 @@ def prepare_all(
             iterations=options.iterations,
             optimiser=tm.Adam(options.outer_learning_rate),
             rng=random_stream(TRAINING, options.seed),
+            config={"method": name} if name in (options.method or ()) else None,
             description=METHODS[name].label,
         )
 
@@ -232,25 +239,36 @@ def inner_learning_rates(
     rates: dict[tuple[str, int], float] = {}
     for name, theta in thetas.items():
         for shots in SHOTS:
-            if METHODS[name].name == "maml":
-                rates[name, shots] = alpha
-            elif name == "oracle":
+            if name == "oracle":
                 rates[name, shots] = 0.0
-            else:
+            elif name == "pretrained" or name not in RELATIVES:
                 rates[name, shots] = tuned_learning_rate(theta, shots, backend)
+            else:
+                rates[name, shots] = alpha
     return rates
 
 
+def at_test(
+    name: str, alpha: float, chosen: Mapping[str, Training], backend: Backend
+) -> tm.MAML:
+    """What adapts to new tasks: a relative of MAML in its own way, others as MAML."""
+    if name in chosen and name in RELATIVES and name != "pretrained":
+        return chosen[name].maml
+    return tm.MAML(oracle_loss if name == "oracle" else loss, alpha, backend=backend)
+
+
 def evaluate(
-    thetas: Mapping[str, Array], rates: LearningRates, backend: Backend
+    thetas: Mapping[str, Array],
+    rates: LearningRates,
+    backend: Backend,
+    chosen: Mapping[str, Training] = {},
 ) -> list[Row]:
     """The rows of `results.json`: mean and interval for each method, K and step."""
     rows = []
     for (name, shots), alpha in rates.items():
         tasks, waves = new_tasks(EVALUATION, shots)
-        maml = tm.MAML(loss, alpha, backend=backend)
+        maml = at_test(name, alpha, chosen, backend)
         if name == "oracle":
-            maml = tm.MAML(oracle_loss, alpha, backend=backend)
             tasks = append_amplitude_and_phase(tasks, waves)
         errors = maml.evaluate(thetas[name], tasks, STEPS)  # (600, 11)
         method = METHODS[name]
@@ -314,7 +332,11 @@ def save_starts(
 
 
 def draw_figure_2(
-    thetas: Mapping[str, Array], rates: LearningRates, backend: Backend, out: Path
+    thetas: Mapping[str, Array],
+    rates: LearningRates,
+    backend: Backend,
+    chosen: Mapping[str, Training],
+    out: Path,
 ) -> None:
     """Fits before any step, after 1 and after 10 steps: MAML beside pretrained."""
     waves = sinusoid.sample_waves(random_stream(FITS, 0), 3)
@@ -323,15 +345,17 @@ def draw_figure_2(
     for shots in (5, 10):
         x = random_stream(FITS, shots).uniform(0, 5, (3, shots, 1)).astype(np.float32)
         x[1] -= 5  # the second wave has its points in the left half
-        for name in ("exact" if "exact" in thetas else "first-order", "pretrained"):
+        for name in (next(iter(chosen)), "pretrained"):
             alpha = rates[name, shots]
-            maml = tm.MAML(loss, alpha, backend=backend)
-            adapted = maml.adapt(thetas[name], x, waves(x), STEPS)  # (3, 11, P)
-            predictions = [
-                [NETWORK.predict(theta, grid)[:, 0] for theta in task[[0, 1, STEPS]]]
-                for task in adapted
-            ]
-            columns.append(Fits(name, shots, alpha, x, waves(x), np.array(predictions)))
+            maml = at_test(name, alpha, chosen, backend)
+            everywhere = np.broadcast_to(grid, (len(x), *grid.shape)).copy()
+            tasks = tm.Tasks(x, waves(x), everywhere, waves(everywhere))
+            network = chosen[name].network
+            fits = maml.predict(network, thetas[name], tasks, STEPS)[
+                ..., 0
+            ]  # (3, 11, N)
+            shown = fits[:, [0, 1, STEPS]]
+            columns.append(Fits(name, shots, alpha, x, waves(x), shown))
     draw_fits(columns, grid, waves(grid[None])[..., 0], STEPS, out)
 
 
@@ -357,6 +381,14 @@ def make_parser() -> Parser:
         help="exact MAML (2), the first-order approximation (1), or both (default)",
     )
     parser.add_argument(
+        "--method",
+        nargs="+",
+        choices=[n for n in names_for("sinusoid") if not RELATIVES[n].pooled],
+        metavar="NAME",
+        help="relatives of MAML (docs/variants.md) to train in the place of what "
+        "--order says: %(choices)s",
+    )
+    parser.add_argument(
         "--alpha",
         type=positive_number,
         default=0.001,
@@ -375,7 +407,7 @@ def make_parser() -> Parser:
         action="store_true",
         help="also train the three multi-task baselines of table 2",
     )
-    add_resume(parser, "--seed, --alpha, --initial and --fast")
+    add_resume(parser, "--method, --seed, --alpha, --initial and --fast")
     return parser
 
 
@@ -411,20 +443,20 @@ def run(
 
     started = time.perf_counter()
     rates = inner_learning_rates(thetas, options.alpha, backend)
-    rows = evaluate(thetas, rates, backend)
+    rows = evaluate(thetas, rates, backend, chosen)
     save_starts(thetas, rates, rows, options, command)
     seconds["evaluation"] = time.perf_counter() - started
 
     started = time.perf_counter()
     draw_figure_3(rows, list(chosen), TASKS, options.out / "figure3.png")
-    draw_figure_2(thetas, rates, backend, options.out / "figure2.png")
+    draw_figure_2(thetas, rates, backend, chosen, options.out / "figure2.png")
     seconds["figures"] = time.perf_counter() - started
     seconds["total"] = sum(seconds.values())
     write_results("sinusoid", command, options, backend, seconds, rows)
 
     print(table_2(rows, list(thetas)))
     for name in thetas:
-        if METHODS[name].name not in ("maml", "oracle"):
+        if name == "pretrained" or name not in chosen:
             tuned = ", ".join(f"{rates[name, k]:g} for K = {k}" for k in SHOTS)
             print(f"tuned learning rate, {METHODS[name].label}: {tuned}")
     if options.fast:

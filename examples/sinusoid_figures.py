@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from methods import RELATIVES
 from shared import save_figure, text_table
 
 if TYPE_CHECKING:
@@ -52,6 +53,11 @@ METHODS = {
         "multitask_mean", None, "multi-task, to mean", (2.91, 2.72, 2.71)
     ),
 }
+# The relatives of MAML, in colours that are not used above.
+for number, (name, relative) in enumerate(RELATIVES.items()):
+    METHODS.setdefault(
+        name, Method(name, None, relative.label, (), f"C{number % 10}", "v")
+    )
 DIVERGED = 100.0  # (2 * 5)^2: the squared distance of two waves is nowhere larger
 
 
