@@ -1,0 +1,199 @@
+"""The two problems on which `examples/compare.py` compares MAML's relatives.
+
+A problem says what is trained, on which tasks, and how parameters are tested:
+`sinusoids` is section 5.1, `omniglot_5_way` the network without convolutions of section
+5.2. Left out: the methods (`methods.py`), and everything that is measured.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from sinusoid import (
+    CANDIDATES,
+    EVALUATION,
+    INITIAL,
+    INITIALISERS,
+    OUTER_LEARNING_RATE,
+    OUTER_LEARNING_RATE_FAST,
+    STEPS,
+    TASKS,
+    new_tasks,
+    support_as_query,
+)
+from sinusoid import VALIDATION as SINUSOID_VALIDATION
+
+import tinymaml as tm
+from few_shot import TEST, VALIDATION
+from few_shot_evaluation import fixed_tasks, logits, sampler
+from methods import RELATIVES, Method, context_network
+from shared import random_stream
+from tinymaml.backends import Backend
+from tinymaml.networks.layers import Network
+from tinymaml.paper.recipes import RECIPES, SinusoidRecipe, accuracy
+from tinymaml.tasks import sinusoid
+from tinymaml.tasks.images import ImageSet
+
+Array = np.ndarray[Any, Any]
+RECIPE = RECIPES["fc-5w1s"]
+
+
+class Problem(NamedTuple):
+    """What differs between the sinusoids and Omniglot."""
+
+    name: str  # in `methods.PROBLEMS`
+    title: str
+    metric: str  # in results.json: mse or accuracy
+    better: int  # +1 if larger is better, else -1
+    maml: Callable[[Any], tm.MAML]  # exact MAML of a network, with all settings
+    network: Any
+    context: Any  # the network with a context vector, if there is one
+    sample: Callable[[np.random.Generator], tm.Tasks]  # a meta-batch
+    learning_rate: float  # of Adam
+    validation: Mapping[int, tm.Tasks]  # by K
+    tests: Mapping[int, tm.Tasks]  # by K, the same for all methods and seeds
+    judge: Callable[[tm.MAML, Any, Array, tm.Tasks, int], Array]  # (T, steps + 1)
+    reported: tuple[int, int]  # K and the number of inner steps in table and figure
+    validate_every: int
+    rounds: int  # of timing
+
+
+class Training(NamedTuple):
+    """One method on one problem."""
+
+    method: Method
+    maml: tm.MAML
+    network: Any
+    sample: Callable[[np.random.Generator], tm.Tasks]
+
+    def first_theta(self, seed: int) -> Array:
+        """What the outer loop starts from."""
+        return np.asarray(self.network.init(random_stream(INITIAL, seed)))
+
+    def adapted(self) -> int:
+        """How many parameters the inner loop changes."""
+        rates = np.broadcast_to(self.maml.alpha, self.network.size)
+        return int(np.count_nonzero(rates))
+
+
+def training(problem: Problem, name: str) -> Training:
+    """A method of `methods.py` on the problem."""
+    method = RELATIVES[name]
+    network = problem.context if method.context else problem.network
+    maml = method.learner(problem.maml(network), network)
+
+    def pooled(rng: np.random.Generator) -> tm.Tasks:
+        return support_as_query(problem.sample(rng))
+
+    sample = pooled if method.pooled else problem.sample
+    return Training(method, maml, network, sample)
+
+
+def scores(
+    problem: Problem, trained: Training, theta: Array, tasks: tm.Tasks, steps: int
+) -> Array:
+    """The metric of each task after 0 .. steps inner steps, (T, steps + 1)."""
+    return problem.judge(trained.maml, trained.network, theta, tasks, steps)
+
+
+def tuned(
+    problem: Problem, trained: Training, theta: Array, shots: int, steps: int
+) -> Training:
+    """What adapts at test: MAML with the best rate, if the method has none of its own.
+
+    It is the rate with the best mean over 1 to `steps` steps on the validation tasks.
+    """
+    if not trained.method.pooled:
+        return trained
+
+    def with_rate(alpha: float) -> Training:
+        maml = problem.maml(trained.network)
+        maml.alpha = np.asarray(alpha)
+        return trained._replace(maml=maml)
+
+    def score(alpha: float) -> float:
+        tasks = problem.validation[shots]
+        values = scores(problem, with_rate(alpha), theta, tasks, steps)[:, 1:]
+        mean = float(values.mean(dtype=np.float64))
+        return problem.better * mean if np.isfinite(mean) else -np.inf
+
+    return with_rate(max(CANDIDATES, key=score))
+
+
+# %% Sinusoids
+
+
+def sinusoids(backend: Backend, fast: bool) -> Problem:
+    """Section 5.1 as in sinusoid.py: trained and reported with 10 points and one step.
+
+    The test has 5 points too. fast: He's initial weights and a larger outer rate.
+    """
+    initialiser = INITIALISERS["he" if fast else "recipe"]
+
+    def maml(network: Network) -> tm.MAML:
+        return SinusoidRecipe().maml(network, backend=backend)
+
+    def judge(
+        maml: tm.MAML, network: Network, theta: Array, tasks: tm.Tasks, steps: int
+    ) -> Array:
+        return maml.evaluate(theta, tasks, steps)
+
+    return Problem(
+        "sinusoid",
+        "mean squared error of new sine waves, 10 points, one inner step",
+        "mse",
+        -1,
+        maml,
+        tm.MLP([1, 40, 40, 1], initialiser=initialiser),
+        context_network(initialiser),
+        lambda rng: sinusoid.sample_tasks(rng),
+        OUTER_LEARNING_RATE_FAST if fast else OUTER_LEARNING_RATE,
+        {shots: new_tasks(SINUSOID_VALIDATION, shots)[0] for shots in (5, 10)},
+        {shots: new_tasks(EVALUATION, shots)[0] for shots in (5, 10)},
+        judge,
+        reported=(10, 1),
+        validate_every=50 if fast else 1_000,
+        rounds=20 if fast else 200,
+    )
+
+
+# %% Omniglot, 5-way 1-shot, without convolutions
+
+
+def omniglot_5_way(
+    sets: Mapping[str, ImageSet], backend: Backend, fast: bool
+) -> Problem:
+    """The recipe fc-5w1s of table 1; the accuracy is that after its 3 test steps."""
+    count = (200, TASKS) if not fast else (20, 60)
+
+    def judge(
+        maml: tm.MAML, network: Any, theta: Array, tasks: tm.Tasks, steps: int
+    ) -> Array:
+        after = logits(maml, [network], theta, tasks, steps)[0]
+        return 100 * accuracy(after, tasks.y_query[:, None])
+
+    def fixed(part: str, purpose: int, number: int) -> Mapping[int, tm.Tasks]:
+        tasks = fixed_tasks(sets[part], RECIPE, True, purpose, number)
+        return {RECIPE.shots: tasks}
+
+    return Problem(
+        "omniglot",
+        f"accuracy in per cent on new characters, 5-way 1-shot, {RECIPE.test_steps} "
+        f"inner steps, no convolutions, {sets['train'].source}",
+        "accuracy",
+        1,
+        lambda network: RECIPE.maml(network, backend=backend),
+        RECIPE.network(),
+        None,
+        sampler(sets["train"], RECIPE, True, RECIPE.queries, RECIPE.tasks),
+        RECIPE.learning_rate,
+        fixed("validation", VALIDATION, count[0]),
+        fixed("test", TEST, count[1]),
+        judge,
+        reported=(RECIPE.shots, RECIPE.test_steps),
+        validate_every=20 if fast else 500,
+        rounds=3 if fast else 20,
+    )
+
+
+TEST_STEPS = STEPS  # the test has 0 to 10 inner steps
