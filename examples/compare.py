@@ -34,6 +34,7 @@ the first of its two tests. Ctrl-C or SIGTERM saves and stops; a run continued w
 
 import argparse
 import json
+import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -52,6 +53,7 @@ from compare_problems import (
     Problem,
     Training,
     omniglot_5_way,
+    reported_steps,
     scores,
     sinusoids,
     training,
@@ -78,7 +80,7 @@ from shared import (
 )
 from tinymaml.backends import Backend
 from tinymaml.backends.numba.planner import plan
-from tinymaml.checks import real_number
+from tinymaml.checks import check_that, real_number
 from tinymaml.files import check_plain
 from tinymaml.tasks import omniglot
 from tinymaml.tasks.images import DataError
@@ -132,10 +134,14 @@ def read_costs(folder: Path) -> dict[str, Cost]:
     try:
         check_plain(file)
         costs = json.loads(file.read_text(encoding="utf-8"))["costs"]
-        return {
+        costs = {
             str(name): {key: real_number(key, cost[key]) for key in COST_KEYS}
             for name, cost in costs.items()
         }
+        for cost in costs.values():
+            positive = 0 < cost["seconds"] < math.inf
+            check_that(positive, "seconds", "a positive number", cost["seconds"])
+        return costs
     except OSError:
         raise
     except Exception as error:  # any text can be JSON of any other kind
@@ -204,8 +210,8 @@ def prepare(
     optimiser: Any,
 ) -> None:
     """Describe a part of a training, which starts from these parameters."""
-    shots, steps = problem.reported
-    entry, tasks = course.entry, problem.validation[shots]
+    entry, shots = course.entry, problem.shots
+    tasks, steps = problem.validation[shots], reported_steps(problem, entry)
 
     def validate(theta: Array) -> float:
         learner = tuned(problem, entry, theta, shots, steps)
@@ -271,12 +277,13 @@ def test(
     rows = []
     entry = course.entry
     published = entry.method.published.get(problem.name)
+    table = problem.shots, reported_steps(problem, entry)
     for shots, tasks in problem.tests.items():
         learner = tuned(problem, entry, theta, shots, TEST_STEPS)
         values = scores(problem, learner, theta, tasks, TEST_STEPS)
         for steps in range(TEST_STEPS + 1):
             mean, half_width = mean_and_interval(values[:, steps])
-            reported = (shots, steps) == problem.reported
+            reported = (shots, steps) == table
             rows.append(
                 {
                     "method": course.name,
@@ -287,6 +294,7 @@ def test(
                     problem.metric: mean,
                     "ci95": half_width,
                     "paper": published.value if published and reported else None,
+                    "reported": reported,
                 }
             )
     return rows

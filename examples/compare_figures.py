@@ -16,10 +16,11 @@ Row = dict[str, Any]
 DIVERGED = 100.0  # of a mean squared error; that of a constant 0 is about 8.5
 
 
-def select(rows: Sequence[Row], problem: Problem, name: str, at: str) -> list[Row]:
+def select(rows: Sequence[Row], name: str, at: str) -> list[Row]:
     """A method's rows of the table, one for each seed."""
-    key = (name, at, *problem.reported)
-    return [r for r in rows if (r["method"], r["at"], r["shots"], r["steps"]) == key]
+    return [
+        r for r in rows if (r["method"], r["at"], r["reported"]) == (name, at, True)
+    ]
 
 
 def mean_of_seeds(rows: Sequence[Row], metric: str) -> tuple[float, float]:
@@ -40,26 +41,29 @@ def summary(
     for name in dict.fromkeys(row["method"] for row in rows):
         line, cost = [RELATIVES[name].label], costs[name]
         for at in ("equal iterations", "equal time"):
-            mean, half = mean_of_seeds(select(rows, problem, name, at), problem.metric)
+            mean, half = mean_of_seeds(select(rows, name, at), problem.metric)
             diverged = not np.isfinite(mean) or problem.better * mean < -DIVERGED
             line.append("diverges" if diverged else f"{mean:.2f} ± {half:.2f}")
-        line.append(f"{select(rows, problem, name, 'equal time')[0]['iterations']:,}")
+        last = select(rows, name, "equal time")[0]
+        line.append(f"{last['iterations']:,}")
         line += [f"{1e3 * cost['seconds']:.3g}", f"{cost['flops'] / 1e6:.3g}"]
         line.append(f"{cost['workspace_bytes'] / 1024:,.0f}")
         line += [f"{cost['adapted']:,.0f}", f"{cost['learned']:,.0f}"]
+        line.insert(1, str(last["steps"]))
         published = RELATIVES[name].published.get(problem.name)
         line.append("" if published is None else figure_of(published))
         if published is not None:
             notes.append(f"{line[0]}: {published.source}; {published.setting}")
         lines.append(line)
     header = [
-        *("method", "equal iterations", "equal time", "iterations"),
+        *("method", "steps", "equal iterations", "equal time", "iterations"),
         *("ms", "Mflop", "KB", "adapted", "learned", "published"),
     ]
     words = [
         problem.title,
-        "ms, Mflop: of an outer step; KB: workspace of one thread; adapted, learned: "
-        "numbers of parameters",
+        "steps: inner ones, before this is measured; iterations: in equal time; ms, "
+        "Mflop: of an outer step;",
+        "KB: workspace of one thread; adapted, learned: numbers of parameters",
     ]
     return "\n".join([*words, text_table(header, lines), *notes])
 
@@ -78,6 +82,7 @@ def draw(
 ) -> None:
     """The metric on the validation tasks against processor time, mean over seeds."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
 
     figure = Figure(figsize=(9.5, 5.2), layout="constrained")
     panel = figure.subplots()
@@ -96,6 +101,9 @@ def draw(
         )
     if problem.better < 0:
         panel.set_yscale("log")
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panel.yaxis.set_major_formatter("{x:g}")
+        panel.yaxis.set_minor_formatter("")
     panel.set(xlabel="processor time of outer steps, seconds", ylabel=problem.metric)
     panel.set_title(problem.title, fontsize=9)
     panel.grid(color="0.9")

@@ -53,7 +53,9 @@ class Problem(NamedTuple):
     validation: Mapping[int, tm.Tasks]  # by K
     tests: Mapping[int, tm.Tasks]  # by K, the same for all methods and seeds
     judge: Callable[[tm.MAML, Any, Array, tm.Tasks, int], Array]  # (T, steps + 1)
-    reported: tuple[int, int]  # K and the number of inner steps in table and figure
+    shots: int  # K in the table and the figure
+    steps: int  # inner steps there, or more if a method is trained for more
+    candidates: tuple[float, ...]  # inner learning rates of a baseline without its own
     validate_every: int
     rounds: int  # of timing
 
@@ -68,7 +70,8 @@ class Training(NamedTuple):
 
     def first_theta(self, seed: int) -> Array:
         """What the outer loop starts from."""
-        return np.asarray(self.network.init(random_stream(INITIAL, seed)))
+        theta = np.asarray(self.network.init(random_stream(INITIAL, seed)))
+        return self.method.start(self.maml, theta)
 
     def adapted(self) -> int:
         """How many parameters the inner loop changes."""
@@ -117,7 +120,12 @@ def tuned(
         mean = float(values.mean(dtype=np.float64))
         return problem.better * mean if np.isfinite(mean) else -np.inf
 
-    return with_rate(max(CANDIDATES, key=score))
+    return with_rate(max(problem.candidates, key=score))
+
+
+def reported_steps(problem: Problem, entry: Training) -> int:
+    """The number of inner steps after which a method is reported."""
+    return max(problem.steps, entry.maml.steps)
 
 
 # %% Sinusoids
@@ -140,7 +148,7 @@ def sinusoids(backend: Backend, fast: bool) -> Problem:
 
     return Problem(
         "sinusoid",
-        "mean squared error of new sine waves, 10 points, one inner step",
+        "mean squared error of new sine waves, 10 points",
         "mse",
         -1,
         maml,
@@ -151,7 +159,9 @@ def sinusoids(backend: Backend, fast: bool) -> Problem:
         {shots: new_tasks(SINUSOID_VALIDATION, shots)[0] for shots in (5, 10)},
         {shots: new_tasks(EVALUATION, shots)[0] for shots in (5, 10)},
         judge,
-        reported=(10, 1),
+        shots=10,
+        steps=1,
+        candidates=CANDIDATES,
         validate_every=50 if fast else 1_000,
         rounds=20 if fast else 200,
     )
@@ -178,8 +188,8 @@ def omniglot_5_way(
 
     return Problem(
         "omniglot",
-        f"accuracy in per cent on new characters, 5-way 1-shot, {RECIPE.test_steps} "
-        f"inner steps, no convolutions, {sets['train'].source}",
+        "accuracy in per cent on new characters, 5-way 1-shot, no convolutions, "
+        f"{sets['train'].source}",
         "accuracy",
         1,
         lambda network: RECIPE.maml(network, backend=backend),
@@ -190,7 +200,9 @@ def omniglot_5_way(
         fixed("validation", VALIDATION, count[0]),
         fixed("test", TEST, count[1]),
         judge,
-        reported=(RECIPE.shots, RECIPE.test_steps),
+        shots=RECIPE.shots,
+        steps=RECIPE.test_steps,
+        candidates=(0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8),
         validate_every=20 if fast else 500,
         rounds=3 if fast else 20,
     )

@@ -41,6 +41,7 @@ class Method(NamedTuple):
     problems: tuple[str, ...] = PROBLEMS
     context: bool = False  # the network has a context vector beside its input
     pooled: bool = False  # trained without inner steps; the rate at test is tuned
+    start: Callable[[Any, Array], Array] = lambda maml, theta: theta  # what is learned
     published: Mapping[str, Published] = {}  # by problem
 
 

@@ -163,12 +163,31 @@ def test_a_context_vector_is_trained_and_tested_like_the_other_recipes(example):
     assert z.size == 28 * 28 and (z != 0).mean() > 0.9  # the outer steps moved it
 
 
+def test_method_trains_a_relative_in_the_place_of_maml(example, folder, capsys):
+    arguments = ("--recipe", "fc-5w1s", "--method", "multi-step", "--iterations")
+    whole = run(example, *arguments, 4, out="whole")
+    assert (whole["method"], whole["order"]) == ("multi-step", 2)
+    assert {row["method"] for row in whole["rows"]} == {"multi-step"}
+    assert not (folder / "whole/initialisation.npz").exists()  # MAML's recipe is other
+    run(example, *arguments, 2, out="half")
+    resumed = run(example, *arguments, 4, "--resume", "half", out="rest")
+    assert resumed["rows"] == whole["rows"]
+    files = [f"{folder}/multi-step/checkpoint.npz" for folder in ("rest", "whole")]
+    assert trained(files[0]) == trained(files[1])
+    capsys.readouterr()
+    given = ["--standin", *arguments[:2], "--resume", "half"]
+    assert "--resume: resume: expected an earlier run" in refusal(
+        example, given, capsys
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["--data", "nowhere"], "argument --data"),
         (["--recipe", "5w2s"], "argument --recipe"),
         (["--order", "3"], "argument --order"),
+        (["--method", "context"], "argument --method: invalid choice: 'context'"),
         (["--standin", "--resume", "nowhere"], "argument --resume"),
     ],
 )

@@ -15,7 +15,7 @@ from tests.support.running_examples import (
     refusal,
 )
 from tinymaml.paper.initialisations import load_initialisation
-from tinymaml.paper.recipes import SinusoidRecipe
+from tinymaml.paper.recipes import RecipeLoss, SinusoidRecipe
 from tinymaml.tasks import sinusoid
 from tinymaml.training.checkpoint import load_checkpoint, save_checkpoint
 
@@ -148,6 +148,40 @@ def test_order_chooses_the_meta_gradients(small, order, orders):
     assert {row["order"] for row in results["rows"]} == orders
 
 
+def test_method_trains_relatives_in_the_place_of_maml(small, capsys):
+    results = run(small, "--method", "context", "first-order")
+    methods = {row["method"]: row["order"] for row in results["rows"]}
+    assert methods == {"context": None, "maml": 1, "pretrained": None, "oracle": None}
+    assert sorted(path.name for path in Path("out").iterdir() if path.is_dir()) == [
+        *("context", "first-order", "oracle", "pretrained")
+    ]
+    assert "context vector" in capsys.readouterr().out
+    from methods import context_network
+
+    # A context vector adapts with its own rate, whatever --alpha is.
+    network = context_network(small.INITIALISERS["recipe"])
+    rates = network.vector(0.0, **{"context1.z": 1.0})
+    maml = tm.MAML(RecipeLoss(network, tm.squared_error), rates, backend="numpy")
+    theta = load_checkpoint("out/context/checkpoint.npz").arrays["theta"]
+    tasks, _ = small.new_tasks(small.EVALUATION, 5)
+    errors = maml.evaluate(theta, tasks, steps=2)[:, 2]
+    row = rows_of(results, "context")[2]
+    assert row["mse"] == pytest.approx(errors.mean(), rel=1e-4)
+
+
+def test_method_draws_the_fits_of_a_relative(example, folder):
+    run(example, "--method", "context")
+    assert (folder / "out/figure2.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_method_resumes_to_the_same_bits(small, folder):
+    whole = run(small, "--method", "context", "--iterations", 8, out="whole")
+    run(small, "--method", "context", "--iterations", 4, out="half")
+    arguments = ("--method", "context", "--iterations", 8, "--resume", "half")
+    assert run(small, *arguments, out="resumed")["rows"] == whole["rows"]
+    assert trained(folder / "whole") == trained(folder / "resumed")
+
+
 @pytest.mark.parametrize(
     ("arguments", "iterations", "initial", "outer_learning_rate"),
     [
@@ -201,7 +235,9 @@ def test_help_names_every_option(example, capsys):
     out, _ = capsys.readouterr()
     assert stop.value.code == 0
     assert "figures 2, 3, 6, 7 and table 2" in out
-    options = "iterations order alpha initial backend threads seed out resume fast"
+    options = (
+        "iterations order method alpha initial backend threads seed out resume fast"
+    )
     for option in [*options.split(), "multitask"]:
         assert f"--{option} " in out
 
@@ -423,6 +459,8 @@ def test_a_loss_that_is_not_finite_stops_with_one_line_naming_the_iteration(
         (["--alpha", "nan"], "--alpha: expected a positive number, got 'nan'"),
         (["--alpha", "-0.1"], "--alpha: expected a positive number, got '-0.1'"),
         (["--order", "3"], "--order: invalid choice: '3'"),
+        (["--method", "sgd"], "--method: invalid choice: 'sgd'"),
+        (["--method", "pretrained"], "--method: invalid choice: 'pretrained'"),
         (["--out", "file"], "--out: "),
         (["--out", "file/below"], "--out: "),
         (["--out", "taken"], "--out: "),

@@ -1,0 +1,86 @@
+"""examples/methods.py: every method keeps the experiment's settings and learns."""
+
+import numpy as np
+import pytest
+
+import tinymaml as tm
+from tests.support.running_examples import load_example
+from tinymaml.paper.recipes import RECIPES, SinusoidRecipe
+from tinymaml.tasks import sinusoid
+
+methods = load_example("methods")
+problems = load_example("compare_problems")
+NAMES = methods.names_for("sinusoid")
+
+
+@pytest.fixture(scope="module")
+def problem():
+    """The sinusoids, from initial weights with which learning begins at once."""
+    return problems.sinusoids(tm.get_backend("numba", 1), True)
+
+
+def test_a_method_keeps_the_settings_of_exact_maml():
+    recipe = RECIPES["mini-5w1s"]
+    network = recipe.network()
+    maml = recipe.maml(network, backend="numpy")
+    made = methods.RELATIVES["first-order"].learner(maml, network)
+    assert made.order == 1
+    for name in ("loss", "query_loss", "steps", "clip", "backend", "reduction"):
+        assert getattr(made, name) == getattr(maml, name), name
+    assert np.array_equal(made.alpha, maml.alpha)
+
+
+def test_exact_is_the_recipe_s_own_learner():
+    recipe, rng = SinusoidRecipe(), np.random.default_rng(0)
+    network = recipe.network()
+    theta, tasks = network.init(rng), sinusoid.sample_tasks(rng)
+    maml = recipe.maml(network, backend="numba")
+    made = methods.RELATIVES["exact"].learner(maml, network)
+    expected = maml.meta_gradient(theta, tasks).gradient
+    assert made.meta_gradient(theta, tasks).gradient.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_method_adapts_as_many_parameters_as_it_says(problem, name):
+    entry = problems.training(problem, name)
+    # With biases that are not 0, few units of relu are dead at all points of all tasks.
+    rng = np.random.default_rng(0)
+    theta = rng.normal(size=entry.network.size).astype(np.float32)
+    theta = entry.method.start(entry.maml, theta)
+    tasks = sinusoid.sample_tasks(rng, tasks=200, shots=40)
+    thetas = entry.maml.adapt(theta, tasks.x_support, tasks.y_support, 1)
+    moved = (thetas[:, 0] != thetas[:, 1]).any(axis=0).sum()
+    assert moved == pytest.approx(entry.adapted(), rel=0.02)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_method_learns_sine_waves(problem, name):
+    entry = problems.training(problem, name)
+    theta, steps = entry.first_theta(0), problems.reported_steps(problem, entry)
+    result = tm.train(
+        entry.maml,
+        theta,
+        entry.sample,
+        iterations=400,
+        optimiser=tm.Adam(problem.learning_rate),
+        rng=np.random.default_rng(0),
+        progress=False,
+    )
+    before, after = (
+        problems.scores(
+            problem,
+            problems.tuned(problem, entry, vector, 10, steps),
+            vector,
+            problem.tests[10],
+            steps,
+        )[:, steps].mean()
+        for vector in (theta, result.theta)
+    )
+    assert after < 0.9 * before
+
+
+@pytest.mark.parametrize("problem_name", methods.PROBLEMS)
+def test_published_figures_name_their_source_and_setting(problem_name):
+    for name in methods.names_for(problem_name):
+        published = methods.RELATIVES[name].published.get(problem_name)
+        assert published is None or (published.source and published.setting)
