@@ -112,8 +112,8 @@ def measure_costs(
             rng: np.random.Generator = rng,
             adam: tm.Adam = adam,
         ) -> None:
-            tasks = entry.sample(rng)
-            adam.update(theta, entry.maml.meta_gradient(theta, tasks).gradient)
+            gradient = entry.maml.meta_gradient(theta, entry.sample(rng)).gradient
+            adam.update(theta.copy(), gradient)  # no training: theta stays where it is
 
         tasks = entry.sample(random_stream(TRAINING, 0))
         tape = entry.maml.tape(theta, tasks)
@@ -245,15 +245,22 @@ def prepare_all(stages: Stages, problem: Problem, all_courses: list[Course]) -> 
 
 def train(
     stages: Stages, problem: Problem, course: Course
-) -> tuple[dict[int, Array], Row]:
-    """The parameters at the end of each part, and the scores on validation tasks."""
-    thetas: dict[int, Array] = {}
+) -> tuple[dict[int, Array | None], Row]:
+    """The parameters at the end of each part, and the scores on validation tasks.
+
+    A training that diverges ends, and has no parameters; the comparison goes on.
+    """
+    thetas: dict[int, Array | None] = dict.fromkeys(course.ends.values())
     curve: list[tuple[int, float]] = []
     result: tm.TrainResult | None = None
     for part in course.parts:
         if result is not None:  # what the second part starts from is known only now
             prepare(stages, problem, course, part, result.theta, result.optimiser)
-        result = stages.train(part.name)
+        try:
+            result = stages.train(part.name)
+        except tm.NonFiniteLossError as error:
+            print(f"{course.entry.method.label}, seed {course.seed}: {error}")
+            break
         thetas[part.ends] = result.theta
         curve += [(part.begins + at, score) for at, score in result.scores]
     return thetas, {
@@ -268,19 +275,22 @@ def train(
 
 
 def test(
-    problem: Problem, course: Course, theta: Array, where: Mapping[str, Any]
+    problem: Problem, course: Course, theta: Array | None, where: Mapping[str, Any]
 ) -> list[Row]:
     """The rows of results.json: mean and interval for each K and number of steps.
 
-    where: what a row says about how far the training had come.
+    theta: None if the training has diverged. where: what a row says about how far the
+    training had come.
     """
     rows = []
     entry = course.entry
     published = entry.method.published.get(problem.name)
     table = problem.shots, reported_steps(problem, entry)
     for shots, tasks in problem.tests.items():
-        learner = tuned(problem, entry, theta, shots, TEST_STEPS)
-        values = scores(problem, learner, theta, tasks, TEST_STEPS)
+        values = np.full((1, TEST_STEPS + 1), np.nan)
+        if theta is not None:
+            learner = tuned(problem, entry, theta, shots, TEST_STEPS)
+            values = scores(problem, learner, theta, tasks, TEST_STEPS)
         for steps in range(TEST_STEPS + 1):
             mean, half_width = mean_and_interval(values[:, steps])
             reported = (shots, steps) == table

@@ -91,6 +91,8 @@ def draw(
         shortest = min(len(curve["scores"]) for curve in of_method)
         scores = np.array([curve["scores"][:shortest] for curve in of_method])
         iterations = np.array(of_method[0]["iterations"][:shortest])
+        if shortest == 0:
+            continue
         panel.plot(
             iterations * costs[name]["seconds"],
             scores.mean(axis=0),

@@ -43,14 +43,15 @@ def test_exact_is_the_recipe_s_own_learner():
 @pytest.mark.parametrize("name", NAMES)
 def test_a_method_adapts_as_many_parameters_as_it_says(problem, name):
     entry = problems.training(problem, name)
-    # With biases that are not 0, few units of relu are dead at all points of all tasks.
-    rng = np.random.default_rng(0)
-    theta = rng.normal(size=entry.network.size).astype(np.float32)
-    theta = entry.method.start(entry.maml, theta)
-    tasks = sinusoid.sample_tasks(rng, tasks=200, shots=40)
-    thetas = entry.maml.adapt(theta, tasks.x_support, tasks.y_support, 1)
-    moved = (thetas[:, 0] != thetas[:, 1]).any(axis=0).sum()
-    assert moved == pytest.approx(entry.adapted(), rel=0.02)
+    # Units of relu are dead at all points with some parameters, but not with all.
+    rng, moved = np.random.default_rng(0), False
+    for _ in range(12):
+        theta = rng.normal(size=entry.network.size).astype(np.float32)
+        theta = entry.method.start(entry.maml, theta)
+        tasks = sinusoid.sample_tasks(rng, tasks=20, shots=40)
+        thetas = entry.maml.adapt(theta, tasks.x_support, tasks.y_support, 1)
+        moved = moved | (thetas[:, 0] != thetas[:, 1]).any(axis=0)
+    assert np.count_nonzero(moved) == entry.adapted()
 
 
 @pytest.mark.parametrize("name", NAMES)
