@@ -17,7 +17,11 @@ import numpy as np
 import tinymaml as tm
 from tinymaml import variants
 from tinymaml.networks.layers import Initialiser, Network
+from tinymaml.variants.cavia import CAVIA
 from tinymaml.variants.context_vector import Context
+from tinymaml.variants.implicit_maml import ImplicitMAML
+from tinymaml.variants.proto_maml import ProtoMAML
+from tinymaml.variants.reptile import Reptile
 
 Array = np.ndarray[Any, Any]
 Learner = Callable[[tm.MAML, Network], tm.MAML]
@@ -94,12 +98,13 @@ def adapt_context(maml: tm.MAML, network: Network) -> tm.MAML:
 # %% How steps are taken
 
 ADAM_RATE = 0.01  # of inner steps by Adam
+IMPLICIT_RATE = 0.02
 ANNEALED = 7_000  # iterations, a tenth of section 5.1's
 
 
 def step_rates(maml: tm.MAML, network: Network) -> tm.MAML:
     """Learned rates for each layer and step, which all start from the one of MAML."""
-    rate = float(maml.alpha.max())
+    rate = first_rate(maml)
     kind = partial(variants.StepRates, network=network)
     return relative(kind, alpha=rate, steps=INNER_STEPS)(maml, network)
 
@@ -109,7 +114,7 @@ def maml_plus_plus(maml: tm.MAML, network: Network) -> tm.MAML:
 
     Batch normalisation is that of the network, and the outer rate is not annealed.
     """
-    rate = float(maml.alpha.max())
+    rate = first_rate(maml)
     kind = partial(
         variants.MAMLPlusPlus,
         network=network,
@@ -128,8 +133,55 @@ def second_order(iteration: int) -> int:
 
 def inner_adam(maml: tm.MAML, network: Network) -> tm.MAML:
     """Inner steps by Adam, for what MAML adapts."""
-    rates = np.where(maml.alpha != 0, ADAM_RATE, 0.0)
+    rates = rescaled(maml, ADAM_RATE)
     return relative(variants.InnerAdam, alpha=rates, steps=INNER_STEPS)(maml, network)
+
+
+def first_rate(maml: tm.MAML) -> float:
+    """The largest inner learning rate: that of all parameters which are adapted."""
+    return float(maml.alpha.max())
+
+
+def rescaled(maml: tm.MAML, rate: float) -> Array:
+    """This rate for all parameters that MAML adapts, 0 for the others."""
+    return np.where(maml.alpha != 0, rate, 0.0)
+
+
+def reptile(maml: tm.MAML, network: Network) -> tm.MAML:
+    """Reptile with the authors' batches of 10 and rate of 0.02 on sine waves.
+
+    On images all examples of a task are one batch, with the rate of MAML.
+    """
+    changes: dict[str, Any] = {"steps": INNER_STEPS}
+    if maml.alpha.ndim == 0:
+        changes |= {"alpha": 0.02, "batch": 10}
+    return relative(Reptile, **changes)(maml, network)
+
+
+def implicit(maml: tm.MAML, network: Network) -> tm.MAML:
+    """Implicit MAML with the authors' penalty, steps and conjugate gradients.
+
+    They are those of 5-way Omniglot. The steps need a rate with which they come near
+    the minimum.
+    """
+    rates = rescaled(maml, IMPLICIT_RATE)
+    kind = partial(ImplicitMAML, penalty=2.0, iterations=5)
+    return relative(kind, alpha=rates, steps=16)(maml, network)
+
+
+def cavia(maml: tm.MAML, network: Network) -> tm.MAML:
+    """CAVIA: the same, but z is not learned."""
+    return relative(CAVIA)(adapt_context(maml, network), network)
+
+
+def proto_maml(maml: tm.MAML, network: Network) -> tm.MAML:
+    """ProtoMAML."""
+    return relative(ProtoMAML, network=network)(maml, network)
+
+
+def prototypical(maml: tm.MAML, network: Network) -> tm.MAML:
+    """Prototypical networks: ProtoMAML without inner steps."""
+    return relative(ProtoMAML, network=network, steps=0)(maml, network)
 
 
 def with_rates(maml: Any, theta: Array) -> Array:
@@ -156,6 +208,13 @@ RELATIVES: dict[str, Method] = {
         "inner momentum", relative(variants.InnerMomentum, steps=INNER_STEPS)
     ),
     "adam": Method("inner Adam", inner_adam),
+    "reptile": Method("Reptile", reptile),
+    "implicit": Method("implicit MAML", implicit),
+    "proto-maml": Method("ProtoMAML", proto_maml, problems=("omniglot",)),
+    "prototypical": Method(
+        "prototypical network", prototypical, problems=("omniglot",)
+    ),
+    "cavia": Method("CAVIA", cavia, problems=("sinusoid",), context=True),
     "context": Method(
         "context vector", adapt_context, problems=("sinusoid",), context=True
     ),
