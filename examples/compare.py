@@ -52,12 +52,13 @@ from compare_problems import (
     TEST_STEPS,
     Problem,
     Training,
+    adapted,
+    at_test,
     omniglot_5_way,
     reported_steps,
     scores,
     sinusoids,
     training,
-    tuned,
 )
 from methods import RELATIVES, names_for
 from shared import (
@@ -121,7 +122,7 @@ def measure_costs(
         costs[name] = {
             "flops": len(tasks.x_query) * tape.flops(),
             "workspace_bytes": plan(tape).bytes("float32"),
-            "adapted": entry.adapted(),
+            "adapted": adapted(problem, entry),
             "learned": theta.size,
         }
     seconds = shortest_seconds(calls, problem.rounds, backend)
@@ -214,8 +215,8 @@ def prepare(
     tasks, steps = problem.validation[shots], reported_steps(problem, entry)
 
     def validate(theta: Array) -> float:
-        learner = tuned(problem, entry, theta, shots, steps)
-        values = scores(problem, learner, theta, tasks, steps)[:, steps]
+        learner = at_test(problem, entry, theta, shots, max(1, steps))
+        values = scores(problem, *learner, tasks, steps)[:, steps]
         return problem.better * float(values.mean(dtype=np.float64))
 
     stages.prepare(
@@ -290,8 +291,8 @@ def test(
     for shots, tasks in problem.tests.items():
         values = np.full((1, most + 1), np.nan)
         if theta is not None:
-            learner = tuned(problem, entry, theta, shots, most)
-            values = scores(problem, learner, theta, tasks, most)
+            learner = at_test(problem, entry, theta, shots, most)
+            values = scores(problem, *learner, tasks, most)
         for steps in range(most + 1):
             mean, half_width = mean_and_interval(values[:, steps])
             reported = (shots, steps) == table
@@ -311,6 +312,22 @@ def test(
     return rows
 
 
+def test_nearest_neighbour(problem: Problem) -> list[Row]:
+    """Its rows: it learns nothing, so it is the same at all times and for all seeds."""
+    if problem.nearest is None:
+        return []
+    rows = []
+    for shots, tasks in problem.tests.items():
+        mean, half_width = mean_and_interval(problem.nearest(tasks))
+        about = {"method": "nearest", "order": None, "seed": None, "iterations": 0}
+        values = {"shots": shots, "steps": 0, problem.metric: mean, "ci95": half_width}
+        rows += [
+            {**about, "at": at, **values, "paper": None, "reported": True}
+            for at in ("equal iterations", "equal time")
+        ]
+    return rows
+
+
 # %% Options, and everything in order
 
 
@@ -321,8 +338,7 @@ def make_parser() -> Parser:
         "results/compare",
         f"{ITERATIONS['sinusoid'][0]:,}, or {ITERATIONS['omniglot'][0]:,} for omniglot",
         ITERATIONS["sinusoid"][1],
-        ", one seed, and for sinusoid He's initial weights and an outer learning rate "
-        "of 0.005",
+        ", one seed",
         seeds=SEEDS["sinusoid"],
     )
     parser.set_defaults(default_iterations=ITERATIONS["sinusoid"][0])
@@ -379,12 +395,13 @@ def run(
     stages: Stages,
     problem: Problem,
     all_courses: list[Course],
+    others: list[Row],
     costs: Mapping[str, Cost],
     options: argparse.Namespace,
     backend: Backend,
     command: str,
 ) -> None:
-    """Train, test, print, draw."""
+    """Train, test, print, draw. others: rows of what is not trained."""
     prepare_all(stages, problem, all_courses)
     write_json(options.out / COSTS, {"costs": costs})
     seconds = {"training": 0.0, "test": 0.0}
@@ -397,6 +414,7 @@ def run(
             where = {"seed": course.seed, "at": at, "iterations": iterations}
             rows += test(problem, course, thetas[iterations], where)
         seconds["test"] += time.perf_counter() - started
+    rows += others
     seconds["training"] = sum(result.seconds for result in stages.results.values())
     seconds["total"] = sum(seconds.values())
     facts = {
@@ -428,7 +446,9 @@ def start(parser: Parser, arguments: Sequence[str]) -> None:
     if len(options.seed) > 1:
         interval([0.0, 1.0])  # says at once whether SciPy is missing
     problem = choose_problem(parser, options, backend)
-    trainings = {name: training(problem, name) for name in names}
+    trainings = {n: training(problem, n) for n in names if RELATIVES[n].trained}
+    if not trainings:
+        parser.error("argument --methods: expected one that is trained among them")
     costs: dict[str, Cost] = {}
     if options.resume is not None:
         try:
@@ -447,10 +467,11 @@ def start(parser: Parser, arguments: Sequence[str]) -> None:
     parts = [part for course in planned for part in course.parts]
     config = {"experiment": "compare", "task": options.task, "fast": options.fast}
     command = command_line("examples/compare.py", arguments)
-    names = [part.name for part in parts]
+    folders = [part.name for part in parts]
     most = max(part.ends for part in parts)
-    with open_stages(parser, options, command, names, config, FILES, most) as stages:
-        run(stages, problem, planned, costs, options, backend, command)
+    with open_stages(parser, options, command, folders, config, FILES, most) as stages:
+        others = test_nearest_neighbour(problem) if "nearest" in names else []
+        run(stages, problem, planned, others, costs, options, backend, command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -39,16 +39,22 @@ def summary(
     """One line for each method."""
     lines, notes = [], []
     for name in dict.fromkeys(row["method"] for row in rows):
-        line, cost = [RELATIVES[name].label], costs[name]
+        line, cost = [RELATIVES[name].label], costs.get(name)
         for at in ("equal iterations", "equal time"):
             mean, half = mean_of_seeds(select(rows, name, at), problem.metric)
             diverged = not np.isfinite(mean) or problem.better * mean < -DIVERGED
             line.append("diverges" if diverged else f"{mean:.2f} ± {half:.2f}")
         last = select(rows, name, "equal time")[0]
         line.append(f"{last['iterations']:,}")
-        line += [f"{1e3 * cost['seconds']:.3g}", f"{cost['flops'] / 1e6:.3g}"]
-        line.append(f"{cost['workspace_bytes'] / 1024:,.0f}")
-        line += [f"{cost['adapted']:,.0f}", f"{cost['learned']:,.0f}"]
+        line += [""] * 5
+        if cost is not None:
+            line[-5:] = [
+                f"{1e3 * cost['seconds']:.3g}",
+                f"{cost['flops'] / 1e6:.3g}",
+                f"{cost['workspace_bytes'] / 1024:,.0f}",
+                f"{cost['adapted']:,.0f}",
+                f"{cost['learned']:,.0f}",
+            ]
         line.insert(1, str(last["steps"]))
         published = RELATIVES[name].published.get(problem.name)
         line.append("" if published is None else figure_of(published))

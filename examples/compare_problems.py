@@ -6,6 +6,7 @@ A problem says what is trained, on which tasks, and how parameters are tested:
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,24 +16,25 @@ from sinusoid import (
     INITIAL,
     INITIALISERS,
     OUTER_LEARNING_RATE,
-    OUTER_LEARNING_RATE_FAST,
     STEPS,
     TASKS,
     new_tasks,
-    support_as_query,
+    sample_pooled_tasks,
 )
 from sinusoid import VALIDATION as SINUSOID_VALIDATION
 
 import tinymaml as tm
 from few_shot import TEST, VALIDATION
 from few_shot_evaluation import fixed_tasks, logits, sampler
-from methods import RELATIVES, Method, context_network
+from methods import RELATIVES, Method, context_network, rescaled
 from shared import random_stream
 from tinymaml.backends import Backend
 from tinymaml.networks.layers import Network
 from tinymaml.paper.recipes import RECIPES, SinusoidRecipe, accuracy
 from tinymaml.tasks import sinusoid
 from tinymaml.tasks.images import ImageSet
+from tinymaml.variants.fine_tuning import AllClasses, new_last_layer
+from tinymaml.variants.nearest_neighbour import nearest_neighbour
 
 Array = np.ndarray[Any, Any]
 RECIPE = RECIPES["fc-5w1s"]
@@ -49,6 +51,8 @@ class Problem(NamedTuple):
     network: Any
     context: Any  # the network with a context vector, if there is one
     sample: Callable[[np.random.Generator], tm.Tasks]  # a meta-batch
+    pooled: "Callable[[], Pooled]"  # the baseline that knows no tasks
+    nearest: Callable[[tm.Tasks], Array] | None  # nearest neighbour's metric, (T,)
     learning_rate: float  # of Adam
     validation: Mapping[int, tm.Tasks]  # by K
     tests: Mapping[int, tm.Tasks]  # by K, the same for all methods and seeds
@@ -58,6 +62,15 @@ class Problem(NamedTuple):
     candidates: tuple[float, ...]  # inner learning rates of a baseline without its own
     validate_every: int
     rounds: int  # of timing
+
+
+class Pooled(NamedTuple):
+    """How the baseline is trained that learns everything at once."""
+
+    maml: tm.MAML  # with no inner step
+    network: Any
+    sample: Callable[[np.random.Generator], tm.Tasks]
+    for_new_tasks: Callable[[Array], Array]  # from its theta to that of the network
 
 
 class Training(NamedTuple):
@@ -73,59 +86,61 @@ class Training(NamedTuple):
         theta = np.asarray(self.network.init(random_stream(INITIAL, seed)))
         return self.method.start(self.maml, theta)
 
-    def adapted(self) -> int:
-        """How many parameters the inner loop changes."""
-        rates = np.broadcast_to(self.maml.alpha, self.network.size)
-        return int(np.count_nonzero(rates))
-
 
 def training(problem: Problem, name: str) -> Training:
     """A method of `methods.py` on the problem."""
     method = RELATIVES[name]
+    if method.pooled:
+        return Training(method, *problem.pooled()[:3])
     network = problem.context if method.context else problem.network
     maml = method.learner(problem.maml(network), network)
+    return Training(method, maml, network, problem.sample)
 
-    def pooled(rng: np.random.Generator) -> tm.Tasks:
-        return support_as_query(problem.sample(rng))
 
-    sample = pooled if method.pooled else problem.sample
-    return Training(method, maml, network, sample)
+def adapted(problem: Problem, entry: Training) -> int:
+    """How many parameters the inner loop changes at test."""
+    maml, network = entry.maml, entry.network
+    if entry.method.pooled:
+        maml, network = problem.maml(problem.network), problem.network
+    return int(np.count_nonzero(np.broadcast_to(maml.alpha, network.size)))
 
 
 def scores(
-    problem: Problem, trained: Training, theta: Array, tasks: tm.Tasks, steps: int
+    problem: Problem, entry: Training, theta: Array, tasks: tm.Tasks, steps: int
 ) -> Array:
     """The metric of each task after 0 .. steps inner steps, (T, steps + 1)."""
-    return problem.judge(trained.maml, trained.network, theta, tasks, steps)
+    return problem.judge(entry.maml, entry.network, theta, tasks, steps)
 
 
-def tuned(
-    problem: Problem, trained: Training, theta: Array, shots: int, steps: int
-) -> Training:
-    """What adapts at test: MAML with the best rate, if the method has none of its own.
+def at_test(
+    problem: Problem, entry: Training, theta: Array, shots: int, steps: int
+) -> tuple[Training, Array]:
+    """What adapts to new tasks, and the theta from which it does.
 
-    It is the rate with the best mean over 1 to `steps` steps on the validation tasks.
+    It is what was trained, except for the baseline. That has MAML's inner loop, with
+    the rate of the best mean over 1 to `steps` steps on the validation tasks.
     """
-    if not trained.method.pooled:
-        return trained
+    if not entry.method.pooled:
+        return entry, theta
+    theta, tasks = problem.pooled().for_new_tasks(theta), problem.validation[shots]
 
     def with_rate(alpha: float) -> Training:
-        maml = problem.maml(trained.network)
-        maml.alpha = np.asarray(alpha)
-        return trained._replace(maml=maml)
+        maml = problem.maml(problem.network)
+        maml.alpha = rescaled(maml, alpha)
+        return entry._replace(maml=maml, network=problem.network)
 
     def score(alpha: float) -> float:
-        tasks = problem.validation[shots]
         values = scores(problem, with_rate(alpha), theta, tasks, steps)[:, 1:]
         mean = float(values.mean(dtype=np.float64))
         return problem.better * mean if np.isfinite(mean) else -np.inf
 
-    return with_rate(max(problem.candidates, key=score))
+    return with_rate(max(problem.candidates, key=score)), theta
 
 
 def reported_steps(problem: Problem, entry: Training) -> int:
     """The number of inner steps after which a method is reported."""
-    return max(problem.steps, entry.maml.steps)
+    own = entry.method.test_steps
+    return max(problem.steps, entry.maml.steps) if own is None else own
 
 
 # %% Sinusoids
@@ -134,9 +149,9 @@ def reported_steps(problem: Problem, entry: Training) -> int:
 def sinusoids(backend: Backend, fast: bool) -> Problem:
     """Section 5.1 as in sinusoid.py: trained and reported with 10 points and one step.
 
-    The test has 5 points too. fast: He's initial weights and a larger outer rate.
+    The test has 5 points too.
     """
-    initialiser = INITIALISERS["he" if fast else "recipe"]
+    initialiser = INITIALISERS["recipe"]
 
     def maml(network: Network) -> tm.MAML:
         return SinusoidRecipe().maml(network, backend=backend)
@@ -146,16 +161,24 @@ def sinusoids(backend: Backend, fast: bool) -> Problem:
     ) -> Array:
         return maml.evaluate(theta, tasks, steps)
 
+    def pooled() -> Pooled:
+        plain = maml(network)
+        plain.steps = 0
+        return Pooled(plain, network, sample_pooled_tasks, lambda theta: theta)
+
+    network = tm.MLP([1, 40, 40, 1], initialiser=initialiser)
     return Problem(
         "sinusoid",
         "mean squared error of new sine waves, 10 points",
         "mse",
         -1,
         maml,
-        tm.MLP([1, 40, 40, 1], initialiser=initialiser),
+        network,
         context_network(initialiser),
         lambda rng: sinusoid.sample_tasks(rng),
-        OUTER_LEARNING_RATE_FAST if fast else OUTER_LEARNING_RATE,
+        pooled,
+        None,
+        OUTER_LEARNING_RATE,
         {shots: new_tasks(SINUSOID_VALIDATION, shots)[0] for shots in (5, 10)},
         {shots: new_tasks(EVALUATION, shots)[0] for shots in (5, 10)},
         judge,
@@ -186,6 +209,23 @@ def omniglot_5_way(
         tasks = fixed_tasks(sets[part], RECIPE, True, purpose, number)
         return {RECIPE.shots: tasks}
 
+    train, network = sets["train"], RECIPE.network()
+    sample = sampler(train, RECIPE, True, RECIPE.queries, RECIPE.tasks)
+
+    def pooled() -> Pooled:
+        classes = AllClasses(sample, train.labels)
+        wide = tm.OmniglotFC(classes.classes)
+        plain = RECIPE.maml(wide, backend=backend)
+        plain.steps = 0
+        narrow = partial(new_last_layer, trained=wide, network=network)
+        return Pooled(plain, wide, classes, narrow)
+
+    def nearest(tasks: tm.Tasks) -> Array:
+        maml = RECIPE.maml(network, backend=backend)
+        theta = network.init(random_stream(INITIAL, 0))  # pixels do not depend on it
+        y = nearest_neighbour(maml, pixels, theta, tasks)
+        return 100 * accuracy(y, tasks.y_query)
+
     return Problem(
         "omniglot",
         "accuracy in per cent on new characters, 5-way 1-shot, no convolutions, "
@@ -193,9 +233,11 @@ def omniglot_5_way(
         "accuracy",
         1,
         lambda network: RECIPE.maml(network, backend=backend),
-        RECIPE.network(),
+        network,
         None,
-        sampler(sets["train"], RECIPE, True, RECIPE.queries, RECIPE.tasks),
+        sample,
+        pooled,
+        nearest,
         RECIPE.learning_rate,
         fixed("validation", VALIDATION, count[0]),
         fixed("test", TEST, count[1]),
@@ -206,6 +248,11 @@ def omniglot_5_way(
         validate_every=20 if fast else 500,
         rounds=3 if fast else 20,
     )
+
+
+def pixels(theta: tm.Value, x: tm.Value, x_support: tm.Value) -> tm.Value:
+    """The features that nearest neighbour compares."""
+    return x.reshape(x.shape[0], -1)
 
 
 TEST_STEPS = STEPS  # the test has 0 to 10 inner steps

@@ -16,7 +16,7 @@ from stages import Stages
 import tinymaml as tm
 from few_shot_evaluation import episode, fixed_tasks, logits, sampler, table, test
 from few_shot_figures import draw_curve, draw_episode
-from methods import RELATIVES, names_for
+from methods import RELATIVES, meta_learners
 from shared import (
     INITIALISATION,
     STARTS,
@@ -88,7 +88,7 @@ def make_parser(doc: str, name: str, recipes: Sequence[str]) -> Parser:
     )
     add(
         "--method",
-        choices=names_for("omniglot"),
+        choices=meta_learners("omniglot"),
         metavar="NAME",
         help="a relative of MAML (docs/variants.md) in the place of what --order says: "
         "%(choices)s",

@@ -47,7 +47,7 @@ import numpy as np
 from stages import Stages
 
 import tinymaml as tm
-from methods import RELATIVES, context_network, names_for
+from methods import RELATIVES, context_network, meta_learners
 from multitask import REGRESSORS, prepare_multitask
 from shared import (
     INITIALISATION,
@@ -383,7 +383,7 @@ def make_parser() -> Parser:
     parser.add_argument(
         "--method",
         nargs="+",
-        choices=[n for n in names_for("sinusoid") if not RELATIVES[n].pooled],
+        choices=meta_learners("sinusoid"),
         metavar="NAME",
         help="relatives of MAML (docs/variants.md) to train in the place of what "
         "--order says: %(choices)s",

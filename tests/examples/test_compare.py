@@ -176,6 +176,22 @@ def test_the_curve_is_the_error_on_other_tasks_through_both_parts(example):
         assert curves["first-order"]["scores"][number] == pytest.approx(error, rel=1e-4)
 
 
+def test_a_training_that_diverges_does_not_end_the_comparison(
+    example, monkeypatch, capsys
+):
+    diverging = example.RELATIVES["exact-5"]._replace(
+        learner=lambda maml, network: tm.MAML(maml.loss, 1e30, backend=maml.backend)
+    )
+    monkeypatch.setitem(example.RELATIVES, "exact-5", diverging)
+    results = run(example)
+    out, _ = capsys.readouterr()
+    assert "seed 0: iteration 1: the loss is" in out
+    for row in results["rows"]:
+        assert (row["mse"] is None) == (row["method"] == "exact-5")
+    (line,) = (line for line in out.splitlines() if "diverges" in line)
+    assert line.startswith("MAML, 5 inner steps") and line.count("diverges") == 2
+
+
 def test_the_table_has_the_mean_over_seeds_and_its_interval(example, capsys):
     results = run(example, "--seeds", 0, 1, 2, "--methods", "first-order")
     rows = [r for r in results["rows"] if r["reported"] and r["at"] == "equal time"]
@@ -200,14 +216,14 @@ def test_costs_are_those_of_the_tape_and_of_theta(example):
 
 
 def test_a_baseline_is_tested_with_the_rate_that_is_best_on_validation_tasks(example):
-    module = example
-    problem = module.sinusoids(tm.get_backend("numba", 1), False)
+    problem = example.sinusoids(tm.get_backend("numba", 1), False)
     problem = problem._replace(candidates=(1e-9, 0.005, 1e6))
-    entry = module.training(problem, "pretrained")
+    entry = example.training(problem, "pretrained")
     theta = entry.first_theta(0)
-    assert float(module.tuned(problem, entry, theta, 10, 10).maml.alpha) == 0.005
-    exact = module.training(problem, "exact")
-    assert module.tuned(problem, exact, theta, 10, 10) is exact
+    learner, start = example.at_test(problem, entry, theta, 10, 10)
+    assert float(learner.maml.alpha) == 0.005 and start is theta
+    exact = example.training(problem, "exact")
+    assert example.at_test(problem, exact, theta, 10, 10) == (exact, theta)
 
 
 # --- what it writes -------------------------------------------------------------------
@@ -245,6 +261,39 @@ def test_omniglot_is_compared_on_stand_ins(example, folder):
     assert all(0 <= row["accuracy"] <= 100 for row in results["rows"])
 
 
+def test_baselines_of_omniglot_are_the_pretrained_network_and_nearest_neighbour(
+    example,
+):
+    given = ("--task", "omniglot", "--standin", "--iterations", 2, "--seeds", 5)
+    results = run(example, *given, "--methods", "pretrained", "prototypical", "nearest")
+    reported = [r for r in results["rows"] if r["reported"] and "time" in r["at"]]
+    steps = {row["method"]: (row["steps"], row["seed"]) for row in reported}
+    assert steps == {"pretrained": (3, 5), "prototypical": (0, 5), "nearest": (0, None)}
+    # All training characters in four rotations are classes; at test there are five.
+    problem = example.omniglot_5_way(
+        omniglot.split(draw_characters()), tm.get_backend("numba", 1), False
+    )
+    wide = example.training(problem, "pretrained").network
+    assert wide.layers[-1].shapes["bias"][0] % 4 == 0
+    theta = theta_of("pretrained-seed5")
+    entry = example.training(problem, "pretrained")
+    learner, start = example.at_test(problem, entry, theta, 1, 3)
+    assert learner.network is problem.network and start.size == problem.network.size
+    body = problem.network.layer_slices()["linear1"].stop
+    assert start[:body].tobytes() == theta[:body].tobytes()
+    assert not start[-325:].any()
+    # The most similar image of five, by a loop.
+    x, y, x_query, y_query = problem.tests[1]
+    right = [
+        y[task][((x[task] - image) ** 2).sum((1, 2, 3)).argmin()].argmax()
+        == label.argmax()
+        for task in range(len(x))
+        for image, label in zip(x_query[task], y_query[task], strict=True)
+    ]
+    (row,) = (row for row in reported if row["method"] == "nearest")
+    assert row["accuracy"] == pytest.approx(100 * np.mean(right))
+
+
 @pytest.mark.parametrize(
     ("arguments", "iterations", "seeds", "out"),
     [
@@ -260,7 +309,7 @@ def test_task_and_fast_choose_iterations_seeds_and_folder(
     runs = []
     monkeypatch.setattr(example, "run", lambda *given: runs.append(given))
     assert example.main([*arguments, "--methods", "exact"]) == 0
-    courses, options = runs[0][2], runs[0][4]
+    courses, options = runs[0][2], runs[0][5]
     assert options.iterations == iterations and str(options.out) == out
     assert [course.seed for course in courses] == seeds
 
@@ -305,6 +354,10 @@ def test_a_resumed_run_may_be_longer_and_have_more_methods_and_seeds(example):
         (
             ["--task", "omniglot", "--standin", "--methods", "context"],
             "--methods: expected one of exact,",
+        ),
+        (
+            ["--task", "omniglot", "--standin", "--methods", "nearest"],
+            "--methods: expected one that is trained among them",
         ),
         (["--seconds", "0"], "--seconds: expected a positive number, got '0'"),
         (["--seeds", "-1"], "--seeds: expected a whole number of at least 0, got '-1'"),
