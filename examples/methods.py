@@ -17,11 +17,7 @@ import numpy as np
 import tinymaml as tm
 from tinymaml import variants
 from tinymaml.networks.layers import Initialiser, Network
-from tinymaml.variants.cavia import CAVIA
 from tinymaml.variants.context_vector import Context
-from tinymaml.variants.implicit_maml import ImplicitMAML
-from tinymaml.variants.proto_maml import ProtoMAML
-from tinymaml.variants.reptile import Reptile
 
 Array = np.ndarray[Any, Any]
 Learner = Callable[[tm.MAML, Network], tm.MAML]
@@ -157,7 +153,7 @@ def reptile(maml: tm.MAML, network: Network) -> tm.MAML:
     changes: dict[str, Any] = {"steps": INNER_STEPS}
     if maml.alpha.ndim == 0:
         changes |= {"alpha": 0.02, "batch": 10}
-    return relative(Reptile, **changes)(maml, network)
+    return relative(variants.Reptile, **changes)(maml, network)
 
 
 def implicit(maml: tm.MAML, network: Network) -> tm.MAML:
@@ -167,23 +163,23 @@ def implicit(maml: tm.MAML, network: Network) -> tm.MAML:
     the minimum.
     """
     rates = rescaled(maml, IMPLICIT_RATE)
-    kind = partial(ImplicitMAML, penalty=2.0, iterations=5)
+    kind = partial(variants.ImplicitMAML, penalty=2.0, iterations=5)
     return relative(kind, alpha=rates, steps=16)(maml, network)
 
 
 def cavia(maml: tm.MAML, network: Network) -> tm.MAML:
     """CAVIA: the same, but z is not learned."""
-    return relative(CAVIA)(adapt_context(maml, network), network)
+    return relative(variants.CAVIA)(adapt_context(maml, network), network)
 
 
 def proto_maml(maml: tm.MAML, network: Network) -> tm.MAML:
     """ProtoMAML."""
-    return relative(ProtoMAML, network=network)(maml, network)
+    return relative(variants.ProtoMAML, network=network)(maml, network)
 
 
 def prototypical(maml: tm.MAML, network: Network) -> tm.MAML:
     """Prototypical networks: ProtoMAML without inner steps."""
-    return relative(ProtoMAML, network=network, steps=0)(maml, network)
+    return relative(variants.ProtoMAML, network=network, steps=0)(maml, network)
 
 
 def with_rates(maml: Any, theta: Array) -> Array:
