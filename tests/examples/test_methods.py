@@ -60,6 +60,43 @@ def test_a_method_adapts_as_many_parameters_as_it_says(problem, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_parts_of_the_network_are_adapted_and_rates_are_learned(problem, name):
+    entry = problems.training(problem, name)
+    adapted = {"anil": 41, "boil": 1761 - 41, "cavia": 5, "context": 5}
+    learned = {"cavia": 1761 + 5 * 41, "context": 1761 + 5 * 41, "meta-sgd": 2 * 1761}
+    learned |= dict.fromkeys(("step-rates", "maml++"), 1761 + 5 * 3)
+    assert problems.adapted(problem, entry) == adapted.get(name, 1761)
+    assert entry.first_theta(0).size == learned.get(name, 1761)
+
+
+def test_inner_steps_and_orders_of_the_methods(problem):
+    five = {"exact-5", "multi-step", "step-rates", "maml++", "momentum", "adam"}
+    for name in NAMES:
+        maml = problems.training(problem, name).maml
+        own = dict.fromkeys(five, 5) | {"reptile": 5, "implicit": 16, "pretrained": 0}
+        assert maml.steps == own.get(name, 1), name
+        assert maml.order == (1 if name == "first-order" else 2), name
+
+
+@pytest.mark.parametrize(("name", "steps"), [("proto-maml", 1), ("prototypical", 0)])
+def test_the_last_layer_of_proto_maml_starts_from_prototypes(name, steps):
+    recipe, rng = RECIPES["fc-5w1s"], np.random.default_rng(0)
+    network = recipe.network()
+    maml = recipe.maml(network, backend="numba")
+    made = methods.RELATIVES[name].learner(maml, network)
+    assert made.steps == steps
+    theta = network.init(rng)
+    x = rng.uniform(size=(1, 5, 28, 28, 1)).astype(np.float32)
+    y = np.eye(5, dtype=np.float32)[None]
+    start, *_ = made.adapt(theta, x, y, steps=0)[0]
+    assert start[:-325].tobytes() == theta[:-325].tobytes()
+    # Each support image is its class's prototype: no other class is nearer.
+    tasks = tm.Tasks(x, y, x, y)
+    logits = made.predict(network, theta, tasks, steps=0)[0, 0]
+    assert (logits.argmax(axis=1) == np.arange(5)).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_method_learns_sine_waves(problem, name):
     entry = problems.training(problem, name)
     theta, steps = entry.first_theta(0), problems.reported_steps(problem, entry)
