@@ -33,7 +33,6 @@ the first of its two tests. Ctrl-C or SIGTERM saves and stops; a run continued w
 """
 
 import argparse
-import json
 import math
 import sys
 import time
@@ -72,6 +71,7 @@ from shared import (
     open_stages,
     positive_number,
     random_stream,
+    read_json,
     read_options,
     reason,
     run_to_the_end,
@@ -82,7 +82,6 @@ from shared import (
 from tinymaml.backends import Backend
 from tinymaml.backends.numba.planner import plan
 from tinymaml.checks import check_that, real_number
-from tinymaml.files import check_plain
 from tinymaml.tasks import omniglot
 from tinymaml.tasks.images import DataError
 
@@ -131,25 +130,21 @@ def measure_costs(
 
 def read_costs(folder: Path) -> dict[str, Cost]:
     """The costs that an earlier run has measured; ValueError for another file."""
-    file = folder / COSTS
-    try:
-        check_plain(file)
-        costs = json.loads(file.read_text(encoding="utf-8"))["costs"]
+
+    def parse(results: Any) -> dict[str, Cost]:
         costs = {
             str(name): {key: real_number(key, cost[key]) for key in COST_KEYS}
-            for name, cost in costs.items()
+            for name, cost in results["costs"].items()
         }
         for cost in costs.values():
             positive = 0 < cost["seconds"] < math.inf
             check_that(positive, "seconds", "a positive number", cost["seconds"])
         return costs
-    except OSError:
-        raise
-    except Exception as error:  # any text can be JSON of any other kind
-        raise ValueError(
-            f"{file}: expected the costs of an earlier run, got another file "
-            f"({type(error).__name__}: {error})"
-        ) from None
+
+    costs: dict[str, Cost] = read_json(
+        folder / COSTS, "the costs of an earlier run", parse
+    )
+    return costs
 
 
 COST_KEYS = ("seconds", "flops", "workspace_bytes", "adapted", "learned")

@@ -10,7 +10,6 @@ Student's t.
 """
 
 import argparse
-import json
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
@@ -18,9 +17,15 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from shared import file_path, plain_parser, reason, run_to_the_end, whole_number
+from shared import (
+    file_path,
+    plain_parser,
+    read_json,
+    reason,
+    run_to_the_end,
+    whole_number,
+)
 from tinymaml.checks import real_number
-from tinymaml.files import check_plain
 
 Row = dict[str, Any]
 METRICS = ("mse", "accuracy", "return")
@@ -42,23 +47,19 @@ def read_rows(file: Path) -> list[Row]:
 
     Raises ValueError if it is another file.
     """
-    try:
-        check_plain(file)
-        rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
-        for row in rows:
+
+    def parse(results: Any) -> list[Row]:
+        for row in results["rows"]:
             row["value"] = next(row[metric] for metric in METRICS if metric in row)
             for key in ("value", "paper"):
                 if row[key] is not None:
                     row[key] = real_number(key, row[key])
             {(row[key], row["paper"]) for key in ("method", "order", "steps", "shots")}
-        return list(rows)
-    except OSError:
-        raise
-    except Exception as error:  # any text can be JSON of any other kind
-        raise ValueError(
-            f"{file}: expected the results.json of an experiment with seeds, got "
-            f"another file ({type(error).__name__}: {error})"
-        ) from None
+        return list(results["rows"])
+
+    expected = "the results.json of an experiment with seeds"
+    rows: list[Row] = read_json(file, expected, parse)
+    return rows
 
 
 def table(options: argparse.Namespace) -> list[str]:

@@ -29,7 +29,7 @@ import numpy as np
 from stages import Stages
 
 from tinymaml.backends import BACKENDS, Backend, get_backend
-from tinymaml.files import check_writable, write_atomically
+from tinymaml.files import check_plain, check_writable, write_atomically
 from tinymaml.training.checkpoint import CheckpointError
 
 try:
@@ -586,6 +586,23 @@ def write_results(
         "rows": rows,
     }
     write_json(options.out / "results.json", results)
+
+
+def read_json(file: Path, expected: str, parse: Callable[[Any], Any]) -> Any:
+    """parse(contents of a JSON file); a ValueError says what was `expected` instead.
+
+    Raises OSError if it cannot be read.
+    """
+    try:
+        check_plain(file)
+        return parse(json.loads(file.read_text(encoding="utf-8")))
+    except OSError:
+        raise
+    except Exception as error:  # any text can be JSON of any other kind
+        raise ValueError(
+            f"{file}: expected {expected}, got another file "
+            f"({type(error).__name__}: {error})"
+        ) from None
 
 
 def write_json(path: str | os.PathLike[str], results: Mapping[str, Any]) -> None:
