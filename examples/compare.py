@@ -14,7 +14,8 @@ Each training is tested twice: after --iterations outer steps, and after as many
 takes in the time in which exact MAML takes these (or in --seconds). An outer step is to
 draw tasks, the meta-gradient, and Adam; its time is the shortest processor time of
 many, all methods in turns, measured before the trainings begin. So other programs on
-the computer do not decide the comparison, and a resumed run has the same trainings.
+the computer do not decide the comparison, and a resumed run has the same trainings. On
+another computer the tests at equal time come after other numbers of steps.
 
 The parameters tested are those at the end of the training, and not those with the best
 validation as in omniglot.py: no method has an advantage by its noise. Intervals of 95 %

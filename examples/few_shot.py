@@ -297,6 +297,11 @@ def start(experiment: Experiment, parser: Parser, arguments: Sequence[str]) -> N
         "seed": options.seed,
         "validate_every": options.validate_every,
     }
+    if options.method is not None and "context" in options.recipe:
+        parser.error(
+            "argument --method: expected a --recipe that adapts weights, got "
+            f"{options.recipe}"
+        )
     if options.method is None:
         options.method = TRAININGS[options.order]
     else:

@@ -25,8 +25,9 @@ authors' depends on the order in which a file system lists folders.
 Written into the folder of --out: curve.png (loss and validation accuracy), episode.png
 (a test task before and after adaptation), initialisation.npz (the parameters tested),
 results.json, and log.csv and checkpoint.npz in a folder named after the training: exact
-(MAML) or first-order. Ctrl-C or SIGTERM saves and stops; a run continued with --resume
-gives the same bits as one that never stopped.
+(MAML), first-order, or the relative of --method, which has no initialisation.npz.
+Ctrl-C or SIGTERM saves and stops; a run continued with --resume gives the same bits as
+one that never stopped.
 """
 
 import argparse

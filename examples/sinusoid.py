@@ -30,10 +30,10 @@ points (try --alpha 0.01). --multitask has deviations of its own: see multitask.
 Written into the folder of --out: figure2.png (fits, all points in one half of the
 range), figure3.png (error against gradient steps), results.json, and for each training
 a folder with log.csv and checkpoint.npz: exact (MAML), first-order (first-order MAML),
-pretrained, oracle. The first three also have initialisation.npz, the trained parameters
-with their errors; those of seed 0 come with the package (tinymaml.pretrained). Ctrl-C
-or SIGTERM saves and stops; a run continued with --resume gives the same bits as one
-that never stopped.
+pretrained, oracle, or the name of a relative of MAML. The first three also have
+initialisation.npz, the trained parameters with their errors; those of seed 0 come with
+the package (tinymaml.pretrained). Ctrl-C or SIGTERM saves and stops; a run continued
+with --resume gives the same bits as one that never stopped.
 """
 
 import argparse

@@ -188,6 +188,10 @@ def test_method_trains_a_relative_in_the_place_of_maml(example, folder, capsys):
         (["--recipe", "5w2s"], "argument --recipe"),
         (["--order", "3"], "argument --order"),
         (["--method", "context"], "argument --method: invalid choice: 'context'"),
+        (
+            ["--standin", "--method", "anil", "--recipe", "context-5w1s"],
+            "argument --method: expected a --recipe that adapts weights, got context",
+        ),
         (["--standin", "--resume", "nowhere"], "argument --resume"),
     ],
 )
