@@ -256,7 +256,8 @@ def train(
         try:
             result = stages.train(part.name)
         except tm.NonFiniteLossError as error:
-            print(f"{course.entry.method.label}, seed {course.seed}: {error}")
+            name, at = course.entry.method.label, part.begins + error.iteration
+            print(f"{name}, seed {course.seed}: diverges in outer step {at:,}")
             break
         thetas[part.ends] = result.theta
         curve += [(part.begins + at, score) for at, score in result.scores]

@@ -102,14 +102,15 @@ def adapt_context(maml: tm.MAML, network: Network) -> tm.MAML:
 
 ADAM_RATE = 0.01  # of inner steps by Adam
 IMPLICIT_RATE = 0.02
+CLIP = 10.0  # of the meta-gradient, as in the code of MAML++'s authors for photographs
 ANNEALED = 7_000  # iterations, a tenth of section 5.1's
 
 
 def step_rates(maml: tm.MAML, network: Network) -> tm.MAML:
     """Learned rates for each layer and step, which all start from the one of MAML."""
-    rate = first_rate(maml)
     kind = partial(variants.StepRates, network=network)
-    return relative(kind, alpha=rate, steps=INNER_STEPS)(maml, network)
+    changes: dict[str, Any] = {"alpha": first_rate(maml), "clip": CLIP}
+    return relative(kind, **changes, steps=INNER_STEPS)(maml, network)
 
 
 def maml_plus_plus(maml: tm.MAML, network: Network) -> tm.MAML:
@@ -118,6 +119,7 @@ def maml_plus_plus(maml: tm.MAML, network: Network) -> tm.MAML:
     Batch normalisation is that of the network, and the outer rate is not annealed.
     """
     options = settings(maml) | {"alpha": first_rate(maml), "steps": INNER_STEPS}
+    options["clip"] = CLIP
     del options["order"]  # it is that of the schedule
     weights_at = partial(variants.annealed_weights, steps=INNER_STEPS, until=ANNEALED)
     schedules: dict[str, Any] = {"weights_at": weights_at, "order_at": second_order}
