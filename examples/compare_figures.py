@@ -112,7 +112,8 @@ def draw(
         panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         panel.yaxis.set_major_formatter("{x:g}")
         panel.yaxis.set_minor_formatter("")
-    panel.set(xlabel="processor time of outer steps, seconds", ylabel=problem.metric)
+    label = {"mse": "mean squared error", "accuracy": "accuracy, %"}[problem.metric]
+    panel.set(xlabel="processor time of outer steps, seconds", ylabel=label)
     panel.set_title(problem.title, fontsize=9)
     panel.grid(color="0.9")
     figure.legend(loc="outside right upper", fontsize=8, frameon=False)
