@@ -13,6 +13,7 @@ WHERE = str(Path(tinymaml.__file__).parents[1])  # a clone or site-packages
 
 COMMANDS = [
     "check",
+    "compare",
     "first-steps",
     "locomotion",
     "maml-vs-fomaml",
