@@ -26,6 +26,7 @@ ALPHAS = {
     "all": {"default": 0.3},
     "none": {},
     "a bias and a part of the head": {"linear1.bias": 0.2, "linear2.weight": 0.3},
+    "two pieces": {"linear1.bias": 0.2, "linear2.bias": 0.3},  # and one between them
 }
 LEARNERS = {"MAML": tm.MAML, "ANIL": ANIL}
 
@@ -61,7 +62,7 @@ def test_anil_with_one_number_adapts_everything(backend):
     assert_close(result.gradient, expected.gradient, 1e-12)
 
 
-@pytest.mark.parametrize("name", ["head", "body", "a bias and a part of the head"])
+@pytest.mark.parametrize("name", ["head", "body", "two pieces"])
 def test_anil_meta_gradient_matches_finite_differences(name):
     p = problem()
     anil = variant_of(ANIL, p, alpha=alpha_of(name), steps=3)
@@ -191,6 +192,7 @@ def test_parts_are_where_alpha_is_not_zero():
     assert adapted_parts(np.array([0.0, 0.1, -0.2, 0.0, 0.3])) == ((1, 3), (4, 5))
     assert adapted_parts(np.zeros(3)) == ()
     assert adapted_parts(np.ones(3)) == ((0, 3),)
+    assert len(adapted_parts(alpha_of("two pieces"))) == 2
 
 
 def test_an_alpha_of_very_many_parts_is_refused():

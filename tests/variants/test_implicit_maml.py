@@ -173,6 +173,17 @@ def test_few_iterations_are_the_best_of_their_krylov_space(iterations):
     assert_close(maml.meta_gradient(p.theta, p.tasks).gradient, best, 1e-11)
 
 
+def test_a_negative_alpha_adapts_as_well():
+    """What is adapted is where alpha is not 0, also where it is below."""
+    p = problem()
+    alpha = np.where(np.arange(p.theta.size) % 3, 0.1, -0.1)
+    alpha[::4] = 0.0
+    maml = imaml(p, alpha=alpha, steps=2, iterations=60, penalty=4.0)
+    ends = maml.adapt(p.theta, *p.tasks[:2])[:, -1]
+    expected = dense_gradient(p, ends, alpha, 4.0)
+    assert_close(maml.meta_gradient(p.theta, p.tasks).gradient, expected, 1e-10)
+
+
 def test_order_1_is_the_query_gradient_at_the_end_of_the_inner_loop():
     p = problem()
     maml = imaml(p, steps=3, order=1)

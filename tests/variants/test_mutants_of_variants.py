@@ -29,6 +29,12 @@ def anil_is_maml():
     test_anil.test_anil_has_the_numbers_of_maml_with_this_alpha("numpy", "head", 2, 3)
 
 
+def pieces():
+    test_anil.test_anil_has_the_numbers_of_maml_with_this_alpha(
+        "numpy", "two pieces", 2, 3
+    )
+
+
 def any_slice():
     test_anil.test_a_loss_of_all_of_theta_at_once_has_its_gradient()
 
@@ -89,6 +95,10 @@ def reptile():
     )
 
 
+def reported():
+    test_reptile.test_a_query_loss_is_reported_and_not_trained_on()
+
+
 def batches():
     test_reptile.test_batches_follow_each_other_and_begin_again(
         "numpy", 3, (0, 3, 0, 3, 0), 0.1
@@ -103,6 +113,10 @@ def dense():
     test_implicit_maml.test_the_linear_system_is_solved_as_dense_algebra_does(
         "numpy", "squared_error", 3, "some"
     )
+
+
+def negative():
+    test_implicit_maml.test_a_negative_alpha_adapts_as_well()
 
 
 def damped():
@@ -137,6 +151,10 @@ MUTANTS = {  # name: (class or module, function, old text, new text, the check)
     "adapted parts climb": (
         *(variants.ANIL, "record_inner_loop"),
         *("values - rates[part]", "values + rates[part]", anil_is_maml),
+    ),
+    "all adapted parts have the rate of the first": (
+        *(variants.ANIL, "record_inner_loop"),
+        *("rates[part] *", "rates[parts[0]][0] *", pieces),
     ),
     "a slice that is partly new is taken for an old one": (
         *(PartlyAdapted, "_part"),
@@ -202,6 +220,10 @@ MUTANTS = {  # name: (class or module, function, old text, new text, the check)
         *(variants.Reptile, "record_meta_gradient"),
         *("alpha * g, v + g", "alpha * g, g", reptile),
     ),
+    "Reptile reports another loss": (
+        *(variants.Reptile, "record_meta_gradient"),
+        *("query_loss(theta_j", "self.loss(theta_j", reported),
+    ),
     "Reptile's batches run over the end": (
         *(variants.Reptile, "record_meta_gradient"),
         *("j % (x.shape[0] // size) * size", "j * size % x.shape[0]", batches),
@@ -217,6 +239,10 @@ MUTANTS = {  # name: (class or module, function, old text, new text, the check)
     "what is not adapted has no second-order term": (
         *(variants.ImplicitMAML, "record_meta_gradient"),
         *("(v - curvature(v_0))", "v", dense),
+    ),
+    "a negative alpha does not adapt": (
+        *(variants.ImplicitMAML, "record_meta_gradient"),
+        *("where(alpha * alpha,", "where(alpha,", negative),
     ),
     "damping is not used": (
         *(variants.ImplicitMAML, "record_meta_gradient"),

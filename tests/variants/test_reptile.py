@@ -55,6 +55,18 @@ def test_reptile_is_the_way_from_theta_to_the_end_of_the_inner_loop(
     assert_close(result.losses, losses, 1e-13)
 
 
+def test_a_query_loss_is_reported_and_not_trained_on():
+    p = problem()
+
+    def query_loss(theta, x, y, x_support):
+        return 3 * p.loss(theta, x, y)
+
+    plain = reptile(p, steps=2).meta_gradient(p.theta, p.tasks)
+    other = reptile(p, steps=2, query_loss=query_loss).meta_gradient(p.theta, p.tasks)
+    assert_close(other.losses, 3 * plain.losses, 1e-14)
+    assert np.array_equal(other.gradient, plain.gradient)
+
+
 @every_backend
 def test_one_step_is_the_gradient_of_the_joint_loss(backend):
     p = problem()
