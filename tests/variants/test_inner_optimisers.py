@@ -160,3 +160,10 @@ def test_settings_out_of_their_range_are_refused(kind, name, value):
     maml = kind(tm.squared_error)
     with pytest.raises(ValueError, match=f"^{name}: expected a number in "):
         setattr(maml, name, value)
+
+
+def test_alpha_is_the_second_argument_as_in_maml():
+    p = problem()
+    for kind in KINDS.values():
+        maml = kind(p.loss, 0.2, 3, backend="numpy")
+        assert (float(maml.alpha), maml.steps) == (0.2, 3)

@@ -6,9 +6,10 @@ and Adam in the same way. Every task starts from moments of 0. The state of the 
 loop is (theta_j, moments), and `grad` follows theta_0 through both, so the
 meta-gradient is exact.
 
-Adam here divides by sqrt(v + epsilon^2) and not by sqrt(v) + epsilon: the slope of a
-root is infinite at v = 0, where a parameter whose gradient has always been 0 (behind a
-relu that is shut) would have the meta-gradient infinity times 0.
+Adam here divides by sqrt(s + epsilon^2) and not by sqrt(s) + epsilon, where s is the
+second moment: the slope of a root is infinite at s = 0, where a parameter whose
+gradient has always been 0 (behind a relu that is shut) would have the meta-gradient
+infinity times 0.
 
 Two methods are in this file, each of about 20 lines.
 
@@ -21,7 +22,6 @@ from typing import Any
 from tinymaml.autodiff.functions import rsqrt
 from tinymaml.autodiff.tape import Value
 from tinymaml.checks import number_in
-from tinymaml.maml import Loss
 from tinymaml.variants.unrolled import Moments, Unrolled
 
 TINY = 1e-12  # A derivative divides by its third power, which is no 0 in float32.
@@ -32,7 +32,7 @@ class InnerMomentum(Unrolled):
 
     momentum: mu, in [0, 1); 0 is MAML.
 
-    The rest as in `MAML`, by name; `recompute` is refused.
+    The rest as in `MAML`; `recompute` is refused.
 
     >>> import numpy as np
     >>> one = np.ones((1, 1, 1))
@@ -50,9 +50,9 @@ class InnerMomentum(Unrolled):
         "momentum": partial(number_in, "momentum", low=0, high=1)
     }
 
-    def __init__(self, loss: Loss, momentum: float = 0.9, **options: Any) -> None:
+    def __init__(self, *settings: Any, momentum: float = 0.9, **options: Any) -> None:
         self.momentum = momentum
-        super().__init__(loss, **options)
+        super().__init__(*settings, **options)
 
     def record_inner_step(
         self, j: int, gradient: Value, alpha: Value, moments: Moments
@@ -70,7 +70,7 @@ class InnerAdam(Unrolled):
     beta1, beta2: decay rates of the moments, in [0, 1).
     epsilon: positive. A gradient much smaller than this hardly moves its parameter.
 
-    The rest as in `MAML`, by name; `recompute` is refused.
+    The rest as in `MAML`; `recompute` is refused.
 
     >>> import numpy as np
     >>> one = np.ones((1, 1, 1))
@@ -89,14 +89,14 @@ class InnerAdam(Unrolled):
 
     def __init__(
         self,
-        loss: Loss,
+        *settings: Any,
         beta1: float = 0.9,
         beta2: float = 0.999,
         epsilon: float = 1e-4,
         **options: Any,
     ) -> None:
         self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
-        super().__init__(loss, **options)
+        super().__init__(*settings, **options)
 
     def record_inner_step(
         self, j: int, gradient: Value, alpha: Value, moments: Moments
@@ -105,8 +105,8 @@ class InnerAdam(Unrolled):
         b1, b2 = self.beta1, self.beta2
         # [inner-adam]
         m = b1 * moments[0] + (1 - b1) * gradient
-        v = b2 * moments[1] + (1 - b2) * gradient * gradient
-        unbiased = m / (1 - b1 ** (j + 1)), v / (1 - b2 ** (j + 1))
+        s = b2 * moments[1] + (1 - b2) * gradient * gradient
+        unbiased = m / (1 - b1 ** (j + 1)), s / (1 - b2 ** (j + 1))
         step = alpha * unbiased[0] * rsqrt(unbiased[1] + self.epsilon**2)
         # [/inner-adam]
-        return step, (m, v)
+        return step, (m, s)
