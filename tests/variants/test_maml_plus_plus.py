@@ -32,7 +32,7 @@ def learner(p, backend="numpy", weights_at=annealed, order_at=lambda t: 2, **opt
 
 
 def test_annealed_weights_are_equal_first_and_on_the_last_step_in_the_end():
-    assert annealed(0) == pytest.approx([1 / 3] * 3)
+    assert annealed(0) == annealed(-5) == pytest.approx([1 / 3] * 3)
     assert annealed(5) == pytest.approx([1 / 6, 1 / 6, 2 / 3])
     assert annealed(10) == annealed(10**6) == [0.0, 0.0, 1.0]
     late = annealed_weights(99, steps=3, until=100)

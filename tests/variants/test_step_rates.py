@@ -95,6 +95,8 @@ def test_what_does_not_fit_is_refused():
         rates.start(outer)
     with pytest.raises(ValueError, match="^steps: expected at least 1, got 0"):
         variant_of(StepRates, p, NETWORK, steps=0)
+    with pytest.raises(ValueError, match="^network: expected a Network, got .*float"):
+        StepRates(p.loss, 0.1)  # as if it were MAML
     with pytest.raises(ValueError, match="^alpha: expected one number"):
         variant_of(StepRates, p, NETWORK, alpha=np.ones(33)).start(p.theta)
 

@@ -22,8 +22,7 @@ Half of the file is the way of the schedules into a training (`at`, `training_st
 Left out: batch normalisation with statistics of each step, and the cosine schedule of
 the outer learning rate.
 
-Source: Antoniou, Edwards, Storkey, How to train your MAML, ICLR 2019, arXiv:1810.09502,
-section 4.
+Source: Antoniou, Edwards, Storkey, How to train your MAML, ICLR 2019, arXiv:1810.09502.
 """
 
 from collections.abc import Callable, Sequence
@@ -45,14 +44,16 @@ from tinymaml.variants.step_rates import StepRates
 def annealed_weights(iteration: int, steps: int, until: int) -> list[float]:
     """Weights of the query losses after steps 1 .. J, which sum to 1.
 
-    They are equal in iteration 0. Those before the last fall linearly, but not below
-    0.03 / J, and are 0 from iteration `until` on, as in the authors' code.
+    They are equal in iteration 0, and before it. Those before the last fall linearly,
+    but not below 0.03 / J, and are 0 from iteration `until` on, as in the authors'
+    code.
 
     >>> [round(w, 3) for w in annealed_weights(50, steps=2, until=100)]
     [0.25, 0.75]
     """
     check_sizes(steps=steps, until=until)
-    early = max(1 - iteration / until, 0.03) / steps if iteration < until else 0.0
+    left = min(max(1 - iteration / until, 0.03), 1.0)
+    early = left / steps if iteration < until else 0.0
     return [early] * (steps - 1) + [1 - early * (steps - 1)]
 
 

@@ -8,8 +8,8 @@ numbers, theta first, then the rates of step 0, of step 1, and so on.
 Half of the file is the layout of this vector, which `start` makes and `record_start`
 splits.
 
-Source: Antoniou, Edwards, Storkey, How to train your MAML, ICLR 2019, arXiv:1810.09502,
-section 4 (learning per-layer per-step learning rates and gradient directions).
+Source: Antoniou, Edwards, Storkey, How to train your MAML, ICLR 2019, arXiv:1810.09502
+(learning per-layer per-step learning rates and gradient directions).
 """
 
 from functools import partial
@@ -33,7 +33,7 @@ class StepRates(Unrolled):
 
     The rest as in `MAML`, by name; `recompute` and steps=0 are refused. Steps after the
     J of meta-training take the rates of the last. Raises ValueError for a theta of
-    another size.
+    another size, or for what is no `Network`.
 
     >>> from tinymaml.losses import squared_error
     >>> from tinymaml.networks.layers import MLP
@@ -56,8 +56,8 @@ class StepRates(Unrolled):
     def __init__(
         self, loss: Loss, network: Network, alpha: float = 0.01, **options: Any
     ) -> None:
-        spans = network.layer_slices().values()
-        self.layers = tuple(span.stop - span.start for span in spans)
+        check_that(isinstance(network, Network), "network", "a Network", type(network))
+        self.layers = tuple(s.stop - s.start for s in network.layer_slices().values())
         super().__init__(loss, alpha, **options)
 
     def start(self, theta: Array) -> Array:
