@@ -18,7 +18,7 @@ like any other theta to a loss: this is `PartlyAdapted`.
 
 Sources: Raghu, Raghu, Bengio, Vinyals, Rapid learning or feature reuse?, ICLR 2020,
 arXiv:1909.09157, section 4; Oh, Yoo, Kim, Yun, BOIL: towards representation change for
-few-shot learning, ICLR 2021, arXiv:2008.08882, section 3.
+few-shot learning, ICLR 2021, arXiv:2008.08882.
 """
 
 from itertools import pairwise

@@ -13,7 +13,7 @@ that layer subtracts it again, and z does not move.
     cavia = CAVIA(loss, alpha)
 
 Source: Zintgraf, Shiarlis, Kurin, Hofmann, Whiteson, Fast context adaptation via
-meta-learning, ICML 2019, arXiv:1810.03642, section 3.
+meta-learning, ICML 2019, arXiv:1810.03642.
 """
 
 from tinymaml.autodiff.functions import where

@@ -22,8 +22,8 @@ The file is longer than others here: it has an inner problem, a linear system, a
 conjugate gradients that solve it on a tape.
 
 Source: Rajeswaran, Finn, Kakade, Levine, Meta-learning with implicit gradients, NeurIPS
-2019, arXiv:1909.04630, section 3. The formula for u and w is ours, and the damping is
-after their code.
+2019, arXiv:1909.04630. The formula for u and w is ours, and the damping is after their
+code.
 """
 
 from collections.abc import Callable
@@ -48,14 +48,14 @@ class ImplicitMAML(MAML):
     penalty: lambda, more than 0.
     iterations: of conjugate gradients. They start from 0 and their number is fixed;
         P of them are exact up to rounding, if I + H / lambda is positive definite.
-    damping: a number that is added to lambda in the linear system, at least 0. It makes
-        training more stable where the inner loop stops before the minimum, and the
-        meta-gradient more like grad Q(theta'). 0 is the paper's formula.
+    damping: a number that is added to lambda in the meta-gradient alone, at least 0. It
+        makes training more stable where the inner loop stops before the minimum, and
+        the meta-gradient more like grad Q(theta'). 0 is the paper's formula.
 
     The other arguments are those of `MAML`, but without `step_weights`; order 1 takes
-    grad Q(theta') for v_0. `adapt`, `evaluate` and `predict` take proximal steps as
-    well. The meta-gradient is exact only at the minimum, so J and alpha must be large
-    enough to come near it.
+    grad Q(theta') for v_0, and `recompute` changes nothing. `adapt`, `evaluate` and
+    `predict` take proximal steps as well. The meta-gradient is exact only at the
+    minimum, so J and alpha must be large enough to come near it.
 
     >>> import numpy as np
     >>> def loss(theta, x, y):                        # f_theta(x) = theta x, so H = 2

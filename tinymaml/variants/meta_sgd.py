@@ -11,7 +11,7 @@ of `maml.py` gives v_0 for theta; since theta_{j+1} depends on alpha through
 First order: the same with v_J in the place of all cotangents.
 
 Source: Li, Zhou, Chen, Li, Meta-SGD: learning to learn quickly for few-shot learning,
-2017, arXiv:1707.09835, equations 2 and 3.
+2017, arXiv:1707.09835.
 """
 
 from typing import Any

@@ -12,9 +12,9 @@ passes as well, also with order=1. The last layer's own numbers in theta are nev
 and their meta-gradient is 0. A few lines are for checks of network and labels.
 
 Sources: Triantafillou et al., Meta-Dataset: a dataset of datasets for learning to learn
-from few examples, ICLR 2020, arXiv:1903.03096, section 3; Snell, Swersky, Zemel,
+from few examples, ICLR 2020, arXiv:1903.03096; Snell, Swersky, Zemel,
 Prototypical networks for few-shot learning, NeurIPS 2017, arXiv:1703.05175, sections
-2.3 and 2.4.
+2.2 and 2.4.
 """
 
 from typing import Any

@@ -32,8 +32,9 @@ class Reptile(MAML):
         support and query examples of a task in their order and begins again when no
         whole batch is left. By default each step takes them all.
 
-    The other arguments are those of `MAML`, but without `step_weights`; `order` changes
-    nothing. The reported loss is that of the query examples after J training steps.
+    The other arguments are those of `MAML`, but without `step_weights`; `order` and
+    `recompute` change nothing. The reported loss is that of the query examples after J
+    training steps.
 
     Raises ValueError for a batch larger than a task.
 
