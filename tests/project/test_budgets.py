@@ -26,9 +26,9 @@ PACKAGE_LIMIT = 5_500 + 250 + 50 + 350 + 33 + 55
 # What later subpackages may add to the package; each brings its own line here.
 LATER = {
     "rl/locomotion": 350,  # with gymnasium's adapter
-    # 500 were planned, of which 88 are in the package (PACKAGE_LIMIT). It is 95 more:
+    # 500 were planned, of which 88 are in the package (PACKAGE_LIMIT). It is 108 more:
     # these are seventeen methods, and implicit MAML is the longest.
-    "variants": 412 + 95,
+    "variants": 412 + 108,
     "training/distributed.py": 250,
     "backends/javascript": 150,
     # Powers, indices, transposes, `where` and what else a user's loss wants, on every

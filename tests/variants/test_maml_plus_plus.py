@@ -188,5 +188,10 @@ def test_schedules_that_are_none_are_refused():
     for name, value in (("order", 1), ("step_weights", [0, 0, 1])):
         with pytest.raises(TypeError, match=f"multiple values .* '{name}'"):
             learner(p, **{name: value})
+    maml, _ = learner(p)
+    with pytest.raises(TypeError, match="^weights_at: expected a function, got 3"):
+        maml.weights_at = 3
+    with pytest.raises(ValueError, match=r"^step_weights: expected None, got \[1\]"):
+        maml.step_weights = [1]
     with pytest.raises(ValueError, match="^until: expected at least 1, got 0"):
         annealed_weights(0, steps=2, until=0)

@@ -26,6 +26,7 @@ Source: Antoniou, Edwards, Storkey, How to train your MAML, ICLR 2019, arXiv:181
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -33,7 +34,13 @@ import numpy as np
 
 from tinymaml.autodiff.functions import concatenate
 from tinymaml.autodiff.tape import Value
-from tinymaml.checks import Array, check_function, check_sizes, check_step_weights
+from tinymaml.checks import (
+    Array,
+    check_function,
+    check_sizes,
+    check_step_weights,
+    check_that,
+)
 from tinymaml.maml import Examples, Loss
 from tinymaml.networks.layers import Network
 from tinymaml.training.optim import Optimiser
@@ -81,7 +88,12 @@ class MAMLPlusPlus(StepRates):
     (1, (0.5, 0.5), 2, (0.25, 0.75))
     """
 
-    own_settings = StepRates.own_settings | {"last_only": bool}
+    own_settings = StepRates.own_settings | {
+        "last_only": bool,
+        "weights_at": partial(check_function, "weights_at"),
+        "order_at": partial(check_function, "order_at"),
+        "step_weights": lambda w: check_that(w is None, "step_weights", "None", w),
+    }
 
     def __init__(
         self,
@@ -93,8 +105,7 @@ class MAMLPlusPlus(StepRates):
     ) -> None:
         # Given a second time in `options`, these two raise TypeError.
         super().__init__(loss, network, order=2, step_weights=None, **options)
-        self.weights_at = check_function("weights_at", weights_at)
-        self.order_at = check_function("order_at", order_at)
+        self.weights_at, self.order_at = weights_at, order_at
         self.at(0)
 
     @property
@@ -127,8 +138,9 @@ class MAMLPlusPlus(StepRates):
     def shared_inputs(self, theta: Array) -> dict[str, Array]:
         """alpha, and the weights (J,) as numbers that change without compiling."""
         weights = check_step_weights(self.weights, self.steps, "weights_at")
-        weights_array = np.array(weights, theta.dtype)
-        return super().shared_inputs(theta) | {"weights": weights_array}
+        return super().shared_inputs(theta) | {
+            "weights": np.array(weights, theta.dtype)
+        }
 
     def record_objective(
         self, thetas: list[Value], query: Examples, query_loss: Loss
