@@ -73,7 +73,7 @@ def test_inner_steps_and_orders_of_the_methods(problem):
     five = {"exact-5", "multi-step", "step-rates", "maml++", "momentum", "adam"}
     for name in NAMES:
         maml = problems.training(problem, name).maml
-        own = dict.fromkeys(five, 5) | {"reptile": 5, "implicit": 16, "pretrained": 0}
+        own = dict.fromkeys(five, 5) | {"reptile": 5, "implicit": 30, "pretrained": 0}
         assert maml.steps == own.get(name, 1), name
         assert maml.order == (1 if name == "first-order" else 2), name
 
