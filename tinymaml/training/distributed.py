@@ -1,0 +1,393 @@
+"""Meta-batches over several processes, by MPI: the tasks of an outer step are shared.
+
+    mpirun -n 4 python mine.py
+
+    from mpi4py import MPI
+    learner = Distributed(MAML(loss, threads=1), MPI.COMM_WORLD)
+    train(learner, theta, sample, ...)      # all else as in one process
+
+Every rank, a process of the run, has the same theta and draws the same tasks, with the
+same random numbers. It computes its share of them; sums over tasks are added up over
+ranks, and every rank takes the same outer step. Three names:
+
+- `Ranks`: the processes, and what they exchange;
+- `DistributedBackend`: a backend that runs the rank's share of the tasks;
+- `Distributed`: a learner on such a backend, which `train` takes in its place.
+
+With `exact=True` results have the bits of one process for any number of ranks: the sums
+of the same blocks of tasks are added in the same order. Else they agree up to rounding.
+
+Left out: asynchronous steps, ranks that join or leave, and parameters that do not fit
+one process. docs/distributed.md has commands, measurements and a model of the time.
+"""
+
+import copy
+import os
+import time
+import zlib
+from collections.abc import Mapping
+from itertools import pairwise
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from tinymaml.checks import check_flags, check_that
+from tinymaml.tasks.batch import Tasks, block_bounds
+from tinymaml.tasks.episodes import EpisodeIndices, Episodes
+from tinymaml.training.optim import Optimiser
+from tinymaml.training.steps import (
+    ONE_PROCESS,
+    OneProcess,
+    Sample,
+    Steps,
+    Trainable,
+)
+
+Array = np.ndarray[Any, Any]
+FAILED = 1000  # what a rank wishes beyond this number is to fail
+PATIENCE = 5.0  # seconds that a rank waits for the others at its end
+# Launchers tell each process how many there are in one of these variables: Open MPI,
+# MPICH and others with PMI, and SLURM's srun.
+SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
+
+
+class RankError(RuntimeError):
+    """Another rank has failed; the message has its number and its error."""
+
+
+# --- the processes --------------------------------------------------------------------
+
+
+class Ranks(OneProcess):
+    """The ranks of a run, and what they exchange.
+
+    comm: a communicator of mpi4py, such as MPI.COMM_WORLD; a duplicate is used.
+    exact: whether sums have the bits of one process.
+
+    Every rank must call the same methods in the same order. `agree` goes before each
+    exchange of numbers. There a rank that failed since the last one tells the others,
+    which raise RankError then; so none waits for numbers that never come.
+
+    Raises TypeError where `comm` is no communicator, ImportError without mpi4py.
+    """
+
+    def __init__(self, comm: Any, exact: bool = False) -> None:
+        check_flags(exact=exact)
+        if not hasattr(comm, "Allreduce"):
+            expected = "expected a communicator such as MPI.COMM_WORLD"
+            raise TypeError(f"comm: {expected}, got {comm!r}")
+        from mpi4py import MPI
+
+        self._mpi, self.exact = MPI, exact
+        self._comm, self._farewell = comm.Dup(), comm.Dup()
+        self.rank, self.size = comm.Get_rank(), comm.Get_size()
+        self._word = np.zeros(1, np.int64)
+        self._nested, self._over = 0, False
+
+    def __repr__(self) -> str:
+        return f"Ranks({self.rank} of {self.size}, exact={self.exact})"
+
+    def threads(self) -> int:
+        """How many threads this rank may use: its part of the cores of its node.
+
+        A launcher may have bound each rank to some cores; then these are counted.
+        """
+        node = self._comm.Split_type(self._mpi.COMM_TYPE_SHARED)
+        if hasattr(os, "sched_getaffinity"):
+            own = os.sched_getaffinity(0)
+        else:
+            own = set(range(os.cpu_count() or 1))
+        cores = set[int]().union(*node.allgather(own))
+        return max(1, min(len(own), len(cores) // node.size))
+
+    # --- ending together ---
+
+    def __enter__(self) -> "Ranks":
+        if self._nested == 0:
+            self._over = False
+        self._nested += 1
+        return self
+
+    def __exit__(self, _: object, error: BaseException | None, *__: object) -> None:
+        """Tell the other ranks of an exception, unless they know."""
+        self._nested -= 1
+        if error is not None and not self._over:
+            try:
+                self._exchange(FAILED + self.size - self.rank, error)
+            except RankError:
+                pass  # this rank has an error of its own to raise
+
+    def agree(self, wish: int = 0) -> int:
+        """The largest of the wishes of all ranks: whole numbers from 0 to 999.
+
+        Raises RankError if a rank has failed.
+        """
+        return self._exchange(wish)
+
+    def _exchange(self, wish: int, error: BaseException | None = None) -> int:
+        self._word[0] = wish
+        self._comm.Allreduce(self._mpi.IN_PLACE, self._word, self._mpi.MAX)
+        verdict = int(self._word[0])
+        if verdict < FAILED:
+            return verdict
+        # Of several that fail, the first rank says why.
+        self._over, failed = True, FAILED + self.size - verdict
+        reason = f"{type(error).__name__}: {error}" if error is not None else ""
+        reason = self._comm.bcast(" ".join(reason.split()), root=failed)
+        raise RankError(f"rank {failed} of {self.size} failed: {reason}")
+
+    def leave(self, status: int) -> None:
+        """End the program: wait for the other ranks, or end them after 5 seconds.
+
+        Without this, a rank that fails where the others do not notice would wait for
+        them for ever, as the end of MPI does.
+        """
+        request, started = self._farewell.Ibarrier(), time.monotonic()
+        while not request.Test():
+            if time.monotonic() - started > PATIENCE:
+                self._comm.Abort(status)
+            time.sleep(0.01)
+
+    def check_same(self, **values: Any) -> None:
+        """Raise ValueError naming the first value that differs from rank to rank."""
+        for name, value in values.items():
+            data = value.tobytes() if isinstance(value, np.ndarray) else repr(value)
+            data = data if isinstance(data, bytes) else data.encode()
+            digests = self.gather(np.array([zlib.crc32(data)]))
+            same = bool((digests == digests[0]).all())
+            check_that(same, name, "the same on every rank", "another on some")
+
+    # --- sharing tasks, adding up results ---
+
+    def share(self, tasks: int) -> slice:
+        """The tasks of this rank, neighbours: in exact mode whole blocks of them."""
+        bounds = block_bounds(tasks) if self.exact else range(tasks + 1)
+        blocks = len(bounds) - 1
+        first, last = (r * blocks // self.size for r in (self.rank, self.rank + 1))
+        return slice(bounds[first], bounds[last])
+
+    def for_tasks(self, tasks: int) -> OneProcess:
+        """These ranks, if each has a task; else one process: each computes all."""
+        blocks = len(block_bounds(tasks)) - 1 if self.exact else tasks
+        return self if blocks >= self.size else ONE_PROCESS
+
+    def gather(self, rows: Array) -> Array:
+        """The rows of all ranks, (n, ...) of each, in the order of ranks."""
+        self.agree()
+        counts = self._comm.allgather(len(rows))
+        gathered = np.empty((sum(counts), *rows.shape[1:]), rows.dtype)
+        width = prod(rows.shape[1:])
+        received = gathered, [count * width for count in counts]
+        self._comm.Allgatherv(np.ascontiguousarray(rows), received)
+        return gathered
+
+    def mean(self, rows: Array) -> Array:
+        """The mean over the rows (n, ...) of all ranks, in float64."""
+        if self.exact:
+            return super().mean(self.gather(rows))
+        total = np.append(rows.sum(axis=0, dtype=np.float64), len(rows))
+        self.add(total)
+        return (total[:-1] / total[-1]).reshape(rows.shape[1:])
+
+    def add(self, numbers: Array) -> None:
+        """Replace numbers by their sum over ranks, in an order that MPI chooses."""
+        self.agree()
+        self._comm.Allreduce(self._mpi.IN_PLACE, numbers)
+
+    def add_in_order(self, rows: Array) -> Array:
+        """The sum (S,) of the rows (n, S) of all ranks, one after the other.
+
+        Each rank adds up its part of the columns. So it receives all rows of these, and
+        the sums of the others, which is much less than all rows.
+        """
+        self.agree()
+        counts = np.array(self._comm.allgather(len(rows)))
+        ends = np.arange(self.size + 1) * rows.shape[1] // self.size
+        widths = np.diff(ends)
+        width = widths[self.rank]
+        sent = np.concatenate([rows[:, a:b].reshape(-1) for a, b in pairwise(ends)])
+        received = np.empty(counts.sum() * width, rows.dtype)
+        self._comm.Alltoallv((sent, len(rows) * widths), (received, counts * width))
+        part, total = np.zeros(width, rows.dtype), np.empty(ends[-1], rows.dtype)
+        for row in received.reshape(-1, width):
+            part += row
+        self._comm.Allgatherv(part, (total, widths))
+        return total
+
+    def sampler(self, sample: Sample) -> Sample:
+        """`sample`, but images are looked up for this rank's tasks only.
+
+        The arrays of a batch keep their shapes. In the place of other ranks' images
+        they have zeros, which nothing reads and which take no memory in large batches.
+        """
+        # Not for subclasses of Episodes: they may do more than look up images.
+        if type(sample) is not Episodes:
+            return sample
+        episodes: Episodes = sample
+
+        def sample_share(rng: np.random.Generator) -> Tasks:
+            drawn = episodes.draw(rng)
+            own = self.share(len(drawn.support))
+            parts = episodes.look_up(EpisodeIndices(*(array[own] for array in drawn)))
+            shapes = [(len(drawn.support), *part.shape[1:]) for part in parts]
+            batch = Tasks(*(np.zeros(shape, episodes.dtype) for shape in shapes))
+            for whole, part in zip(batch, parts, strict=True):
+                whole[own] = part
+            return batch
+
+        return sample_share
+
+
+def launched(exact: bool = False) -> OneProcess:
+    """The ranks of this run, if `mpirun` or `srun` has started it; else one process.
+
+    Raises ImportError in one line where mpi4py is missing.
+    """
+    if not any(int(os.environ.get(name) or 1) > 1 for name in SIZES):
+        return ONE_PROCESS
+    # Where ranks share cores, with others or with other programs, a rank that waits
+    # must let them run: measured, 0.8 ms in place of 17.5 for a sinusoid's iteration.
+    os.environ.setdefault("OMPI_MCA_mpi_yield_when_idle", "1")
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:  # without the library of MPI
+        reason = f"several processes need mpi4py and MPI: {error}"
+        raise ImportError(reason) from error
+    return Ranks(MPI.COMM_WORLD, exact)
+
+
+# --- a learner over several processes -------------------------------------------------
+
+
+class DistributedBackend:
+    """A backend whose programs run the rank's share of the tasks, and add up.
+
+    backend: what runs the share. ranks: a `Ranks`. All ranks get all results.
+
+    Raises ValueError for exact ranks on a backend that cannot return sums of blocks of
+    tasks; numba can.
+    """
+
+    def __init__(self, backend: Any, ranks: OneProcess) -> None:
+        exact = isinstance(ranks, Ranks) and ranks.exact
+        check_that(
+            not exact or backend.name == "numba", "exact", "backend numba", backend.name
+        )
+        self.local, self.ranks = backend, ranks
+        self.name, self.threads = backend.name, backend.threads
+
+    def __repr__(self) -> str:
+        return f"DistributedBackend({self.local!r}, {self.ranks!r})"
+
+    def compile(self, tape: Any, dtype: Any) -> "DistributedProgram":
+        """A program that runs the tape over all ranks."""
+        return DistributedProgram(self.local.compile(tape, dtype), self.ranks)
+
+    def training_steps(self, optimiser: Optimiser, **settings: Any) -> Steps | None:
+        """None: outer steps are taken in each process."""
+        return None
+
+
+class DistributedProgram:
+    """A compiled tape, run over all ranks: {name: array} -> {name: array} as in one.
+
+    program: the rank's own, with the attributes `tape` and `dtype`.
+    """
+
+    def __init__(self, program: Any, ranks: Any) -> None:
+        self.program, self.ranks, self.tape = program, ranks, program.tape
+        self._shapes: dict[str, dict[str, tuple[int, ...]]] = {"each": {}, "sum": {}}
+        for name, output in self.tape.outputs.items():
+            self._shapes[output.reduction][name] = output.shape
+
+    def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Run the share of this rank, and return the results for all tasks."""
+        ranks, shared = self.ranks, self.tape.inputs
+        per_task = [name for name in shared if shared[name].per_task]
+        tasks = len(inputs[per_task[0]])
+        own = ranks.share(tasks)
+        count = own.stop - own.start
+        share = inputs | {name: inputs[name][own] for name in per_task}
+        if ranks.exact:
+            bounds = [b - own.start for b in block_bounds(tasks)]
+            bounds = [b for b in bounds if 0 <= b <= count]
+            results = self.program.sums_of_blocks(share, bounds) if count else {}
+            each = ranks.gather(self._pack("each", results, count))
+            total = ranks.add_in_order(self._pack("sum", results, len(bounds) - 1))
+        else:
+            results = self.program(share) if count else {}
+            # One exchange for both: to the results of a task, the others add zeros.
+            sums = self._pack("sum", results, 1 if count else 0).sum(axis=0)
+            padded = np.zeros((tasks, self._width("each")), self.program.dtype)
+            padded[own] = self._pack("each", results, count)
+            numbers = np.concatenate([sums, padded.reshape(-1)])
+            ranks.add(numbers)
+            total, each = numbers[: sums.size], numbers[sums.size :]
+        return self._unpack("sum", total, ()) | self._unpack("each", each, (tasks,))
+
+    def _width(self, reduction: str) -> int:
+        """How many numbers the outputs of one reduction are."""
+        return sum(prod(shape) for shape in self._shapes[reduction].values())
+
+    def _pack(self, reduction: str, results: dict[str, Array], rows: int) -> Array:
+        """Outputs side by side, (rows, width); a rank without tasks has no rows."""
+        names = self._shapes[reduction] if rows else ()
+        parts = [results[name].reshape(rows, -1) for name in names]
+        width = 0 if parts else self._width(reduction)
+        return np.concatenate(
+            [np.zeros((rows, width), self.program.dtype), *parts], axis=1
+        )
+
+    def _unpack(
+        self, reduction: str, numbers: Array, rows: tuple[int, ...]
+    ) -> dict[str, Array]:
+        """Outputs by name: (*rows, ...), from numbers in the order of `_pack`."""
+        shapes = self._shapes[reduction]
+        ends = np.cumsum([prod(shape) for shape in shapes.values()])[:-1]
+        table = numbers.reshape(*rows, self._width(reduction))
+        parts = np.split(table, ends, axis=-1)
+        return {
+            name: part.reshape(*rows, *shape)
+            for (name, shape), part in zip(shapes.items(), parts, strict=False)
+        }
+
+
+class Distributed(Trainable):
+    """A learner whose tasks are shared by several processes.
+
+    learner: a `MAML` or a `MAMLTRPO`; it stays as it is. comm: a communicator of
+    mpi4py, such as MPI.COMM_WORLD, or a `Ranks`. exact: whether results have the bits
+    of one process, for any number of ranks; for a `MAML` on the backend numba only.
+
+    It has all methods and attributes of the learner, and every rank must call the same
+    ones in the same order. Outside of `train`, an exception on one rank leaves the
+    others waiting; start such programs with `python -m mpi4py`, which ends all.
+
+    Raises what `Ranks` and `DistributedBackend` raise.
+    """
+
+    def __init__(self, learner: Any, comm: Any, exact: bool = False) -> None:
+        self._ranks = comm if isinstance(comm, OneProcess) else Ranks(comm, exact)
+        self.learner = copy.copy(learner)
+        if isinstance(learner, Trainable) and hasattr(learner, "backend"):
+            self.learner.backend = DistributedBackend(learner.backend, self._ranks)
+        else:  # a policy's tasks also act in environments: it shares them itself
+            vars(self.learner)["ranks"] = self._ranks
+
+    @property
+    def ranks(self) -> OneProcess:
+        """The processes that compute one gradient together."""
+        return self._ranks
+
+    def __call__(self, theta: Array, batch: Any, /) -> Any:
+        """The gradient of all tasks of a batch, the same on every rank."""
+        return self.learner(theta, batch)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "learner":  # not there yet: a copy is being made
+            raise AttributeError(name)
+        return getattr(self.learner, name)
+
+    def __repr__(self) -> str:
+        return f"Distributed({self.learner!r}, {self._ranks!r})"
