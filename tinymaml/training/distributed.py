@@ -26,7 +26,8 @@ import os
 import time
 import zlib
 from collections.abc import Mapping
-from itertools import pairwise
+from contextlib import suppress
+from functools import cache
 from math import prod
 from typing import Any
 
@@ -39,6 +40,7 @@ from tinymaml.training.optim import Optimiser
 from tinymaml.training.steps import (
     ONE_PROCESS,
     OneProcess,
+    RankError,
     Sample,
     Steps,
     Trainable,
@@ -52,10 +54,6 @@ PATIENCE = 5.0  # seconds that a rank waits for the others at its end
 SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
 
 
-class RankError(RuntimeError):
-    """Another rank has failed; the message has its number and its error."""
-
-
 # --- the processes --------------------------------------------------------------------
 
 
@@ -63,11 +61,11 @@ class Ranks(OneProcess):
     """The ranks of a run, and what they exchange.
 
     comm: a communicator of mpi4py, such as MPI.COMM_WORLD; a duplicate is used.
-    exact: whether sums have the bits of one process.
+    exact: whether sums have the bits of one process; may be set later.
 
-    Every rank must call the same methods in the same order. `agree` goes before each
-    exchange of numbers. There a rank that failed since the last one tells the others,
-    which raise RankError then; so none waits for numbers that never come.
+    Every rank must call the same methods in the same order. `agree` comes before each
+    exchange of numbers: a rank that has failed since the last one says so there, and
+    the others raise RankError. So none waits for numbers that never come.
 
     Raises TypeError where `comm` is no communicator, ImportError without mpi4py.
     """
@@ -83,7 +81,7 @@ class Ranks(OneProcess):
         self._comm, self._farewell = comm.Dup(), comm.Dup()
         self.rank, self.size = comm.Get_rank(), comm.Get_size()
         self._word = np.zeros(1, np.int64)
-        self._nested, self._over = 0, False
+        self._told: BaseException | None = None
 
     def __repr__(self) -> str:
         return f"Ranks({self.rank} of {self.size}, exact={self.exact})"
@@ -103,20 +101,13 @@ class Ranks(OneProcess):
 
     # --- ending together ---
 
-    def __enter__(self) -> "Ranks":
-        if self._nested == 0:
-            self._over = False
-        self._nested += 1
-        return self
-
-    def __exit__(self, _: object, error: BaseException | None, *__: object) -> None:
-        """Tell the other ranks of an exception, unless they know."""
-        self._nested -= 1
-        if error is not None and not self._over:
-            try:
-                self._exchange(FAILED + self.size - self.rank, error)
-            except RankError:
-                pass  # this rank has an error of its own to raise
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        """Tell the other ranks of an exception, once."""
+        if error is None or isinstance(error, RankError) or error is self._told:
+            return
+        self._told = error
+        with suppress(RankError):  # this rank has an error of its own to raise
+            self._exchange(FAILED + self.size - self.rank, error)
 
     def agree(self, wish: int = 0) -> int:
         """The largest of the wishes of all ranks: whole numbers from 0 to 999.
@@ -132,7 +123,7 @@ class Ranks(OneProcess):
         if verdict < FAILED:
             return verdict
         # Of several that fail, the first rank says why.
-        self._over, failed = True, FAILED + self.size - verdict
+        failed = FAILED + self.size - verdict
         reason = f"{type(error).__name__}: {error}" if error is not None else ""
         reason = self._comm.bcast(" ".join(reason.split()), root=failed)
         raise RankError(f"rank {failed} of {self.size} failed: {reason}")
@@ -175,10 +166,9 @@ class Ranks(OneProcess):
     def gather(self, rows: Array) -> Array:
         """The rows of all ranks, (n, ...) of each, in the order of ranks."""
         self.agree()
-        counts = self._comm.allgather(len(rows))
-        gathered = np.empty((sum(counts), *rows.shape[1:]), rows.dtype)
-        width = prod(rows.shape[1:])
-        received = gathered, [count * width for count in counts]
+        counts = np.array(self._comm.allgather(len(rows)))
+        gathered = np.empty((counts.sum(), *rows.shape[1:]), rows.dtype)
+        received = gathered, counts * prod(rows.shape[1:])
         self._comm.Allgatherv(np.ascontiguousarray(rows), received)
         return gathered
 
@@ -187,30 +177,31 @@ class Ranks(OneProcess):
         if self.exact:
             return super().mean(self.gather(rows))
         total = np.append(rows.sum(axis=0, dtype=np.float64), len(rows))
+        self.agree()
         self.add(total)
         return (total[:-1] / total[-1]).reshape(rows.shape[1:])
 
     def add(self, numbers: Array) -> None:
         """Replace numbers by their sum over ranks, in an order that MPI chooses."""
-        self.agree()
         self._comm.Allreduce(self._mpi.IN_PLACE, numbers)
 
-    def add_in_order(self, rows: Array) -> Array:
-        """The sum (S,) of the rows (n, S) of all ranks, one after the other.
+    def add_in_order(self, rows: Array, blocks: int) -> Array:
+        """The sum (S,) of the rows of all blocks, (n, S) on each rank, in their order.
 
         Each rank adds up its part of the columns. So it receives all rows of these, and
         the sums of the others, which is much less than all rows.
         """
-        self.agree()
-        counts = np.array(self._comm.allgather(len(rows)))
-        ends = np.arange(self.size + 1) * rows.shape[1] // self.size
-        widths = np.diff(ends)
+        counts, widths = (
+            np.diff(np.arange(self.size + 1) * number // self.size)
+            for number in (blocks, rows.shape[1])
+        )
+        columns = np.split(rows, np.cumsum(widths)[:-1], axis=1)
         width = widths[self.rank]
-        sent = np.concatenate([rows[:, a:b].reshape(-1) for a, b in pairwise(ends)])
-        received = np.empty(counts.sum() * width, rows.dtype)
+        sent = np.concatenate([part.reshape(-1) for part in columns])
+        received = np.empty(blocks * width, rows.dtype)
         self._comm.Alltoallv((sent, len(rows) * widths), (received, counts * width))
-        part, total = np.zeros(width, rows.dtype), np.empty(ends[-1], rows.dtype)
-        for row in received.reshape(-1, width):
+        part, total = np.zeros(width, rows.dtype), np.empty(rows.shape[1], rows.dtype)
+        for row in received.reshape(blocks, width):
             part += row
         self._comm.Allgatherv(part, (total, widths))
         return total
@@ -239,10 +230,13 @@ class Ranks(OneProcess):
         return sample_share
 
 
-def launched(exact: bool = False) -> OneProcess:
+@cache
+def launched() -> OneProcess:
     """The ranks of this run, if `mpirun` or `srun` has started it; else one process.
 
-    Raises ImportError in one line where mpi4py is missing.
+    They are the same object in each call, so that all parts of a program agree on it.
+
+    Raises ImportError in one line where mpi4py or MPI is missing.
     """
     if not any(int(os.environ.get(name) or 1) > 1 for name in SIZES):
         return ONE_PROCESS
@@ -251,10 +245,9 @@ def launched(exact: bool = False) -> OneProcess:
     os.environ.setdefault("OMPI_MCA_mpi_yield_when_idle", "1")
     try:
         from mpi4py import MPI
-    except (ImportError, RuntimeError) as error:  # without the library of MPI
-        reason = f"several processes need mpi4py and MPI: {error}"
-        raise ImportError(reason) from error
-    return Ranks(MPI.COMM_WORLD, exact)
+    except (ImportError, RuntimeError) as error:
+        raise ImportError(f"several processes need mpi4py and MPI: {error}") from error
+    return Ranks(MPI.COMM_WORLD)
 
 
 # --- a learner over several processes -------------------------------------------------
@@ -270,10 +263,8 @@ class DistributedBackend:
     """
 
     def __init__(self, backend: Any, ranks: OneProcess) -> None:
-        exact = isinstance(ranks, Ranks) and ranks.exact
-        check_that(
-            not exact or backend.name == "numba", "exact", "backend numba", backend.name
-        )
+        fits = not ranks.exact or backend.name == "numba"
+        check_that(fits, "exact", "backend numba", backend.name)
         self.local, self.ranks = backend, ranks
         self.name, self.threads = backend.name, backend.threads
 
@@ -297,60 +288,39 @@ class DistributedProgram:
 
     def __init__(self, program: Any, ranks: Any) -> None:
         self.program, self.ranks, self.tape = program, ranks, program.tape
-        self._shapes: dict[str, dict[str, tuple[int, ...]]] = {"each": {}, "sum": {}}
-        for name, output in self.tape.outputs.items():
-            self._shapes[output.reduction][name] = output.shape
 
     def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run the share of this rank, and return the results for all tasks."""
-        ranks, shared = self.ranks, self.tape.inputs
-        per_task = [name for name in shared if shared[name].per_task]
+        ranks, dtype = self.ranks, self.program.dtype
+        per_task = [name for name, i in self.tape.inputs.items() if i.per_task]
         tasks = len(inputs[per_task[0]])
-        own = ranks.share(tasks)
-        count = own.stop - own.start
-        share = inputs | {name: inputs[name][own] for name in per_task}
-        if ranks.exact:
-            bounds = [b - own.start for b in block_bounds(tasks)]
-            bounds = [b for b in bounds if 0 <= b <= count]
-            results = self.program.sums_of_blocks(share, bounds) if count else {}
-            each = ranks.gather(self._pack("each", results, count))
-            total = ranks.add_in_order(self._pack("sum", results, len(bounds) - 1))
+        own, bounds = ranks.share(tasks), block_bounds(tasks)
+        share = {**inputs, **{name: inputs[name][own] for name in per_task}}
+        results: dict[str, Array] = {}
+        if own.start == own.stop:
+            pass  # more ranks than tasks: this one adds zeros
+        elif ranks.exact:
+            of_share = [b - own.start for b in bounds if own.start <= b <= own.stop]
+            results = self.program.sums_of_blocks(share, of_share)
         else:
-            results = self.program(share) if count else {}
-            # One exchange for both: to the results of a task, the others add zeros.
-            sums = self._pack("sum", results, 1 if count else 0).sum(axis=0)
-            padded = np.zeros((tasks, self._width("each")), self.program.dtype)
-            padded[own] = self._pack("each", results, count)
-            numbers = np.concatenate([sums, padded.reshape(-1)])
-            ranks.add(numbers)
-            total, each = numbers[: sums.size], numbers[sums.size :]
-        return self._unpack("sum", total, ()) | self._unpack("each", each, (tasks,))
-
-    def _width(self, reduction: str) -> int:
-        """How many numbers the outputs of one reduction are."""
-        return sum(prod(shape) for shape in self._shapes[reduction].values())
-
-    def _pack(self, reduction: str, results: dict[str, Array], rows: int) -> Array:
-        """Outputs side by side, (rows, width); a rank without tasks has no rows."""
-        names = self._shapes[reduction] if rows else ()
-        parts = [results[name].reshape(rows, -1) for name in names]
-        width = 0 if parts else self._width(reduction)
-        return np.concatenate(
-            [np.zeros((rows, width), self.program.dtype), *parts], axis=1
-        )
-
-    def _unpack(
-        self, reduction: str, numbers: Array, rows: tuple[int, ...]
-    ) -> dict[str, Array]:
-        """Outputs by name: (*rows, ...), from numbers in the order of `_pack`."""
-        shapes = self._shapes[reduction]
-        ends = np.cumsum([prod(shape) for shape in shapes.values()])[:-1]
-        table = numbers.reshape(*rows, self._width(reduction))
-        parts = np.split(table, ends, axis=-1)
-        return {
-            name: part.reshape(*rows, *shape)
-            for (name, shape), part in zip(shapes.items(), parts, strict=False)
-        }
+            results = self.program(share)
+        ranks.agree()
+        for name, (_, shape, reduction) in self.tape.outputs.items():
+            part = results.get(name, np.zeros((0, *shape), dtype))
+            if reduction == "each":
+                results[name] = np.zeros((tasks, *shape), dtype)
+                results[name][own] = part
+                # Zeros are added to the bits, so that even the sign of a zero stays.
+                ranks.add(results[name].view(f"u{dtype.itemsize}"))
+            elif ranks.exact:
+                rows = part.reshape(len(part), prod(shape))
+                total = ranks.add_in_order(rows, len(bounds) - 1)
+                results[name] = total.reshape(shape)
+            else:
+                part = part if part.shape == shape else np.zeros(shape)
+                results[name] = np.array(part, dtype)
+                ranks.add(results[name])
+        return results
 
 
 class Distributed(Trainable):

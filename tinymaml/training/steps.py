@@ -22,6 +22,10 @@ Sample = Callable[[np.random.Generator], Any]
 Gradient = Callable[[Array, Any], Any]
 
 
+class RankError(RuntimeError):
+    """Another process of the run has failed; the message has its number and error."""
+
+
 class OneProcess:
     """The processes of a run that is one process: nothing is exchanged.
 
@@ -29,12 +33,12 @@ class OneProcess:
     Algorithms call them wherever tasks are shared out or summed.
     """
 
-    rank, size = 0, 1
+    rank, size, exact = 0, 1, False
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         """At an exception, tell the other ranks of it."""
 
     def threads(self) -> int | None:
@@ -47,6 +51,9 @@ class OneProcess:
 
     def check_same(self, **values: Any) -> None:
         """Refuse values that differ from rank to rank."""
+
+    def leave(self, status: int) -> None:
+        """End with the other ranks, or end them."""
 
     def share(self, tasks: int) -> slice:
         """Which of the tasks this rank computes."""

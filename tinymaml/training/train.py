@@ -248,7 +248,7 @@ def train(
             return (validates or logs) and stops()
 
         def wish() -> int:
-            """0: this rank goes on; 1: it has seen enough; 2: after Ctrl-C or SIGTERM."""
+            """0: this rank goes on; 1: `stop` ends it; 2: Ctrl-C or SIGTERM does."""
             return 2 if interrupt.requested else int(done)
 
         started = time.perf_counter() - run.seconds
