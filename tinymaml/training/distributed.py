@@ -23,6 +23,7 @@ one process. docs/distributed.md has commands, measurements and a model of the t
 
 import copy
 import os
+import sys
 import time
 import zlib
 from collections.abc import Mapping
@@ -137,6 +138,8 @@ class Ranks(OneProcess):
         request, started = self._farewell.Ibarrier(), time.monotonic()
         while not request.Test():
             if time.monotonic() - started > PATIENCE:
+                if error := sys.exception():  # Python has had no time to print it
+                    sys.excepthook(type(error), error, error.__traceback__)
                 self._comm.Abort(status)
             time.sleep(0.01)
 
@@ -327,8 +330,9 @@ class Distributed(Trainable):
     """A learner whose tasks are shared by several processes.
 
     learner: a `MAML` or a `MAMLTRPO`; it stays as it is. comm: a communicator of
-    mpi4py, such as MPI.COMM_WORLD, or a `Ranks`. exact: whether results have the bits
-    of one process, for any number of ranks; for a `MAML` on the backend numba only.
+    mpi4py, such as MPI.COMM_WORLD, or what `launched()` returns. exact: whether results
+    have the bits of one process, for any number of ranks; a `MAML` then needs the
+    backend numba.
 
     It has all methods and attributes of the learner, and every rank must call the same
     ones in the same order. Outside of `train`, an exception on one rank leaves the
@@ -340,10 +344,11 @@ class Distributed(Trainable):
     def __init__(self, learner: Any, comm: Any, exact: bool = False) -> None:
         self._ranks = comm if isinstance(comm, OneProcess) else Ranks(comm, exact)
         self.learner = copy.copy(learner)
-        if isinstance(learner, Trainable) and hasattr(learner, "backend"):
-            self.learner.backend = DistributedBackend(learner.backend, self._ranks)
-        else:  # a policy's tasks also act in environments: it shares them itself
+        if not isinstance(learner, Trainable):
+            # A policy's tasks also act in environments: it spreads them itself.
             vars(self.learner)["ranks"] = self._ranks
+        elif self._ranks is not ONE_PROCESS:
+            self.learner.backend = DistributedBackend(learner.backend, self._ranks)
 
     @property
     def ranks(self) -> OneProcess:
