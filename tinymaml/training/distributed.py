@@ -30,6 +30,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
 from math import prod
+from threading import Timer
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,8 @@ from tinymaml.training.steps import (
 
 Array = np.ndarray[Any, Any]
 FAILED = 1000  # what a rank wishes beyond this number is to fail
-PATIENCE = 5.0  # seconds that a rank waits for the others at its end
+PATIENCE = 60.0  # seconds that a rank that failed waits until all have been told
+FAREWELL = 5.0  # seconds that it waits for the others at its end
 # Launchers tell each process how many there are in one of these variables: Open MPI,
 # MPICH and others with PMI, and SLURM's srun.
 SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
@@ -92,6 +94,7 @@ class Ranks(OneProcess):
 
         A launcher may have bound each rank to some cores; then these are counted.
         """
+        self.agree()
         node = self._comm.Split_type(self._mpi.COMM_TYPE_SHARED)
         if hasattr(os, "sched_getaffinity"):
             own = os.sched_getaffinity(0)
@@ -107,8 +110,12 @@ class Ranks(OneProcess):
         if error is None or isinstance(error, RankError) or error is self._told:
             return
         self._told = error
+        # Where the others never ask, because they have gone another way, all are ended.
+        timer = Timer(PATIENCE, self._abort, [error, 1])
+        timer.start()
         with suppress(RankError):  # this rank has an error of its own to raise
             self._exchange(FAILED + self.size - self.rank, error)
+        timer.cancel()
 
     def agree(self, wish: int = 0) -> int:
         """The largest of the wishes of all ranks: whole numbers from 0 to 999.
@@ -137,11 +144,15 @@ class Ranks(OneProcess):
         """
         request, started = self._farewell.Ibarrier(), time.monotonic()
         while not request.Test():
-            if time.monotonic() - started > PATIENCE:
-                if error := sys.exception():  # Python has had no time to print it
-                    sys.excepthook(type(error), error, error.__traceback__)
-                self._comm.Abort(status)
+            if time.monotonic() - started > FAREWELL:
+                self._abort(sys.exception(), status)
             time.sleep(0.01)
+
+    def _abort(self, error: BaseException | None, status: int) -> None:
+        """End all ranks at once; Python has had no time to print the error."""
+        if error is not None:
+            sys.excepthook(type(error), error, error.__traceback__)
+        self._comm.Abort(status)
 
     def check_same(self, **values: Any) -> None:
         """Raise ValueError naming the first value that differs from rank to rank."""
