@@ -354,12 +354,13 @@ class Distributed(Trainable):
 
     def __init__(self, learner: Any, comm: Any, exact: bool = False) -> None:
         self._ranks = comm if isinstance(comm, OneProcess) else Ranks(comm, exact)
-        self.learner = copy.copy(learner)
+        self.learner: Any = copy.copy(learner)
         if not isinstance(learner, Trainable):
             # A policy's tasks also act in environments: it spreads them itself.
             vars(self.learner)["ranks"] = self._ranks
         elif self._ranks is not ONE_PROCESS:
-            self.learner.backend = DistributedBackend(learner.backend, self._ranks)
+            backend = self.learner.backend
+            self.learner.backend = DistributedBackend(backend, self._ranks)
 
     @property
     def ranks(self) -> OneProcess:
