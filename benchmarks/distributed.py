@@ -2,7 +2,7 @@
 
     python benchmarks/distributed.py                        # all works, ten minutes
     python benchmarks/distributed.py --works sinusoid --rounds 2 --seconds 2
-    python benchmarks/distributed.py --json FILE --figure docs/_static/figures/NAME.svg
+    python benchmarks/distributed.py --json FILE --figure FILE.svg
 
 For each work, outer steps are timed as `train` takes them: in one process of one thread
 and of two threads, and on two ranks of one thread, in exact mode and not. All of it is

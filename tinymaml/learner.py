@@ -38,13 +38,7 @@ from tinymaml.checks import (
 from tinymaml.maml import Examples, Loss, inner_loop, meta_gradient
 from tinymaml.tasks.batch import Tasks, as_tasks
 from tinymaml.training.optim import Optimiser
-from tinymaml.training.steps import (
-    ONE_PROCESS,
-    OneProcess,
-    Sample,
-    Steps,
-    Trainable,
-)
+from tinymaml.training.steps import OneProcess, Sample, Steps, Trainable
 from tinymaml.variants.multi_step_loss import multi_step_meta_gradient
 
 Array = np.ndarray[Any, Any]
@@ -264,7 +258,7 @@ class MAML(Trainable):
     @property
     def ranks(self) -> OneProcess:
         """The processes over which the backend spreads the tasks."""
-        return getattr(self.backend, "ranks", ONE_PROCESS)
+        return getattr(self.backend, "ranks", super().ranks)
 
     # --- recording, compiling, running ------------------------------------------------
 

@@ -320,6 +320,21 @@ WORDS: dict[str, dict[str, str]] = {
     },
     # training
     "NonFiniteLossError": {"message": "what was not finite, and where."},
+    "Schedule.__call__": {"iteration": "counted from 1."},
+    "optim.constant": {"learning_rate": "positive."},
+    "optim.step": {
+        "learning_rate": "that of the first iterations, positive.",
+        "every": "a whole number of iterations.",
+    },
+    "optim.cosine": {
+        "learning_rate": "that of the first iteration, positive.",
+        "iterations": "how many it takes to fall.",
+        "last": "from 0 to `learning_rate`.",
+    },
+    "Ranks.agree": {"wish": "this rank's."},
+    "Ranks.share": {"tasks": "T, the number of tasks of all ranks."},
+    "Ranks.gather": {"rows": "those of this rank; each may have another number."},
+    "Ranks.leave": {"status": "the exit status of the program."},
     "LogRow": {
         "iteration": "counted from 1.",
         "loss": "the mean since the row before.",

@@ -20,7 +20,10 @@ CUDA_LIMIT = 800
 # step in the log, the progress bar and an error, a policy's own initial weights.
 # The 350 are the new operations of LATER; the 15, taken from the share of `variants`,
 # are the two methods of `MAML` that a variant overrides.
-PACKAGE_LIMIT = 5_500 + 250 + 50 + 350 + 15
+# Another 50 are learning-rate schedules and `after`; 105 are what several processes ask
+# of the rest, beyond the file of their own: sums of blocks, shares, ends together. With
+# that file they are more than the 250 that were planned.
+PACKAGE_LIMIT = 5_500 + 250 + 50 + 350 + 15 + 50 + 105
 # What later subpackages may add to the package; each brings its own line here.
 LATER = {
     "rl/locomotion": 350,  # with gymnasium's adapter
@@ -34,6 +37,7 @@ LATER = {
 }
 # The files of those that exist.
 OWN_SHARE = {
+    "training/distributed.py": ("training/distributed.py",),
     "variants": ("variants",),
     "backends/javascript": ("backends/javascript",),
     "rl/locomotion": ("rl/locomotion.py", "rl/gymnasium_adapter.py"),
