@@ -325,6 +325,7 @@ WORDS: dict[str, dict[str, str]] = {
     "optim.step": {
         "learning_rate": "that of the first iterations, positive.",
         "every": "a whole number of iterations.",
+        "factor": "in (0, 1].",
     },
     "optim.cosine": {
         "learning_rate": "that of the first iteration, positive.",
@@ -334,6 +335,7 @@ WORDS: dict[str, dict[str, str]] = {
     "Ranks.agree": {"wish": "this rank's."},
     "Ranks.share": {"tasks": "T, the number of tasks of all ranks."},
     "Ranks.gather": {"rows": "those of this rank; each may have another number."},
+    "Ranks.mean": {"rows": "those of this rank, with a leading task axis."},
     "Ranks.leave": {"status": "the exit status of the program."},
     "LogRow": {
         "iteration": "counted from 1.",
@@ -352,7 +354,11 @@ WORDS: dict[str, dict[str, str]] = {
         "tasks": "T, the number of tasks.",
         "steps": "the number of inner steps.",
     },
-    "MAMLTRPO.inner_kl": {"adaptation": "the inner loop, from `MAMLTRPO.adapt`."},
+    "MAMLTRPO.inner_kl": {
+        "adaptation": "the inner loop, from `MAMLTRPO.adapt`.",
+        "ranks": "over which processes the mean is taken, this one by default.",
+    },
+    "MetaBatch.of": {"tasks": "which."},
     "MAMLTRPO.adapt": {"batch": "tasks and noise, from `MAMLTRPO.draw`."},
     "MAMLTRPO.step": {
         "theta": "(P,), float32 or float64.",
