@@ -134,8 +134,6 @@ def same(folder):
 def run_training(folder, iterations, fault="", rank="1"):
     """Train in exact mode; one rank, or all, may have a fault at iteration 5."""
     ranks, out = launched(), Path(folder, "c.npz")
-    if ranks.size > 1:
-        ranks.exact = True
     faulty = rank == "all" or ranks.rank == int(rank)
     drawn = 0
 
@@ -164,7 +162,7 @@ def run_training(folder, iterations, fault="", rank="1"):
             raise OSError("no validation tasks")
         return -float(theta @ theta)
 
-    learner = Distributed(tm.MAML(loss, 0.1, threads=1), ranks)
+    learner = Distributed(tm.MAML(loss, 0.1, threads=1), ranks, exact=True)
     theta = NETWORK.init(np.random.default_rng(ranks.rank if fault == "start" else 0))
     resume = out if out.exists() else None
     report = {"resumed": resume is not None}

@@ -1,10 +1,10 @@
 """Meta-batches over several processes, by MPI: the tasks of an outer step are shared.
 
-    mpirun -n 4 python mine.py
+    mpirun -n 4 python -m mpi4py mine.py
 
-    from mpi4py import MPI
-    learner = Distributed(MAML(loss, threads=1), MPI.COMM_WORLD)
-    train(learner, theta, sample, ...)      # all else as in one process
+    ranks = launched()
+    maml = Distributed(MAML(loss, threads=ranks.threads()), ranks)
+    train(maml, theta, sample, ...)      # all else as in one process
 
 Every rank, a process of the run, has the same theta and draws the same tasks, with the
 same random numbers. It computes its share of them; sums over tasks are added up over
@@ -74,7 +74,6 @@ class Ranks(OneProcess):
     """
 
     def __init__(self, comm: Any, exact: bool = False) -> None:
-        check_flags(exact=exact)
         if not hasattr(comm, "Allreduce"):
             expected = "expected a communicator such as MPI.COMM_WORLD"
             raise TypeError(f"comm: {expected}, got {comm!r}")
@@ -340,10 +339,10 @@ class DistributedProgram:
 class Distributed(Trainable):
     """A learner whose tasks are shared by several processes.
 
-    learner: a `MAML` or a `MAMLTRPO`; it stays as it is. comm: a communicator of
-    mpi4py, such as MPI.COMM_WORLD, or what `launched()` returns. exact: whether results
-    have the bits of one process, for any number of ranks; a `MAML` then needs the
-    backend numba.
+    learner: a `MAML` or a `MAMLTRPO`; it stays as it is. comm: what `launched()`
+    returns, the same for all learners of a program; or a communicator of mpi4py, such
+    as MPI.COMM_WORLD. exact: whether results have the bits of one process, for any
+    number of ranks; a `MAML` then needs the backend numba.
 
     It has all methods and attributes of the learner, and every rank must call the same
     ones in the same order. Outside of `train`, an exception on one rank leaves the
@@ -353,7 +352,10 @@ class Distributed(Trainable):
     """
 
     def __init__(self, learner: Any, comm: Any, exact: bool = False) -> None:
-        self._ranks = comm if isinstance(comm, OneProcess) else Ranks(comm, exact)
+        check_flags(exact=exact)
+        self._ranks = comm if isinstance(comm, OneProcess) else Ranks(comm)
+        if exact and self._ranks is not ONE_PROCESS:
+            self._ranks.exact = True
         self.learner: Any = copy.copy(learner)
         if not isinstance(learner, Trainable):
             # A policy's tasks also act in environments: it spreads them itself.
