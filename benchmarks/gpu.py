@@ -32,6 +32,7 @@ BACKENDS = ("numba", "cupy", "cupy-tf32")
 BUDGET = {True: 20.0, False: 90.0}  # quick -> seconds of timing for a work and order
 # torch.compile of five inner steps takes minutes, and gigabytes of the host's memory.
 LIMITS = Limits(start_seconds=600, step_seconds=60, bytes=32e9)
+QUICK_LIMITS = LIMITS._replace(start_seconds=75)
 # Each prints True if the library computes on a card.
 PROBES = {
     "torch": "import torch; print(torch.cuda.is_available())",
@@ -180,7 +181,7 @@ def settings(options: argparse.Namespace, tolerance: Tolerance) -> dict[str, Any
         "device": DEVICE,
         "tf32": tf32,
         "tolerances": {"float32": tolerance.tf32 if tf32 else tolerance.float32},
-        "limits": LIMITS,
+        "limits": QUICK_LIMITS if options.quick else LIMITS,
     }
 
 

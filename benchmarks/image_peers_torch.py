@@ -50,7 +50,9 @@ def loss_of(settings: Settings, patches: bool) -> Loss:
         *hidden, weight, bias = parameters
         for kernel, beta in zip(hidden[::2], hidden[1::2], strict=True):
             x = convolution(x, kernel)
-            x = F.batch_norm(x, None, None, None, beta, training=True, eps=EPSILON)
+            # On a card, PyTorch 2.11 cannot differentiate twice without a weight.
+            weights = torch.ones_like(beta) if beta.is_cuda else None
+            x = F.batch_norm(x, None, None, weights, beta, training=True, eps=EPSILON)
             x = torch.relu(x)
             if settings.pooled:
                 x = F.max_pool2d(x, 2)

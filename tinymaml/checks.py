@@ -94,6 +94,14 @@ def real_number(name: str, value: Any) -> float:
         raise ValueError(f"{name}: expected a number below 1.8e308") from None
 
 
+def number_in(name: str, value: Any, low: float, high: float) -> float:
+    """The value as a float in [low, high); neither bool nor NaN is one."""
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    valid = number and low <= value < high
+    check_that(valid, name, f"a number in [{low:.3g}, {high:.3g})", repr(value))
+    return float(value)
+
+
 def check_fractions(**numbers: float) -> None:
     """Check that every argument is a number in [0, 1], which NaN is not."""
     for name, number in numbers.items():
@@ -234,7 +242,9 @@ def check_alpha(alpha: float | Array, size: int | None = None) -> Array:
     return array
 
 
-def check_step_weights(weights: Sequence[float], steps: int) -> tuple[float, ...]:
+def check_step_weights(
+    weights: Sequence[float], steps: int, name: str = "step_weights"
+) -> tuple[float, ...]:
     """The weights as floats, one finite number for each inner step."""
     try:
         masked = isinstance(weights, MASKED)
@@ -242,7 +252,7 @@ def check_step_weights(weights: Sequence[float], steps: int) -> tuple[float, ...
     except (TypeError, ValueError):
         array = np.array(float("nan"))
     fits = array.shape == (steps,) and np.isfinite(array).all()
-    check_that(fits, "step_weights", f"{steps} finite weights", shown(weights))
+    check_that(fits, name, f"{steps} finite weights", shown(weights))
     return tuple(array.tolist())
 
 

@@ -14,7 +14,7 @@ Left out: the optimiser and the loop of meta-training, which are in `training/`.
 
 from collections.abc import Callable, Sequence
 from math import isfinite
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -36,10 +36,10 @@ from tinymaml.checks import (
     whole_number,
 )
 from tinymaml.maml import Examples, Loss, inner_loop, meta_gradient
+from tinymaml.multi_step_loss import multi_step_meta_gradient
 from tinymaml.tasks.batch import Tasks, as_tasks
 from tinymaml.training.optim import Optimiser
 from tinymaml.training.steps import OneProcess, Sample, Steps, Trainable
-from tinymaml.variants.multi_step_loss import multi_step_meta_gradient
 
 Array = np.ndarray[Any, Any]
 Prediction = Callable[[Value, Value, Value], Value]
@@ -119,6 +119,9 @@ class MAML(Trainable):
 
     _programs: ProgramCache
     backend: Backend
+    # A variant's own settings: the check of each, by the name of the attribute. What is
+    # recorded may depend on them, so they are a part of a program's key.
+    own_settings: ClassVar[dict[str, Callable[[Any], Any]]] = {}
 
     def __init__(
         self,
@@ -143,7 +146,7 @@ class MAML(Trainable):
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an attribute; what the constructor refuses is refused here as well."""
-        check = CHECKS.get(name)
+        check = self.own_settings.get(name) or CHECKS.get(name)
         super().__setattr__(name, check(value) if check else value)
         if name in ("loss", "query_loss"):  # its programs are those of another loss
             self._programs = ProgramCache()
@@ -152,7 +155,8 @@ class MAML(Trainable):
         alpha = f"{self.alpha:g}" if self.alpha.ndim == 0 else f"{self.alpha.shape}"
         loss = getattr(self.loss, "__name__", type(self.loss).__name__)
         return (
-            f"MAML({loss}, alpha={alpha}, steps={self.steps}, order={self.order}, "
+            f"{type(self).__name__}({loss}, alpha={alpha}, "
+            f"steps={self.steps}, order={self.order}, "
             f"reduction={self.reduction!r}, backend={self.backend.name!r})"
         )
 
@@ -169,8 +173,7 @@ class MAML(Trainable):
 
         Raises ValueError or TypeError naming the argument that does not fit.
         """
-        if parts and self.order == 1:
-            raise ValueError("parts: order=1 leaves out the corrections; use order=2")
+        self._check_parts(parts)
         count = check_tasks(theta, tasks := as_tasks(tasks))
         results = self._run(Call("meta-gradient", self.steps, parts), theta, tasks)
         scale = 1.0 / count if self.reduction == "mean" else 1.0
@@ -193,7 +196,7 @@ class MAML(Trainable):
         steps = self._steps(steps)
         check_tasks(theta, Tasks(x, y, x, y))
         results = self._run(Call("adapt", steps), theta, Tasks(x, y, x, y))
-        return results["thetas"].reshape(len(x), steps + 1, theta.size)
+        return results["thetas"].reshape(len(x), steps + 1, -1)
 
     def evaluate(self, theta: Array, tasks: Tasks, steps: int | None = None) -> Array:
         """The query loss of each task after 0 .. steps inner steps: (T, steps + 1)."""
@@ -222,6 +225,7 @@ class MAML(Trainable):
         kind: "meta-gradient", "adapt" or "evaluate".
         """
         check_choice("kind", kind, ("meta-gradient", "adapt", "evaluate"))
+        self._check_parts(parts)
         check_tasks(theta, tasks := as_tasks(tasks))
         return self._record(Call(kind, self.steps, parts), theta, tasks)
 
@@ -248,7 +252,7 @@ class MAML(Trainable):
                 optimiser,
                 compile=compile,
                 theta=theta,
-                shared={"alpha": self.alpha.astype(theta.dtype)},
+                shared=self.shared_inputs(theta),
                 mean=self.reduction == "mean",
                 clip=self.clip,
                 sample=sample,
@@ -286,12 +290,11 @@ class MAML(Trainable):
 
     def _record(self, call: Call, theta: Array, tasks: Tasks) -> Tape:
         """The tape of one task, with placeholders for theta, alpha and the examples."""
-        fits = self.alpha.shape in ((), theta.shape)
-        expected = f"a number or one per parameter, shape {theta.shape}"
-        check_that(fits, "alpha", expected, f"shape {self.alpha.shape}")
         tape = Tape()
-        theta_0 = tape.input("theta", theta.shape)
-        alpha = tape.input("alpha", self.alpha.shape)
+        learned = tape.input("theta", theta.shape)
+        arrays = self.shared_inputs(theta).items()
+        shared = {name: tape.input(name, array.shape) for name, array in arrays}
+        theta_0, alpha = self.record_start(learned, shared["alpha"])
         names = Tasks._fields[:2] if call.kind == "adapt" else Tasks._fields
         shapes = [(name, getattr(tasks, name).shape[1:]) for name in names]
         values = [tape.input(name, shape, per_task=True) for name, shape in shapes]
@@ -317,6 +320,17 @@ class MAML(Trainable):
                     out = call.function(theta_j, query[0], values[0])
                 tape.output(f"out{j}", out)
         return tape
+
+    def shared_inputs(self, theta: Array) -> dict[str, Array]:
+        """The arrays that all tasks share, apart from theta; a variant may add some."""
+        return {"alpha": self.alpha.astype(theta.dtype)}
+
+    def record_start(self, theta: Value, alpha: Value) -> tuple[Value, Value]:
+        """theta_0 and alpha, from what is learned; a variant may override it."""
+        expected = f"a number or one per parameter, shape {theta.shape}"
+        fits = alpha.shape in ((), theta.shape)
+        check_that(fits, "alpha", expected, f"shape {alpha.shape}")
+        return theta, alpha
 
     def record_inner_loop(
         self, theta: Value, support: Examples, alpha: Value, steps: int
@@ -362,23 +376,30 @@ class MAML(Trainable):
         # These operations are on the tape already: recording them again finds them.
         first_order = self.record_meta_gradient(thetas, *examples, order=1)[1]
         tape.output("query_gradient", first_order[0], "sum")
-        alpha_gradient = tape.constant(0.0, thetas[0].shape)
         for j, v in enumerate(cotangents[1:]):
-            support_loss = self.loss(thetas[j], *support)
-            correction = hvp(support_loss, thetas[j], alpha * v)
+            correction = hvp(self.loss(thetas[j], *support), thetas[j], alpha * v)
             tape.output(f"correction{j}", correction, "sum")
-            # theta_{j+1} depends on alpha through - alpha grad S(theta_j).
-            alpha_gradient = alpha_gradient - grad(support_loss, thetas[j]) * v
-        tape.output("alpha_gradient", alpha_gradient, "sum")
+        by_alpha = alpha_gradient(self.loss, thetas, support, cotangents)
+        tape.output("alpha_gradient", by_alpha, "sum")
+
+    def _check_parts(self, parts: bool) -> None:
+        """Refuse parts where the meta-gradient is not made of them."""
+        if parts and self.order == 1:
+            raise ValueError("parts: order=1 leaves out the corrections; use order=2")
+        methods = "record_start", "record_inner_loop", "record_meta_gradient"
+        own = any(getattr(type(self), n) is not getattr(MAML, n) for n in methods)
+        expected = "False, as the meta-gradient is made of other terms than MAML's"
+        check_that(not (parts and own), "parts", expected, f"True for {self!r}")
 
     def _program(self, call: Call, theta: Array, tasks: Tasks) -> Program:
         """The program for these shapes and settings, compiled at its first use."""
         shapes = theta.size, theta.dtype, *[array.shape[1:] for array in tasks]
         settings = (self.order, self.recompute, self._weights(), self.alpha.shape)
+        own = tuple(getattr(self, name) for name in self.own_settings)
         recorded, function = call, None
         if call.function is not None:
             recorded, function = call._replace(function=None), weakly(call.function)
-        key = recorded, function, shapes, settings, self.backend
+        key = recorded, function, shapes, settings, own, self.backend
         program: Program = self._programs.get(
             key,
             lambda: self.backend.compile(self._record(call, theta, tasks), theta.dtype),
@@ -388,7 +409,7 @@ class MAML(Trainable):
     def _run(self, call: Call, theta: Array, tasks: Tasks) -> dict[str, Array]:
         """Run the program for these shapes; say which input is not finite, if any."""
         program = self._program(call, theta, tasks)
-        inputs = {"theta": theta, "alpha": self.alpha.astype(theta.dtype)}
+        inputs = {"theta": theta, **self.shared_inputs(theta)}
         inputs |= {"x_support": tasks.x_support, "y_support": tasks.y_support}
         if call.kind != "adapt":
             inputs |= {"x_query": tasks.x_query, "y_query": tasks.y_query}
@@ -402,6 +423,20 @@ class MAML(Trainable):
         if call.steps == 0 or call.kind in ("evaluate", "predict") or not finite:
             check_finite(**inputs)
         return results
+
+
+def alpha_gradient(
+    loss: Loss, thetas: list[Value], support: Examples, cotangents: list[Value]
+) -> Value:
+    """The derivative of the query loss along each entry of alpha, (P,).
+
+    Arguments as in `maml.meta_gradient`, which returns the cotangents.
+    """
+    total = thetas[0].tape.constant(0.0, thetas[0].shape)
+    for theta_j, v in zip(thetas[:-1], cotangents[1:], strict=True):
+        # theta_{j+1} depends on alpha through - alpha grad S(theta_j).
+        total = total - grad(loss(theta_j, *support), theta_j) * v
+    return total
 
 
 def _check_clip(clip: float | None) -> float | None:

@@ -149,7 +149,12 @@ WORDS: dict[str, dict[str, str]] = {
     "Network.vector": {
         "default": "the number of every parameter that is not in `values`.",
         "dtype": DTYPE,
-        "values": "numbers by the names of parameters, which are the keys of `layout`.",
+        "values": "numbers by name: of a parameter, of a layer, `head` or `body`.",
+    },
+    "Network.alpha": {
+        "default": "the learning rate of every parameter that is not in `rates`.",
+        "dtype": DTYPE,
+        "rates": "learning rates by name, as the values of `vector`.",
     },
     "MLP": {
         "sizes": "the sizes of input, hidden layers and output.",

@@ -9,15 +9,13 @@ import sys
 import pytest
 
 import tinymaml as tm
-from tests import test_gradcheck, test_maml
+from tests import test_gradcheck, test_maml, test_multi_step_loss
 from tests import test_learner as test_maml_calls
 from tests.autodiff import test_derivatives
 from tests.support.maml_problems import alpha_vector, problem
 from tests.support.mutants import put, survives
-from tests.variants import test_multi_step_loss
-from tinymaml import learner, maml
+from tinymaml import learner, maml, multi_step_loss
 from tinymaml.autodiff import derivatives
-from tinymaml.variants import multi_step_loss
 
 GRADCHECK = sys.modules["tinymaml.gradcheck"]  # its name in the package is the function
 
@@ -187,10 +185,10 @@ MUTANTS = {  # name: (module, function, old text, new text, the checks that must
         [recomputation],
     ),
     "the gradient of alpha takes the last cotangent for all steps": (
-        learner.MAML,
-        "_record_meta_gradient",
-        "grad(support_loss, thetas[j]) * v",
-        "grad(support_loss, thetas[j]) * cotangents[-1]",
+        learner,
+        "alpha_gradient",
+        "theta_j) * v\n",
+        "theta_j) * cotangents[-1]\n",
         [alpha_gradient],
     ),
     "the query losses before the last step are left out": (

@@ -13,21 +13,25 @@ from tests.support.source_tree import MODULES, PACKAGE, code_lines, count_lines
 EVENING = ("autodiff", "maml.py")  # what README promises for one evening
 EVENING_LIMIT = 1_200
 CUDA = ("backends/cuda",)
-CUDA_LIMIT = 800
+# 800, and 40 for what the first runs on a card asked for: long products in parts.
+CUDA_LIMIT = 800 + 40
 # Without backends/cuda: 5,500, and 250 for what keeps runs, files and compiled code
 # whole (locks, verified kernels, contents of checkpoints), which was promised later.
 # Another 50 for what locomotion asks of the rest: random starts, the size of the inner
 # step in the log, the progress bar and an error, a policy's own initial weights.
-# The 350 are the new operations of LATER; the 15, taken from the share of `variants`,
-# are the two methods of `MAML` that a variant overrides.
+# The 350 are the new operations of LATER. The rest is taken from the share of
+# `variants`: 33 for multi_step_loss.py, and 55 for what a variant needs of `MAML` (the
+# methods that it overrides, settings of its own) and of a network (alpha by layer).
 # Another 50 are learning-rate schedules and `after`; 105 are what several processes ask
 # of the rest, beyond the file of their own: sums of blocks, shares, ends together. With
 # that file they are more than the 250 that were planned.
-PACKAGE_LIMIT = 5_500 + 250 + 50 + 350 + 15 + 50 + 105
+PACKAGE_LIMIT = 5_500 + 250 + 50 + 350 + 33 + 55 + 50 + 105
 # What later subpackages may add to the package; each brings its own line here.
 LATER = {
     "rl/locomotion": 350,  # with gymnasium's adapter
-    "variants": 485,
+    # 500 were planned, of which 88 are in the package (PACKAGE_LIMIT). It is 95 more:
+    # these are seventeen methods, and implicit MAML is the longest.
+    "variants": 412 + 95,
     "training/distributed.py": 250,
     "backends/javascript": 150,
     # Powers, indices, transposes, `where` and what else a user's loss wants, on every

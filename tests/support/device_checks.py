@@ -2,8 +2,17 @@
 
 import pytest
 
-from tests.backends.cuda import test_cublas, test_device_grids, test_device_program
-from tests.backends.cuda.test_device_plan import check_divisor
+from tests.backends.cuda import (
+    test_cublas,
+    test_device_grids,
+    test_device_plan,
+    test_device_program,
+)
+from tests.backends.cuda.test_device_plan import (
+    check_calls,
+    check_divisor,
+    check_weight_gradients,
+)
 from tests.backends.cuda.test_fused_groups import BREAK, JOIN, call
 from tests.support.device_planning import assert_device_plan_is_sound
 from tests.support.kernel_checks import (
@@ -21,7 +30,7 @@ from tests.support.serial_cupy import run_serially
 from tinymaml.autodiff.functions import exp, softmax, tanh
 from tinymaml.autodiff.tape import Tape
 from tinymaml.backends.cuda import cublas
-from tinymaml.backends.cuda.device_plan import device_plan, fused_groups
+from tinymaml.backends.cuda.device_plan import device_plan, fused_groups, parts_of
 
 NOTICED = (
     *(AssertionError, LookupError, ValueError, MemoryError, ArithmeticError),
@@ -85,6 +94,22 @@ convolutions = of_kernel(check_convolutions)
 def divisors():
     for terms in (*range(1, 200), 509, 8 * 127, 1018, 4096):
         check_divisor(terms)
+
+
+def long_products():
+    """Products in parts, for tasks that follow each other and for others; and whole."""
+    check_weight_gradients(shared=False, parts=2)
+    check_weight_gradients(shared=True, parts=2)
+    assert parts_of(1030) == 5
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(test_device_plan.plans, "FEW_RESULTS", 71)
+        check_weight_gradients(shared=False, parts=None)
+
+
+def calls():
+    """No call of the library does more products than it may."""
+    check_calls(most=65_535, calls=1)
+    check_calls(most=5, calls=3)
 
 
 def parts():

@@ -83,6 +83,7 @@ def check_elementwise(backend, dtype):
         "rsqrt": rsqrt(safe),
         "copy": concatenate([x.reshape(12), z.reshape(12)]),
         "broadcast": tape.record("broadcast", few, start=1, sizes=(3,)),
+        "broadcast of three": z.reshape(4, 3) + tanh(z).reshape(12)[:3],
         "tanh of broadcast": tanh(wide),
         "pad": tape.record("pad", x.reshape(12), start=3, size=19),
     }

@@ -126,3 +126,57 @@ def assert_is_gradient_of(gradient, function, point, tolerance=1e-8):
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     slopes = [difference(function, point, direction) for direction in directions]
     assert_close(directions @ gradient, slopes, tolerance, "gradient")
+
+
+# --- variants -------------------------------------------------------------------------
+
+
+def variant_of(kind, p, *args, **options):
+    """A variant of MAML with the settings of `Problem.maml`."""
+    defaults = {"reduction": "sum", "threads": 1, "backend": "numpy", "alpha": 0.3}
+    return kind(p.loss, *args, **{**defaults, **options})
+
+
+def adapt_in_numpy(p, step, steps, start=None):
+    """theta_0 .. theta_J of all tasks (T, J + 1, P), by a step written in NumPy.
+
+    step: from (j, theta_j, gradient, state) to (theta_{j+1}, state); the first state is
+    None.
+    """
+    paths = []
+    for x, y in zip(*p.tasks[:2], strict=True):
+        thetas, state = [p.theta if start is None else start], None
+        for j in range(steps):
+            gradient, _ = derivatives(p, thetas[-1], x, y)
+            theta, state = step(j, thetas[-1], gradient, state)
+            thetas.append(theta)
+        paths.append(thetas)
+    return np.array(paths)
+
+
+def assert_exact(variant, outer, tasks, weights=None):
+    """A variant's meta-gradient is that of its own objective, and not first order."""
+    weights = np.eye(variant.steps)[-1] if weights is None else np.array(weights)
+
+    def objective(outer):
+        return variant.evaluate(outer, tasks)[:, 1:].sum(axis=0) @ weights
+
+    gradient = variant.meta_gradient(outer, tasks).gradient
+    assert gradient.shape == outer.shape
+    assert_is_gradient_of(gradient, objective, outer)
+    variant.order = 1
+    first_order = variant.meta_gradient(outer, tasks).gradient
+    variant.order = 2
+    missing = np.linalg.norm(gradient - first_order) / np.linalg.norm(gradient)
+    assert missing > 0.02
+    return gradient, first_order
+
+
+def assert_float32_agrees(variant, outer, tasks, tolerance=1e-4):
+    """The same result, and its losses, in float32."""
+    exact = variant.meta_gradient(outer, tasks)
+    tasks = tm.Tasks(*(array.astype("float32") for array in tasks))
+    rounded = variant.meta_gradient(outer.astype("float32"), tasks)
+    assert rounded.gradient.dtype == np.float32
+    assert_close(rounded.gradient, exact.gradient, tolerance)
+    assert_close(rounded.losses, exact.losses, tolerance)

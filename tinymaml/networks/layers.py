@@ -340,20 +340,48 @@ class Network(ReadOnly):
     def vector(self, default: float, dtype: str = "float32", **values: float) -> Array:
         """One number for each parameter, shape (size,).
 
-        A parameter named in `values` gets that number, all others get `default`. This
-        is how to write an alpha for each parameter. For example, ANIL adapts only the
-        last layer:
+        `values` are numbers by name: of a parameter, of a layer, "head" (the last layer
+        that has parameters) or "body" (all that are in front of it). A later name wins
+        over an earlier one. All other parameters get `default`.
 
-        >>> network = MLP([1, 2, 1])
-        >>> network.vector(0.0, **{"linear2.weight": 0.1, "linear2.bias": 0.1})
-        array([0. , 0. , 0. , 0. , 0.1, 0.1, 0.1], dtype=float32)
+        >>> MLP([1, 2, 1]).vector(1.0, body=0.0, **{"linear1.bias": 0.5})
+        array([0. , 0. , 0.5, 0.5, 1. , 1. , 1. ], dtype=float32)
         """
         default = real_number("default", default)
         vector = np.full(self.size, default, dtype=check_dtype(dtype))
+        layers = self.layer_slices()
+        spans = {name: span for name, (span, _) in self.layout.items()} | layers
+        if layers:
+            head = [*layers.values()][-1]
+            spans |= {"head": head, "body": slice(0, head.start)}
         for name, value in values.items():
-            check_choice("parameter", name, self.layout)
-            vector[self.layout[name][0]] = real_number(name, value)
+            check_choice("parameter", name, spans)
+            vector[spans[name]] = real_number(name, value)
         return vector
+
+    def alpha(
+        self, default: float = 0.0, dtype: str = "float32", **rates: float
+    ) -> Array:
+        """An inner learning rate for each parameter, (size,): 0 where none is named.
+
+        Names and rates as in `vector`. ANIL, for example, adapts only the last layer:
+
+        >>> MLP([1, 2, 1]).alpha(head=0.1)
+        array([0. , 0. , 0. , 0. , 0.1, 0.1, 0.1], dtype=float32)
+        """
+        return self.vector(default, dtype, **rates)
+
+    def layer_slices(self) -> dict[str, slice]:
+        """The slice of theta of each layer that has parameters, by its name.
+
+        >>> MLP([1, 2, 1]).layer_slices()
+        {'linear1': slice(0, 4, None), 'linear2': slice(4, 7, None)}
+        """
+        slices: dict[str, slice] = {}
+        for name, (span, _) in self.layout.items():
+            layer = name.partition(".")[0]
+            slices[layer] = slice(slices.get(layer, span).start, span.stop)
+        return slices
 
 
 def _torch_axes(rank: int) -> tuple[int, ...]:

@@ -13,12 +13,11 @@ inner loop has no optimiser object: it is part of the tape (`maml.py`).
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any
 
 import numpy as np
 
-from tinymaml.checks import check_arrays, check_that, whole_number
+from tinymaml.checks import check_arrays, check_that, number_in, whole_number
 
 # The smallest normal float32: smaller settings are imprecise there, or count as 0.
 TINY = float(np.finfo(np.float32).tiny)
@@ -58,7 +57,7 @@ def step(learning_rate: float, every: int, factor: float = 0.1) -> Schedule:
     [0.8, 0.8, 0.4, 0.4, 0.2]
     """
     numbers = _positive("learning_rate", learning_rate), whole_number("every", every)
-    factor = _number("factor", factor, TINY, math.nextafter(1, 2))
+    factor = number_in("factor", factor, TINY, math.nextafter(1, 2))
     return Schedule("step", (*numbers, factor))
 
 
@@ -73,7 +72,7 @@ def cosine(learning_rate: float, iterations: int, last: float = 0.0) -> Schedule
     """
     learning_rate = _positive("learning_rate", learning_rate)
     iterations = whole_number("iterations", iterations)
-    last = _number("last", last, 0, math.nextafter(learning_rate, math.inf))
+    last = number_in("last", last, 0, math.nextafter(learning_rate, math.inf))
     return Schedule("cosine", (learning_rate, iterations, last))
 
 
@@ -299,9 +298,9 @@ class Adam(Optimiser):
     ) -> None:
         super().__init__(
             learning_rate=_rate_or_schedule(learning_rate),
-            beta1=_number("beta1", beta1, 0, 1),
-            beta2=_number("beta2", beta2, 0, 1),
-            epsilon=_number("epsilon", epsilon, TINY, math.inf),
+            beta1=number_in("beta1", beta1, 0, 1),
+            beta2=number_in("beta2", beta2, 0, 1),
+            epsilon=number_in("epsilon", epsilon, TINY, math.inf),
         )
 
     def _apply(self, theta: np.ndarray, gradient: np.ndarray, t: int) -> None:
@@ -344,7 +343,7 @@ def _check_vector(name: str, array: np.ndarray) -> None:
 
 
 def _positive(name: str, value: float) -> float:
-    return _number(name, value, TINY, math.inf)
+    return number_in(name, value, TINY, math.inf)
 
 
 def _rate_or_schedule(value: Any) -> Any:
@@ -352,11 +351,3 @@ def _rate_or_schedule(value: Any) -> Any:
         expected = "a number, or a schedule: constant, step or cosine"
         raise TypeError(f"learning_rate: expected {expected}, got {value!r:.60}")
     return value if isinstance(value, Schedule) else _positive("learning_rate", value)
-
-
-def _number(name: str, value: float, low: float, high: float) -> float:
-    """Return a number in [low, high) as a float; neither bool nor NaN is one."""
-    number = isinstance(value, Real) and not isinstance(value, bool)
-    valid = number and low <= value < high
-    check_that(valid, name, f"a number in [{low:.3g}, {high:.3g})", repr(value))
-    return float(value)

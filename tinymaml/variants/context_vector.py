@@ -8,8 +8,7 @@ The network sees (x, z) in place of x. The vector z is a part of theta like any 
 so the outer loop learns it together with the weights. The inner loop is that of
 `maml.py`; what differs from MAML is alpha, which is 0 for everything but z.
 
-Left out: z that starts from 0 in every task and is not learned, as in a later paper
-(CAVIA: Zintgraf et al., ICML 2019, arXiv:1810.03642).
+A z that starts from 0 in every task and is not learned is in `cavia.py`.
 """
 
 from collections.abc import Sequence

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.mutants import survives
 from tinymaml.backends.cuda import cublas
-from tinymaml.backends.cuda.backend import REAL, SOURCE
+from tinymaml.backends.cuda.backend import OLDEST_CUPY, REAL, SOURCE
 
 TEXT = SOURCE.read_text(encoding="utf-8")
 KERNELS = re.findall(r"^KERNEL (\w+)\(", TEXT, re.MULTILINE)
@@ -159,4 +159,4 @@ def test_cupy_has_what_is_called():
     assert issubclass(cuda.memory.OutOfMemoryError, MemoryError)
     assert "ptr" in cuda.Stream.__doc__
     version = int(module.__version__.split(".")[0])
-    assert version >= cuda.OLDEST_CUPY
+    assert version >= OLDEST_CUPY

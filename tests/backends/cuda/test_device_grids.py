@@ -34,6 +34,15 @@ def test_grids_have_a_thread_for_each_element_of(recipe):
     assert_grids_fit(tape_of(recipe), tasks=2)
 
 
+def work_of(launch):
+    """An element is a thread's work; in a softmax a row, in im2col one of each row."""
+    (_, elements), _ = list(touched(launch))[-1]
+    if launch.kernel == "softmax":
+        return launch.sizes[0]
+    rows = launch.sizes[4] if launch.kernel == "im2col" else 1
+    return elements.size // rows
+
+
 def assert_grids_fit(tape, tasks):
     """With blocks of one thread, a grid is the number of elements itself."""
     backend = SerialBackend()
@@ -45,10 +54,8 @@ def assert_grids_fit(tape, tasks):
         program({name: np.array(array) for name, array in inputs.items()})
     expected = []
     for launch in program.plan.instructions:
-        if launch.kernel != "matmul":  # one thread computes a row of a softmax
-            (_, elements), _ = list(touched(launch))[-1]
-            work = launch.sizes[0] if launch.kernel == "softmax" else elements.size
-            expected.append((launch.kernel, *grid_for(work, tasks, 1)))
+        if launch.kernel != "matmul":
+            expected.append((launch.kernel, *grid_for(work_of(launch), tasks, 1)))
     for output in tape.outputs.values():
         size = int(np.prod(output.shape))
         if output.reduction == "each":

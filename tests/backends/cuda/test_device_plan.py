@@ -32,12 +32,17 @@ from tests.support.random_programs import programs
 from tests.support.running import assert_close
 from tests.support.serial_cupy import WHY_NOT, run_serially
 from tinymaml.autodiff.derivatives import grad
+from tinymaml.backends.cuda import device_plan as plans
+from tinymaml.backends.cuda import device_program
 from tinymaml.backends.cuda.backend import SOURCE
+from tinymaml.backends.cuda.cublas import Gemm, Matrix
 from tinymaml.backends.cuda.device_plan import (
     ELEMENTWISE,
+    LONG_PRODUCT,
     LONG_SUM,
     device_plan,
     divisor_of,
+    parts_of,
 )
 
 needs_compiler = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
@@ -216,3 +221,93 @@ def test_patches_are_copied_once_for_all_products_that_read_them():
     tape.output("gradient", grad((out * out).sum(), w))
     kernels = [launch.kernel for launch in device_plan(tape).instructions]
     assert kernels.count("im2col") == 1 and kernels.count("matmul") == 2
+
+
+def weight_gradients(shared, images=(4, 16, 16, 2)):
+    """conv_weight of images and cotangents, alone and added: a tape, and its inputs.
+
+    shared: whether the tasks share the cotangents.
+    """
+    tape, rng = tm.Tape(), np.random.default_rng(0)
+    x = tape.input("x", images, per_task=True)
+    g = tape.input("g", (*images[:3], 4), per_task=not shared)
+    w = tape.input("w", (3, 3, images[3], 4))
+    how = {"size": (3, 3), "stride": 1, "padding": (1, 1)}
+    tape.output("alone", tape.record("conv_weight", x, g, **how))
+    tape.output("added", w * 2.0 + tape.record("conv_weight", x * 2.0, g, **how))
+    shapes = {"x": (3, *x.shape), "g": g.shape if shared else (3, *g.shape)}
+    return tape, {
+        n: rng.standard_normal(s) for n, s in {**shapes, "w": w.shape}.items()
+    }
+
+
+def check_weight_gradients(shared, parts):
+    """They are right, and products in `parts` parts (None: whole products)."""
+    tape, inputs = weight_gradients(shared)
+    plan = device_plan(tape)
+    assert_device_plan_is_sound(plan, tasks=3)
+    products = [launch for launch in plan.instructions if launch.kernel == "matmul"]
+    assert [one.sizes[6:] for one in products] == [(parts,) if parts else ()] * 2
+    results = run_serially(tape, inputs)
+    for task, x in enumerate(inputs["x"]):
+        g = inputs["g"] if shared else inputs["g"][task]
+        alone = plain_conv_weight(x, g, size=(3, 3), stride=1, padding=(1, 1))
+        assert_close(results["alone"][task], alone, 1e-12, "alone")
+        added = 2 * inputs["w"] + 2 * alone
+        assert_close(results["added"][task], added, 1e-12, "added")
+
+
+@needs_compiler
+@pytest.mark.parametrize("shared", [False, True])
+def test_long_products_are_computed_in_parts(shared):
+    """All in one call, or a call for each task if one does not follow the other."""
+    check_weight_gradients(shared, parts=2)
+
+
+def check_calls(most, calls):
+    """Three tasks with two parts each are so many calls, of at most `most` products."""
+    whole = Gemm(
+        True,
+        False,
+        m=3,
+        n=4,
+        k=5,
+        a=Matrix(64, 1, 30),
+        b=Matrix(64, 1, 40),
+        accumulate=False,
+        c=Matrix(64, 1, 24),
+        tasks=3,
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(device_program, "MOST_TASKS", most)
+        found = device_program.products_of_parts(whole, parts=2, itemsize=4)
+    assert [call.tasks for call in found] == [6 // calls] * calls
+    assert [call.c.address for call in found] == [64 + 96 * n for n in range(calls)]
+
+
+@pytest.mark.parametrize(("most", "calls"), [(65_535, 1), (6, 1), (5, 3)])
+def test_no_call_does_more_products_than_it_may(most, calls):
+    check_calls(most, calls)
+
+
+@needs_compiler
+def test_products_with_many_results_are_whole_and_may_be_added(monkeypatch):
+    monkeypatch.setattr(plans, "FEW_RESULTS", 71)  # these have 72
+    check_weight_gradients(shared=False, parts=None)
+
+
+def test_parts_that_would_not_be_aligned_are_one_product():
+    tape, _ = weight_gradients(shared=False, images=(5, 14, 14, 1))
+    assert parts_of(980) == 2
+    launches = device_plan(tape).instructions
+    assert all(len(one.sizes) == 6 for one in launches if one.kernel == "matmul")
+
+
+@given(terms=st.integers(1, 2**20))
+def test_parts_are_equal_and_neither_short_nor_long(terms):
+    parts = parts_of(terms)
+    assert terms % parts == 0
+    if parts > 1:
+        assert 64 <= terms // parts <= LONG_PRODUCT
+    longer = [p for p in range(1, parts) if terms % p == 0]
+    assert all(terms // p > LONG_PRODUCT for p in longer)

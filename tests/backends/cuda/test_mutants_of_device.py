@@ -6,6 +6,7 @@ from tests.support.device_checks import (
     convolutions,
     divisors,
     groups,
+    long_products,
     noticed,
     numbers,
     pools,
@@ -41,17 +42,27 @@ PLAN = {
         (convolutions, "(*window, accumulate)", "(*window, 0)"),
         (convolutions, "(*window, accumulate)", "(*window, 1)"),
         (convolutions, "weights, 0, 0, accumulate)", "weights, 0, 0, 0)"),
-        (convolutions, "pixels, 1, 0, accumulate)", "pixels, 1, 0, 0)"),
+        (long_products, "pixels, 1, 0, accumulate)", "pixels, 1, 0, 0)"),
+        (long_products, "1, 0, 0, parts)", "1, 0, 1, parts)"),
+        (long_products, "(1, parts, results)", "(1, 1, results)"),
         (convolutions, "pixels, 1, 0, accumulate)", "pixels, 0, 0, accumulate)"),
         (convolutions, "*kernel[:2], *steps", "*kernel[1::-1], *steps"),
         (convolutions, "*outputs[1:3]", "*outputs[2:0:-1]"),
         (convolutions, "weights, first, window)", "weights, second, window)"),
     ],
+    "can_accumulate": [
+        (long_products, "results > FEW_RESULTS", "True"),
+        (long_products, "results > FEW_RESULTS", "False"),
+    ],
+    "parts_of": [
+        (long_products, "terms % parts == 0", "True"),
+        (long_products, "-(-terms // LONG_PRODUCT)", "1"),
+    ],
     "select_window_pooling": [
         (pools, "node.arguments[1]].shape", "node.arguments[0]].shape"),
         (pools, "s.reads(node)", "s.reads(node)[::-1]"),
     ],
-    "select_long_sum": [
+    "emit_long_sum": [
         (sums, "(outer * middle, terms", "(outer, terms"),
         (sums, "middle //= terms", "middle = terms"),
         (sums, "s.emit_scratch(kernel,", 's.emit_scratch("sum",'),
@@ -115,7 +126,7 @@ EVERY = [
     for name, mutants in table.items()
     for mutant in mutants
 ]
-CHECKS = {check for _, _, check, _, _ in EVERY}
+CHECKS = list(dict.fromkeys(check for _, _, check, _, _ in EVERY))
 
 
 @pytest.mark.parametrize("check", CHECKS)

@@ -7,11 +7,13 @@ what goes wrong.
 import pytest
 
 from tests.support.device_checks import (
+    calls,
     captures,
     grids,
     grows,
     handles,
     later,
+    long_products,
     noticed,
     numbers,
     operations,
@@ -215,10 +217,34 @@ WORK = {
         '("softmax", "logsumexp")',
         '("logsumexp",)',
     ),
-    "patches have one channel": (grids, "(0, 4, 5, 6, 7, 3)", "(0, 4, 5, 6, 7)"),
+    "patches have one channel": (grids, "(0, 5, 6, 7, 3)", "(0, 5, 6, 7)"),
     "pools have all rows": (grids, "(height // size)", "height"),
     "pads have all sizes": (grids, 'sizes[-1] if launch.kernel == "pad" else', ""),
     "images have one channel": (grids, "prod(sizes[:4])", "prod(sizes[:3])"),
+}
+PARTS = {
+    "calls do all tasks' first parts": (
+        long_products,
+        "tasks=at_once * parts",
+        "tasks=parts",
+    ),
+    "tasks are next to each other": (
+        long_products,
+        "task * matrix.step * itemsize",
+        "task * itemsize",
+    ),
+    "all calls are of one task": (
+        long_products,
+        "task * matrix.step * itemsize",
+        "0",
+    ),
+    "parts are tasks": (long_products, "matrix.ld, size)", "matrix.ld, matrix.step)"),
+    "tasks always follow each other": (
+        long_products,
+        "tasks if follow and",
+        "tasks if",
+    ),
+    "calls may do any number": (calls, "tasks * parts <= MOST_TASKS", "True"),
 }
 CAPTURED = {
     "constants are not sent": (
@@ -422,6 +448,10 @@ OWNERS = {
         device_program,
         {name: ("threads_per_task", *mutant) for name, mutant in WORK.items()},
     ),
+    "parts": (
+        device_program,
+        {name: ("products_of_parts", *mutant) for name, mutant in PARTS.items()},
+    ),
     "captured program": (CapturedProgram, CAPTURED),
     "program": (DeviceProgram, PROGRAM),
     "cublas": (Cublas, CUBLAS),
@@ -442,7 +472,7 @@ EVERY = {
     for part, (owner, table) in OWNERS.items()
     for name, mutant in table.items()
 }
-CHECKS = {mutant[2] for mutant in EVERY.values()}
+CHECKS = list(dict.fromkeys(mutant[2] for mutant in EVERY.values()))
 
 
 @pytest.mark.parametrize("check", CHECKS)

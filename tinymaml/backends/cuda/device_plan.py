@@ -25,13 +25,14 @@ from typing import Any
 
 from tinymaml.autodiff.tape import Node, Tape
 from tinymaml.backends.numba.fusion import fuse
-from tinymaml.backends.numba.planner import Plan, place
+from tinymaml.backends.numba.planner import ALIGNMENT, Plan, place
 from tinymaml.backends.numba.selection import (
     CPU_RULES,
     Instruction,
     Rule,
     Selection,
     View,
+    Views,
     convolution_sizes,
     select,
     sum_call,
@@ -43,6 +44,10 @@ ELEMENTWISE = (
     *("log", "sin", "cos", "tanh", "reciprocal", "rsqrt", "copy", "broadcast"),
 )
 LONG_SUM = 64  # a sum of more terms than this takes several passes
+# A product with few results and more terms than this is computed in parts, which are
+# then added: cuBLAS gives each block of threads a tile of the results, so that few
+# results would keep few of a GPU's processors busy.
+LONG_PRODUCT, FEW_RESULTS = 512, 2**14
 
 
 def device_plan(tape: Tape) -> Plan:
@@ -54,8 +59,7 @@ def device_plan(tape: Tape) -> Plan:
     >>> [(call.kernel, len(call.operations)) for call in device_plan(tape).instructions]
     [('elementwise', 3)]
     """
-    # Every kernel for a product, and cuBLAS, can add the product to what is in memory.
-    selection = select(fuse(tape, can_accumulate=lambda product: True), GPU_RULES)
+    selection = select(fuse(tape, can_accumulate), GPU_RULES)
     # Fuse before assigning memory. The operations of one launch run concurrently, so
     # none of their buffers may share memory with another's.
     launches = fused_groups(selection.instructions)
@@ -63,6 +67,15 @@ def device_plan(tape: Tape) -> Plan:
 
 
 # --- rules that differ from the CPU's -------------------------------------------------
+
+
+def can_accumulate(product: Node) -> bool:
+    """Whether a product can be added to what is in memory.
+
+    cuBLAS and every kernel for a product can do so, a product in parts cannot.
+    """
+    name, results = product.primitive.name, prod(product.shape)
+    return name != "conv_weight" or results > FEW_RESULTS
 
 
 def select_library_matmul(
@@ -96,9 +109,19 @@ def select_patch_convolution(
     patches = s.emit_once("im2col", pixels * weights, first, window)
     if node.primitive.name == "conv":
         product = (pixels, features, weights, 0, 0, accumulate)
-    else:
+        s.emit("matmul", index, (patches, second), product)
+        return
+    results, parts = weights * features, parts_of(pixels)
+    # The tasks' arrays must follow each other without gaps, so that all parts of all
+    # tasks are equally far apart and can be one call.
+    aligned = all(pixels * columns % ALIGNMENT == 0 for columns in (weights, features))
+    if can_accumulate(node) or parts == 1 or not aligned:
         product = (weights, features, pixels, 1, 0, accumulate)
-    s.emit("matmul", index, (patches, second), product)
+        s.emit("matmul", index, (patches, second), product)
+    else:
+        part = (weights, features, pixels // parts, 1, 0, 0, parts)
+        each = s.emit_scratch("matmul", parts * results, (patches, second), part)
+        emit_long_sum(s, index, "sum", (each,), (1, parts, results))
 
 
 def select_window_pooling(s: Selection, index: int, node: Node, *, size: int) -> None:
@@ -111,7 +134,14 @@ def select_long_sum(
     s: Selection, index: int, node: Node, *, start: int, stop: int
 ) -> None:
     """A sum over some neighbouring axes, in several passes if it has many terms."""
-    kernel, reads, (outer, middle, inner) = sum_call(s, node, start, stop)
+    emit_long_sum(s, index, *sum_call(s, node, start, stop))
+
+
+def emit_long_sum(
+    s: Selection, index: int, kernel: str, reads: Views, sizes: tuple[int, ...]
+) -> None:
+    """Passes over the middle of (outer, middle, inner)."""
+    outer, middle, inner = sizes
     while (terms := divisor_of(middle)) < middle:
         middle //= terms
         sizes = (outer * middle, terms, inner)
@@ -130,6 +160,16 @@ def divisor_of(terms: int) -> int:
         return terms
     largest = max(d for d in range(1, LONG_SUM + 1) if terms % d == 0)
     return largest if largest >= 8 else terms
+
+
+def parts_of(terms: int) -> int:
+    """In how many equal parts of 64 to LONG_PRODUCT terms a product is computed; or 1.
+
+    >>> parts_of(400), parts_of(529_200), parts_of(2 * 509)
+    (1, 1050, 2)
+    """
+    few = range(-(-terms // LONG_PRODUCT), terms // 64 + 1)
+    return next((parts for parts in few if terms % parts == 0), 1)
 
 
 GPU_RULES: dict[str, Rule] = {

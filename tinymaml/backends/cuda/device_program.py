@@ -253,8 +253,8 @@ class Commands:
         To the library, our matrix stored by rows is its own transpose. So it is asked
         for C' = op(B)' op(A)': the factors change places, and their transposes stay.
         """
-        m, n, k, ta, tb, accumulate = sizes
-        arguments = Gemm(
+        m, n, k, ta, tb, accumulate, *parts = sizes
+        product = Gemm(
             transpose_a=bool(tb),
             transpose_b=bool(ta),
             m=n,
@@ -266,8 +266,16 @@ class Commands:
             c=self._matrix(out, n),
             tasks=self.tasks,
         )
-        device, dtype = self.device, self.dtype  # so that the lambda does not hold self
-        return lambda: device.gemm(dtype, arguments)
+        products = [product]
+        if parts:
+            products = products_of_parts(product, parts[0], self.dtype.itemsize)
+        device, dtype = self.device, self.dtype  # so that `call` does not hold self
+
+        def call() -> None:
+            for each in products:
+                device.gemm(dtype, each)
+
+        return call
 
     def _matrix(self, view: View, columns: int) -> Matrix:
         address, step = self._view(view)
@@ -294,7 +302,8 @@ class Commands:
 def threads_per_task(launch: Instruction) -> int:
     """How many threads have work for one task.
 
-    One thread computes one element of the result; for softmax and logsumexp, one row.
+    One thread computes one element of the result; for softmax and logsumexp one row,
+    for im2col one element of each row of outputs.
     """
     sizes = launch.sizes
     if launch.kernel in ("sum", "mul_sum"):
@@ -302,11 +311,31 @@ def threads_per_task(launch: Instruction) -> int:
     if launch.kernel in ("softmax", "logsumexp"):
         return sizes[0]
     if launch.kernel == "im2col":
-        return prod(sizes[i] for i in (0, 4, 5, 6, 7, 3))
+        return prod(sizes[i] for i in (0, 5, 6, 7, 3))
     if launch.kernel == "max_gather":
         images, height, width, channels, size = sizes
         return images * (height // size) * (width // size) * channels
     return sizes[-1] if launch.kernel == "pad" else prod(sizes[:4])
+
+
+def products_of_parts(product: Gemm, parts: int, itemsize: int) -> list[Gemm]:
+    """The products of all parts, from that of the first part of each task.
+
+    The parts of a task lie one behind the other. If the next task's follow without a
+    gap, one call does them all; if not, or if they are too many, one does a task's.
+    """
+    m, n, k, tasks = product.m, product.n, product.k, product.tasks
+    matrices = (product.a, m * k), (product.b, k * n), (product.c, m * n)
+    follow = all(matrix.step == parts * size for matrix, size in matrices)
+    at_once = tasks if follow and tasks * parts <= MOST_TASKS else 1
+    calls = []
+    for task in range(0, tasks, at_once):
+        a, b, c = (
+            Matrix(matrix.address + task * matrix.step * itemsize, matrix.ld, size)
+            for matrix, size in matrices
+        )
+        calls.append(product._replace(a=a, b=b, c=c, tasks=at_once * parts))
+    return calls
 
 
 class CapturedProgram:

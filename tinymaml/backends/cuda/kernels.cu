@@ -74,17 +74,26 @@ struct Operation {
     whole span, inner;
 };
 
+// i % size, without a division where size is a power of two, as it mostly is.
+__device__ int rest_of(int i, int size)
+{
+    return size & (size - 1) ? i % size : i & (size - 1);
+}
+
 // A fused group: operations on arrays of n elements, in one launch. One thread does all
 // of them for element i, so an operation may read the element that an earlier one
-// wrote.
+// wrote. Its speed is the number of instructions: steps and numbers of tasks are made
+// ints, whose product takes one, and nothing is divided that need not be.
 KERNEL elementwise(whole tasks, const Operation *operations, whole count, whole n)
 {
     EACH_TASK EACH(i, n) for (int k = 0; k < count; k++) {
         const Operation op = operations[k];
-        const int span = op.span, inner = op.inner;
-        real *out = op.out + task * op.out_step + i;
-        real x = op.x ? op.x[task * op.x_step + i] : (real)0;
-        real y = op.y ? op.y[task * op.y_step + i / span * inner + i % inner] : (real)0;
+        const int span = op.span, inner = op.inner, t = task;
+        int j = i;
+        if (inner != n) j = (span == n ? 0 : i / span * inner) + rest_of(i, inner);
+        real *out = op.out + (whole)t * (int)op.out_step + i;
+        real x = op.x ? op.x[(whole)t * (int)op.x_step + i] : (real)0;
+        real y = op.y ? op.y[(whole)t * (int)op.y_step + j] : (real)0;
         *out = apply(op.opcode, op.opcode == MUL_ADD ? *out : (real)0, x, y);
     }
 }
@@ -191,20 +200,22 @@ KERNEL logsumexp(whole tasks, TO(out), FROM(x), whole rows, whole n)
 
 // The matrix of patches, (images, rows, columns) by (kernel_height, kernel_width,
 // channels): the pixel that each tap meets for each output, 0 for padding.
+// A thread copies the pixels of one column of outputs and one tap, from row to row, and
+// so finds out once which they are: the divisions took longer than the copying.
 KERNEL im2col(whole tasks, TO(out), FROM(x), WINDOW)
 {
     const int depth = channels, taps = kernel_width, across = columns, down = rows;
-    EACH_TASK EACH(i, images * rows * columns * kernel_height * kernel_width * channels) {
+    const int each = (int)kernel_height * taps * depth, line = width * depth;
+    EACH_TASK EACH(i, (int)images * across * each) {
         int c = i % depth, rest = i / depth;
         int v = rest % taps; rest /= taps;
         int u = rest % (int)kernel_height; rest /= (int)kernel_height;
-        int column = rest % across; rest /= across;
-        int row = rest % down, n = rest / down;
-        int y = row * (int)stride + u - (int)top, z = column * (int)stride + v - (int)left;
-        bool inside = 0 <= y && y < height && 0 <= z && z < width;
-        out[task * out_step + i] =
-            inside ? x[task * x_step + ((n * height + y) * width + z) * depth + c]
-                   : (real)0;
+        int column = rest % across, n = rest / across;
+        int z = column * (int)stride + v - (int)left, y = u - (int)top;
+        const real *image = x + task * x_step + n * (int)height * line + z * depth + c;
+        real *to = out + task * out_step + n * down * across * each + i % (across * each);
+        for (int row = 0; row < down; row++, y += stride, to += across * each)
+            *to = 0 <= y && y < height && 0 <= z && z < width ? image[y * line] : (real)0;
     }
 }
 
@@ -218,17 +229,17 @@ KERNEL col2im(whole tasks, TO(out), FROM(x), WINDOW, whole accumulate)
         int z = rest % across; rest /= across;
         int y = rest % down, n = rest / down;
         const real *patches = x + task * x_step;
+        const int step = stride, taps = kernel_width;
         real total = 0;
-        for (int u = 0; u < kernel_height; u++) {
-            int row = y + (int)top - u;
-            if (row < 0 || row % (int)stride || row / (int)stride >= rows) continue;
-            for (int v = 0; v < kernel_width; v++) {
-                int column = z + (int)left - v;
-                if (column < 0 || column % (int)stride || column / (int)stride >= columns)
-                    continue;
-                whole output = (n * rows + row / stride) * columns + column / stride;
-                total += patches[
-                    ((output * kernel_height + u) * kernel_width + v) * depth + c];
+        // Tap u meets the pixel in row (y + top - u) / stride, if that has no remainder.
+        for (int u = (y + (int)top) % step; u < kernel_height; u += step) {
+            int row = (y + (int)top - u) / step;
+            if (y + (int)top < u || row >= rows) continue;
+            for (int v = (z + (int)left) % step; v < taps; v += step) {
+                int column = (z + (int)left - v) / step;
+                if (z + (int)left < v || column >= columns) continue;
+                int output = (n * (int)rows + row) * (int)columns + column;
+                total += patches[((output * (int)kernel_height + u) * taps + v) * depth + c];
             }
         }
         real *to = out + task * out_step + i;

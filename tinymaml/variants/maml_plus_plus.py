@@ -1,0 +1,143 @@
+"""MAML++: rates per layer and per step, and two schedules of the outer loop.
+
+    objective in iteration t:   sum_j w_j(t) Q(theta_j),   of order 1 or 2 as t says
+
+The losses after early steps keep the first iterations stable, and lose their weight as
+training goes on (multi-step loss optimisation). First-order iterations come first, as
+they are cheaper (derivative-order annealing). Both are functions of the iteration. The
+number of the iteration is the optimiser's count of steps, which a checkpoint holds, so
+a resumed training goes on where it was. The weights are an input of the tape:
+iterations compile nothing, but the first of each order, with and without early losses.
+
+    maml = MAMLPlusPlus(
+        loss, network, steps=5,
+        weights_at=lambda t: annealed_weights(t, steps=5, until=15_000),
+        order_at=lambda t: 1 if t < 25_000 else 2,
+    )
+    result = train(maml, maml.start(theta), ...)
+
+Half of the file is the way of the schedules into a training (`at`, `training_steps`,
+`shared_inputs`).
+
+Left out: batch normalisation with statistics of each step, and the cosine schedule of
+the outer learning rate.
+
+Source: Antoniou, Edwards, Storkey, How to train your MAML, ICLR 2019, arXiv:1810.09502,
+section 4.
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import count
+from typing import Any
+
+import numpy as np
+
+from tinymaml.autodiff.functions import concatenate
+from tinymaml.autodiff.tape import Value
+from tinymaml.checks import Array, check_function, check_sizes, check_step_weights
+from tinymaml.maml import Examples, Loss
+from tinymaml.networks.layers import Network
+from tinymaml.training.optim import Optimiser
+from tinymaml.training.steps import HostSteps, Sample, Steps
+from tinymaml.variants.step_rates import StepRates
+
+
+def annealed_weights(iteration: int, steps: int, until: int) -> list[float]:
+    """Weights of the query losses after steps 1 .. J, which sum to 1.
+
+    They are equal in iteration 0. Those before the last fall linearly, but not below
+    0.03 / J, and are 0 from iteration `until` on, as in the authors' code.
+
+    >>> [round(w, 3) for w in annealed_weights(50, steps=2, until=100)]
+    [0.25, 0.75]
+    """
+    check_sizes(steps=steps, until=until)
+    early = max(1 - iteration / until, 0.03) / steps if iteration < until else 0.0
+    return [early] * (steps - 1) + [1 - early * (steps - 1)]
+
+
+class MAMLPlusPlus(StepRates):
+    """`StepRates` with losses after every step, both annealed over the iterations.
+
+    weights_at: from the iteration, counted from 0, to the J weights of the query losses
+        after steps 1 .. J.
+    order_at: from the iteration to 1, for first order, or 2.
+
+    The rest as in `StepRates`. Training is not on a device: each iteration has other
+    weights. `meta_gradient` takes those of the last iteration, or of iteration 0.
+
+    >>> from tinymaml.losses import squared_error
+    >>> from tinymaml.networks.layers import MLP
+    >>> network = MLP([1, 2, 1])
+    >>> maml = MAMLPlusPlus(
+    ...     lambda theta, x, y: squared_error(network(theta, x), y),
+    ...     network,
+    ...     weights_at=lambda t: annealed_weights(t, steps=2, until=100),
+    ...     order_at=lambda t: 1 if t < 50 else 2,
+    ...     steps=2,
+    ... )
+    >>> maml.at(0).order, maml.weights, maml.at(50).order, maml.weights
+    (1, (0.5, 0.5), 2, (0.25, 0.75))
+    """
+
+    own_settings = StepRates.own_settings | {"last_only": bool}
+
+    def __init__(
+        self,
+        loss: Loss,
+        network: Network,
+        weights_at: Callable[[int], Sequence[float]],
+        order_at: Callable[[int], int],
+        **options: Any,
+    ) -> None:
+        # Given a second time in `options`, these two raise TypeError.
+        super().__init__(loss, network, order=2, step_weights=None, **options)
+        self.weights_at = check_function("weights_at", weights_at)
+        self.order_at = check_function("order_at", order_at)
+        self.at(0)
+
+    @property
+    def last_only(self) -> bool:
+        """Whether no weight is left before the last step: then nor are the losses."""
+        return not any(self.weights[:-1])
+
+    def at(self, iteration: int) -> "MAMLPlusPlus":
+        """The same object, with the weights and the order of an iteration."""
+        weights = self.weights_at(iteration)
+        self.weights = check_step_weights(weights, self.steps, "weights_at")
+        self.order = self.order_at(iteration)
+        return self
+
+    def training_steps(
+        self,
+        theta: Array,
+        optimiser: Optimiser,
+        sample: Sample,
+        columns: Sequence[str] = (),
+    ) -> Steps:
+        """The outer steps of `train`, from the iteration that the optimiser counts."""
+        iterations = count(int(optimiser.state()["step"]))
+
+        def gradient(theta: Array, tasks: Any) -> Any:
+            return self.at(next(iterations))(theta, tasks)
+
+        return HostSteps(gradient, theta, optimiser, sample, columns)
+
+    def shared_inputs(self, theta: Array) -> dict[str, Array]:
+        """alpha, and the weights (J,) as numbers that change without compiling."""
+        weights = check_step_weights(self.weights, self.steps, "weights_at")
+        weights_array = np.array(weights, theta.dtype)
+        return super().shared_inputs(theta) | {"weights": weights_array}
+
+    def record_objective(
+        self, thetas: list[Value], query: Examples, query_loss: Loss
+    ) -> Value:
+        """The weighted sum of the query losses after steps 1 .. J, ()."""
+        tape = thetas[0].tape
+        weights = tape.value(tape.inputs["weights"].node)
+        # [annealed-loss]
+        first = self.steps - 1 if self.last_only else 0
+        judged = thetas[first + 1 :]
+        losses = [query_loss(theta_j, *query).reshape(1) for theta_j in judged]
+        return (weights[first:] * concatenate(losses)).sum()
+        # [/annealed-loss]
