@@ -35,6 +35,8 @@ from tinymaml.networks.layers import xavier_uniform
 from tinymaml.rl.maml_trpo import MAMLTRPO, Adaptation, MetaBatch
 from tinymaml.rl.policy import GaussianPolicy
 from tinymaml.rl.rollouts import Environment
+from tinymaml.training.distributed import Distributed, launched
+from tinymaml.training.steps import ONE_PROCESS, OneProcess, Trainable
 from tinymaml.variants.context_vector import Context
 
 Array = np.ndarray[Any, Any]
@@ -101,6 +103,24 @@ class Recipe:
         return ([alpha] + [alpha * self.later] * steps)[:steps]
 
 
+class OuterStep(Trainable):
+    """An outer step as `train` takes it, over the processes of the run."""
+
+    def __init__(
+        self, step: Callable[[Array, MetaBatch], Any], ranks: OneProcess
+    ) -> None:
+        self._step, self._ranks = step, ranks
+
+    @property
+    def ranks(self) -> OneProcess:
+        """The processes that take one outer step together."""
+        return self._ranks
+
+    def __call__(self, theta: Array, batch: MetaBatch, /) -> Any:
+        """The step, with the numbers of the log."""
+        return self._step(theta, batch)
+
+
 class Experiment:
     """The trainings and the test of one environment.
 
@@ -122,7 +142,9 @@ class Experiment:
     ) -> None:
         self.name, self.environment, self.recipe = name, environment, recipe
         self.methods = {key: methods[key] for key in methods if key in names}
-        self.options, self.backend = options, backend
+        self.options, self.ranks = options, launched()
+        # Policies act in environments, so their learner spreads the tasks.
+        self.backend = getattr(backend, "local", backend)
         self.trained = [key for key in self.methods if key != "random"]
         self._testers: dict[tuple[bool, int], MAMLTRPO] = {}
 
@@ -155,7 +177,9 @@ class Experiment:
             "max_kl": recipe.max_kl,
             "decay": recipe.decay,
         }
-        return MAMLTRPO(policy, environment, backend=self.backend, **given | settings)
+        given |= settings
+        learner = MAMLTRPO(policy, environment, backend=self.backend, **given)
+        return Distributed(learner, self.ranks).learner
 
     def learner_of(self, name: str) -> MAMLTRPO:
         """The learner of a training."""
@@ -196,15 +220,17 @@ class Experiment:
 
         def outer_step(theta: Array, batch: MetaBatch) -> Any:
             step = self.step(learner, theta, batch)
-            if not step.accepted:
+            if not step.accepted and self.ranks.rank == 0:
                 tqdm.write(
                     f"{name}: an outer step changed nothing: {step.reason}", sys.stderr
                 )
             return step
 
         def validate(theta: Array) -> float:
-            adapted = self.adapt(name, theta, VALIDATION, recipe.validation_steps)
-            returns = adapted.returns()
+            steps, ranks = recipe.validation_steps, self.ranks
+            ranks = ranks.for_tasks(recipe.test_tasks)
+            adapted = self.adapt(name, theta, VALIDATION, steps, ranks)
+            returns = ranks.gather(adapted.returns())
             return float(returns[:, min(1, returns.shape[1] - 1) :].mean())
 
         every = (
@@ -212,7 +238,7 @@ class Experiment:
         )
         stages.prepare(
             name,
-            outer_step,
+            OuterStep(outer_step, self.ranks),
             learner.policy.init(random_stream(INITIAL, seed)),
             sample,
             iterations=recipe.iterations[name],
@@ -262,14 +288,26 @@ class Experiment:
         noise = learner.noise(rng, tasks, steps)
         return MetaBatch(goals, noise, learner.start_noise(rng, tasks, steps))
 
-    def adapt(self, name: str, theta: Array, purpose: int, steps: int) -> Adaptation:
-        """A method's trajectories, before and after each of at most `steps` steps."""
+    def adapt(
+        self,
+        name: str,
+        theta: Array,
+        purpose: int,
+        steps: int,
+        ranks: OneProcess = ONE_PROCESS,
+    ) -> Adaptation:
+        """A method's trajectories, before and after each of at most `steps` steps.
+
+        They are those of the tasks that `ranks` give this process.
+        """
         oracle = name == "oracle"
         learner = self.tester(oracle, self.context_of(name))
         steps = 0 if oracle else steps
         alpha = (self.recipe.test_alphas or {}).get(name, learner.alpha)
         alphas = self.recipe.inner_learning_rates(alpha, steps)
-        return learner.adapt(theta, self.test_batch(learner, purpose, steps), alphas)
+        batch = self.test_batch(learner, purpose, steps)
+        own = ranks.share(len(batch.tasks))
+        return learner.adapt(theta, batch.of(own), alphas)
 
     def test(self, thetas: Mapping[str, Array]) -> dict[str, Adaptation]:
         """The adaptation of all methods to the test goals."""

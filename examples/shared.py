@@ -9,6 +9,7 @@ Left out: settings files, searches over settings, and trackers of experiments.
 """
 
 import argparse
+import atexit
 import codecs
 import io
 import json
@@ -23,6 +24,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
@@ -31,6 +33,8 @@ from stages import Stages
 from tinymaml.backends import BACKENDS, Backend, get_backend
 from tinymaml.files import check_plain, check_writable, write_atomically
 from tinymaml.training.checkpoint import CheckpointError
+from tinymaml.training.distributed import DistributedBackend, launched
+from tinymaml.training.steps import OneProcess, RankError
 
 try:
     import fcntl
@@ -52,7 +56,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong and stop."""
-        self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
+        text = f"{self.prog}: error: {' '.join(message.split())}\n"
+        self.exit(2, None if launched().rank > 0 else text)
 
 
 def plain_parser(doc: str) -> Parser:
@@ -106,7 +111,14 @@ def experiment_parser(
         "--threads",
         type=whole_number(1),
         metavar="N",
-        help="threads of the numba backend; no result depends on it (default: cores)",
+        help="threads of the numba backend; no result depends on it (default: cores, "
+        "shared by the processes of a node)",
+    )
+    add(
+        "--exact",
+        action="store_true",
+        help="where mpirun starts several processes: the bits of one process (default: "
+        "faster, the same up to rounding)",
     )
     several: dict[str, Any] = {"dest": "seed", "nargs": "+"} if seeds else {}
     add(
@@ -219,15 +231,33 @@ def fraction(text: str) -> float:
 def read_options(
     parser: Parser, arguments: Sequence[str] | None
 ) -> tuple[argparse.Namespace, Backend]:
-    """The options, with `iterations` filled in, and the backend they ask for."""
+    """The options, with `iterations` filled in, and the backend they ask for.
+
+    Where mpirun has started several processes, the backend spreads tasks over them. All
+    run the whole program, but only the first writes into --out and on the terminal: the
+    others have a folder of their own, which they remove.
+    """
     options = parser.parse_args(arguments)
+    try:
+        ranks = launched()
+    except ImportError as error:
+        parser.error(f"mpirun: {error}")
+    if ranks.rank > 0:
+        scratch = TemporaryDirectory()
+        atexit.register(scratch.cleanup)
+        options.out = Path(scratch.name)
     if options.iterations is None:
         options.iterations = (
             options.fast_iterations if options.fast else options.default_iterations
         )
     earlier_run(parser, options)
     try:
-        return options, get_backend(options.backend, options.threads)
+        threads = options.threads or ranks.threads()
+        backend: Any = get_backend(options.backend, threads)
+        if ranks.size > 1:
+            ranks.exact = options.exact
+            backend = DistributedBackend(backend, ranks)
+        return options, backend
     except (ImportError, ValueError) as error:
         parser.error(f"argument --backend: {error}")
 
@@ -381,6 +411,8 @@ def open_stages(
                 stages.resume(options.resume)
             except (OSError, ValueError) as error:
                 parser.error(f"argument --resume: {reason(error)}")
+        # All processes have read it before the first changes the folder.
+        launched().agree()
 
     with open_folder(parser, options, [*stages.files, *files], resume):
         try:
@@ -403,18 +435,43 @@ def reason(error: Exception) -> str:
 def run_to_the_end(parser: argparse.ArgumentParser, run: Callable[[], None]) -> int:
     """Run; return the exit status. Whatever stops it says so in one line.
 
+    Of several processes only the first says it. One that fails tells the others, and
+    ends them if they do not notice.
+
     The status is 0; 130 after Ctrl-C or SIGTERM; 141 if the reader of the output has
     gone, as after `| head -1`; 1 after a fault in the run. A checkpoint that does not
     fit ends the program as a wrong option does, with status 2.
     """
+    try:
+        ranks = launched()
+    except ImportError as error:
+        parser.error(f"mpirun: {error}")
+    status = 1
+    try:
+        status = _run_to_the_end(parser, run, ranks)
+    except SystemExit as stop:
+        status = stop.code if isinstance(stop.code, int) else 1
+        raise
+    finally:
+        if status:
+            ranks.leave(status)
+    return status
+
+
+def _run_to_the_end(
+    parser: argparse.ArgumentParser, run: Callable[[], None], ranks: OneProcess
+) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="in ASCII")
     main_thread = threading.current_thread() is threading.main_thread()
     catches = main_thread and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     if catches:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if ranks.rank > 0:
+        sys.stdout = open(os.devnull, "w")
     try:
-        run()
+        with ranks:
+            run()
         print(end="", flush=True)
     except KeyboardInterrupt as stop:
         print(f"Stopped. {str(stop) or 'There are no results.'}")
@@ -423,8 +480,9 @@ def run_to_the_end(parser: argparse.ArgumentParser, run: Callable[[], None]) -> 
         return 141
     except CheckpointError as error:
         parser.error(f"argument --resume: {reason(error)}")
-    except (FloatingPointError, OSError, MemoryError) as error:
-        print(f"{parser.prog}: error: {reason(error)}", file=sys.stderr)
+    except (FloatingPointError, OSError, MemoryError, RankError) as error:
+        if ranks.rank == 0:
+            print(f"{parser.prog}: error: {reason(error)}", file=sys.stderr)
         return 1
     finally:
         if catches:

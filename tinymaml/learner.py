@@ -39,7 +39,7 @@ from tinymaml.maml import Examples, Loss, inner_loop, meta_gradient
 from tinymaml.multi_step_loss import multi_step_meta_gradient
 from tinymaml.tasks.batch import Tasks, as_tasks
 from tinymaml.training.optim import Optimiser
-from tinymaml.training.steps import Sample, Steps, Trainable
+from tinymaml.training.steps import OneProcess, Sample, Steps, Trainable
 
 Array = np.ndarray[Any, Any]
 Prediction = Callable[[Value, Value, Value], Value]
@@ -258,6 +258,11 @@ class MAML(Trainable):
                 sample=sample,
             )
         return on_device or super().training_steps(theta, optimiser, sample, columns)
+
+    @property
+    def ranks(self) -> OneProcess:
+        """The processes over which the backend spreads the tasks."""
+        return getattr(self.backend, "ranks", super().ranks)
 
     # --- recording, compiling, running ------------------------------------------------
 

@@ -325,6 +325,23 @@ WORDS: dict[str, dict[str, str]] = {
     },
     # training
     "NonFiniteLossError": {"message": "what was not finite, and where."},
+    "Schedule.__call__": {"iteration": "counted from 1."},
+    "optim.constant": {"learning_rate": "positive."},
+    "optim.step": {
+        "learning_rate": "that of the first iterations, positive.",
+        "every": "a whole number of iterations.",
+        "factor": "in (0, 1].",
+    },
+    "optim.cosine": {
+        "learning_rate": "that of the first iteration, positive.",
+        "iterations": "how many it takes to fall.",
+        "last": "from 0 to `learning_rate`.",
+    },
+    "Ranks.agree": {"wish": "this rank's."},
+    "Ranks.share": {"tasks": "T, the number of tasks of all ranks."},
+    "Ranks.gather": {"rows": "those of this rank; each may have another number."},
+    "Ranks.mean": {"rows": "those of this rank, with a leading task axis."},
+    "Ranks.leave": {"status": "the exit status of the program."},
     "LogRow": {
         "iteration": "counted from 1.",
         "loss": "the mean since the row before.",
@@ -342,7 +359,11 @@ WORDS: dict[str, dict[str, str]] = {
         "tasks": "T, the number of tasks.",
         "steps": "the number of inner steps.",
     },
-    "MAMLTRPO.inner_kl": {"adaptation": "the inner loop, from `MAMLTRPO.adapt`."},
+    "MAMLTRPO.inner_kl": {
+        "adaptation": "the inner loop, from `MAMLTRPO.adapt`.",
+        "ranks": "over which processes the mean is taken, this one by default.",
+    },
+    "MetaBatch.of": {"tasks": "which."},
     "MAMLTRPO.adapt": {"batch": "tasks and noise, from `MAMLTRPO.draw`."},
     "MAMLTRPO.step": {
         "theta": "(P,), float32 or float64.",

@@ -149,21 +149,21 @@ MUTANTS = {
     ),
     "other numbers of tasks get no memory": (
         "BoundProgram",
-        "__call__",
+        "_fit_memory",
         "tasks != self._memory.tasks",
         "False",
     ),
     "bound tasks are not counted": (
         "BoundProgram",
-        "__call__",
+        "_check",
         "inputs, bound_tasks",
         "inputs",
     ),
     "the first input is not copied": (
         "BoundProgram",
-        "__call__",
-        "arrays.items()",
-        "list(arrays.items())[1:]",
+        "_run_blocks",
+        "self._memory.arrays.items()",
+        "list(self._memory.arrays.items())[1:]",
     ),
     "all tasks have the first task's inputs": (
         "BoundProgram",

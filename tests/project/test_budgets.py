@@ -22,7 +22,10 @@ CUDA_LIMIT = 800 + 40
 # The 350 are the new operations of LATER. The rest is taken from the share of
 # `variants`: 33 for multi_step_loss.py, and 55 for what a variant needs of `MAML` (the
 # methods that it overrides, settings of its own) and of a network (alpha by layer).
-PACKAGE_LIMIT = 5_500 + 250 + 50 + 350 + 33 + 55
+# Another 50 are learning-rate schedules and `after`; 105 are what several processes ask
+# of the rest, beyond the file of their own: sums of blocks, shares, ends together. With
+# that file they are more than the 250 that were planned.
+PACKAGE_LIMIT = 5_500 + 250 + 50 + 350 + 33 + 55 + 50 + 105
 # What later subpackages may add to the package; each brings its own line here.
 LATER = {
     "rl/locomotion": 350,  # with gymnasium's adapter
@@ -38,6 +41,7 @@ LATER = {
 }
 # The files of those that exist.
 OWN_SHARE = {
+    "training/distributed.py": ("training/distributed.py",),
     "variants": ("variants",),
     "backends/javascript": ("backends/javascript",),
     "rl/locomotion": ("rl/locomotion.py", "rl/gymnasium_adapter.py"),

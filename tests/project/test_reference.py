@@ -28,7 +28,8 @@ MODULES = [
         " tasks.batch"
         " tasks.sinusoid tasks.episodes tasks.images tasks.omniglot"
         " tasks.miniimagenet tasks.navigation training.console training.optim"
-        " training.run training.train training.checkpoint paper.recipes"
+        " training.run training.train training.checkpoint training.distributed"
+        " paper.recipes"
         " paper.initialisations rl.maml_trpo rl.policy rl.policy_losses rl.rollouts"
         " rl.advantages rl.trpo rl.locomotion rl.gymnasium_adapter"
     ).split()

@@ -28,6 +28,23 @@ def test_alg3_line3_draws_new_goals_and_noise_from_the_generator_alone():
     assert all((a != b).any() for a, b in zip(one[:2], other[:2], strict=True))
 
 
+def test_some_tasks_of_a_batch_are_adapted_as_among_the_others():
+    """Their trajectories have the bits that they have in the whole batch."""
+    learner = small_learner("numba")
+    theta, batch = start(learner)
+    whole, part = (learner.adapt(theta, b) for b in (batch, batch.of(slice(1, 3))))
+    assert part.returns().tobytes() == whole.returns()[1:3].tobytes()
+    assert part.thetas[1].tobytes() == whole.thetas[1][1:3].tobytes()
+    assert batch.of(slice(1, 3)).start_noise.shape[1] == 2
+
+
+def test_a_call_is_an_outer_step():
+    learner = small_learner()
+    theta, batch = start(learner)
+    called, step = learner(theta, batch), learner.step(theta, batch)
+    assert called.theta.tobytes() == step.theta.tobytes() != theta.tobytes()
+
+
 @every_backend
 def test_alg3_line7_is_a_step_down_each_tasks_own_gradient(backend):
     learner = small_learner(backend)

@@ -82,7 +82,7 @@ def test_each_row_of_the_log_is_on_disk_at_once(tmp_path):
 # --- Ctrl-C ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_is_noted_once_and_raised_the_second_time(first, second):
     handlers = [signal.getsignal(number) for number in (first, second)]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinymaml.training.optim import SGD, Adam
+from tinymaml.training.optim import SGD, Adam, constant, cosine, step
 
 DTYPES = [np.float32, np.float64]
 SMALLEST = float(np.finfo(np.float32).tiny)
@@ -312,3 +312,80 @@ def test_masked_arrays_are_refused(make):
     with pytest.raises(TypeError, match="^theta: expected an array, got Masked"):
         make().update(masked, plain)
     assert not plain.any()
+
+
+# --- schedules ------------------------------------------------------------------------
+
+
+def test_schedules_have_the_values_of_their_formulas():
+    assert [constant(0.5)(t) for t in (1, 10**6)] == [0.5, 0.5]
+    assert [step(0.8, 3, 0.5)(t) for t in (1, 3, 4, 6, 7)] == [0.8, 0.8, 0.4, 0.4, 0.2]
+    wave = cosine(3.0, 4, last=1.0)
+    root = math.sqrt(0.5)
+    expected = [3, 2 + root, 2, 2 - root, 1, 1]
+    assert [wave(t) for t in range(1, 7)] == pytest.approx(expected, rel=1e-15)
+    assert wave(10**9) == 1.0
+
+
+@pytest.mark.parametrize("schedule", [step(0.1, 2), cosine(0.1, 3, 0.02)])
+@pytest.mark.parametrize("make", [SGD, Adam])
+def test_a_schedule_gives_each_step_the_rate_of_its_iteration(make, schedule):
+    gradients = [[1.0, -2.0], [0.5, 3.0], [-1.0, 1.0], [2.0, 2.0]]
+    theta = expected = np.zeros(2)
+    expected = expected.copy()
+    scheduled, state = make(schedule), make(1.0).state()
+    for t, gradient in enumerate(gradients, start=1):
+        gradient = np.array(gradient)
+        scheduled.update(theta, gradient)
+        plain = make(schedule(t))  # an optimiser of this one learning rate
+        plain.load_state(state)
+        plain.update(expected, gradient)
+        state = plain.state()
+        assert theta.tobytes() == expected.tobytes(), t
+
+
+def test_a_constant_schedule_is_the_number():
+    gradients = [[1.0, -2.0], [0.5, 3.0]]
+    assert run(Adam(constant(0.1)), gradients).tolist() == (
+        run(Adam(0.1), gradients).tolist()
+    )
+
+
+def test_the_configuration_of_a_schedule_is_json_and_names_all_of_it():
+    rates = [0.1, 0.1000001]
+    schedules = [
+        *(f(rate, n) for f in (step, cosine) for rate in rates for n in (8, 9)),
+        *map(constant, rates),
+        step(0.1, 8, 0.5),
+        cosine(0.1, 8, 0.05),
+    ]
+    configs = [json.dumps(SGD(schedule).config()) for schedule in schedules]
+    assert len({*configs}) == len(configs)
+    expected = {"name": "SGD", "learning_rate": "cosine(0.1, 8, 0.0)"}
+    assert SGD(cosine(0.1, 8)).config() == expected
+    copied = pickle.loads(pickle.dumps(Adam(cosine(0.1, 8))))
+    assert copied.config() == Adam(cosine(0.1, 8)).config()
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: cosine(0, 5), ValueError, "learning_rate: expected a number in"),
+        (lambda: cosine(0.1, 0), ValueError, "iterations: expected at least 1, got 0"),
+        (lambda: cosine(0.1, 2.5), TypeError, "iterations: expected a whole number"),
+        (lambda: cosine(0.1, 5, 0.2), ValueError, "last: expected a number in"),
+        (lambda: step(0.1, 0), ValueError, "every: expected at least 1, got 0"),
+        (lambda: step(0.1, 5, 1.5), ValueError, "factor: expected a number in"),
+        (lambda: step(0.1, 5, 0), ValueError, "factor: expected a number in"),
+        (lambda: constant(-1), ValueError, "learning_rate: expected a number in"),
+        (
+            lambda: Adam(lambda t: 0.1),
+            TypeError,
+            "learning_rate: expected a number, or a schedule: constant, step or",
+        ),
+        (lambda: SGD(cosine), TypeError, "learning_rate: expected a number, or a sch"),
+    ],
+)
+def test_schedules_refuse_bad_arguments_by_name(make, error, message):
+    with pytest.raises(error, match=f"^{message}"):
+        make()

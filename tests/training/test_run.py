@@ -285,3 +285,17 @@ def test_optimiser_arrays_and_scores_of_a_checkpoint_are_told_apart(tmp_path):
     assert with_scores.theta.tobytes() == without.theta.tobytes()
     assert with_scores.optimiser.state().keys() == without.optimiser.state().keys()
     assert without.scores == [] and without.best is None
+
+
+@pytest.mark.parametrize("make", [np.random.PCG64, np.random.MT19937])
+def test_a_random_state_that_is_set_again_gives_the_same_numbers_and_children(make):
+    rng = np.random.Generator(make(3))
+    rng.spawn(2)
+    state = TrainingRun(START, SGD(), rng, {}).random_state()
+
+    def draw():
+        return [rng.normal(), rng.integers(9), rng.spawn(1)[0].normal()]
+
+    drawn = draw()
+    TrainingRun(START, SGD(), rng, {}).set_random_state(state)
+    assert draw() == drawn != draw()

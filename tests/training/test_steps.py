@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.training import START, never, noise, parabola, run, with_size
 from tinymaml.training.optim import SGD, Adam
-from tinymaml.training.steps import HostSteps, StepResult, Trainable
+from tinymaml.training.steps import ONE_PROCESS, HostSteps, StepResult, Trainable
 
 
 def test_alg2_line10_gives_the_gradient_to_the_optimiser():
@@ -115,3 +115,19 @@ def test_train_takes_the_steps_of_a_learner_that_trains_elsewhere():
     assert late.scores == host.scores
     # Full after 4; validation at 5 and 10; the log at 6 and 12; the end at 13.
     assert learner.steps.fetches == [4, 1, 1, 4, 2, 1]
+
+
+def test_one_process_has_all_tasks_and_exchanges_nothing():
+    rows = np.float32([[1, 2], [2, 4]])
+    with ONE_PROCESS as ranks:
+        assert (ranks.rank, ranks.size, ranks.exact) == (0, 1, False)
+        assert ranks.agree() == 0 and ranks.agree(2) == 2
+        assert rows[ranks.share(2)].tolist() == rows.tolist()
+        assert ranks.gather(rows) is rows and ranks.sampler(noise) is noise
+        assert ranks.mean(rows).tolist() == [1.5, 3.0]
+        assert ranks.mean(rows).dtype == np.float64
+        assert ranks.for_tasks(1) is ranks and ranks.threads() is None
+        ranks.check_same(theta=rows)
+        ranks.leave(1)
+    with pytest.raises(ValueError, match="^told to nobody"), ONE_PROCESS:
+        raise ValueError("told to nobody")

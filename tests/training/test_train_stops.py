@@ -20,8 +20,8 @@ from tests.support.training import (
     untimed,
     with_fault,
 )
-from tinymaml.training.checkpoint import load_checkpoint
-from tinymaml.training.optim import SGD, Adam
+from tinymaml.training.checkpoint import CheckpointError, load_checkpoint
+from tinymaml.training.optim import SGD, Adam, cosine, step
 from tinymaml.training.run import NonFiniteLossError
 
 
@@ -167,6 +167,34 @@ def test_stop_is_asked_after_every_score_and_every_row_of_the_log():
     assert asked == [2, 4, 5, 6, 8, 10, 12]
     result = run(12, stop=lambda run: run.rows[-1].iteration == 8, log_every=4)
     assert (result.iteration, len(result.losses)) == (8, 2)
+
+
+def test_after_sees_every_score_and_every_row_of_the_log():
+    seen = []
+
+    def after(run):
+        assert run.theta.shape == (3,)
+        seen.append((run.iteration, len(run.rows), len(run.scores)))
+
+    run(12, after=after, **VALIDATED)
+    assert seen == [
+        *((2, 0, 1), (4, 0, 2), (5, 1, 2), (6, 1, 3), (8, 1, 4)),
+        *((10, 2, 5), (12, 2, 6), (12, 3, 6)),  # the last row comes at the end
+    ]
+    with pytest.raises(TypeError, match="^after: expected a function, got 3"):
+        run(3, after=3)
+
+
+def test_a_schedule_continues_after_a_resume_and_must_be_the_same(tmp_path):
+    out = tmp_path / "c.npz"
+    whole = run(10, optimiser=Adam(cosine(0.1, 10)))
+    run(4, out=out, optimiser=Adam(cosine(0.1, 10)))
+    resumed = run(10, resume=out, optimiser=Adam(cosine(0.1, 10)))
+    assert resumed.theta.tobytes() == whole.theta.tobytes()
+    assert whole.theta.tobytes() != run(10, optimiser=Adam(0.1)).theta.tobytes()
+    for other in (0.1, cosine(0.1, 20), step(0.1, 10)):
+        with pytest.raises(CheckpointError, match="optimiser learning_rate = .* but "):
+            run(10, resume=out, optimiser=Adam(other))
 
 
 def test_stop_must_be_a_function():

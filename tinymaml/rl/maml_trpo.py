@@ -43,6 +43,7 @@ from tinymaml.rl.policy import GaussianPolicy
 from tinymaml.rl.policy_losses import PolicyLosses, Samples, chunk_steps
 from tinymaml.rl.rollouts import Environment, Trajectories, roll_out
 from tinymaml.rl.trpo import check_settings, trust_region_step
+from tinymaml.training.steps import ONE_PROCESS, OneProcess
 
 Array = np.ndarray[Any, Any]
 Alpha = float | Array
@@ -57,6 +58,13 @@ class MetaBatch(NamedTuple):
     tasks: Array  # (T, ...), from `Environment.draw`
     noise: Array  # (J + 1, T, B, horizon, A), standard normal: one set per policy
     start_noise: Array | None = None  # (J + 1, T, B, D): where a trajectory starts
+
+    def of(self, tasks: slice) -> "MetaBatch":
+        """Some of the tasks."""
+        noise, start_noise = self.noise[:, tasks], self.start_noise
+        if start_noise is not None:
+            start_noise = start_noise[:, tasks]
+        return MetaBatch(self.tasks[tasks], noise, start_noise)
 
     def __repr__(self) -> str:
         text = f"tasks {self.tasks.shape}, noise {self.noise.shape}"
@@ -127,10 +135,15 @@ class MAMLTRPO(ReadOnly):
     `advantages.advantages`.
     backend, threads: see `get_backend`.
 
+    ranks: the processes over which an outer step spreads the tasks; one, unless
+    `training.distributed.Distributed` has set others.
+
     Attributes are read-only: another setting is another learner.
 
     Raises ValueError or TypeError naming the argument.
     """
+
+    ranks: OneProcess = ONE_PROCESS
 
     def __init__(
         self,
@@ -244,14 +257,15 @@ class MAMLTRPO(ReadOnly):
         Raises what `adapt` raises. A step that the line search does not accept is no
         error: theta then stays as it was.
         """
-        adaptation = self.adapt(theta, batch)
-        inner_kl = self.inner_kl(adaptation)
+        ranks = self.ranks.for_tasks(len(batch.tasks))
+        adaptation = self.adapt(theta, batch.of(ranks.share(len(batch.tasks))))
+        inner_kl = self.inner_kl(adaptation, ranks)
         if not inner_kl <= LARGEST_INNER_KL:
             raise FloatingPointError(
                 f"alpha: the inner step moves the policy by a KL of {inner_kl:.3g}: "
                 "alpha or the initial weights are too large"
             )
-        objective = Objective(self, adaptation)
+        objective = Objective(self, adaptation, ranks)
         # [alg3-line10]
         step = trust_region_step(
             theta,
@@ -264,7 +278,7 @@ class MAMLTRPO(ReadOnly):
             self.damping,
         )
         # [/alg3-line10]
-        returns = adaptation.returns().mean(axis=0)
+        returns = ranks.mean(adaptation.returns())
         return MetaStep(
             gradient=theta - step.theta,
             loss=-float(returns[-1]),
@@ -274,7 +288,11 @@ class MAMLTRPO(ReadOnly):
             **step._asdict(),
         )
 
-    def inner_kl(self, adaptation: Adaptation) -> float:
+    __call__ = step
+
+    def inner_kl(
+        self, adaptation: Adaptation, ranks: OneProcess = ONE_PROCESS
+    ) -> float:
         """How far the inner steps move the policies: the mean KL(theta || theta_i').
 
         The divergence is that of the actions in the states that theta sampled.
@@ -282,7 +300,7 @@ class MAMLTRPO(ReadOnly):
         theta, samples = adaptation.thetas[0], adaptation.samples[0]
         samples = self.losses.attach_old_policy(theta, samples)
         _, kl = self.losses.surrogate_and_kl(adaptation.thetas[-1], samples)
-        return float(kl.mean(dtype=np.float64))
+        return float(ranks.mean(kl))
 
     # [alg3-line7]
     def inner_step(self, thetas: Array, samples: Samples, alpha: Alpha) -> Array:
@@ -294,16 +312,22 @@ class MAMLTRPO(ReadOnly):
 
 
 class Objective:
-    """What the outer step optimises, as functions of theta: means over T tasks.
+    """What the outer step optimises, as functions of theta: means over all tasks.
 
+    adaptation: of T tasks, this rank's share; `ranks` take the means over all ranks.
     loss, gradient: the surrogate loss of the adapted policies, and its gradient (P,).
 
     All values are on the trajectories of `adaptation`; nothing is sampled here. With
     first-order MAML the Jacobians I - alpha H_i of the inner steps are replaced by I.
     """
 
-    def __init__(self, learner: MAMLTRPO, adaptation: Adaptation) -> None:
-        self.learner, self.losses = learner, learner.losses
+    def __init__(
+        self,
+        learner: MAMLTRPO,
+        adaptation: Adaptation,
+        ranks: OneProcess = ONE_PROCESS,
+    ) -> None:
+        self.learner, self.losses, self.ranks = learner, learner.losses, ranks
         *inner_thetas, adapted = adaptation.thetas
         *self.inner_samples, samples = adaptation.samples
         self.alpha = learner.alpha.astype(adapted.dtype)
@@ -316,7 +340,7 @@ class Objective:
         self.fisher_of_adapted = self.losses.fisher(adapted, samples)
         self.samples = self.losses.attach_old_policy(adapted, samples)
         loss, gradients = self.losses.surrogate(adapted, self.samples)
-        self.loss = float(loss.mean(dtype=np.float64))
+        self.loss = float(ranks.mean(loss))
         self.gradient = self._backpropagate(gradients)
 
     # [maml-fisher]
@@ -337,7 +361,7 @@ class Objective:
         # from parameter to parameter, so the transpose is I - H_i alpha.
         for hessian in reversed(self.hessians):
             v = v - hessian(self.alpha * v)
-        return v.mean(axis=0, dtype=np.float64)
+        return self.ranks.mean(v)
 
     # [/maml-fisher]
 
@@ -350,4 +374,4 @@ class Objective:
         for samples in self.inner_samples:
             thetas = self.learner.inner_step(thetas, samples, self.learner.alpha)
         loss, kl = self.losses.surrogate_and_kl(thetas, self.samples)
-        return float(loss.mean(dtype=np.float64)), float(kl.mean(dtype=np.float64))
+        return float(self.ranks.mean(loss)), float(self.ranks.mean(kl))

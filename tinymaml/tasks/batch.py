@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 Array = np.ndarray[Any, Any]
+BLOCKS = 32
 
 
 class Tasks(NamedTuple):
@@ -44,6 +45,20 @@ def as_tasks(tasks: Any) -> Tasks:
     if came != 4:
         raise ValueError(f"tasks: expected (x, y) for support and query, got {came}")
     return Tasks(*tasks)
+
+
+def block_bounds(tasks: int) -> list[int]:
+    """Where the blocks of a batch begin, and where the last one ends.
+
+    Sums over tasks are taken over at most 32 blocks of neighbours, and then over the
+    blocks. The blocks depend on the number of tasks alone, and so no bit of a sum
+    depends on how many threads or processes compute it.
+
+    >>> block_bounds(3), len(block_bounds(1000))
+    ([0, 1, 2, 3], 33)
+    """
+    blocks = min(tasks, BLOCKS)
+    return [block * tasks // blocks for block in range(blocks + 1)]
 
 
 def array_table(title: str, arrays: dict[str, Any]) -> str:

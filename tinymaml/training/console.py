@@ -63,10 +63,16 @@ class CsvLog(AbstractContextManager["CsvLog"]):
             self._file.close()
 
 
+# Windows has no SIGUSR1.
+STOPPING = (signal.SIGINT, signal.SIGTERM, *{getattr(signal, "SIGUSR1", signal.SIGINT)})
+
+
 class Interrupt:
     """Turns the first Ctrl-C or SIGTERM into a flag, so that it breaks off no step.
 
-    SIGTERM is how `kill`, a scheduler or a container asks a program to end.
+    SIGTERM is how `kill`, a scheduler or a container asks a program to end. SIGUSR1 is
+    taken for the same: a scheduler can send it long before it ends a program, and
+    Open MPI's `mpirun` passes it on to its ranks and waits for them.
 
     Attributes:
         requested: whether one of them has come. A second one raises KeyboardInterrupt
@@ -81,7 +87,7 @@ class Interrupt:
         # (None here) could not be restored, and a program started with a signal ignored
         # is meant to ignore it.
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in STOPPING:
                 if signal.getsignal(number) not in (None, signal.SIG_IGN):
                     self._previous[number] = signal.signal(number, self._handle)
         return self

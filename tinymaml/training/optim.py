@@ -1,23 +1,98 @@
-"""SGD and Adam, by hand, on one flat parameter vector.
+"""SGD and Adam, by hand, on one flat parameter vector, and learning-rate schedules.
 
 With this file one takes the outer step of MAML: equation (1) of the paper is `SGD` on
 the meta-gradient; the authors' experiments use `Adam` instead. The outer learning rate,
-beta in the paper, is `learning_rate` here, because Adam has two betas of its own.
+beta in the paper, is `learning_rate` here, because Adam has two betas of its own. It
+is a number, or one of the schedules `constant`, `step` and `cosine`: a function of the
+iteration.
 
-Left out: parameter groups, schedules and weight decay, which no experiment of the paper
-uses. The inner loop has no optimiser object: it is part of the tape (`maml.py`).
+Left out: parameter groups and weight decay, which no experiment of the paper uses. The
+inner loop has no optimiser object: it is part of the tape (`maml.py`).
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from tinymaml.checks import check_arrays, check_that, number_in
+from tinymaml.checks import check_arrays, check_that, number_in, whole_number
 
 # The smallest normal float32: smaller settings are imprecise there, or count as 0.
 TINY = float(np.finfo(np.float32).tiny)
+
+
+# --- schedules ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A learning rate that is a function of the iteration, counted from 1.
+
+    name: of the rule, a key of `RULES`. numbers: its arguments. Both are saved with a
+    training, and a resumed one must have the same.
+    """
+
+    name: str
+    numbers: tuple[float, ...]
+
+    def __call__(self, iteration: int) -> float:
+        """The learning rate of this iteration."""
+        return RULES[self.name](iteration, *self.numbers)
+
+    def __repr__(self) -> str:
+        return f"{self.name}({', '.join(f'{number!r}' for number in self.numbers)})"
+
+
+def constant(learning_rate: float) -> Schedule:
+    """The same learning rate in every iteration."""
+    return Schedule("constant", (_positive("learning_rate", learning_rate),))
+
+
+def step(learning_rate: float, every: int, factor: float = 0.1) -> Schedule:
+    """Multiplied by `factor`, in (0, 1], after each `every` iterations.
+
+    >>> [step(0.8, every=2, factor=0.5)(iteration) for iteration in range(1, 6)]
+    [0.8, 0.8, 0.4, 0.4, 0.2]
+    """
+    numbers = _positive("learning_rate", learning_rate), whole_number("every", every)
+    factor = number_in("factor", factor, TINY, math.nextafter(1, 2))
+    return Schedule("step", (*numbers, factor))
+
+
+def cosine(learning_rate: float, iterations: int, last: float = 0.0) -> Schedule:
+    """Half a wave: from `learning_rate` down to `last` after `iterations`, then `last`.
+
+    Iteration t has last + (learning_rate - last) (1 + cos(pi (t - 1) / iterations)) / 2
+    until then.
+
+    >>> [round(cosine(1.0, 4)(iteration), 3) for iteration in range(1, 7)]
+    [1.0, 0.854, 0.5, 0.146, 0.0, 0.0]
+    """
+    learning_rate = _positive("learning_rate", learning_rate)
+    iterations = whole_number("iterations", iterations)
+    last = number_in("last", last, 0, math.nextafter(learning_rate, math.inf))
+    return Schedule("cosine", (learning_rate, iterations, last))
+
+
+def _step(iteration: int, learning_rate: float, every: float, factor: float) -> float:
+    return learning_rate * factor ** ((iteration - 1) // every)
+
+
+def _cosine(iteration: int, first: float, iterations: float, last: float) -> float:
+    part = min((iteration - 1) / iterations, 1.0)
+    return last + (first - last) * (1 + math.cos(math.pi * part)) / 2
+
+
+RULES: dict[str, Callable[..., float]] = {
+    "constant": lambda _, rate: rate,
+    "step": _step,
+    "cosine": _cosine,
+}
+
+
+# --- optimisers -----------------------------------------------------------------------
 
 
 class Optimiser:
@@ -29,7 +104,7 @@ class Optimiser:
 
     moment_names: tuple[str, ...] = ()
 
-    def __init__(self, **settings: float) -> None:
+    def __init__(self, **settings: Any) -> None:
         self._settings = settings
         self._step = 0
         self._moments = [np.zeros(0) for _ in self.moment_names]
@@ -102,7 +177,9 @@ class Optimiser:
 
     def config(self) -> dict[str, Any]:
         """Return name and settings, ready for JSON; a resumed run must have both."""
-        return {"name": type(self).__name__, **self._settings}
+        rate = self._settings.get("learning_rate")
+        plain = {"learning_rate": repr(rate)} if isinstance(rate, Schedule) else {}
+        return {"name": type(self).__name__, **self._settings, **plain}
 
     def __getattr__(self, name: str) -> Any:
         settings = self.__dict__.get("_settings", {})
@@ -134,6 +211,11 @@ class Optimiser:
         self._moments = [np.zeros_like(theta) for _ in self.moment_names]
         self._scratch = np.empty_like(theta)
 
+    def _rate(self, t: int) -> float:
+        """The learning rate of step number t, counted from 1."""
+        rate = self._settings["learning_rate"]
+        return rate(t) if isinstance(rate, Schedule) else rate
+
     def _apply(self, theta: np.ndarray, gradient: np.ndarray, t: int) -> None:
         """Take step number t, counted from 1."""
         raise NotImplementedError
@@ -145,10 +227,10 @@ class SGD(Optimiser):
     With the meta-gradient this is equation (1) of the paper; learning_rate is its beta.
 
     Args:
-        learning_rate: positive.
+        learning_rate: positive, or a schedule such as `cosine(0.01, 60_000)`.
 
     Raises:
-        ValueError: `learning_rate` is not a positive finite number.
+        ValueError: `learning_rate` is neither a positive finite number nor a schedule.
 
     >>> theta = np.array([1.0, 2.0])
     >>> SGD(learning_rate=0.5).update(theta, np.array([2.0, -2.0]))
@@ -156,12 +238,11 @@ class SGD(Optimiser):
     array([0., 3.])
     """
 
-    def __init__(self, learning_rate: float = 1e-2) -> None:
-        learning_rate = number_in("learning_rate", learning_rate, TINY, math.inf)
-        super().__init__(learning_rate=learning_rate)
+    def __init__(self, learning_rate: float | Schedule = 1e-2) -> None:
+        super().__init__(learning_rate=_rate_or_schedule(learning_rate))
 
     def _apply(self, theta: np.ndarray, gradient: np.ndarray, t: int) -> None:
-        np.multiply(gradient, self._settings["learning_rate"], out=self._scratch)
+        np.multiply(gradient, self._rate(t), out=self._scratch)
         theta -= self._scratch
 
 
@@ -184,7 +265,8 @@ class Adam(Optimiser):
     numbers (12 us for P = 1761) and allocates no memory.
 
     Args:
-        learning_rate: eta, positive; beta in the paper on MAML.
+        learning_rate: eta, positive; beta in the paper on MAML. Or a schedule, such as
+            `cosine(0.001, 60_000)`.
         beta1: decay rate of the first moment m, in [0, 1).
         beta2: decay rate of the second moment v, in [0, 1).
         epsilon: positive (in float32 too: at least 1.2e-38). It keeps a parameter in
@@ -209,20 +291,20 @@ class Adam(Optimiser):
 
     def __init__(
         self,
-        learning_rate: float = 1e-3,
+        learning_rate: float | Schedule = 1e-3,
         beta1: float = 0.9,
         beta2: float = 0.999,
         epsilon: float = 1e-8,
     ) -> None:
         super().__init__(
-            learning_rate=number_in("learning_rate", learning_rate, TINY, math.inf),
+            learning_rate=_rate_or_schedule(learning_rate),
             beta1=number_in("beta1", beta1, 0, 1),
             beta2=number_in("beta2", beta2, 0, 1),
             epsilon=number_in("epsilon", epsilon, TINY, math.inf),
         )
 
     def _apply(self, theta: np.ndarray, gradient: np.ndarray, t: int) -> None:
-        learning_rate, beta1, beta2, epsilon = self._settings.values()
+        _, beta1, beta2, epsilon = self._settings.values()
         (m, v), scratch = self._moments, self._scratch
         # An infinite v would keep its parameter in place for ever. The sum of squares
         # is the cheapest look at all of them, but it can overflow where none does.
@@ -247,7 +329,7 @@ class Adam(Optimiser):
         scratch += epsilon
         np.divide(m, scratch, out=scratch)
         # The factor is a Python number, so it has 53 bits even if theta is float32.
-        scratch *= learning_rate * math.sqrt(1 - beta2**t) / (1 - beta1**t)
+        scratch *= self._rate(t) * math.sqrt(1 - beta2**t) / (1 - beta1**t)
         theta -= scratch
 
 
@@ -258,3 +340,14 @@ def _kind(array: np.ndarray) -> str:
 def _check_vector(name: str, array: np.ndarray) -> None:
     flat = array.ndim == 1 and array.dtype in (np.float32, np.float64)
     check_that(flat, name, "a flat float32 or float64 vector", _kind(array))
+
+
+def _positive(name: str, value: float) -> float:
+    return number_in(name, value, TINY, math.inf)
+
+
+def _rate_or_schedule(value: Any) -> Any:
+    if callable(value) and not isinstance(value, Schedule):
+        expected = "a number, or a schedule: constant, step or cosine"
+        raise TypeError(f"learning_rate: expected {expected}, got {value!r:.60}")
+    return value if isinstance(value, Schedule) else _positive("learning_rate", value)

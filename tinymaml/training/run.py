@@ -99,6 +99,14 @@ class TrainingRun:
             self.best = self.theta.copy()
         self.scores.append((self.iteration, score))
 
+    def random_state(self) -> tuple[Any, Any]:
+        """What `set_random_state` needs; takes about a microsecond."""
+        return self.rng.bit_generator.state, _seeds(self.rng)
+
+    def set_random_state(self, state: tuple[Any, Any]) -> None:
+        """Let `rng` continue, in place, from where it was at `random_state`."""
+        copy_state(_restored(self.rng, *state), self.rng)
+
     def save(self, out: FilePath | None) -> None:
         """Check that all numbers are finite; write them to `out` unless it is None."""
         for name, array in {"theta": self.theta, **self.optimiser.state()}.items():
@@ -271,6 +279,13 @@ def _restored(
         )
     bit_generator.__setstate__((state, seed_sequence))  # as a pickle would
     return rng
+
+
+def copy_state(source: np.random.Generator, target: np.random.Generator) -> None:
+    """Let `target` continue from where `source` is, children of its seed included."""
+    bit_generators: Any = source.bit_generator, target.bit_generator
+    # As a pickle would: the state, and what the next child is spawned from.
+    bit_generators[1].__setstate__(bit_generators[0].__getstate__())
 
 
 def _contents(checkpoint: Checkpoint) -> Any:

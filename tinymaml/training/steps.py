@@ -10,7 +10,7 @@ Left out: what surrounds a step (validation, log, checkpoints), which is in `tra
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 
@@ -20,6 +20,63 @@ Array = np.ndarray[Any, Any]
 Sample = Callable[[np.random.Generator], Any]
 # From theta (P,) and a batch to an object with a number `loss` and a `gradient` (P,).
 Gradient = Callable[[Array, Any], Any]
+
+
+class RankError(RuntimeError):
+    """Another process of the run has failed; the message has its number and error."""
+
+
+class OneProcess:
+    """The processes of a run that is one process: nothing is exchanged.
+
+    `training.distributed.Ranks` has the same methods for several processes, the ranks.
+    Algorithms call them wherever tasks are shared out or summed.
+    """
+
+    rank, size, exact = 0, 1, False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        """At an exception, tell the other ranks of it."""
+
+    def threads(self) -> int | None:
+        """How many threads a rank may use; None: the backend decides."""
+        return None
+
+    def agree(self, wish: int = 0) -> int:
+        """The largest of the wishes of all ranks."""
+        return wish
+
+    def check_same(self, **values: Any) -> None:
+        """Refuse values that differ from rank to rank."""
+
+    def leave(self, status: int) -> None:
+        """End with the other ranks, or end them."""
+
+    def share(self, tasks: int) -> slice:
+        """Which of the tasks this rank computes."""
+        return slice(0, tasks)
+
+    def for_tasks(self, tasks: int) -> "OneProcess":
+        """The ranks that share this many tasks."""
+        return self
+
+    def gather(self, rows: Array) -> Array:
+        """The rows of all ranks, in the order of ranks."""
+        return rows
+
+    def mean(self, rows: Array) -> Array:
+        """The mean, in float64, of the rows of all ranks."""
+        return rows.mean(axis=0, dtype=np.float64)
+
+    def sampler(self, sample: Sample) -> Sample:
+        """`sample`, without the work for tasks of other ranks."""
+        return sample
+
+
+ONE_PROCESS = OneProcess()
 
 
 class StepResult(NamedTuple):
@@ -100,8 +157,14 @@ class HostSteps:
 class Trainable:
     """A gradient function that decides where it is trained; `MAML` is one.
 
-    A subclass that does not override `training_steps` is trained in this process.
+    A subclass that does not override `training_steps` is trained in this process. Over
+    several processes, `ranks` are those.
     """
+
+    @property
+    def ranks(self) -> OneProcess:
+        """The processes that compute one gradient together."""
+        return ONE_PROCESS
 
     def __call__(self, theta: Array, batch: Any, /) -> Any:
         """An object with a number `loss` and a `gradient` (P,), at theta (P,)."""
@@ -115,6 +178,7 @@ class Trainable:
         columns: Sequence[str] = (),
     ) -> Steps:
         """The steps that `train` takes from theta on; arguments as in `HostSteps`."""
+        sample = self.ranks.sampler(sample)
         return HostSteps(self, theta, optimiser, sample, columns)
 
 

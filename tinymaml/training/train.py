@@ -7,7 +7,7 @@ which a run continues bit for bit, writes a row of a CSV log, and validates. It 
 a loss that is not finite; Ctrl-C and SIGTERM save before they stop it, and so does a
 function `stop` that has seen enough.
 
-Left out: schedules of the learning rate, which neither paper nor authors' code use.
+Left out: what is computed where, which is in `steps.py` and `distributed.py`.
 """
 
 import copy
@@ -26,8 +26,15 @@ from tinymaml.files import FilePath, check_writable
 from tinymaml.training.checkpoint import to_json
 from tinymaml.training.console import CsvLog, Interrupt, LogRow, ProgressBar
 from tinymaml.training.optim import Optimiser
-from tinymaml.training.run import TrainingRun
-from tinymaml.training.steps import Gradient, HostSteps, Sample, Steps, Trainable
+from tinymaml.training.run import TrainingRun, copy_state
+from tinymaml.training.steps import (
+    ONE_PROCESS,
+    Gradient,
+    HostSteps,
+    Sample,
+    Steps,
+    Trainable,
+)
 
 
 @dataclass(frozen=True)
@@ -74,6 +81,7 @@ def train(
     validate: Callable[[np.ndarray], float] | None = None,
     validate_every: int = 1000,
     stop: Callable[[TrainingRun], bool] | None = None,
+    after: Callable[[TrainingRun], object] | None = None,
     columns: Sequence[str] = (),
 ) -> TrainResult:
     """Train until `iterations` steps have been taken in all, until `stop`, or Ctrl-C.
@@ -85,7 +93,9 @@ def train(
     Args:
         gradient: from theta, shape (P,), and a batch to an object with `.loss` (a
             number) and `.gradient`, shape (P,). A `MAML` object is such a function.
-            As a `Trainable` it decides where the training is computed.
+            As a `Trainable` it decides where the training is computed. Over several
+            processes, as with `Distributed`, all ranks end at the same iteration; the
+            first writes the files, and also when another fails.
         theta: start, shape (P,), float32 or float64; copied. With `resume` only its
             shape and dtype count.
         sample: from `rng` to a batch. For an exact resume all its randomness must come
@@ -116,6 +126,8 @@ def train(
             `iteration`, `scores` and `rows` (of the log, as in the result), `seconds`,
             `theta` and `best`, to be read only. What has been done is saved as at the
             end, and can be continued without `stop`. See the second example.
+        after: called after every score and every row of the log, with the argument of
+            `stop`: for other logs and displays.
         columns: names of attributes of the gradient's result, numbers, whose means are
             further columns of the log. The progress bar shows the first of them.
 
@@ -171,7 +183,7 @@ def train(
     check_sizes(validate_every=validate_every)
     check_function("gradient", gradient)
     check_function("sample", sample)
-    for name, function in (("validate", validate), ("stop", stop)):
+    for name, function in (("validate", validate), ("stop", stop), ("after", after)):
         if function is not None:
             check_function(name, function)
     if not hasattr(optimiser, "load_state") or isinstance(optimiser, type):
@@ -188,78 +200,102 @@ def train(
     run = TrainingRun(
         theta.copy(), copy.deepcopy(optimiser), rng, plain_config, tuple(columns)
     )
-    if resume is not None:
-        with _naming("resume"):
-            run.restore(resume)
-    if out is not None:
-        with _naming("out"):
-            check_writable(out)
-    start = run.theta, run.optimiser, sample, run.columns
-    steps: Steps
-    if isinstance(gradient, Trainable):
-        steps = gradient.training_steps(*start)
-    else:
-        steps = HostSteps(gradient, *start)
-    with _naming("log"):
-        csv_log = CsvLog(log, columns, run.rows)
-    if run.rng is not rng:
-        # As a pickle would: the state, and what the next child is spawned from.
-        bit_generator: Any = rng.bit_generator
-        bit_generator.__setstate__(run.rng.bit_generator.__getstate__())
-        run.rng = rng
+    ranks = gradient.ranks if isinstance(gradient, Trainable) else ONE_PROCESS
+    if ranks.rank > 0:  # the first rank writes for all
+        out, log, progress = None, None, False
+    with ranks:
+        if resume is not None:
+            with _naming("resume"):
+                run.restore(resume)
+        settings, state = run.optimiser.config(), run.random_state()
+        ranks.check_same(theta=run.theta, optimiser=settings, rng=state)
+        if out is not None:
+            with _naming("out"):
+                check_writable(out)
+        start = run.theta, run.optimiser, sample, run.columns
+        steps: Steps
+        if isinstance(gradient, Trainable):
+            steps = gradient.training_steps(*start)
+        else:
+            steps = HostSteps(gradient, *start)
+        with _naming("log"):
+            csv_log = CsvLog(log, columns, run.rows)
+        if run.rng is not rng:
+            copy_state(run.rng, rng)
+            run.rng = rng
 
-    def stops() -> bool:
-        """Whether `stop` has seen enough of the scores or the log."""
-        return stop is not None and bool(run.rows or run.scores) and bool(stop(run))
+        def stops() -> bool:
+            """Whether `stop` has seen enough of the scores or the log."""
+            return stop is not None and bool(run.rows or run.scores) and bool(stop(run))
 
-    def after_step() -> bool:
-        """Validate, log and save, each at its multiples; return whether to stop."""
-        validates = validate is not None and run.iteration % validate_every == 0
-        logs = run.iteration % log_every == 0
-        saves = run.iteration % checkpoint_every == 0
-        if steps.full or validates or logs or saves:
+        def after_step() -> bool:
+            """Validate, log and save, each at its multiples; return whether to stop."""
+            validates = validate is not None and run.iteration % validate_every == 0
+            logs = run.iteration % log_every == 0
+            saves = run.iteration % checkpoint_every == 0
+            if steps.full or validates or logs or saves:
+                run.fetch(steps, bar)
+            if validate is not None and validates:
+                run.note_score(float(validate(run.theta.copy())))
+            if logs or saves:
+                run.seconds = time.perf_counter() - started
+            if logs:
+                csv_log.write(run.close_row())
+            if saves:
+                run.save(out)
+            if after is not None and ranks.rank == 0 and (validates or logs):
+                after(run)
+            return (validates or logs) and stops()
+
+        def wish() -> int:
+            """0: this rank goes on; 1: `stop` ends it; 2: Ctrl-C or SIGTERM does."""
+            return 2 if interrupt.requested else int(done)
+
+        started = time.perf_counter() - run.seconds
+        shown = "".join(run.columns[:1])
+        bar = ProgressBar(progress, description, run.iteration, iterations, shown)
+        with csv_log, bar, Interrupt() as interrupt:
+            done, complete, before = stops(), run.iteration, None
+            try:
+                # [alg2-line2]
+                while run.iteration < iterations and not ranks.agree(wish()):
+                    before = run.random_state() if ranks.size > 1 else None
+                    # [alg2-line3]
+                    batch = steps.draw(rng)
+                    # [/alg2-line3]
+                    steps.step(batch)  # line 10, in steps.py
+                    before = None
+                    run.iteration += 1
+                    done = after_step()
+                    complete = run.iteration
+                # [/alg2-line2]
+            except BaseException:
+                # One of several ranks has failed. What all have completed is saved.
+                if ranks.size > 1 and run.iteration == complete:
+                    if before is not None:
+                        run.set_random_state(before)
+                    run.save(out)
+                raise
             run.fetch(steps, bar)
-        if validate is not None and validates:
-            run.note_score(float(validate(run.theta.copy())))
-        if logs or saves:
             run.seconds = time.perf_counter() - started
-        if logs:
-            csv_log.write(run.close_row())
-        if saves:
             run.save(out)
-        return (validates or logs) and stops()
-
-    started = time.perf_counter() - run.seconds
-    shown = "".join(run.columns[:1])
-    bar = ProgressBar(progress, description, run.iteration, iterations, shown)
-    with csv_log, bar, Interrupt() as interrupt:
-        done = stops()
-        # [alg2-line2]
-        while run.iteration < iterations and not (done or interrupt.requested):
-            # [alg2-line3]
-            batch = steps.draw(rng)
-            # [/alg2-line3]
-            steps.step(batch)  # line 10, in steps.py
-            run.iteration += 1
-            done = after_step()
-        # [/alg2-line2]
-        run.fetch(steps, bar)
-        run.seconds = time.perf_counter() - started
-        run.save(out)
-        # The last row may average fewer steps. It is written after the checkpoint,
-        # which must hold the running sums that a resumed run continues.
-        if run.loss_count > 0:
-            csv_log.write(run.close_row())
-    return TrainResult(
-        theta=run.theta,
-        iteration=run.iteration,
-        losses=run.rows,
-        interrupted=interrupt.requested,
-        seconds=run.seconds,
-        optimiser=run.optimiser,
-        scores=run.scores,
-        best=run.best,
-    )
+            # The last row may average fewer steps. It is written after the checkpoint,
+            # which must hold the running sums that a resumed run continues.
+            if run.loss_count > 0:
+                csv_log.write(run.close_row())
+                if after is not None and ranks.rank == 0:
+                    after(run)
+            interrupted = ranks.agree(wish()) == 2
+        return TrainResult(
+            theta=run.theta,
+            iteration=run.iteration,
+            losses=run.rows,
+            interrupted=interrupted,
+            seconds=run.seconds,
+            optimiser=run.optimiser,
+            scores=run.scores,
+            best=run.best,
+        )
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from tinymaml.backends.cuda.device_plan import device_plan
 from tinymaml.backends.cuda.device_program import Layout
 from tinymaml.tasks import sinusoid
 from tinymaml.tasks.episodes import Episodes
+from tinymaml.training.optim import cosine
 from tinymaml.training.steps import HostSteps
 
 every_backend = pytest.mark.parametrize("backend", GPU_BACKENDS)
@@ -345,6 +346,8 @@ def test_the_host_trains_where_it_must():
 
     maml = tm.MAML(loss, backend=gpu_backend("stand-in"))
     on_host.append(maml.training_steps(theta, Mine(0.1), sample_waves))
+    schedule = tm.Adam(cosine(0.1, 5))  # the device has one learning rate
+    on_host.append(maml.training_steps(theta, schedule, sample_waves))
     columns = ["loss"]  # further numbers for the log
     on_host.append(maml.training_steps(theta, tm.Adam(), sample_waves, columns))
     assert all(type(steps) is HostSteps for steps in on_host)

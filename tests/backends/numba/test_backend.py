@@ -13,13 +13,13 @@ from tests.support.running import DTYPES
 from tinymaml.autodiff.tape import Tape
 from tinymaml.backends.numba import image_kernels
 from tinymaml.backends.numba.backend import (
-    BLOCKS,
     INSTRUCTION_SIZE,
     NumbaBackend,
     PackedOutputs,
 )
 from tinymaml.backends.numba.planner import ALIGNMENT
 from tinymaml.backends.numba.tiles import VECTOR_BYTES
+from tinymaml.tasks.batch import BLOCKS, block_bounds
 
 
 def squares(threads=1, dtype="float64"):
@@ -35,6 +35,26 @@ def test_squares_by_hand():
     results = squares()({"x": np.array([[1.0, 2.0], [3.0, 4.0]])})
     assert results["each"].tolist() == [[1, 4], [9, 16]]
     assert results["sum"].tolist() == [10, 20]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(("first", "last"), [(0, 4), (3, 7), (7, 8)])
+def test_sums_of_blocks_are_rows_that_add_up_to_the_sum(threads, first, last):
+    """Blocks 3 .. 6 of 100 tasks, run by themselves, have the bits that they have."""
+    x = np.random.default_rng(0).standard_normal((100, 2)).astype("float32")
+    bounds = block_bounds(100)[first : last + 1]
+    own = x[bounds[0] : bounds[-1]]
+    program = squares(threads, "float32")
+    results = program.sums_of_blocks({"x": own}, [b - bounds[0] for b in bounds])
+    assert results["each"].tobytes() == (own * own).tobytes()
+    assert results["sum"].shape == (last - first, 2)
+    for row, start, end in zip(results["sum"], bounds, bounds[1:], strict=False):
+        total = np.zeros(2, "float32")
+        for task in x[start:end]:
+            total += task * task
+        assert row.tobytes() == total.tobytes()
+    program({"x": x})  # another number of tasks does not change rows returned before
+    assert results["each"].tobytes() == (own * own).tobytes()
 
 
 @pytest.mark.parametrize("tasks", [1, 31, 32, 33, 100])

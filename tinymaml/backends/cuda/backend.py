@@ -248,7 +248,12 @@ class CupyBackend(Backend):
     def training_steps(
         self, optimiser: Optimiser, **settings: Any
     ) -> DeviceTraining | None:
-        """Outer steps on the GPU; None for an optimiser that it has no kernel for."""
-        if type(optimiser) not in MOMENTS:
+        """Outer steps on the GPU; None for an optimiser that it has no kernel for.
+
+        A kernel reads one learning rate, which was sent at the start: so a schedule is
+        left to outer steps in this process.
+        """
+        scheduled = isinstance(optimiser.config().get("learning_rate"), str)
+        if type(optimiser) not in MOMENTS or scheduled:
             return None
         return DeviceTraining(optimiser=optimiser, **settings)

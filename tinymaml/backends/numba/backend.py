@@ -17,7 +17,7 @@ Left out: products large enough to be worth a call of BLAS.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from math import prod
 from threading import Lock
@@ -44,8 +44,8 @@ from tinymaml.backends.numba.kernel_cache import kept_on_disk
 from tinymaml.backends.numba.planner import ALIGNMENT
 from tinymaml.backends.programs import free_after_fork
 from tinymaml.checks import Array, check_dtype, check_inputs, check_threads
+from tinymaml.tasks.batch import block_bounds
 
-BLOCKS = 32
 # Numba's layer `workqueue` ends the process when two threads of Python run parallel
 # regions at once. They would share the cores anyway.
 PARALLEL_REGION = Lock()
@@ -174,11 +174,12 @@ def next_number(typing_context, counter):
 
 @kept_on_disk
 @njit(nogil=True, error_model="numpy")
-def run_blocks(counter, code, w, inputs, outputs, copies):
+def run_blocks(counter, code, w, inputs, bounds, outputs, copies):
     """Run the code for one block of tasks after another, until none is left.
 
-    inputs: shared ones and those per task, as `read_inputs` takes them. outputs: a row
-    for each task, and a row for the sum of each block. copies: how both are filled.
+    inputs: shared ones and those per task, as `read_inputs` takes them. bounds: where
+    the blocks begin; the last number is where the last one ends. outputs: a row for
+    each task, and a row for the sum of each block. copies: how both are filled.
 
     A thread takes the next block when it has finished one, so a thread that starts
     late, or that another program disturbs, takes fewer. Which thread runs a block does
@@ -187,13 +188,12 @@ def run_blocks(counter, code, w, inputs, outputs, copies):
     shared, per_task = inputs
     each, sums = outputs
     each_copies, sum_copies = copies
-    tasks, blocks = len(each), len(sums)
     read_inputs(w, 0, shared)
     block = next_number(counter)
-    while block < blocks:
+    while block < len(sums):
         sums[block, :] = 0
         # [alg2-line4]
-        for task in range(block * tasks // blocks, (block + 1) * tasks // blocks):
+        for task in range(bounds[block], bounds[block + 1]):
             read_inputs(w, task, per_task)
             args = code.ctypes.data + 8  # behind the address of the first kernel
             for i in range(len(code)):
@@ -207,10 +207,10 @@ def run_blocks(counter, code, w, inputs, outputs, copies):
 
 @kept_on_disk
 @njit(parallel=True, nogil=True, error_model="numpy")
-def run_in_parallel(counter, code, workspaces, inputs, outputs, copies):
+def run_in_parallel(counter, code, workspaces, inputs, bounds, outputs, copies):
     """Run all blocks, each thread in a workspace of its own."""
     for thread in prange(len(workspaces)):
-        run_blocks(counter, code, workspaces[thread], inputs, outputs, copies)
+        run_blocks(counter, code, workspaces[thread], inputs, bounds, outputs, copies)
 
 
 @kept_on_disk
@@ -330,6 +330,17 @@ class NumbaProgram:
         """Run the tape for all tasks; sums are over tasks, in the order of blocks."""
         return self._run(inputs)
 
+    def sums_of_blocks(
+        self, inputs: Mapping[str, Array], bounds: Sequence[int]
+    ) -> dict[str, Array]:
+        """As a call, but with the sum of each block in place of the sum over all.
+
+        bounds: the first task of each block, and behind them the number of tasks. A sum
+        over tasks is a row for each block: (blocks, ...). Where the blocks are some of
+        those of a larger batch, these rows have the bits that they have there.
+        """
+        return self._run.sums_of_blocks(inputs, np.array(bounds))
+
 
 class Memory(NamedTuple):
     """What the calls of a bound program use for one number of tasks."""
@@ -337,6 +348,7 @@ class Memory(NamedTuple):
     tasks: int
     arrays: dict[str, Array]  # of the unbound inputs, by name
     addresses: tuple[Array, Array]  # of shared inputs and those per task
+    bounds: Array  # of the blocks of tasks
     block_sums: Array
 
 
@@ -374,8 +386,9 @@ class BoundProgram:
             for name, (_, shape, per_task) in self._unbound.items()
         }
         shared, per_task = (self._addresses(arrays, kind) for kind in (False, True))
-        block_sums = self._sums.empty(min(tasks, BLOCKS))
-        return Memory(tasks, arrays, (shared, per_task), block_sums)
+        bounds = np.array(block_bounds(tasks))
+        block_sums = self._sums.empty(len(bounds) - 1)
+        return Memory(tasks, arrays, (shared, per_task), bounds, block_sums)
 
     def _addresses(self, unbound: dict[str, Array], per_task: bool) -> Array:
         """What `read_inputs` must know, of shared inputs or of those per task."""
@@ -395,24 +408,47 @@ class BoundProgram:
 
     def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run the tape for all tasks; sums are over tasks, in the order of blocks."""
-        program = self._program
-        bound_tasks = self._bound_tasks
-        tasks = check_inputs(self._unbound, program.dtype, inputs, bound_tasks) or 1
-        each, total = self._each.empty(tasks), self._sums.empty(1)
-        with program.lock:
-            if tasks != self._memory.tasks:
-                self._memory = self._allocate(tasks)
-            _, arrays, addresses, block_sums = self._memory
-            for name, array in arrays.items():
-                array[...] = inputs[name]
-            copies = self._each.copies, self._sums.copies
-            work = addresses, (each, block_sums), copies
-            counter, workspaces = np.zeros(1, dtype=np.int64), program.workspaces
-            if program.threads == 1 or FORKED:
-                run_blocks(counter, program.code, workspaces[0], *work)
-            else:
-                with PARALLEL_REGION:
-                    run_in_parallel(counter, program.code, workspaces, *work)
+        each, total = self._each.empty(self._check(inputs)), self._sums.empty(1)
+        with self._program.lock:
+            self._fit_memory(len(each))
+            _, _, _, bounds, block_sums = self._memory
+            self._run_blocks(inputs, bounds, (each, block_sums))
             sum_blocks(block_sums, total[0])
         sums = self._sums.unpack(total)
         return self._each.unpack(each) | {name: sums[name][0] for name in sums}
+
+    def sums_of_blocks(
+        self, inputs: Mapping[str, Array], bounds: Array
+    ) -> dict[str, Array]:
+        """As a call, with a row for each block in place of the sums over tasks."""
+        each = self._each.empty(self._check(inputs))
+        sums = self._sums.empty(len(bounds) - 1)
+        with self._program.lock:
+            self._fit_memory(len(each))
+            self._run_blocks(inputs, bounds, (each, sums))
+        return self._each.unpack(each) | self._sums.unpack(sums)
+
+    def _check(self, inputs: Mapping[str, Array]) -> int:
+        """The number of tasks, if the inputs fit."""
+        bound_tasks, dtype = self._bound_tasks, self._program.dtype
+        return check_inputs(self._unbound, dtype, inputs, bound_tasks) or 1
+
+    def _fit_memory(self, tasks: int) -> None:
+        if tasks != self._memory.tasks:
+            self._memory = self._allocate(tasks)
+
+    def _run_blocks(
+        self, inputs: Mapping[str, Array], bounds: Array, outputs: tuple[Array, Array]
+    ) -> None:
+        """Fill the outputs, a row for each task and one for each block."""
+        program = self._program
+        for name, array in self._memory.arrays.items():
+            array[...] = inputs[name]
+        copies = self._each.copies, self._sums.copies
+        work = self._memory.addresses, bounds, outputs, copies
+        counter, workspaces = np.zeros(1, dtype=np.int64), program.workspaces
+        if program.threads == 1 or FORKED:
+            run_blocks(counter, program.code, workspaces[0], *work)
+        else:
+            with PARALLEL_REGION:
+                run_in_parallel(counter, program.code, workspaces, *work)
