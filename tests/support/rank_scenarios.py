@@ -22,6 +22,7 @@ from tinymaml.tasks.episodes import Episodes
 from tinymaml.training.distributed import Distributed, launched
 from tinymaml.training.optim import SGD, Adam, cosine
 from tinymaml.training.train import train
+from tinymaml.variants.maml_plus_plus import MAMLPlusPlus, annealed_weights
 
 NETWORK = tm.MLP([1, 8, 1], "tanh")
 FAULT_AT = 5  # the iteration at which a fault happens
@@ -67,6 +68,14 @@ def calls():
     """What is compared: from a learner to arrays, and the learner of each."""
     maml = tm.MAML(loss, 0.1, threads=1, clip=0.5)
     summed = tm.MAML(loss, 0.1, steps=2, threads=1, reduction="sum")
+    annealed = MAMLPlusPlus(
+        loss,
+        NETWORK,
+        weights_at=lambda t: annealed_weights(t, steps=2, until=3),
+        order_at=lambda t: 1 if t < 2 else 2,
+        steps=2,
+        threads=1,
+    )
     images = tm.MAML(image_loss, 0.1, threads=1)
     policy = small_learner("numba")
     theta = NETWORK.init(np.random.default_rng(0))
@@ -92,6 +101,10 @@ def calls():
         "70 tasks": (
             summed,
             lambda m: trained(m, theta, lambda r: sinusoid.sample_tasks(r, 70)),
+        ),
+        "steps of their own": (
+            annealed,
+            lambda m: trained(m, m.start(theta), sinusoid.sample_tasks),
         ),
         "one task": (maml, lambda m: [m(theta, few).gradient, m(theta, few).losses]),
         "parts": (summed, with_parts),

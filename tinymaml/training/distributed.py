@@ -26,7 +26,7 @@ import os
 import sys
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from math import prod
@@ -372,6 +372,18 @@ class Distributed(Trainable):
     def __call__(self, theta: Array, batch: Any, /) -> Any:
         """The gradient of all tasks of a batch, the same on every rank."""
         return self.learner(theta, batch)
+
+    def training_steps(
+        self,
+        theta: Array,
+        optimiser: Optimiser,
+        sample: Sample,
+        columns: Sequence[str] = (),
+    ) -> Steps:
+        """The outer steps of `train`, as the learner takes them."""
+        # `MAMLPlusPlus` has steps of its own.
+        own = getattr(self.learner, "training_steps", super().training_steps)
+        return own(theta, optimiser, sample, columns)
 
     def __getattr__(self, name: str) -> Any:
         if name == "learner":  # not there yet: a copy is being made
