@@ -21,7 +21,9 @@ from tinymaml.training.distributed import (
     Ranks,
     launched,
 )
-from tinymaml.training.steps import ONE_PROCESS
+from tinymaml.training.optim import SGD
+from tinymaml.training.steps import ONE_PROCESS, OneProcess, Trainable
+from tinymaml.training.train import train
 
 needs_mpi = pytest.mark.skipif(
     bool(mpi.what_is_missing()), reason=mpi.what_is_missing() or "-"
@@ -44,14 +46,14 @@ def compared(request, tmp_path_factory):
 @needs_mpi
 def test_exact_results_have_the_bits_of_one_process(compared):
     exact = {name: found for name, found in compared.items() if "exact" in name}
-    assert len(exact) == 11 and set(exact.values()) == {"same"}, exact
+    assert len(exact) == 12 and set(exact.values()) == {"same"}, exact
 
 
 @needs_mpi
 def test_other_results_agree_up_to_rounding(compared):
     fast = {name: found for name, found in compared.items() if "fast" in name}
     errors = [error for error in fast.values() if error != "same"]
-    assert len(fast) == 11 and max(errors) < 1e-5
+    assert len(fast) == 12 and max(errors) < 1e-5
     # The order of a sum does change its bits, so `exact` is no empty promise.
     assert fast["25 tasks, fast"] != "same" and fast["parts, fast"] != "same"
 
@@ -272,6 +274,43 @@ def test_shares_are_all_tasks_once_and_in_exact_mode_whole_blocks(tasks, size, e
         assert max(counts) - min(counts) <= 1
     serves = ranks_of_one(size, 0, exact).for_tasks(tasks)
     assert (serves is ONE_PROCESS) == (min(counts) == 0)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_an_update_that_ctrl_c_breaks_off_is_not_saved(tmp_path, error):
+    class Two(OneProcess):
+        size = 2
+
+    class Parabola(Trainable):
+        ranks = Two()
+
+        def __call__(self, theta, batch):
+            if error is ValueError and batch == 3:
+                raise error
+            return SimpleNamespace(loss=theta @ theta, gradient=2 * theta)
+
+    class Broken(SGD):
+        def update(self, theta, gradient):
+            super().update(theta, gradient)
+            if self.state()["step"] == 3:
+                raise KeyboardInterrupt  # a second Ctrl-C, when theta has changed
+
+    out, batches = tmp_path / "c.npz", iter(range(1, 9))
+    with pytest.raises(error):
+        train(
+            Parabola(),
+            np.ones(2),
+            lambda rng: next(batches),
+            iterations=8,
+            optimiser=Broken(0.25),
+            rng=np.random.default_rng(0),
+            out=out,
+            progress=False,
+        )
+    # An exception in a gradient leaves all iterations before it whole.
+    assert out.exists() == (error is ValueError)
+    if out.exists():
+        assert load_checkpoint(out).arrays["theta"].tolist() == [0.25, 0.25]
 
 
 def test_a_learner_over_one_process_is_the_learner():

@@ -269,8 +269,9 @@ def train(
                     done = after_step()
                     complete = run.iteration
                 # [/alg2-line2]
-            except BaseException:
-                # One of several ranks has failed. What all have completed is saved.
+            except Exception:
+                # One of several ranks has failed. What all have completed is saved. A
+                # second Ctrl-C is left out: it may break off an update of theta.
                 if ranks.size > 1 and run.iteration == complete:
                     if before is not None:
                         run.set_random_state(before)
