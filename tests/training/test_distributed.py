@@ -240,6 +240,17 @@ def test_a_missing_mpi4py_is_said_in_one_line(monkeypatch):
     launched.cache_clear()
 
 
+def test_an_mpi_that_the_launcher_is_not_of_is_refused(monkeypatch):
+    launched.cache_clear()
+    world = SimpleNamespace(Get_size=lambda: 1)
+    module = SimpleNamespace(MPI=SimpleNamespace(COMM_WORLD=world))
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "8")
+    monkeypatch.setitem(__import__("sys").modules, "mpi4py", module)
+    with pytest.raises(ImportError, match="^8 processes were started, but mpi4py sees"):
+        launched()
+    launched.cache_clear()
+
+
 @pytest.mark.parametrize("comm", [None, 4, "world"])
 def test_a_communicator_must_be_one(comm):
     with pytest.raises(TypeError, match="^comm: expected a communicator such as MPI"):

@@ -249,9 +249,11 @@ def launched() -> OneProcess:
 
     They are the same object in each call, so that all parts of a program agree on it.
 
-    Raises ImportError in one line where mpi4py or MPI is missing.
+    Raises ImportError in one line where mpi4py or MPI is missing, or where mpi4py uses
+    another MPI than the launcher: then each process would be a run of its own.
     """
-    if not any(int(os.environ.get(name) or 1) > 1 for name in SIZES):
+    size = max(int(os.environ.get(name) or 1) for name in SIZES)
+    if size == 1:
         return ONE_PROCESS
     # Where ranks share cores, with others or with other programs, a rank that waits
     # must let them run: measured, 0.8 ms in place of 17.5 for a sinusoid's iteration.
@@ -260,6 +262,11 @@ def launched() -> OneProcess:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
         raise ImportError(f"several processes need mpi4py and MPI: {error}") from error
+    if MPI.COMM_WORLD.Get_size() == 1:
+        raise ImportError(
+            f"{size} processes were started, but mpi4py sees one: it uses another MPI "
+            "than mpirun or srun (for srun, see its option --mpi)"
+        )
     return Ranks(MPI.COMM_WORLD)
 
 
