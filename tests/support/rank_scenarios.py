@@ -2,6 +2,7 @@
 
     same FOLDER            every result beside that of one process, in both modes
     train FOLDER N [FAULT] train for N iterations in exact mode, perhaps with a fault
+    bare FOLDER N [FAULT]  the same, with nothing around it, and saving takes a second
 
 Each rank writes rank<number>.json into the folder.
 """
@@ -19,6 +20,8 @@ import tinymaml as tm
 from tests.support.policy_problems import small_learner, small_theta
 from tinymaml.tasks import sinusoid
 from tinymaml.tasks.episodes import Episodes
+from tinymaml.training import run as run_module
+from tinymaml.training.checkpoint import save_checkpoint
 from tinymaml.training.distributed import Distributed, launched
 from tinymaml.training.optim import SGD, Adam, cosine
 from tinymaml.training.train import train
@@ -216,12 +219,21 @@ def run_training(folder, iterations, fault="", rank="1"):
         ranks.agree()
 
 
+def save_slowly(*arguments, **arrays):
+    time.sleep(1)
+    save_checkpoint(*arguments, **arrays)
+
+
 def main():
     name, folder, *arguments = sys.argv[1:]
     ranks = launched()
     if name == "same":
         report = {"size": ranks.size, **same(folder)}
         Path(folder, f"rank{ranks.rank}.json").write_text(json.dumps(report))
+        return
+    if name == "bare":
+        run_module.save_checkpoint = save_slowly
+        run_training(folder, *arguments)
         return
     status = 1
     try:

@@ -112,6 +112,16 @@ def test_an_exception_on_a_rank_ends_all_after_the_same_iteration(tmp_path, faul
 
 
 @needs_mpi
+def test_a_rank_that_fails_ends_nothing_before_the_first_has_saved(tmp_path):
+    # With -m mpi4py an exception that leaves the program of a rank ends all ranks.
+    program = "-m", "mpi4py", "-m", "tests.support.rank_scenarios", "bare", tmp_path
+    status, text = mpi.finish(mpi.start(2, *program, 20, "sample", 1))
+    assert status not in (0, None)
+    assert "ValueError: no such task" in text
+    check_resumable(tmp_path, FAULT_AT - 1)
+
+
+@needs_mpi
 def test_an_exception_in_the_validation_of_a_rank_ends_all(tmp_path):
     process = mpi.scenario(3, "train", tmp_path, 20, "validate", 2)
     status, text = mpi.finish(process)
@@ -332,3 +342,6 @@ def test_a_learner_over_one_process_is_the_learner():
     assert (result.loss, result.gradient.tolist()) == (0.25, [-0.5])
     assert learner.alpha == 0.25 and learner.ranks is ONE_PROCESS
     assert "DistributedBackend" not in repr(maml) and maml.ranks is ONE_PROCESS
+    learner.alpha = 0.5  # of the copy that computes: theta' = 1, so it leaves no error
+    assert (learner.alpha, maml.alpha) == (0.5, 0.25)
+    assert learner(np.zeros(1), tm.Tasks(one, one, one, one)).loss == 0

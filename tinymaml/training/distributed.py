@@ -50,7 +50,7 @@ from tinymaml.training.steps import (
 
 Array = np.ndarray[Any, Any]
 FAILED = 1000  # what a rank wishes beyond this number is to fail
-PATIENCE = 60.0  # seconds that a rank that failed waits until all have been told
+PATIENCE = 60.0  # seconds that a rank that failed waits for the others, at each wait
 FAREWELL = 5.0  # seconds that it waits for the others at its end
 # Launchers tell each process how many there are in one of these variables: Open MPI,
 # MPICH and others with PMI, and SLURM's srun.
@@ -105,16 +105,22 @@ class Ranks(OneProcess):
     # --- ending together ---
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        """Tell the other ranks of an exception, once."""
-        if error is None or isinstance(error, RankError) or error is self._told:
+        """Tell the other ranks of an exception, once; wait until all have ended.
+
+        The first rank saves before it comes here, and a rank that fails must not end
+        the program, and with it the first rank, before that.
+        """
+        if error is None or error is self._told:
             return
         self._told = error
-        # Where the others never ask, because they have gone another way, all are ended.
-        timer = Timer(PATIENCE, self._abort, [error, 1])
-        timer.start()
-        with suppress(RankError):  # this rank has an error of its own to raise
-            self._exchange(FAILED + self.size - self.rank, error)
-        timer.cancel()
+        if not isinstance(error, RankError):
+            # Where the others never ask, as they have gone another way, all are ended.
+            timer = Timer(PATIENCE, self._abort, [error, 1])
+            timer.start()
+            with suppress(RankError):  # this rank has an error of its own to raise
+                self._exchange(FAILED + self.size - self.rank, error)
+            timer.cancel()
+        self._all_come(PATIENCE)
 
     def agree(self, wish: int = 0) -> int:
         """The largest of the wishes of all ranks: whole numbers from 0 to 999.
@@ -141,11 +147,17 @@ class Ranks(OneProcess):
         Without this, a rank that fails where the others do not notice would wait for
         them for ever, as the end of MPI does.
         """
+        if not self._all_come(FAREWELL):
+            self._abort(sys.exception(), status)
+
+    def _all_come(self, seconds: float) -> bool:
+        """Wait for all ranks to come here; whether they do so within some seconds."""
         request, started = self._farewell.Ibarrier(), time.monotonic()
         while not request.Test():
-            if time.monotonic() - started > FAREWELL:
-                self._abort(sys.exception(), status)
+            if time.monotonic() - started > seconds:
+                return False
             time.sleep(0.01)
+        return True
 
     def _abort(self, error: BaseException | None, status: int) -> None:
         """End all ranks at once; Python has had no time to print the error."""
@@ -396,6 +408,13 @@ class Distributed(Trainable):
         if name == "learner":  # not there yet: a copy is being made
             raise AttributeError(name)
         return getattr(self.learner, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute, such as alpha, of the learner that computes."""
+        if name in ("learner", "_ranks"):
+            super().__setattr__(name, value)
+        else:
+            setattr(self.learner, name, value)
 
     def __repr__(self) -> str:
         return f"Distributed({self.learner!r}, {self._ranks!r})"
