@@ -334,6 +334,46 @@ def test_an_update_that_ctrl_c_breaks_off_is_not_saved(tmp_path, error):
         assert load_checkpoint(out).arrays["theta"].tolist() == [0.25, 0.25]
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_only_the_first_rank_calls_after_and_a_failed_score_saves_nothing(
+    tmp_path, rank
+):
+    class Two(OneProcess):
+        size = 2
+
+    class Parabola(Trainable):
+        ranks = Two()
+
+        def __call__(self, theta, batch):
+            return SimpleNamespace(loss=theta @ theta, gradient=2 * theta)
+
+    def validate(theta):
+        if len(scored) == 2:
+            raise ValueError
+        scored.append(theta)
+        return 0.0
+
+    Parabola.ranks.rank = rank
+    scored, seen, out = [], [], tmp_path / "c.npz"
+    with pytest.raises(ValueError):
+        train(
+            Parabola(),
+            np.ones(2),
+            lambda rng: None,
+            iterations=8,
+            optimiser=SGD(0.25),
+            rng=np.random.default_rng(0),
+            out=out,
+            progress=False,
+            validate=validate,
+            validate_every=1,
+            after=lambda run: seen.append(run.iteration),
+        )
+    assert seen == ([1, 2] if rank == 0 else [])
+    # theta of iteration 3 without its score is not what a resumed run would have.
+    assert not out.exists()
+
+
 def test_a_learner_over_one_process_is_the_learner():
     maml = tm.MAML(lambda t, x, y: tm.squared_error(x * t, y), 0.25, backend="numpy")
     learner = Distributed(maml, ONE_PROCESS)
