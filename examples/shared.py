@@ -57,7 +57,10 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Say what is wrong and stop."""
         text = f"{self.prog}: error: {' '.join(message.split())}\n"
-        self.exit(2, None if launched().rank > 0 else text)
+        # Where MPI is missing, each process says so.
+        with suppress(ImportError):
+            text = "" if launched().rank > 0 else text
+        self.exit(2, text)
 
 
 def plain_parser(doc: str) -> Parser:

@@ -16,6 +16,7 @@ import shared
 from tests.support.kill_runs import fork
 from tests.support.running_examples import FOLDER, read_strict_json
 from tinymaml.training.checkpoint import CheckpointError
+from tinymaml.training.distributed import launched
 
 
 def test_interval_is_that_of_the_authors():
@@ -84,6 +85,19 @@ def test_missing_numba_is_one_line(monkeypatch, capsys):
         shared.read_options(parser, ["--backend", "numba"])
     assert stop.value.code == 2
     assert "needs Numba" in capsys.readouterr().err
+
+
+def test_a_missing_mpi4py_under_mpirun_is_one_line(monkeypatch, capsys):
+    launched.cache_clear()
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    monkeypatch.setitem(sys.modules, "mpi4py", None)
+    with pytest.raises(SystemExit) as stop:
+        shared.run_to_the_end(shared.Parser(prog="example.py"), lambda: None)
+    launched.cache_clear()
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("example.py: error: mpirun: several processes need mpi4py")
+    assert error.count("\n") == 1
 
 
 def test_streams_of_random_numbers_differ_by_purpose_and_by_number():

@@ -2,6 +2,7 @@
 
     same FOLDER            every result beside that of one process, in both modes
     train FOLDER N [FAULT] train for N iterations in exact mode, perhaps with a fault
+    bare FOLDER N [FAULT]  the same, with nothing around it, and saving takes a second
 
 Each rank writes rank<number>.json into the folder.
 """
@@ -19,9 +20,12 @@ import tinymaml as tm
 from tests.support.policy_problems import small_learner, small_theta
 from tinymaml.tasks import sinusoid
 from tinymaml.tasks.episodes import Episodes
+from tinymaml.training import run as run_module
+from tinymaml.training.checkpoint import save_checkpoint
 from tinymaml.training.distributed import Distributed, launched
 from tinymaml.training.optim import SGD, Adam, cosine
 from tinymaml.training.train import train
+from tinymaml.variants.maml_plus_plus import MAMLPlusPlus, annealed_weights
 
 NETWORK = tm.MLP([1, 8, 1], "tanh")
 FAULT_AT = 5  # the iteration at which a fault happens
@@ -67,6 +71,14 @@ def calls():
     """What is compared: from a learner to arrays, and the learner of each."""
     maml = tm.MAML(loss, 0.1, threads=1, clip=0.5)
     summed = tm.MAML(loss, 0.1, steps=2, threads=1, reduction="sum")
+    annealed = MAMLPlusPlus(
+        loss,
+        NETWORK,
+        weights_at=lambda t: annealed_weights(t, steps=2, until=3),
+        order_at=lambda t: 1 if t < 2 else 2,
+        steps=2,
+        threads=1,
+    )
     images = tm.MAML(image_loss, 0.1, threads=1)
     policy = small_learner("numba")
     theta = NETWORK.init(np.random.default_rng(0))
@@ -92,6 +104,10 @@ def calls():
         "70 tasks": (
             summed,
             lambda m: trained(m, theta, lambda r: sinusoid.sample_tasks(r, 70)),
+        ),
+        "steps of their own": (
+            annealed,
+            lambda m: trained(m, m.start(theta), sinusoid.sample_tasks),
         ),
         "one task": (maml, lambda m: [m(theta, few).gradient, m(theta, few).losses]),
         "parts": (summed, with_parts),
@@ -203,12 +219,21 @@ def run_training(folder, iterations, fault="", rank="1"):
         ranks.agree()
 
 
+def save_slowly(*arguments, **arrays):
+    time.sleep(1)
+    save_checkpoint(*arguments, **arrays)
+
+
 def main():
     name, folder, *arguments = sys.argv[1:]
     ranks = launched()
     if name == "same":
         report = {"size": ranks.size, **same(folder)}
         Path(folder, f"rank{ranks.rank}.json").write_text(json.dumps(report))
+        return
+    if name == "bare":
+        run_module.save_checkpoint = save_slowly
+        run_training(folder, *arguments)
         return
     status = 1
     try:

@@ -21,7 +21,9 @@ from tinymaml.training.distributed import (
     Ranks,
     launched,
 )
-from tinymaml.training.steps import ONE_PROCESS
+from tinymaml.training.optim import SGD
+from tinymaml.training.steps import ONE_PROCESS, OneProcess, Trainable
+from tinymaml.training.train import train
 
 needs_mpi = pytest.mark.skipif(
     bool(mpi.what_is_missing()), reason=mpi.what_is_missing() or "-"
@@ -44,14 +46,14 @@ def compared(request, tmp_path_factory):
 @needs_mpi
 def test_exact_results_have_the_bits_of_one_process(compared):
     exact = {name: found for name, found in compared.items() if "exact" in name}
-    assert len(exact) == 11 and set(exact.values()) == {"same"}, exact
+    assert len(exact) == 12 and set(exact.values()) == {"same"}, exact
 
 
 @needs_mpi
 def test_other_results_agree_up_to_rounding(compared):
     fast = {name: found for name, found in compared.items() if "fast" in name}
     errors = [error for error in fast.values() if error != "same"]
-    assert len(fast) == 11 and max(errors) < 1e-5
+    assert len(fast) == 12 and max(errors) < 1e-5
     # The order of a sum does change its bits, so `exact` is no empty promise.
     assert fast["25 tasks, fast"] != "same" and fast["parts, fast"] != "same"
 
@@ -106,6 +108,16 @@ def test_an_exception_on_a_rank_ends_all_after_the_same_iteration(tmp_path, faul
             expected = f"rank {faulty} of 2 failed: ValueError: no such task"
             assert report["message"] == expected
     # Iteration 5 failed; the checkpoint of every 100 iterations was far away.
+    check_resumable(tmp_path, FAULT_AT - 1)
+
+
+@needs_mpi
+def test_a_rank_that_fails_ends_nothing_before_the_first_has_saved(tmp_path):
+    # With -m mpi4py an exception that leaves the program of a rank ends all ranks.
+    program = "-m", "mpi4py", "-m", "tests.support.rank_scenarios", "bare", tmp_path
+    status, text = mpi.finish(mpi.start(2, *program, 20, "sample", 1))
+    assert status not in (0, None)
+    assert "ValueError: no such task" in text
     check_resumable(tmp_path, FAULT_AT - 1)
 
 
@@ -238,6 +250,17 @@ def test_a_missing_mpi4py_is_said_in_one_line(monkeypatch):
     launched.cache_clear()
 
 
+def test_an_mpi_that_the_launcher_is_not_of_is_refused(monkeypatch):
+    launched.cache_clear()
+    world = SimpleNamespace(Get_size=lambda: 1)
+    module = SimpleNamespace(MPI=SimpleNamespace(COMM_WORLD=world))
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "8")
+    monkeypatch.setitem(__import__("sys").modules, "mpi4py", module)
+    with pytest.raises(ImportError, match="^8 processes were started, but mpi4py sees"):
+        launched()
+    launched.cache_clear()
+
+
 @pytest.mark.parametrize("comm", [None, 4, "world"])
 def test_a_communicator_must_be_one(comm):
     with pytest.raises(TypeError, match="^comm: expected a communicator such as MPI"):
@@ -274,6 +297,83 @@ def test_shares_are_all_tasks_once_and_in_exact_mode_whole_blocks(tasks, size, e
     assert (serves is ONE_PROCESS) == (min(counts) == 0)
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_an_update_that_ctrl_c_breaks_off_is_not_saved(tmp_path, error):
+    class Two(OneProcess):
+        size = 2
+
+    class Parabola(Trainable):
+        ranks = Two()
+
+        def __call__(self, theta, batch):
+            if error is ValueError and batch == 3:
+                raise error
+            return SimpleNamespace(loss=theta @ theta, gradient=2 * theta)
+
+    class Broken(SGD):
+        def update(self, theta, gradient):
+            super().update(theta, gradient)
+            if self.state()["step"] == 3:
+                raise KeyboardInterrupt  # a second Ctrl-C, when theta has changed
+
+    out, batches = tmp_path / "c.npz", iter(range(1, 9))
+    with pytest.raises(error):
+        train(
+            Parabola(),
+            np.ones(2),
+            lambda rng: next(batches),
+            iterations=8,
+            optimiser=Broken(0.25),
+            rng=np.random.default_rng(0),
+            out=out,
+            progress=False,
+        )
+    # An exception in a gradient leaves all iterations before it whole.
+    assert out.exists() == (error is ValueError)
+    if out.exists():
+        assert load_checkpoint(out).arrays["theta"].tolist() == [0.25, 0.25]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_only_the_first_rank_calls_after_and_a_failed_score_saves_nothing(
+    tmp_path, rank
+):
+    class Two(OneProcess):
+        size = 2
+
+    class Parabola(Trainable):
+        ranks = Two()
+
+        def __call__(self, theta, batch):
+            return SimpleNamespace(loss=theta @ theta, gradient=2 * theta)
+
+    def validate(theta):
+        if len(scored) == 2:
+            raise ValueError
+        scored.append(theta)
+        return 0.0
+
+    Parabola.ranks.rank = rank
+    scored, seen, out = [], [], tmp_path / "c.npz"
+    with pytest.raises(ValueError):
+        train(
+            Parabola(),
+            np.ones(2),
+            lambda rng: None,
+            iterations=8,
+            optimiser=SGD(0.25),
+            rng=np.random.default_rng(0),
+            out=out,
+            progress=False,
+            validate=validate,
+            validate_every=1,
+            after=lambda run: seen.append(run.iteration),
+        )
+    assert seen == ([1, 2] if rank == 0 else [])
+    # theta of iteration 3 without its score is not what a resumed run would have.
+    assert not out.exists()
+
+
 def test_a_learner_over_one_process_is_the_learner():
     maml = tm.MAML(lambda t, x, y: tm.squared_error(x * t, y), 0.25, backend="numpy")
     learner = Distributed(maml, ONE_PROCESS)
@@ -282,3 +382,6 @@ def test_a_learner_over_one_process_is_the_learner():
     assert (result.loss, result.gradient.tolist()) == (0.25, [-0.5])
     assert learner.alpha == 0.25 and learner.ranks is ONE_PROCESS
     assert "DistributedBackend" not in repr(maml) and maml.ranks is ONE_PROCESS
+    learner.alpha = 0.5  # of the copy that computes: theta' = 1, so it leaves no error
+    assert (learner.alpha, maml.alpha) == (0.5, 0.25)
+    assert learner(np.zeros(1), tm.Tasks(one, one, one, one)).loss == 0

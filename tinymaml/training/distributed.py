@@ -26,7 +26,7 @@ import os
 import sys
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from math import prod
@@ -50,7 +50,7 @@ from tinymaml.training.steps import (
 
 Array = np.ndarray[Any, Any]
 FAILED = 1000  # what a rank wishes beyond this number is to fail
-PATIENCE = 60.0  # seconds that a rank that failed waits until all have been told
+PATIENCE = 60.0  # seconds that a rank that failed waits for the others, at each wait
 FAREWELL = 5.0  # seconds that it waits for the others at its end
 # Launchers tell each process how many there are in one of these variables: Open MPI,
 # MPICH and others with PMI, and SLURM's srun.
@@ -105,16 +105,22 @@ class Ranks(OneProcess):
     # --- ending together ---
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        """Tell the other ranks of an exception, once."""
-        if error is None or isinstance(error, RankError) or error is self._told:
+        """Tell the other ranks of an exception, once; wait until all have ended.
+
+        The first rank saves before it comes here, and a rank that fails must not end
+        the program, and with it the first rank, before that.
+        """
+        if error is None or error is self._told:
             return
         self._told = error
-        # Where the others never ask, because they have gone another way, all are ended.
-        timer = Timer(PATIENCE, self._abort, [error, 1])
-        timer.start()
-        with suppress(RankError):  # this rank has an error of its own to raise
-            self._exchange(FAILED + self.size - self.rank, error)
-        timer.cancel()
+        if not isinstance(error, RankError):
+            # Where the others never ask, as they have gone another way, all are ended.
+            timer = Timer(PATIENCE, self._abort, [error, 1])
+            timer.start()
+            with suppress(RankError):  # this rank has an error of its own to raise
+                self._exchange(FAILED + self.size - self.rank, error)
+            timer.cancel()
+        self._all_come(PATIENCE)
 
     def agree(self, wish: int = 0) -> int:
         """The largest of the wishes of all ranks: whole numbers from 0 to 999.
@@ -141,11 +147,17 @@ class Ranks(OneProcess):
         Without this, a rank that fails where the others do not notice would wait for
         them for ever, as the end of MPI does.
         """
+        if not self._all_come(FAREWELL):
+            self._abort(sys.exception(), status)
+
+    def _all_come(self, seconds: float) -> bool:
+        """Wait for all ranks to come here; whether they do so within some seconds."""
         request, started = self._farewell.Ibarrier(), time.monotonic()
         while not request.Test():
-            if time.monotonic() - started > FAREWELL:
-                self._abort(sys.exception(), status)
+            if time.monotonic() - started > seconds:
+                return False
             time.sleep(0.01)
+        return True
 
     def _abort(self, error: BaseException | None, status: int) -> None:
         """End all ranks at once; Python has had no time to print the error."""
@@ -249,9 +261,11 @@ def launched() -> OneProcess:
 
     They are the same object in each call, so that all parts of a program agree on it.
 
-    Raises ImportError in one line where mpi4py or MPI is missing.
+    Raises ImportError in one line where mpi4py or MPI is missing, or where mpi4py uses
+    another MPI than the launcher: then each process would be a run of its own.
     """
-    if not any(int(os.environ.get(name) or 1) > 1 for name in SIZES):
+    size = max(int(os.environ.get(name) or 1) for name in SIZES)
+    if size == 1:
         return ONE_PROCESS
     # Where ranks share cores, with others or with other programs, a rank that waits
     # must let them run: measured, 0.8 ms in place of 17.5 for a sinusoid's iteration.
@@ -260,6 +274,11 @@ def launched() -> OneProcess:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
         raise ImportError(f"several processes need mpi4py and MPI: {error}") from error
+    if MPI.COMM_WORLD.Get_size() == 1:
+        raise ImportError(
+            f"{size} processes were started, but mpi4py sees one: it uses another MPI "
+            "than mpirun or srun (for srun, see its option --mpi)"
+        )
     return Ranks(MPI.COMM_WORLD)
 
 
@@ -373,10 +392,29 @@ class Distributed(Trainable):
         """The gradient of all tasks of a batch, the same on every rank."""
         return self.learner(theta, batch)
 
+    def training_steps(
+        self,
+        theta: Array,
+        optimiser: Optimiser,
+        sample: Sample,
+        columns: Sequence[str] = (),
+    ) -> Steps:
+        """The outer steps of `train`, as the learner takes them."""
+        # `MAMLPlusPlus` has steps of its own.
+        own = getattr(self.learner, "training_steps", super().training_steps)
+        return own(theta, optimiser, sample, columns)
+
     def __getattr__(self, name: str) -> Any:
         if name == "learner":  # not there yet: a copy is being made
             raise AttributeError(name)
         return getattr(self.learner, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute, such as alpha, of the learner that computes."""
+        if name in ("learner", "_ranks"):
+            super().__setattr__(name, value)
+        else:
+            setattr(self.learner, name, value)
 
     def __repr__(self) -> str:
         return f"Distributed({self.learner!r}, {self._ranks!r})"

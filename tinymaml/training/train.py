@@ -45,7 +45,7 @@ class TrainResult:
         theta: parameters after the last iteration, shape (P,), dtype of the start.
         iteration: number of outer steps taken.
         losses: the rows of the log.
-        interrupted: whether Ctrl-C was pressed, or SIGTERM sent.
+        interrupted: whether Ctrl-C was pressed, or SIGTERM or SIGUSR1 sent.
         seconds: wall-clock time of training.
         optimiser: the optimiser after the last step, to go on without a checkpoint.
         scores: (iteration, score) of every validation.
@@ -86,8 +86,8 @@ def train(
 ) -> TrainResult:
     """Train until `iterations` steps have been taken in all, until `stop`, or Ctrl-C.
 
-    Everything that can be checked is checked before the first step. The first Ctrl-C or
-    SIGTERM lets the iteration finish, saves and returns; a second raises
+    Everything that can be checked is checked before the first step. The first Ctrl-C,
+    SIGTERM or SIGUSR1 lets the iteration finish, saves and returns; a second raises
     KeyboardInterrupt at once. The loop adds about 5 us to the time of an iteration.
 
     Args:
@@ -269,8 +269,9 @@ def train(
                     done = after_step()
                     complete = run.iteration
                 # [/alg2-line2]
-            except BaseException:
-                # One of several ranks has failed. What all have completed is saved.
+            except Exception:
+                # One of several ranks has failed. What all have completed is saved. A
+                # second Ctrl-C is left out: it may break off an update of theta.
                 if ranks.size > 1 and run.iteration == complete:
                     if before is not None:
                         run.set_random_state(before)
