@@ -79,14 +79,17 @@ SETTINGS = {
 
 
 class SampledBefore(tm.MAMLTRPO):
-    """A learner whose batch is the trajectories before and after the inner step."""
+    """A learner with given trajectories before and after the inner step, `sampled`."""
+
+    sampled: Sequence[Trajectories] = ()
 
     def adapt(self, theta: Array, batch: Any, alphas: Any = None) -> Any:
-        """The inner step, without sampling."""
-        samples = [chunk_steps(one, advantages(one)) for one in batch]
-        before = np.broadcast_to(theta, (len(batch[0].mask), theta.size))
+        """The inner step on `sampled`, whatever the batch is."""
+        sampled = list(self.sampled)
+        samples = [chunk_steps(one, advantages(one)) for one in sampled]
+        before = np.broadcast_to(theta, (len(sampled[0].mask), theta.size))
         after = self.inner_step(before, samples[0], self.alpha)
-        return maml_trpo.Adaptation([before, after], list(batch), samples)
+        return maml_trpo.Adaptation([before, after], sampled, samples)
 
 
 def environment_of(request: dict[str, Any]) -> Any:
@@ -142,16 +145,16 @@ def build(request: dict[str, Any]) -> Workload:
         environment = learner.environment
         places = navigation_parts.our_places()
 
-        batch: Any = sampled
+        sampled_before.sampled = sampled
 
         def iteration() -> Any:
             return learner.step(theta, draw)
 
         def outer_step() -> Any:
-            return sampled_before.step(theta, batch)
+            return sampled_before.step(theta, draw)
 
         def objective() -> Any:
-            adaptation = sampled_before.adapt(theta, batch)
+            adaptation = sampled_before.adapt(theta, draw)
             return maml_trpo.Objective(sampled_before, adaptation)
 
     else:

@@ -389,7 +389,9 @@ class MAML(Trainable):
         methods = "record_start", "record_inner_loop", "record_meta_gradient"
         own = any(getattr(type(self), n) is not getattr(MAML, n) for n in methods)
         expected = "False, as the meta-gradient is made of other terms than MAML's"
-        check_that(not (parts and own), "parts", expected, f"True for {self!r}")
+        check_that(
+            not (parts and own), "parts", expected, f"True for {type(self).__name__}"
+        )
 
     def _program(self, call: Call, theta: Array, tasks: Tasks) -> Program:
         """The program for these shapes and settings, compiled at its first use."""
