@@ -109,14 +109,13 @@ def select_patch_convolution(
     patches = s.emit_once("im2col", pixels * weights, first, window)
     if node.primitive.name == "conv":
         product = (pixels, features, weights, 0, 0, accumulate)
-        s.emit("matmul", index, (patches, second), product)
-        return
+    else:
+        product = (weights, features, pixels, 1, 0, accumulate)
     results, parts = weights * features, parts_of(pixels)
     # The tasks' arrays must follow each other without gaps, so that all parts of all
     # tasks are equally far apart and can be one call.
     aligned = all(pixels * columns % ALIGNMENT == 0 for columns in (weights, features))
     if can_accumulate(node) or parts == 1 or not aligned:
-        product = (weights, features, pixels, 1, 0, accumulate)
         s.emit("matmul", index, (patches, second), product)
     else:
         part = (weights, features, pixels // parts, 1, 0, 0, parts)
