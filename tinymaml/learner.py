@@ -308,8 +308,8 @@ class MAML(Trainable):
 
         thetas = self.record_inner_loop(theta_0, support, alpha, call.steps)
         if call.kind == "meta-gradient":
-            examples = support, (query[0], query[1])
-            self._record_meta_gradient(thetas, *examples, alpha, query_loss, call.parts)
+            task = support, (query[0], query[1]), alpha, query_loss
+            self._record_meta_gradient(thetas, task, call.parts)
         elif call.kind == "adapt":
             tape.output("thetas", concatenate(thetas))
         else:
@@ -360,21 +360,21 @@ class MAML(Trainable):
     def _record_meta_gradient(
         self,
         thetas: list[Value],
-        support: Examples,
-        query: Examples,
-        alpha: Value,
-        query_loss: Loss,
+        task: tuple[Examples, Examples, Value, Loss],
         parts: bool,
     ) -> None:
-        """Record the recursion and name its results; with `parts` its terms as well."""
-        tape, examples = thetas[0].tape, (support, query, alpha, query_loss)
-        objective, cotangents = self.record_meta_gradient(thetas, *examples, self.order)
+        """Record the recursion and name its results; with `parts` its terms as well.
+
+        task: support, query, alpha and query_loss, as `record_meta_gradient` has them.
+        """
+        tape, (support, _, alpha, _) = thetas[0].tape, task
+        objective, cotangents = self.record_meta_gradient(thetas, *task, self.order)
         tape.output("losses", objective)
         tape.output("gradient", cotangents[0], "sum")
         if not parts:
             return
         # These operations are on the tape already: recording them again finds them.
-        first_order = self.record_meta_gradient(thetas, *examples, order=1)[1]
+        first_order = self.record_meta_gradient(thetas, *task, order=1)[1]
         tape.output("query_gradient", first_order[0], "sum")
         for j, v in enumerate(cotangents[1:]):
             correction = hvp(self.loss(thetas[j], *support), thetas[j], alpha * v)
