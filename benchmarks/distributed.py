@@ -1,6 +1,6 @@
 """Several processes: measured against one process of as many threads, and a model.
 
-    python benchmarks/distributed.py                        # all works, ten minutes
+    python benchmarks/distributed.py               # all works, a quarter of an hour
     python benchmarks/distributed.py --works sinusoid --rounds 2 --seconds 2
     python benchmarks/distributed.py --json FILE --figure FILE.svg
 
@@ -13,11 +13,12 @@ The model says what an iteration takes on N ranks of one thread, with T tasks:
 
     draw(T) + fixed + ceil(T / N) task + exchange(N)
 
-`task`, `draw` and `fixed` (the optimiser's step, the log) come from the run of one
-process of one thread; `exchange` from the latency and the bandwidth between ranks.
-The table has what it says of two ranks on this computer, beside the measurement. The
-figure has the time of an iteration against the number of ranks on a network whose
-latency and bandwidth are options: it is a calculation, and no cluster was used.
+In exact mode a rank has whole blocks of tasks. `task`, `draw` and `fixed` (the
+optimiser's step, the log) come from the run of one process of one thread; `exchange`
+from the latency and the bandwidth between ranks. The table has what the model says of
+two ranks on this computer, beside the measurement. The figure has the time of an
+iteration against the number of ranks on a network whose latency and bandwidth are
+options: it is a calculation, and no cluster was used.
 
 Needs mpi4py and mpirun. The images are drawn by a program: time does not depend on
 what they show.
@@ -51,6 +52,7 @@ from benchmarks.common import (
 )
 from tinymaml.paper.recipes import NavigationRecipe
 from tinymaml.tasks import omniglot, sinusoid
+from tinymaml.tasks.batch import block_bounds
 from tinymaml.tasks.episodes import Episodes
 from tinymaml.tasks.navigation import Navigation
 from tinymaml.training.distributed import Distributed, Ranks, launched
@@ -91,7 +93,7 @@ class Network(NamedTuple):
     byte: float
 
 
-BLOCKS, ITEM = 32, 4  # blocks of tasks in exact mode; bytes of a float32
+BLOCKS, ITEM = 32, 4  # most blocks of tasks in exact mode; bytes of a float32
 
 
 def exchange(ranks: int, parameters: int, network: Network, exact: bool) -> float:
@@ -118,10 +120,9 @@ def iteration(
     work: Work, tasks: int, ranks: int, network: Network, exact: bool = False
 ) -> float:
     """Seconds of an outer step with T tasks on N ranks of one thread."""
-    share = ceil(tasks / ranks)
-    if exact:  # whole blocks, so that at most 32 ranks have work
-        blocks = min(BLOCKS, tasks)
-        share = ceil(blocks / ranks) * ceil(tasks / blocks)
+    bounds = block_bounds(tasks) if exact else range(tasks + 1)
+    whole = np.arange(ranks + 1) * (len(bounds) - 1) // ranks  # as `Ranks.share` has it
+    share = int(np.diff(np.array(bounds)[whole]).max())
     together = exchange(ranks, work.parameters, network, exact)
     computed = share * work.task + tasks * work.draw + work.fixed
     return computed + work.exchanges * together
@@ -264,11 +265,14 @@ RUNS = {  # name: ranks, threads, exact
 def measure(name: str, rounds: int, seconds: float) -> dict[str, Any]:
     """The medians over rounds of each of the runs of a work."""
     found: dict[str, list[Any]] = {key: [] for key in RUNS}
-    for _ in range(rounds):
+    for done in range(rounds):
         for key, (ranks, threads, exact) in RUNS.items():
             options = [] if not exact else ["--exact"]
             arguments = ["--work", name, "--threads", threads, "--seconds", seconds]
             found[key].append(run(ranks, *arguments, *options))
+        latest = [milliseconds(runs[-1]["iteration"]) for runs in found.values()]
+        label = f"{name}, round {done + 1} of {rounds}"
+        print(f"{label}: {', '.join(latest)} ms", flush=True)
     return {
         key: {part: statistics.median(one[part] for one in runs) for part in runs[0]}
         for key, runs in found.items()
@@ -361,7 +365,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--works", nargs="+", choices=WORKS, default=WORKS, help="what to time")
-    add("--rounds", type=int, default=5, help="repetitions (default: %(default)s)")
+    add("--rounds", type=int, default=3, help="repetitions (default: %(default)s)")
     add("--seconds", type=float, default=5.0, help="of a run (default: %(default)s)")
     add("--latency", type=float, default=20e-6, help="of the figure's network, s")
     add("--gbits", type=float, default=25.0, help="its bandwidth, Gbit/s")
@@ -394,19 +398,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"between two ranks here: latency {here.latency * 1e6:.1f} µs, "
         f"{1e-9 / here.byte:.1f} GB/s"
     )
-    measured = {
-        name: measure(name, options.rounds, options.seconds) for name in options.works
-    }
-    works = {name: work_of(name, runs) for name, runs in measured.items()}
+    measured, works = {}, {}
+    for name in options.works:
+        measured[name] = measure(name, options.rounds, options.seconds)
+        works[name] = work_of(name, measured[name])
+        if options.json:  # after each work: a long run may be ended early
+            found = {"machine": machine, "network": here._asdict()}
+            found["model"] = {name: work._asdict() for name, work in works.items()}
+            found["measured"] = measured
+            options.json.write_text(json.dumps(found, indent=1))
     print(tables(works, measured, here))
     network = Network(options.latency, 8e-9 / options.gbits)
     print(f"\nmodel: {options.latency * 1e6:.0f} µs, {options.gbits:g} Gbit/s; up to")
     print("how many ranks each still does half of what one alone does")
     print(gains(works, network))
-    if options.json:
-        found = {name: work._asdict() for name, work in works.items()}
-        found = {"machine": machine, "network": here._asdict(), "model": found}
-        options.json.write_text(json.dumps({**found, "measured": measured}, indent=1))
     if options.figure:
         chosen = list(works.values())[min(1, len(works) - 1)]
         draw_figure(chosen, network, options.figure)

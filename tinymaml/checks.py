@@ -315,6 +315,7 @@ def check_tasks(theta: Array, tasks: Any) -> int:
                 f"example for each of {len(tasks[0])} tasks, got {array.shape}"
             )
     for kind, x, y in (("support", *tasks[:2]), ("query", *tasks[2:])):
-        count, expected = y.shape[1], f"{x.shape[1]} examples as in x_{kind}"
-        check_that(x.shape[1] == count, f"y_{kind}", expected, count)
+        if x.shape[1] != y.shape[1]:  # no message is written in vain, step by step
+            expected = f"{x.shape[1]} examples as in x_{kind}"
+            raise ValueError(f"y_{kind}: expected {expected}, got {y.shape[1]}")
     return len(tasks[0])

@@ -87,6 +87,15 @@ class Call(NamedTuple):
     function: Prediction | None = None  # what a prediction computes
 
 
+class TaskOnTape(NamedTuple):
+    """What a meta-gradient is recorded from: the placeholders of a task, and Q."""
+
+    support: Examples
+    query: Examples
+    alpha: Value
+    query_loss: Loss
+
+
 class MAML(Trainable):
     """Model-agnostic meta-learning of a loss.
 
@@ -308,8 +317,8 @@ class MAML(Trainable):
 
         thetas = self.record_inner_loop(theta_0, support, alpha, call.steps)
         if call.kind == "meta-gradient":
-            task = support, (query[0], query[1]), alpha, query_loss
-            self._record_meta_gradient(thetas, task, call.parts)
+            task = TaskOnTape(support, (query[0], query[1]), alpha, query_loss)
+            self._record_results(thetas, task, call.parts)
         elif call.kind == "adapt":
             tape.output("thetas", concatenate(thetas))
         else:
@@ -339,42 +348,31 @@ class MAML(Trainable):
         return inner_loop(self.loss, theta, support, alpha, steps)
 
     def record_meta_gradient(
-        self,
-        thetas: list[Value],
-        support: Examples,
-        query: Examples,
-        alpha: Value,
-        query_loss: Loss,
-        order: int,
+        self, thetas: list[Value], task: TaskOnTape, order: int
     ) -> tuple[Value, list[Value]]:
         """The objective, and [v_0, ...] on the tape; a variant may override it.
 
         v_0 is the meta-gradient: as long as what the outer loop learns.
         """
+        support, query, alpha, query_loss = task
         examples, weights = (self.loss, thetas, support, query, alpha), self._weights()
         options = order, query_loss, self.recompute
         if weights is None:
             return meta_gradient(*examples, *options)
         return multi_step_meta_gradient(*examples, weights, *options)
 
-    def _record_meta_gradient(
-        self,
-        thetas: list[Value],
-        task: tuple[Examples, Examples, Value, Loss],
-        parts: bool,
+    def _record_results(
+        self, thetas: list[Value], task: TaskOnTape, parts: bool
     ) -> None:
-        """Record the recursion and name its results; with `parts` its terms as well.
-
-        task: support, query, alpha and query_loss, as `record_meta_gradient` has them.
-        """
-        tape, (support, _, alpha, _) = thetas[0].tape, task
-        objective, cotangents = self.record_meta_gradient(thetas, *task, self.order)
+        """Record the recursion and name its results; with `parts` its terms as well."""
+        tape, support, alpha = thetas[0].tape, task.support, task.alpha
+        objective, cotangents = self.record_meta_gradient(thetas, task, self.order)
         tape.output("losses", objective)
         tape.output("gradient", cotangents[0], "sum")
         if not parts:
             return
         # These operations are on the tape already: recording them again finds them.
-        first_order = self.record_meta_gradient(thetas, *task, order=1)[1]
+        first_order = self.record_meta_gradient(thetas, task, order=1)[1]
         tape.output("query_gradient", first_order[0], "sum")
         for j, v in enumerate(cotangents[1:]):
             correction = hvp(self.loss(thetas[j], *support), thetas[j], alpha * v)
@@ -384,14 +382,14 @@ class MAML(Trainable):
 
     def _check_parts(self, parts: bool) -> None:
         """Refuse parts where the meta-gradient is not made of them."""
-        if parts and self.order == 1:
+        if not parts:
+            return
+        if self.order == 1:
             raise ValueError("parts: order=1 leaves out the corrections; use order=2")
         methods = "record_start", "record_inner_loop", "record_meta_gradient"
         own = any(getattr(type(self), n) is not getattr(MAML, n) for n in methods)
         expected = "False, as the meta-gradient is made of other terms than MAML's"
-        check_that(
-            not (parts and own), "parts", expected, f"True for {type(self).__name__}"
-        )
+        check_that(not own, "parts", expected, f"True for {type(self).__name__}")
 
     def _program(self, call: Call, theta: Array, tasks: Tasks) -> Program:
         """The program for these shapes and settings, compiled at its first use."""

@@ -26,6 +26,8 @@ def test_without_a_network_tasks_are_all_that_is_divided():
     # Exact: 100 tasks are 32 blocks of at most 4, and no rank has less than a block.
     assert iteration(WORK, 100, 50, FREE, exact=True) == pytest.approx(4 + 1 + 0.5)
     assert iteration(WORK, 100, 50, FREE) == pytest.approx(2 + 1 + 0.5)
+    # 40 tasks are 32 blocks of one or two, of which each half has 20 tasks.
+    assert iteration(WORK, 40, 2, FREE, exact=True) == pytest.approx(20 + 0.4 + 0.5)
 
 
 def test_an_exchange_is_that_of_the_formula():

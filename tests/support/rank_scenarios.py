@@ -164,6 +164,7 @@ def run_training(folder, iterations, fault="", rank="1"):
         if at_fault("sample"):
             raise ValueError("no such task")
         if at_fault("kill"):
+            Path(folder, "killed").touch()
             os.kill(os.getpid(), signal.SIGKILL)
         if at_fault("signal"):
             os.kill(os.getpid(), signal.SIGTERM)

@@ -182,9 +182,9 @@ def test_a_rank_that_is_killed_ends_all_and_leaves_the_checkpoint_whole(tmp_path
     status, text = mpi.finish(mpi.scenario(2, "train", tmp_path, 3))
     assert status == 0, text
     before = (tmp_path / "c.npz").read_bytes()
-    started = time.monotonic()
     status, text = mpi.finish(mpi.scenario(2, "train", tmp_path, 20, "kill", 1))
-    assert status not in (0, None) and time.monotonic() - started < ENDS_WITHIN
+    assert status not in (0, None)
+    assert time.time() - (tmp_path / "killed").stat().st_mtime < 10
     assert (tmp_path / "c.npz").read_bytes() == before
     check_resumable(tmp_path, 3)
 

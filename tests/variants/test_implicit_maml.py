@@ -184,6 +184,17 @@ def test_a_negative_alpha_adapts_as_well():
     assert_close(maml.meta_gradient(p.theta, p.tasks).gradient, expected, 1e-10)
 
 
+@every_backend
+def test_with_alpha_0_nothing_is_adapted(backend):
+    """One number 0 is as a vector of zeros: the query gradient at theta."""
+    p = problem()
+    queries = zip(*p.tasks[2:], strict=True)
+    expected = sum(derivatives(p, p.theta, x, y)[0] for x, y in queries)
+    for alpha in (0.0, np.zeros(p.theta.size)):
+        maml = imaml(p, backend, alpha=alpha, steps=2, iterations=3)
+        assert_close(maml.meta_gradient(p.theta, p.tasks).gradient, expected, 1e-12)
+
+
 def test_order_1_is_the_query_gradient_at_the_end_of_the_inner_loop():
     p = problem()
     maml = imaml(p, steps=3, order=1)

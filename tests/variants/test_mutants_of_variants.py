@@ -222,7 +222,7 @@ MUTANTS = {  # name: (class or module, function, old text, new text, the check)
     ),
     "Reptile reports another loss": (
         *(variants.Reptile, "record_meta_gradient"),
-        *("query_loss(theta_j", "self.loss(theta_j", reported),
+        *("task.query_loss(theta_j", "self.loss(theta_j", reported),
     ),
     "Reptile's batches run over the end": (
         *(variants.Reptile, "record_meta_gradient"),
@@ -234,11 +234,11 @@ MUTANTS = {  # name: (class or module, function, old text, new text, the check)
     ),
     "the Hessian is that of the first point": (
         *(variants.ImplicitMAML, "record_meta_gradient"),
-        *("self.loss(phi, *support)", "self.loss(thetas[0], *support)", quadratic),
+        *("self.loss(phi, *", "self.loss(thetas[0], *", quadratic),
     ),
     "what is not adapted has no second-order term": (
         *(variants.ImplicitMAML, "record_meta_gradient"),
-        *("(v - curvature(v_0))", "v", dense),
+        *("v - curvature(v_0) if", "v if", dense),
     ),
     "a negative alpha does not adapt": (
         *(variants.ImplicitMAML, "record_meta_gradient"),

@@ -99,8 +99,9 @@ class Ranks(OneProcess):
             own = os.sched_getaffinity(0)
         else:
             own = set(range(os.cpu_count() or 1))
-        cores = set[int]().union(*node.allgather(own))
-        return max(1, min(len(own), len(cores) // node.size))
+        cores, ranks = set[int]().union(*node.allgather(own)), node.size
+        node.Free()
+        return max(1, min(len(own), len(cores) // ranks))
 
     # --- ending together ---
 

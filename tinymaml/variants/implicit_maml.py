@@ -35,8 +35,8 @@ from tinymaml.autodiff.derivatives import grad, hvp
 from tinymaml.autodiff.functions import where
 from tinymaml.autodiff.tape import Value
 from tinymaml.checks import check_that, number_in, whole_number
-from tinymaml.learner import MAML
-from tinymaml.maml import Examples, Loss, inner_loop
+from tinymaml.learner import MAML, TaskOnTape
+from tinymaml.maml import Examples, inner_loop
 
 # It keeps 0 / 0 out where the residual is 0, and is too small to change anything else.
 TINY = 1e-30
@@ -102,24 +102,17 @@ class ImplicitMAML(MAML):
         # [/imaml-inner-problem]
 
     def record_meta_gradient(
-        self,
-        thetas: list[Value],
-        support: Examples,
-        query: Examples,
-        alpha: Value,
-        query_loss: Loss,
-        order: int,
+        self, thetas: list[Value], task: TaskOnTape, order: int
     ) -> tuple[Value, list[Value]]:
         """The query loss at theta_J, and v_0 alone."""
-        phi = thetas[-1]
-        objective = query_loss(phi, *query)
+        phi, alpha = thetas[-1], task.alpha
+        objective = task.query_loss(phi, *task.query)
         v = grad(objective, phi)
         if order == 1:
             return objective, [v]
         # [imaml]
-        support_loss = self.loss(phi, *support)
-        # 1 for what is adapted, 0 for what is not; with one alpha, everything is.
-        adapted = where(alpha * alpha, 1.0, 0.0) if alpha.shape else alpha**0
+        support_loss = self.loss(phi, *task.support)
+        adapted = where(alpha * alpha, 1.0, 0.0)  # and 0 for what is not
 
         def curvature(p: Value) -> Value:
             return hvp(support_loss, phi, p) / (self.penalty + self.damping)
@@ -129,9 +122,9 @@ class ImplicitMAML(MAML):
 
         v_0 = conjugate_gradients(product, adapted * v, self.iterations)
         # [/imaml]
-        if alpha.shape:  # grad_w Q - H_wu v_u / lambda for the rest
-            v_0 = v_0 + (1 - adapted) * (v - curvature(v_0))
-        return objective, [v_0]
+        # grad_w Q - H_wu v_u / lambda for the rest; one alpha leaves all or nothing.
+        rest = v - curvature(v_0) if alpha.shape else v
+        return objective, [v_0 + (1 - adapted) * rest]
 
 
 def conjugate_gradients(

@@ -14,15 +14,12 @@ Source: Li, Zhou, Chen, Li, Meta-SGD: learning to learn quickly for few-shot lea
 2017, arXiv:1707.09835.
 """
 
-from typing import Any
-
 import numpy as np
 
 from tinymaml.autodiff.functions import concatenate
 from tinymaml.autodiff.tape import Value
 from tinymaml.checks import Array, check_alpha, check_that, check_theta
-from tinymaml.learner import MAML, alpha_gradient
-from tinymaml.maml import Examples
+from tinymaml.learner import MAML, TaskOnTape, alpha_gradient
 
 
 class MetaSGD(MAML):
@@ -59,13 +56,11 @@ class MetaSGD(MAML):
         return theta[:count], theta[count:]
 
     def record_meta_gradient(
-        self, thetas: list[Value], support: Examples, *args: Any, **options: Any
+        self, thetas: list[Value], task: TaskOnTape, order: int
     ) -> tuple[Value, list[Value]]:
-        """The objective (), and [v_0, ...], where v_0 has also the part of alpha."""
-        objective, cotangents = super().record_meta_gradient(
-            thetas, support, *args, **options
-        )
+        """The objective (), and [v_0], which also has the part of alpha."""
+        objective, cotangents = super().record_meta_gradient(thetas, task, order)
         # [meta-sgd]
-        for_alpha = alpha_gradient(self.loss, thetas, support, cotangents)
+        for_alpha = alpha_gradient(self.loss, thetas, task.support, cotangents)
         return objective, [concatenate([cotangents[0], for_alpha])]
         # [/meta-sgd]

@@ -21,8 +21,7 @@ from tinymaml.autodiff.derivatives import grad
 from tinymaml.autodiff.functions import concatenate
 from tinymaml.autodiff.tape import Value
 from tinymaml.checks import check_that, whole_number
-from tinymaml.learner import MAML
-from tinymaml.maml import Examples, Loss
+from tinymaml.learner import MAML, TaskOnTape
 
 
 class Reptile(MAML):
@@ -57,17 +56,11 @@ class Reptile(MAML):
         super().__init__(*settings, **rest)
 
     def record_meta_gradient(
-        self,
-        thetas: list[Value],
-        support: Examples,
-        query: Examples,
-        alpha: Value,
-        query_loss: Loss,
-        order: int,
+        self, thetas: list[Value], task: TaskOnTape, order: int
     ) -> tuple[Value, list[Value]]:
         """The query loss after J steps on all examples, and v_0 alone."""
         # [reptile]
-        x, y = (concatenate(pair) for pair in zip(support, query, strict=True))
+        x, y = map(concatenate, zip(task.support, task.query, strict=True))
         size = self.batch or x.shape[0]
         check_that(size <= x.shape[0], "batch", f"at most {x.shape[0]} examples", size)
         theta_j, v = thetas[0], thetas[0].tape.constant(0.0, thetas[0].shape)
@@ -75,6 +68,6 @@ class Reptile(MAML):
             start = j % (x.shape[0] // size) * size
             batch = x[start : start + size], y[start : start + size]
             g = grad(self.loss(theta_j, *batch), theta_j)
-            theta_j, v = theta_j - alpha * g, v + g
-        return query_loss(theta_j, *query), [v]
+            theta_j, v = theta_j - task.alpha * g, v + g
+        return task.query_loss(theta_j, *task.query), [v]
         # [/reptile]

@@ -20,7 +20,7 @@ from tinymaml.autodiff.derivatives import grad
 from tinymaml.autodiff.functions import stop_gradient
 from tinymaml.autodiff.tape import Value
 from tinymaml.checks import check_that, shown
-from tinymaml.learner import MAML
+from tinymaml.learner import MAML, TaskOnTape
 from tinymaml.maml import Examples, Loss
 
 Moments = tuple[Value, Value]  # each (P,)
@@ -75,16 +75,10 @@ class Unrolled(MAML):
         return objective
 
     def record_meta_gradient(
-        self,
-        thetas: list[Value],
-        support: Examples,
-        query: Examples,
-        alpha: Value,
-        query_loss: Loss,
-        order: int,
+        self, thetas: list[Value], task: TaskOnTape, order: int
     ) -> tuple[Value, list[Value]]:
         """The objective (), and [v_0]: no other cotangent has a name here."""
-        objective = self.record_objective(thetas, query, query_loss)
+        objective = self.record_objective(thetas, task.query, task.query_loss)
         tape = objective.tape
         # [unrolled]
         learned = tape.value(tape.inputs["theta"].node)
