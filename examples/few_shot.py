@@ -51,12 +51,18 @@ INITIAL, TRAINING, VALIDATION, TEST = 1, 2, 3, 4
 
 
 class Experiment(NamedTuple):
-    """What differs between data sets: names, images, whether tasks rotate them."""
+    """What differs between data sets: names, images, whether tasks rotate them.
+
+    one_shot: the tasks of --evaluate one-shot, or None without this option.
+    """
 
     name: str
     program: str
     load: Callable[[argparse.Namespace], Mapping[str, ImageSet]]
     rotations: bool
+    one_shot: Callable[[argparse.Namespace, ImageSet], tm.Tasks | None] = (
+        lambda options, images: None
+    )
 
 
 # %% Options
@@ -112,6 +118,7 @@ def make_parser(doc: str, name: str, recipes: Sequence[str]) -> Parser:
         help="use images drawn by a program instead of the data, to try the example",
     )
     add_resume(parser, "--recipe, --order, --method, --scaling and --seed")
+    parser.set_defaults(no_rotations=False)  # an option where there are rotations
     return parser
 
 
@@ -197,11 +204,12 @@ def run(
     stages: Stages,
     experiment: Experiment,
     sets: Mapping[str, ImageSet],
+    one_shot: tm.Tasks | None,
     options: argparse.Namespace,
     backend: Backend,
     command: str,
 ) -> None:
-    """Train, test, print, draw."""
+    """Train, test, print, draw. one_shot: more tasks for a test, if there are any."""
     recipe = RECIPES[options.recipe].scaled(options.scaling)
     source = sets["train"].source
     print(describe(recipe))
@@ -219,6 +227,9 @@ def run(
     real = source != STANDIN
     maml = learner(recipe.network(), recipe, options, backend)
     rows = test(theta, recipe, tasks, maml, options.method, real)
+    of_one_shot = []
+    if one_shot is not None:
+        of_one_shot = test(theta, recipe, one_shot, maml, options.method, real=False)
     seconds = {"train": result.seconds, "test": time.perf_counter() - started}
     started = time.perf_counter()
     title = f"{recipe.name}, {RELATIVES[options.method].label}, {source}"
@@ -237,6 +248,7 @@ def run(
         "step_on_mean": recipe.step_on_mean,
         "best_iteration": best[0],
         "test_tasks": options.test_tasks,
+        "rotations": experiment.rotations,
     }
     reported = rows[recipe.test_steps]  # transductive, as in the paper
     if options.method in STARTS:  # what others can start from is MAML's theta
@@ -246,12 +258,15 @@ def run(
             recipe,
             {**facts, "accuracy": reported["accuracy"], "command": command},
         )
-    scores = {"validation": [list(score) for score in result.scores]}
-    write_results(
-        experiment.name, command, options, backend, seconds, rows, **facts, **scores
-    )
+    facts["validation"] = [list(score) for score in result.scores]
+    if of_one_shot:
+        facts["one_shot"] = of_one_shot
+    write_results(experiment.name, command, options, backend, seconds, rows, **facts)
     print(f"\nAccuracy (%) on {options.test_tasks} tasks of test classes, {source}")
     print(table(rows, recipe))
+    if of_one_shot:
+        print(f"\nOn {options.test_tasks} tasks of one alphabet, drawn by two people")
+        print(table(of_one_shot, recipe))
     print("* the step that the paper reports; ± 95 % of the mean over tasks")
     if not real:
         print("These images are drawn stand-ins: not to be compared with the paper.")
@@ -287,6 +302,12 @@ def start(experiment: Experiment, parser: Parser, arguments: Sequence[str]) -> N
         sets = experiment.load(options)
     except (DataError, ImportError, OSError) as error:
         parser.error(f"argument --data: {reason(error)}")
+    try:
+        one_shot = experiment.one_shot(options, sets["test"])
+    except ValueError as error:
+        parser.error(f"argument --evaluate: {reason(error)}")
+    if options.no_rotations:
+        experiment = experiment._replace(rotations=False)
     config = {
         "experiment": experiment.name,
         "data": sets["train"].source,
@@ -297,6 +318,8 @@ def start(experiment: Experiment, parser: Parser, arguments: Sequence[str]) -> N
         "seed": options.seed,
         "validate_every": options.validate_every,
     }
+    if options.no_rotations:
+        config["data"] += ", not rotated"
     if options.method is not None and "context" in options.recipe:
         parser.error(
             "argument --method: expected a --recipe that adapts weights, got "
@@ -309,4 +332,4 @@ def start(experiment: Experiment, parser: Parser, arguments: Sequence[str]) -> N
     names = [options.method]
     command = command_line(experiment.program, arguments)
     with open_stages(parser, options, command, names, config, FILES) as stages:
-        run(stages, experiment, sets, options, backend, command)
+        run(stages, experiment, sets, one_shot, options, backend, command)

@@ -7,7 +7,8 @@
 A task is to tell N new characters apart, given K drawings of each. --recipe names the
 cell of table 1: 5w1s is 5-way 1-shot, 20w5s 20-way 5-shot, and fc- the network without
 convolutions. With context- (table 3) an image has a second channel of free numbers, and
-the inner loop adapts these in place of all weights.
+the inner loop adapts these in place of all weights. --evaluate one-shot also tests on
+20 characters of one alphabet, as people are tested.
 
 The recipe is that of the authors' code: characters of all alphabets, 28x28 pixels,
 pixel values 1 for ink and 0 for background; 1100 characters to train, 100 to validate,
@@ -34,11 +35,14 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 
+import tinymaml as tm
 from few_shot import Experiment, make_parser, run_example
+from tinymaml.checks import check_that
+from tinymaml.paper.recipes import RECIPES
 from tinymaml.tasks import omniglot
 from tinymaml.tasks.images import ImageSet
 
-RECIPES = (
+CELLS = (
     *("5w1s", "5w5s", "20w1s", "20w5s", "fc-5w1s", "fc-5w5s"),
     *("context-5w1s", "context-5w5s"),
 )
@@ -51,9 +55,18 @@ def load(options: argparse.Namespace) -> Mapping[str, ImageSet]:
     return omniglot.split(omniglot.load(options.data, options.download), options.split)
 
 
+def one_shot(options: argparse.Namespace, images: ImageSet) -> tm.Tasks | None:
+    """The tasks of --evaluate one-shot, if it is given."""
+    recipe = RECIPES[options.recipe]
+    if options.evaluate is None:
+        return None
+    check_that(recipe.shots == 1, "--recipe", "one with one shot", recipe.name)
+    return omniglot.one_shot_tasks(images, recipe.ways, options.test_tasks)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run with command-line arguments; return the exit status."""
-    parser = make_parser(__doc__ or "", "omniglot", RECIPES)
+    parser = make_parser(__doc__ or "", "omniglot", CELLS)
     parser.add_argument(
         "--split",
         choices=("authors", "background"),
@@ -67,7 +80,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         action="store_true",
         help="fetch the archives from the official repository if they are missing",
     )
-    experiment = Experiment("omniglot", "examples/omniglot.py", load, rotations=True)
+    parser.add_argument(
+        "--no-rotations",
+        action="store_true",
+        help="classes are not rotated, neither in training nor at test",
+    )
+    parser.add_argument(
+        "--evaluate",
+        choices=("one-shot",),
+        help="also test on tasks within an alphabet: N characters, one drawing of each "
+        "by one person to learn from, one by another to classify; needs a recipe with "
+        "one shot, and --split background",
+    )
+    experiment = Experiment("omniglot", "examples/omniglot.py", load, True, one_shot)
     return run_example(experiment, parser, arguments)
 
 

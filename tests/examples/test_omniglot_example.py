@@ -181,10 +181,50 @@ def test_method_trains_a_relative_in_the_place_of_maml(example, folder, capsys):
     )
 
 
+def test_one_shot_tests_within_an_alphabet_as_well(example, capsys):
+    given = "--split", "background", "--iterations", 1, "--evaluate", "one-shot"
+    results = run(example, *given)
+    rows = results["one_shot"]
+    assert [row["steps"] for row in rows] == 2 * [*range(11)]
+    assert {(row["ways"], row["shots"], row["paper"]) for row in rows} == {(5, 1, None)}
+    assert rows != results["rows"] and results["rotations"]
+    assert "On 6 tasks of one alphabet, drawn by two people" in capsys.readouterr().out
+
+
+def test_without_rotations_tasks_hold_drawings_as_they_are(
+    example, few_shot, monkeypatch, capsys
+):
+    drawn, fixed_tasks = [], few_shot.fixed_tasks
+
+    def note(*arguments):
+        drawn.append(fixed_tasks(*arguments))
+        return drawn[-1]
+
+    monkeypatch.setattr(few_shot, "fixed_tasks", note)
+    results = run(example, "--iterations", 1, "--no-rotations")
+    assert results["rotations"] is False
+    upright = {image.tobytes() for image in draw_characters().images}
+    for tasks in drawn:
+        for x in (tasks.x_support, tasks.x_query):
+            pixels = (255 * x).round().astype(np.uint8).reshape(-1, 28, 28, 1)
+            assert all(image.tobytes() in upright for image in pixels)
+    capsys.readouterr()
+    given = ["--standin", "--resume", "out"]
+    assert "not rotated" in refusal(example, given, capsys)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["--data", "nowhere"], "argument --data"),
+        (
+            ["--standin", "--evaluate", "one-shot", "--recipe", "5w5s"],
+            "argument --evaluate: --recipe: expected one with one shot, got 5w5s",
+        ),
+        (
+            ["--standin", "--evaluate", "one-shot", "--recipe", "20w1s"],
+            "argument --evaluate: image_set: expected an alphabet of 20 characters",
+        ),
         (["--recipe", "5w2s"], "argument --recipe"),
         (["--order", "3"], "argument --order"),
         (["--method", "context"], "argument --method: invalid choice: 'context'"),
