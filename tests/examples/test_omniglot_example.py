@@ -21,6 +21,7 @@ from tests.support.running_examples import (
 from tinymaml.paper.initialisations import load_initialisation
 from tinymaml.paper.recipes import RECIPES
 from tinymaml.tasks import miniimagenet, omniglot
+from tinymaml.tasks.images import ImageSet
 from tinymaml.training.checkpoint import load_checkpoint
 
 FILES = [
@@ -223,7 +224,7 @@ def test_without_rotations_tasks_hold_drawings_as_they_are(
         ),
         (
             ["--standin", "--evaluate", "one-shot", "--recipe", "20w1s"],
-            "argument --evaluate: image_set: expected an alphabet of 20 characters",
+            "argument --evaluate: --split: expected an alphabet of 20 test characters",
         ),
         (["--recipe", "5w2s"], "argument --recipe"),
         (["--order", "3"], "argument --order"),
@@ -286,3 +287,47 @@ def test_a_recipe_in_words_names_alpha_and_the_step_on_the_mean_loss(name):
     assert f"{recipe.network().size:,} parameters" in facts["network"]
     mean = describe(recipe.scaled("mean"))
     assert f"{recipe.alpha:g} on the mean" in mean and "mean over examples" in mean
+
+
+# --- tasks of one alphabet ------------------------------------------------------------
+
+
+def numbered_characters(sizes):
+    """Alphabets of these sizes; the pixels of a drawing say which one it is."""
+    names = [
+        f"A{a}/character{c:02}" for a, size in enumerate(sizes) for c in range(size)
+    ]
+    drawings = np.arange(len(names) * 20)
+    pixels = np.stack([drawings // 20, drawings % 20], axis=1).astype(np.uint8)
+    return ImageSet(
+        pixels.reshape(-1, 1, 2, 1), drawings // 20, tuple(names), "numbers"
+    )
+
+
+def test_one_shot_tasks_are_characters_of_one_alphabet_drawn_by_two_people(example):
+    characters = numbered_characters([7, 5, 3, 9])
+    alphabet_of = np.array([name.split("/")[0] for name in characters.classes])
+    tasks = example.one_shot_tasks(characters, ways=5, count=200, seed=3)
+    support, query = (
+        (255 * x.reshape(200, 5, 2)).round().astype(int)
+        for x in (tasks.x_support, tasks.x_query)
+    )
+    np.testing.assert_array_equal(support[..., 0], query[..., 0])
+    assert all(len({*task}) == 5 for task in support[..., 0])
+    people = np.stack([support[..., 1], query[..., 1]])
+    assert (people == people[..., :1]).all() and (people[0] != people[1]).all()
+    alphabets = [{*alphabet_of[task]} for task in support[..., 0]]
+    assert all(len(names) == 1 for names in alphabets)
+    assert set.union(*alphabets) == {"A0", "A1", "A3"}  # of the third there are three
+    for y in (tasks.y_support, tasks.y_query):
+        np.testing.assert_array_equal(y, np.broadcast_to(np.eye(5), (200, 5, 5)))
+    again = example.one_shot_tasks(characters, ways=5, count=200, seed=3)
+    assert all((a == b).all() for a, b in zip(tasks, again, strict=True))
+    other = example.one_shot_tasks(characters, ways=5, count=200, seed=4)
+    assert (other.x_support != tasks.x_support).any()
+
+
+def test_one_shot_tasks_need_an_alphabet_that_is_large_enough(example):
+    message = "--split: expected an alphabet of 6 test characters, got at most 5 of one"
+    with pytest.raises(ValueError, match=message):
+        example.one_shot_tasks(numbered_characters([2, 5]), ways=6, count=1)

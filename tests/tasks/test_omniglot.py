@@ -521,53 +521,6 @@ def test_the_real_archives_are_whole_and_give_episodes():
     assert batch.x_query.min() == 0.0 and batch.x_query.max() == 1.0
 
 
-# --- tasks of one alphabet ------------------------------------------------------------
-
-
-def numbered_characters(sizes):
-    """Alphabets of these sizes; the pixels of a drawing say which one it is."""
-    names = [
-        f"A{a}/character{c:02}" for a, size in enumerate(sizes) for c in range(size)
-    ]
-    drawings = np.arange(len(names) * 20)
-    pixels = np.stack([drawings // 20, drawings % 20], axis=1).astype(np.uint8)
-    return images.ImageSet(
-        pixels.reshape(-1, 1, 2, 1), drawings // 20, tuple(names), "numbers"
-    )
-
-
-def test_one_shot_tasks_are_characters_of_one_alphabet_drawn_by_two_people():
-    characters = numbered_characters([7, 5, 3, 9])
-    alphabet_of = np.array([name.split("/")[0] for name in characters.classes])
-    tasks = omniglot.one_shot_tasks(characters, ways=5, count=200, seed=3)
-    support, query = (
-        (255 * x.reshape(200, 5, 2)).round().astype(int)
-        for x in (tasks.x_support, tasks.x_query)
-    )
-    np.testing.assert_array_equal(support[..., 0], query[..., 0])
-    assert all(len({*task}) == 5 for task in support[..., 0])
-    people = np.stack([support[..., 1], query[..., 1]])
-    assert (people == people[..., :1]).all() and (people[0] != people[1]).all()
-    alphabets = [{*alphabet_of[task]} for task in support[..., 0]]
-    assert all(len(names) == 1 for names in alphabets)
-    assert set.union(*alphabets) == {"A0", "A1", "A3"}  # of the third there are three
-    for y in (tasks.y_support, tasks.y_query):
-        np.testing.assert_array_equal(y, np.broadcast_to(np.eye(5), (200, 5, 5)))
-    again = omniglot.one_shot_tasks(characters, ways=5, count=200, seed=3)
-    assert all((a == b).all() for a, b in zip(tasks, again, strict=True))
-    other = omniglot.one_shot_tasks(characters, ways=5, count=200, seed=4)
-    assert (other.x_support != tasks.x_support).any()
-
-
-def test_one_shot_tasks_need_an_alphabet_that_is_large_enough():
-    message = "image_set: expected an alphabet of 6 characters, got at most 5 of one"
-    with pytest.raises(ValueError, match=message):
-        omniglot.one_shot_tasks(numbered_characters([2, 5]), ways=6)
-    lacks_one = numbered_characters([5])._replace(labels=np.arange(100) // 25)
-    with pytest.raises(ValueError, match="expected 20 drawings of each character"):
-        omniglot.one_shot_tasks(lacks_one, ways=3)
-
-
 def test_each_evaluation_alphabet_is_large_enough_for_twenty_ways():
     names = [c.name for c in omniglot.characters() if c.background == "test"]
     sizes = Counter(name.split("/")[0] for name in names)

@@ -2,9 +2,8 @@
 
 `load()` reads the two archives of https://github.com/brendenlake/omniglot, or their
 unpacked folders, and returns 28 x 28 images with strokes of 255 on a ground of 0;
-`split` divides the characters, and `one_shot_tasks` draws tasks of one alphabet.
-Without data, `standin()` draws characters of its own. Results on them are no results
-on Omniglot, and `source` says so.
+`split` divides the characters. Without data, `standin()` draws characters of its own.
+Results on them are no results on Omniglot, and `source` says so.
 
 Images are converted to grey, shrunk from 105 x 105 to 28 x 28 pixels by Pillow's
 LANCZOS filter and inverted. Deviation: the authors' code asks for the same filter on
@@ -30,10 +29,8 @@ from typing import IO, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from tinymaml.checks import check_choice, check_sizes, check_that
+from tinymaml.checks import check_choice, check_that
 from tinymaml.tasks import images
-from tinymaml.tasks.batch import Tasks
-from tinymaml.tasks.episodes import EpisodeIndices, Episodes
 from tinymaml.tasks.images import STANDIN, Array, DataError, FilePath, Image, ImageSet
 from tinymaml.tasks.strokes import draw, sample_strokes
 
@@ -162,55 +159,6 @@ def standin(seed: int = 0) -> ImageSet:
     ]
     labels = np.arange(len(classes)).repeat(DRAWINGS)
     return ImageSet(np.stack(drawn), labels, classes, STANDIN)
-
-
-def one_shot_tasks(
-    image_set: ImageSet,
-    ways: int = 20,
-    count: int = 600,
-    seed: int = 0,
-    dtype: str = "float32",
-) -> Tasks:
-    """Tasks within an alphabet, as people and the data set's authors are tested.
-
-    A task has `ways` characters of one alphabet. Its support examples are a drawing of
-    each by one person, its query examples a drawing of each by another. Nothing is
-    rotated. The `count` tasks depend on the seed alone.
-
-    image_set: of `load()`, `standin()` or `split`, such as the test set of
-        "background". Drawing n of all characters of an alphabet is by one person.
-
-    Raises ValueError where no alphabet is so large, or for another image set.
-
-    Source: Lake, Salakhutdinov, Tenenbaum, Human-level concept learning through
-    probabilistic program induction, Science 350, 2015; their 20 trials are fixed, these
-    tasks are drawn.
-
-    >>> tasks = one_shot_tasks(split(standin(), "background")["test"], count=3)
-    >>> tasks.x_support.shape, tasks.y_query.shape
-    ((3, 20, 28, 28, 1), (3, 20, 20))
-    """
-    check_sizes(ways=ways, count=count)
-    consecutive = np.arange(len(image_set.classes)).repeat(DRAWINGS)
-    fits = np.array_equal(image_set.labels, consecutive)
-    came = f"{len(image_set.images)} images in {len(image_set.classes)} classes"
-    check_that(fits, "image_set", f"{DRAWINGS} drawings of each character", came)
-    names = np.array([name.split("/")[0] for name in image_set.classes])
-    alphabets = [np.flatnonzero(names == name) for name in sorted({*names})]
-    large = [characters for characters in alphabets if len(characters) >= ways]
-    came = f"at most {max(map(len, alphabets))} of one alphabet"
-    check_that(large, "image_set", f"an alphabet of {ways} characters", came)
-    rng, drawings = np.random.default_rng(seed), np.empty((2, count, ways), np.int64)
-    for task in range(count):
-        alphabet = large[rng.integers(len(large))]
-        characters = rng.choice(alphabet, ways, replace=False)
-        two_people = rng.choice(DRAWINGS, 2, replace=False)
-        drawings[:, task] = characters * DRAWINGS + two_people[:, None]
-    still, labels = np.zeros_like(drawings[0]), np.indices((count, ways))[1]
-    episodes = Episodes(*image_set[:2], ways=ways, shots=1, queries=1, dtype=dtype)
-    return episodes.look_up(
-        EpisodeIndices(drawings[0], still, labels, drawings[1], still, labels)
-    )
 
 
 def _standin_classes() -> tuple[str, ...]:
