@@ -68,8 +68,13 @@ class Experiment(NamedTuple):
 # %% Options
 
 
-def make_parser(doc: str, name: str, recipes: Sequence[str]) -> Parser:
-    """The options of a classification example; `recipes` are cells of table 1."""
+def make_parser(
+    doc: str, name: str, recipes: Sequence[str], own_options: str = ""
+) -> Parser:
+    """The options of a classification example; `recipes` are cells of table 1.
+
+    own_options: those of the example's own that a resumed run must share.
+    """
     parser = experiment_parser(
         doc,
         f"results/{name}",
@@ -117,8 +122,8 @@ def make_parser(doc: str, name: str, recipes: Sequence[str]) -> Parser:
         action="store_true",
         help="use images drawn by a program instead of the data, to try the example",
     )
-    add_resume(parser, "--recipe, --order, --method, --scaling and --seed")
-    parser.set_defaults(no_rotations=False)  # an option where there are rotations
+    add_resume(parser, f"--recipe, --order, --method, --scaling, --seed{own_options}")
+    parser.set_defaults(no_rotations=False, split="authors")  # Omniglot's own options
     return parser
 
 
@@ -225,11 +230,12 @@ def run(
         sets["test"], recipe, experiment.rotations, TEST, options.test_tasks
     )
     real = source != STANDIN
+    as_in_paper = real and options.split == "authors" and not options.no_rotations
     maml = learner(recipe.network(), recipe, options, backend)
-    rows = test(theta, recipe, tasks, maml, options.method, real)
+    rows = test(theta, recipe, tasks, maml, options.method, as_in_paper)
     of_one_shot = []
     if one_shot is not None:
-        of_one_shot = test(theta, recipe, one_shot, maml, options.method, real=False)
+        of_one_shot = test(theta, recipe, one_shot, maml, options.method, False)
     seconds = {"train": result.seconds, "test": time.perf_counter() - started}
     started = time.perf_counter()
     title = f"{recipe.name}, {RELATIVES[options.method].label}, {source}"
@@ -265,8 +271,11 @@ def run(
     print(f"\nAccuracy (%) on {options.test_tasks} tasks of test classes, {source}")
     print(table(rows, recipe))
     if of_one_shot:
-        print(f"\nOn {options.test_tasks} tasks of one alphabet, drawn by two people")
-        print(table(of_one_shot, recipe))
+        print(
+            f"\nOn {options.test_tasks} tasks, each of {recipe.ways} characters of one "
+            "alphabet, drawn by two people"
+        )
+        print(table(of_one_shot, recipe, paper=False))
     print("* the step that the paper reports; ± 95 % of the mean over tasks")
     if not real:
         print("These images are drawn stand-ins: not to be compared with the paper.")

@@ -79,16 +79,16 @@ def test(
     tasks: tm.Tasks,
     maml: tm.MAML,
     method: str,
-    real: bool,
+    as_in_paper: bool,
 ) -> list[Row]:
     """The rows of `results.json`: one for each normalisation and number of steps.
 
     maml: adapts the parameters of a network of the recipe. method: its name in
     `methods.py`. A row has the mean accuracy and its 95 % interval. Results of MAML on
-    `real` data also have the paper's number.
+    data and tasks `as_in_paper` also have the paper's number.
     """
     rows = []
-    paper = recipe.paper_of(maml.order) if real and method in STARTS else None
+    paper = recipe.paper_of(maml.order) if as_in_paper and method in STARTS else None
     modes = ("batch", "support")
     networks = [recipe.network(mode) for mode in modes]
     by_mode = logits(maml, networks, theta, tasks, TEST_STEPS)
@@ -113,20 +113,25 @@ def test(
     return rows
 
 
-def table(rows: Sequence[Row], recipe: Recipe) -> str:
-    """Accuracy in per cent after each number of steps; * marks the paper's number."""
+def table(rows: Sequence[Row], recipe: Recipe, paper: bool = True) -> str:
+    """Accuracy in per cent after each number of steps; * marks the paper's number.
+
+    paper: whether to leave a column for the paper's number.
+    """
     lines = []
     for steps in range(TEST_STEPS + 1):
         by_mode = [r for r in rows if r["steps"] == steps]
         marked = steps == recipe.test_steps
         line = [f"{steps}{' *' if marked else ''}"]
         line += [f"{r['accuracy']:.2f} ± {r['ci95']:.2f}" for r in by_mode]
-        paper = recipe.paper_of(by_mode[0]["order"])
-        shown = paper is not None and by_mode[0]["paper"] is not None
-        line += [f"{paper[0]:.2f} ± {paper[1]:.2f}" if paper and shown else ""]
-        lines.append(line)
+        published = recipe.paper_of(by_mode[0]["order"])
+        shown = by_mode[0]["paper"] is not None
+        of_paper = (
+            f"{published[0]:.2f} ± {published[1]:.2f}" if published and shown else ""
+        )
+        lines.append(line + [of_paper] * paper)
     header = ["steps", "transductive", "support statistics", "paper"]
-    return text_table(header, lines)
+    return text_table(header[: 3 + paper], lines)
 
 
 def episode(theta: Array, recipe: Recipe, tasks: tm.Tasks, maml: tm.MAML) -> Episode:

@@ -7,8 +7,8 @@
 A task is to tell N new characters apart, given K drawings of each. --recipe names the
 cell of table 1: 5w1s is 5-way 1-shot, 20w5s 20-way 5-shot, and fc- the network without
 convolutions. With context- (table 3) an image has a second channel of free numbers, and
-the inner loop adapts these in place of all weights. --evaluate one-shot also tests on
-20 characters of one alphabet, as people are tested.
+the inner loop adapts these in place of all weights. --evaluate one-shot also tests on N
+characters of one alphabet, as people are tested.
 
 The recipe is that of the authors' code: characters of all alphabets, 28x28 pixels,
 pixel values 1 for ink and 0 for background; 1100 characters to train, 100 to validate,
@@ -59,21 +59,26 @@ def load(options: argparse.Namespace) -> Mapping[str, ImageSet]:
 
 
 def one_shot_tasks(images: ImageSet, ways: int, count: int, seed: int = 0) -> tm.Tasks:
-    """Tasks within an alphabet, as people and the data set's authors are tested.
+    """Tasks within an alphabet, as people and programs are tested on this data set.
 
     A task has N = `ways` characters of one alphabet. Its support examples are a drawing
     of each by one person, its query examples a drawing of each by another. Nothing is
-    rotated. Raises ValueError where no alphabet is so large.
+    rotated. Raises ValueError where no alphabet is so large, or where a character has
+    not 20 drawings, in the order of the people.
 
     Source: Lake, Salakhutdinov, Tenenbaum, Human-level concept learning through
     probabilistic program induction, Science 350, 2015; their 20 trials are fixed, these
     tasks are drawn.
     """
+    consecutive = np.arange(len(images.classes)).repeat(omniglot.DRAWINGS)
+    whole = np.array_equal(images.labels, consecutive)
+    came = f"{len(images.labels)} images in {len(images.classes)} classes"
+    check_that(whole, "images", "20 consecutive drawings of each character", came)
     names = np.array([name.split("/")[0] for name in images.classes])
     alphabets = [np.flatnonzero(names == name) for name in sorted({*names})]
     large = [characters for characters in alphabets if len(characters) >= ways]
     came = f"at most {max(map(len, alphabets))} of one alphabet"
-    check_that(large, "--split", f"an alphabet of {ways} test characters", came)
+    check_that(large, "images", f"an alphabet of {ways} characters", came)
     rng, drawings = np.random.default_rng(seed), np.empty((2, count, ways), np.int64)
     for task in range(count):
         characters = rng.choice(large[rng.integers(len(large))], ways, replace=False)
@@ -91,13 +96,18 @@ def one_shot(options: argparse.Namespace, images: ImageSet) -> tm.Tasks | None:
     recipe = RECIPES[options.recipe]
     if options.evaluate is None:
         return None
-    check_that(recipe.shots == 1, "--recipe", "one with one shot", recipe.name)
+    if recipe.shots != 1:
+        raise ValueError(f"expected a --recipe with one shot, got {recipe.name}")
+    if options.split != "background":  # others train on characters of all alphabets
+        raise ValueError(f"expected --split background, got {options.split}")
     return one_shot_tasks(images, recipe.ways, options.test_tasks)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run with command-line arguments; return the exit status."""
-    parser = make_parser(__doc__ or "", "omniglot", CELLS)
+    parser = make_parser(
+        __doc__ or "", "omniglot", CELLS, ", --split and --no-rotations"
+    )
     parser.add_argument(
         "--split",
         choices=("authors", "background"),

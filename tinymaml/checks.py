@@ -315,7 +315,7 @@ def check_tasks(theta: Array, tasks: Any) -> int:
                 f"example for each of {len(tasks[0])} tasks, got {array.shape}"
             )
     for kind, x, y in (("support", *tasks[:2]), ("query", *tasks[2:])):
-        if x.shape[1] != y.shape[1]:  # no message is written in vain, step by step
+        if x.shape[1] != y.shape[1]:  # the message is made only where it is needed
             expected = f"{x.shape[1]} examples as in x_{kind}"
             raise ValueError(f"y_{kind}: expected {expected}, got {y.shape[1]}")
     return len(tasks[0])

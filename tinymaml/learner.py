@@ -88,12 +88,12 @@ class Call(NamedTuple):
 
 
 class TaskOnTape(NamedTuple):
-    """What a meta-gradient is recorded from: the placeholders of a task, and Q."""
+    """What the meta-gradient of one task is recorded from: inputs of a tape, and Q."""
 
-    support: Examples
+    support: Examples  # x and y, one row for each example
     query: Examples
-    alpha: Value
-    query_loss: Loss
+    alpha: Value  # () or (P,), which all tasks share
+    query_loss: Loss  # Q, a function (theta, x, y)
 
 
 class MAML(Trainable):

@@ -12,7 +12,6 @@ sys.path.append(str(ROOT))
 from benchmarks import distributed  # noqa: E402
 from benchmarks.distributed import Network, Work, exchange, iteration  # noqa: E402
 from tests.support import mpi  # noqa: E402
-from tinymaml.tasks import batch  # noqa: E402
 
 WORK = Work("work", tasks=32, parameters=1000, task=1.0, draw=0.01, fixed=0.5)
 FREE = Network(0.0, 0.0)
@@ -38,7 +37,16 @@ def test_an_exchange_is_that_of_the_formula():
     # Four ranks: 8 rows of a quarter, to three others, and back the sums.
     expected = 8e-3 + (3 + 2) * 1e-3 + 9 * 0.75 * 0.04
     assert exchange(4, 1000, NETWORK, exact=True) == pytest.approx(expected)
-    assert distributed.BLOCKS == batch.BLOCKS
+    # Of 16 blocks, of as many tasks, four are on each.
+    expected = 8e-3 + (3 + 2) * 1e-3 + 5 * 0.75 * 0.04
+    assert exchange(4, 1000, NETWORK, True, 16) == pytest.approx(expected)
+    work = WORK._replace(draw=0.0, fixed=0.0)
+    assert iteration(work, 16, 4, NETWORK, True) == pytest.approx(4 + expected)
+
+
+def test_a_folder_that_is_missing_is_said_before_anything_is_timed(tmp_path):
+    with pytest.raises(SystemExit, match="its folder is missing"):
+        distributed.main(["--json", str(tmp_path / "nowhere/found.json")])
 
 
 def test_where_it_stops_gaining_a_rank_does_half_of_what_one_can():
@@ -54,6 +62,15 @@ def test_where_it_stops_gaining_a_rank_does_half_of_what_one_can():
 def test_the_figure_is_drawn(tmp_path):
     distributed.draw_figure(WORK, NETWORK, tmp_path / "model.svg")
     assert "4,096 tasks, exact" in (tmp_path / "model.svg").read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(bool(mpi.what_is_missing()), reason=mpi.what_is_missing() or "-")
+def test_bits_on_one_to_four_ranks_are_compared(monkeypatch, capsys):
+    assert distributed.main(["--works", "sinusoid", "--bits", "3"]) == 0
+    assert "sinusoid: the same: " in capsys.readouterr().out
+    monkeypatch.setattr(distributed, "run", lambda ranks, *_: "ab"[ranks == 3])
+    assert distributed.main(["--works", "sinusoid", "--bits", "3"]) == 1
+    assert "sinusoid: DIFFERENT: a, a, b, a" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(bool(mpi.what_is_missing()), reason=mpi.what_is_missing() or "-")

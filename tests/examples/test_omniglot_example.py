@@ -21,6 +21,7 @@ from tests.support.running_examples import (
 from tinymaml.paper.initialisations import load_initialisation
 from tinymaml.paper.recipes import RECIPES
 from tinymaml.tasks import miniimagenet, omniglot
+from tinymaml.tasks.episodes import Episodes
 from tinymaml.tasks.images import ImageSet
 from tinymaml.training.checkpoint import load_checkpoint
 
@@ -189,20 +190,24 @@ def test_one_shot_tests_within_an_alphabet_as_well(example, capsys):
     assert [row["steps"] for row in rows] == 2 * [*range(11)]
     assert {(row["ways"], row["shots"], row["paper"]) for row in rows} == {(5, 1, None)}
     assert rows != results["rows"] and results["rotations"]
-    assert "On 6 tasks of one alphabet, drawn by two people" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert (
+        "On 6 tasks, each of 5 characters of one alphabet, drawn by two people" in out
+    )
 
 
 def test_without_rotations_tasks_hold_drawings_as_they_are(
     example, few_shot, monkeypatch, capsys
 ):
-    drawn, fixed_tasks = [], few_shot.fixed_tasks
+    drawn, look_up = [], Episodes.look_up
 
-    def note(*arguments):
-        drawn.append(fixed_tasks(*arguments))
+    def note(episodes, indices):
+        drawn.append(look_up(episodes, indices))
         return drawn[-1]
 
-    monkeypatch.setattr(few_shot, "fixed_tasks", note)
+    monkeypatch.setattr(Episodes, "look_up", note)
     results = run(example, "--iterations", 1, "--no-rotations")
+    assert sorted(map(len, (tasks.x_query for tasks in drawn))) == [4, 6, 32]
     assert results["rotations"] is False
     upright = {image.tobytes() for image in draw_characters().images}
     for tasks in drawn:
@@ -220,11 +225,11 @@ def test_without_rotations_tasks_hold_drawings_as_they_are(
         (["--data", "nowhere"], "argument --data"),
         (
             ["--standin", "--evaluate", "one-shot", "--recipe", "5w5s"],
-            "argument --evaluate: --recipe: expected one with one shot, got 5w5s",
+            "argument --evaluate: expected a --recipe with one shot, got 5w5s",
         ),
         (
-            ["--standin", "--evaluate", "one-shot", "--recipe", "20w1s"],
-            "argument --evaluate: --split: expected an alphabet of 20 test characters",
+            ["--standin", "--evaluate", "one-shot"],
+            "argument --evaluate: expected --split background, got authors",
         ),
         (["--recipe", "5w2s"], "argument --recipe"),
         (["--order", "3"], "argument --order"),
@@ -269,6 +274,10 @@ def test_table_1_stands_beside_results_on_the_real_characters(example, capsys):
     results = read_strict_json(Path("out/results.json"))
     out, _ = capsys.readouterr()
     assert results["data"] == "Omniglot"
+    options = ["--iterations", "1", "--no-rotations", "--out", "upright"]
+    assert example.main(options) == 0
+    upright = read_strict_json(Path("upright/results.json"))
+    assert {row["paper"] for row in upright["rows"]} == {None}
     assert [r["steps"] for r in results["rows"] if r["paper"] == 98.7] == [3]
     assert "1100 train, 100 validation, 423 test" in out
     assert np.isfinite([row["accuracy"] for row in results["rows"]]).all()
@@ -328,6 +337,10 @@ def test_one_shot_tasks_are_characters_of_one_alphabet_drawn_by_two_people(examp
 
 
 def test_one_shot_tasks_need_an_alphabet_that_is_large_enough(example):
-    message = "--split: expected an alphabet of 6 test characters, got at most 5 of one"
+    message = "images: expected an alphabet of 6 characters, got at most 5 of one"
     with pytest.raises(ValueError, match=message):
         example.one_shot_tasks(numbered_characters([2, 5]), ways=6, count=1)
+    characters = numbered_characters([5])
+    one_less = ImageSet(*(part[1:] for part in characters[:2]), *characters[2:])
+    with pytest.raises(ValueError, match="images: expected 20 consecutive drawings"):
+        example.one_shot_tasks(one_less, ways=5, count=1)

@@ -147,6 +147,16 @@ def same(folder):
     return report
 
 
+def threads_of(ranks):
+    """The threads of a rank: where all may use nine cores, and where each has two."""
+    found, real = [], os.sched_getaffinity
+    for cores in (range(9), range(2 * ranks.rank, 2 * ranks.rank + 2)):
+        os.sched_getaffinity = lambda _, cores=cores: {*cores}
+        found.append(ranks.threads())
+    os.sched_getaffinity = real
+    return found
+
+
 def run_training(folder, iterations, fault="", rank="1"):
     """Train in exact mode; one rank, or all, may have a fault at iteration 5."""
     ranks, out = launched(), Path(folder, "c.npz")
@@ -229,7 +239,8 @@ def main():
     name, folder, *arguments = sys.argv[1:]
     ranks = launched()
     if name == "same":
-        report = {"size": ranks.size, **same(folder)}
+        threads = threads_of(ranks)
+        report = {"size": ranks.size, "threads": threads, **same(folder)}
         Path(folder, f"rank{ranks.rank}.json").write_text(json.dumps(report))
         return
     if name == "bare":

@@ -40,6 +40,7 @@ def compared(request, tmp_path_factory):
     reports = mpi.reports(folder, request.param)
     assert all(report == reports[0] for report in reports)
     assert reports[0].pop("size") == request.param
+    assert reports[0].pop("threads") == [9 // request.param, 2]
     return reports[0]
 
 
@@ -206,7 +207,16 @@ def test_a_rank_that_fails_outside_of_a_training_ends_the_others(tmp_path):
 
 
 @needs_mpi
-def test_an_example_gives_the_bits_of_one_process(tmp_path):
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["sinusoid", "--fast", "--iterations", 4, "--order", 2],
+        ["omniglot", "--fast", "--iterations", 2, "--standin", "--recipe", "fc-5w1s"],
+        ["navigation", "--iterations", 1, "--order", 2],
+    ],
+    ids=lambda options: options[0],
+)
+def test_an_example_gives_the_bits_of_one_process(tmp_path, options):
     def files_of(folder):
         results = json.loads((folder / "results.json").read_text())
         for key in ("seconds", "command"):
@@ -215,8 +225,7 @@ def test_an_example_gives_the_bits_of_one_process(tmp_path):
         theta = load_checkpoint(folder / "exact/checkpoint.npz").arrays["theta"]
         return results, names, theta.tobytes()
 
-    options = ["examples/sinusoid.py", "--fast", "--iterations", 4, "--order", 2]
-    found = {}
+    options, found = [f"examples/{options[0]}.py", *options[1:]], {}
     for ranks in (1, 2):
         out = tmp_path / str(ranks)
         process = mpi.start(ranks, *options, "--exact", "--out", out)

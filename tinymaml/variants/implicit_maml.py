@@ -118,7 +118,7 @@ class ImplicitMAML(MAML):
             return hvp(support_loss, phi, p) / (self.penalty + self.damping)
 
         def product(p: Value) -> Value:
-            return p + adapted * curvature(p)
+            return p + (adapted * curvature(p) if alpha.shape else curvature(p))
 
         v_0 = conjugate_gradients(product, adapted * v, self.iterations)
         # [/imaml]
