@@ -395,7 +395,7 @@ class MAML(Trainable):
         """The program for these shapes and settings, compiled at its first use."""
         shapes = theta.size, theta.dtype, *[array.shape[1:] for array in tasks]
         settings = (self.order, self.recompute, self._weights(), self.alpha.shape)
-        own = tuple(getattr(self, name) for name in self.own_settings)
+        own = tuple(map(self.__getattribute__, self.own_settings))
         recorded, function = call, None
         if call.function is not None:
             recorded, function = call._replace(function=None), weakly(call.function)
@@ -410,9 +410,9 @@ class MAML(Trainable):
         """Run the program for these shapes; say which input is not finite, if any."""
         program = self._program(call, theta, tasks)
         inputs = {"theta": theta, **self.shared_inputs(theta)}
-        inputs |= {"x_support": tasks.x_support, "y_support": tasks.y_support}
+        inputs["x_support"], inputs["y_support"] = tasks.x_support, tasks.y_support
         if call.kind != "adapt":
-            inputs |= {"x_query": tasks.x_query, "y_query": tasks.y_query}
+            inputs["x_query"], inputs["y_query"] = tasks.x_query, tasks.y_query
         results = program(inputs)
         # To read all inputs takes longer than to read the results, so the results come
         # first: their sum of squares is finite unless something in them is not. Only
