@@ -139,8 +139,9 @@ COMMANDS = {
         "transpose_b=bool(ta)",
         "transpose_b=False",
     ),
-    "transposed B has the wrong width": ("_product", numbers, "k if tb else n", "n"),
-    "transposed A has the wrong width": ("_product", numbers, "m if ta else k", "k"),
+    # Less and never more: a broken product must not read beyond the memory.
+    "transposed B has the wrong width": ("_product", numbers, "k if tb", "k - 1 if tb"),
+    "transposed A has the wrong width": ("_product", numbers, "m if ta", "m - 1 if ta"),
     "factors do not change places": (
         "_product",
         numbers,
