@@ -135,9 +135,9 @@ def iteration(
 ) -> float:
     """Seconds of an outer step with T tasks on N ranks of one thread."""
     bounds = block_bounds(tasks) if exact else range(tasks + 1)
-    whole = np.arange(ranks + 1) * (len(bounds) - 1) // ranks  # as `Ranks.share` has it
+    blocks = len(bounds) - 1
+    whole = np.arange(ranks + 1) * blocks // ranks  # as `Ranks.share` has it
     share = int(np.diff(np.array(bounds)[whole]).max())
-    blocks = min(BLOCKS, tasks)
     together = exchange(ranks, work.parameters, network, exact, blocks)
     computed = share * work.task + tasks * work.draw + work.fixed
     return computed + work.exchanges * together
@@ -245,7 +245,7 @@ def final_bits(name: str, iterations: int) -> str:
     learner, sample, theta, optimiser = make(name, threads=1, trajectories=4)
     options = {"optimiser": optimiser, "progress": False, "log_every": 10**9}
     rng = np.random.default_rng(1)
-    learner, sample = Distributed(learner, ranks), ranks.sampler(sample)
+    learner = Distributed(learner, ranks)
     result = train(learner, theta, sample, iterations=iterations, rng=rng, **options)
     return hashlib.sha256(result.theta.tobytes()).hexdigest()[:16]
 
