@@ -77,7 +77,7 @@ SETTINGS = {
         },
     ),
     "cheetah-direction": Setting(
-        iterations=200,
+        iterations=400,
         baseline_iterations=500,
         max_kl=0.02,
         paper={

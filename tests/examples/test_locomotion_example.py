@@ -177,10 +177,10 @@ def test_one_method_alone_makes_a_figure(example, method):
 def test_sizes_are_those_of_the_environment_unless_they_are_given(bare):
     parser = bare.make_parser()
     for arguments, expected in (
-        ([], (200, 500, 0.02, 20)),
+        ([], (400, 500, 0.02, 20)),
         (["--env", "cheetah-velocity"], (475, 500, 0.01, 10)),
         (["--env", "ant-direction", "--iterations", "7"], (7, 1000, 0.01, 40)),
-        (["--max-kl", "0.5", "--trajectories", "3"], (200, 500, 0.5, 3)),
+        (["--max-kl", "0.5", "--trajectories", "3"], (400, 500, 0.5, 3)),
         (["--fast"], (3, 3, 0.02, 8)),
     ):
         options, _ = bare.read_options(parser, arguments)
@@ -209,7 +209,7 @@ def test_help_names_every_option(bare, capsys):
         bare.main(["--help"])
     out = " ".join(capsys.readouterr().out.split())
     assert stop.value.code == 0
-    assert "figure 5 and table 5" in out and "default: 200 to 600, by --env" in out
+    assert "figure 5 and table 5" in out and "default: 400 to 600, by --env" in out
     options = "env methods iterations baseline-iterations alpha max-kl tasks gif resume"
     assert all(f"--{option}" in out for option in options.split())
 
