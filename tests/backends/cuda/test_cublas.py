@@ -177,3 +177,14 @@ def test_device_gives_its_stream_and_memory_of_its_own():
     assert found.mode == 0  # float32 means float32 by default
     CupyDevice(cupy, cupy, library, tf32=True)
     assert settings_of(library.library).mode == 3
+
+
+def test_what_waits_behind_a_failed_call_never_runs():
+    queue, ran = Queue(), []
+    queue.call(lambda: 7)  # the status of a refused product
+    queue.call(ran.append, "behind it")
+    with pytest.raises(AssertionError, match="failed"):
+        queue.wait()
+    queue.call(ran.append, "later")
+    queue.wait()
+    assert ran == ["later"] and queue.finished == 3

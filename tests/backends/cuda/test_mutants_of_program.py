@@ -139,10 +139,8 @@ COMMANDS = {
         "transpose_b=bool(ta)",
         "transpose_b=False",
     ),
-    # Less and never more: a broken product must not read beyond the memory. The same
-    # mutant of a transposed B (k) is left out: with it a later kernel of the stand-in
-    # has crashed the interpreter in two runs of the whole suite, and why is not known.
-    "transposed A has the wrong width": ("_product", numbers, "m if ta", "m - 1 if ta"),
+    "transposed B has the wrong width": ("_product", numbers, "k if tb else n", "n"),
+    "transposed A has the wrong width": ("_product", numbers, "m if ta else k", "k"),
     "factors do not change places": (
         "_product",
         numbers,
