@@ -15,13 +15,13 @@ Needs MuJoCo: pip install "tinymaml[locomotion]".
 The recipe is that of the authors' code: a policy with two hidden layers of 100 relu
 units, actions normal with standard deviations that are parameters too; one inner
 policy-gradient step of alpha = 0.1; 40 tasks in an outer step by TRPO; discount 0.99,
-linear baseline, standardised advantages; trajectories of at most 200 steps. How many
-trajectories a task has, how large and how many outer steps are is in
-locomotion_settings.py. The baselines take 100 trajectories in an outer step, each with
-its own goal. Test: 40 goals, the same for all methods and seeds; step sizes s for the
-first gradient step and s / 2 after it (s / 100 for ant-direction, as in the authors'
-code), with s = alpha for MAML and the authors' for the others; 95 % intervals of 1.96
-standard deviations / sqrt(40).
+linear baseline, standardised advantages; trajectories of at most 200 steps. The file
+locomotion_settings.py has what differs between environments: the number of trajectories
+of a task, and the size and the number of outer steps. The baselines take 100
+trajectories in an outer step, each with its own goal. Test: 40 goals, the same for all
+methods and seeds; step sizes s for the first gradient step and s / 2 after it (s / 100
+for ant-direction, as in the authors' code), with s = alpha for MAML and the authors'
+for the others; 95 % intervals of 1.96 standard deviations / sqrt(40).
 
 Deviations: the engine is a newer MuJoCo (tinymaml/rl/locomotion.py lists what differs).
 The parameters tested are those with the best return on 40 validation goals, after 1 to
@@ -35,14 +35,16 @@ results.json, with --gif adaptation.gif, and for each training a folder with log
 checkpoint.npz. A row of the log has the size of the inner step as a mean KL divergence,
 the mean return before and after adaptation, whether the outer step was accepted, the
 steps of physics a second while the simulator ran, and how many trajectories unstable
-physics has ended. Ctrl-C or SIGTERM saves and stops; a run continued with --resume
-gives the same bits as one that never stopped.
+physics has ended (MuJoCo says so on the terminal and in MUJOCO_LOG.TXT). Ctrl-C or
+SIGTERM saves and stops; a run continued with --resume gives the same bits as one that
+never stopped.
 """
 
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
+from importlib.metadata import version
 from types import SimpleNamespace
 from typing import Any
 
@@ -90,15 +92,18 @@ class LocomotionExperiment(Experiment):
     columns = (*COLUMNS, "physics_per_second", "unstable")
 
     def step(self, learner: MAMLTRPO, theta: Array, batch: MetaBatch) -> Any:
-        """An outer step, with the numbers of `columns`."""
+        """An outer step, with the numbers of `columns`; counts are of all processes."""
         body = learner.environment
         assert isinstance(body, Timed)
         body.steps, body.seconds, body.unstable = 0, 0.0, 0
         step = learner.step(theta, batch)
+        ranks = learner.ranks.for_tasks(len(batch.tasks))
+        own = np.array([[body.steps, body.seconds, body.unstable]])
+        steps, seconds, unstable = ranks.gather(own).T
         return SimpleNamespace(
             **step._asdict(),
-            physics_per_second=body.steps / body.seconds,
-            unstable=body.unstable,
+            physics_per_second=steps.sum() / seconds.max(),
+            unstable=unstable.sum(),
         )
 
 
@@ -200,7 +205,10 @@ def states_of(
 def films(
     experiment: Experiment, adapted: Mapping[str, Adaptation], env: str
 ) -> list[Film]:
-    """The lowest and the highest goal, each before and after one gradient step."""
+    """The lowest and the highest goal, each before and after one gradient step.
+
+    A position's first number decides, along x.
+    """
     name = next((name for name in adapted if name != "oracle"), "oracle")
     adapts = name != "oracle"
     times = ["before", "after one gradient step"] if adapts else ["which it observes"]
@@ -236,6 +244,8 @@ def draw(
     draw_figure_5(curves, training, shown, floor, options.out / "figure5.png")
     if options.gif:
         write_animation(shown, floor, options.out / ANIMATION)
+    else:  # an earlier run's would be beside this run's figure
+        (options.out / ANIMATION).unlink(missing_ok=True)
 
 
 # %% Everything
@@ -319,8 +329,8 @@ def make_parser() -> Parser:
     add("--gif", action="store_true", help=f"also write an animation, {ANIMATION}")
     add_resume(
         parser,
-        "--env, --seed, --context, --alpha, --max-kl, --decay, --tasks and "
-        "--trajectories",
+        "--env, --seed, --context, --alpha, --max-kl, --decay, --tasks, --trajectories "
+        "and version of MuJoCo",
     )
     return parser
 
@@ -355,13 +365,19 @@ def start(parser: Parser, arguments: Sequence[str]) -> None:
         "tasks": recipe.tasks,
         "trajectories": recipe.trajectories,
         "pooled": recipe.pooled,
+        "mujoco": version("mujoco"),
+    }
+    more = {
+        "baseline_iterations": options.baseline_iterations,
+        "context": recipe.context,
+        "shots": recipe.shots,
     }
     config = {"experiment": "locomotion", "seed": options.seed, **settings}
     command = command_line("examples/locomotion.py", arguments)
     files = [*FILES, ANIMATION] if options.gif else FILES
     most = max(recipe.iterations.values())
     with open_stages(parser, options, command, names, config, files, most) as stages:
-        experiment.run(stages, command, partial(draw, experiment), **settings)
+        experiment.run(stages, command, partial(draw, experiment), **settings, **more)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Array = np.ndarray[Any, Any]
-POSES = 9  # drawn over each other in a panel of the figure
+# How many poses are drawn over each other in a panel of the figure: of a body seen from
+# the side, which runs along, and of one seen from above, whose legs spread.
+POSES, POSES_FROM_ABOVE = 9, 4
 FRAMES = 50  # of the animation
 MARGIN = 0.7  # metres around a body
 
@@ -38,9 +40,10 @@ def draw_figure_5(
     floor: bool,
     out: Path,
 ) -> None:
-    """Returns on the left; on the right a strip of stick figures for each film.
+    """Returns on the left; on the right stick figures for each film.
 
-    floor: whether the height 0 is drawn as a line, for a body seen from the side.
+    floor: whether the body is seen from the side. Its films are strips, one below the
+    other, with a line for the height 0. Seen from above, each body also leaves a path.
     """
     from matplotlib.figure import Figure
 
@@ -48,11 +51,17 @@ def draw_figure_5(
     left, right = figure.subfigures(1, 2, width_ratios=(1, 1.7), squeeze=False)[0]
     draw_returns(left, curves, training, paper=True)
     right.suptitle("One trajectory in each panel: from pale to dark, in metres")
-    panels = right.subplots(len(films), 1, squeeze=False)[:, 0]
-    for film, panel in zip(films, panels, strict=True):
+    columns, poses = (1, POSES) if floor else (2, POSES_FROM_ABOVE)
+    panels = right.subplots(-(-len(films) // columns), columns, squeeze=False).ravel()
+    for panel in panels[len(films) :]:
+        panel.set_axis_off()
+    for film, panel in zip(films, panels, strict=False):
         _set_panel(panel, film, films, floor)
-        times = np.linspace(0, len(film.poses) - 1, POSES).round().astype(int)
-        for alpha, time in zip(np.linspace(0.15, 1, POSES), times, strict=True):
+        if not floor:
+            path = film.poses.mean(axis=(1, 2))  # of the middle of all lines
+            panel.plot(*path.T, color="0.3", lw=0.8)
+        times = np.linspace(0, len(film.poses) - 1, poses).round().astype(int)
+        for alpha, time in zip(np.linspace(0.15, 1, poses), times, strict=True):
             lines = film.poses[time].transpose(2, 1, 0)
             panel.plot(*lines, color=film.colour, alpha=alpha, lw=2)
     save_figure(figure, out)

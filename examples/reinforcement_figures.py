@@ -65,7 +65,9 @@ def _draw_adaptation(panel: "Axes", curve: Curve) -> None:
     band: dict[str, Any] = {"color": curve.colour, "alpha": 0.2, "linewidth": 0}
     if len(curve.steps) == 1:
         panel.axhspan(low[0], high[0], **band)
-        panel.axhline(curve.values[0], color=curve.colour, ls="--", label=curve.label)
+        panel.axhline(
+            curve.values[0], color=curve.colour, ls=(0, (7, 3)), label=curve.label
+        )
         return
     panel.fill_between(curve.steps, low, high, **band)
     panel.plot(
@@ -80,7 +82,7 @@ def _draw_adaptation(panel: "Axes", curve: Curve) -> None:
 
 def _draw_authors(panel: "Axes", curve: Curve) -> None:
     """The authors' returns of a method, dotted and in its colour."""
-    style: dict[str, Any] = {"color": curve.colour, "ls": ":", "lw": 1}
+    style: dict[str, Any] = {"color": curve.colour, "ls": ":", "lw": 1.8}
     assert curve.paper is not None
     if len(curve.paper) == 1:
         panel.axhline(curve.paper[0], **style)

@@ -114,8 +114,8 @@ def experiment_parser(
         "--threads",
         type=whole_number(1),
         metavar="N",
-        help="threads of the numba backend; no result depends on it (default: cores, "
-        "shared by the processes of a node)",
+        help="threads of the numba backend, and of MuJoCo where it is used; no result "
+        "depends on it (default: cores, shared by the processes of a node)",
     )
     add(
         "--exact",
@@ -255,8 +255,8 @@ def read_options(
         )
     earlier_run(parser, options)
     try:
-        threads = options.threads or ranks.threads()
-        backend: Any = get_backend(options.backend, threads)
+        options.threads = options.threads or ranks.threads()
+        backend: Any = get_backend(options.backend, options.threads)
         if ranks.size > 1:
             ranks.exact = options.exact
             backend = DistributedBackend(backend, ranks)

@@ -112,6 +112,12 @@ def test_full_run_writes_all_its_files_and_compares_with_the_paper(
     assert all(np.isfinite(row["return"]) for row in results["rows"])
     row = select(results, "random")[1]
     assert f"{row['return']:.2f} ± {row['ci95']:.2f} (21.83)" in capsys.readouterr().out
+    sizes = [results[key] for key in ("context", "baseline_iterations", "shots")]
+    assert sizes == [5, 1, 2]
+    assert results["mujoco"] == sys.modules["mujoco"].__version__
+    # A run without an animation does not leave that of the run it replaces.
+    run(example, "--methods", "random", "--overwrite")
+    assert not Path("out/adaptation.gif").exists()
 
 
 def test_log_has_the_inner_step_the_speed_of_the_simulator_and_what_failed(small):
@@ -396,6 +402,15 @@ def test_a_checkpoint_of_another_run_is_refused(small, change, capsys):
     run(small, "--iterations", 0, "--methods", "exact")
     arguments = ["--fast", "--methods", "exact", "--resume", "out", *change]
     assert "expected a checkpoint with" in refusal(small, arguments, capsys)
+
+
+def test_a_checkpoint_of_another_version_of_mujoco_is_refused(
+    small, monkeypatch, capsys
+):
+    run(small, "--iterations", 0, "--methods", "exact")
+    monkeypatch.setattr(small, "version", lambda name: f"{name} 1.31")
+    arguments = ["--fast", "--methods", "exact", "--resume", "out"]
+    assert "with mujoco = 'mujoco 1.31'" in refusal(small, arguments, capsys)
 
 
 # --- what it refuses ------------------------------------------------------------------

@@ -28,7 +28,9 @@ CUDA_LIMIT = 800 + 40
 PACKAGE_LIMIT = 5_500 + 250 + 50 + 350 + 33 + 55 + 50 + 105
 # What later subpackages may add to the package; each brings its own line here.
 LATER = {
-    "rl/locomotion": 350,  # with gymnasium's adapter
+    # With gymnasium's adapter. 350 were planned; 36 are for threads of Python, forked
+    # processes, vector environments with one seed, and refusals by name.
+    "rl/locomotion": 350 + 36,
     # 500 were planned; what variants ask of the rest, 88 more, is in PACKAGE_LIMIT.
     "variants": 500,
     "training/distributed.py": 250,

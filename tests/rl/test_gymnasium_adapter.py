@@ -100,6 +100,59 @@ def test_a_copy_that_reaches_its_goal_ends_its_trajectory():
     assert ended.tolist() == [[False, True]] and rewards[0, 1] > 90
 
 
+class Springs(gymnasium.vector.VectorEnv):
+    """A vector environment that is no collection of single ones, with one seed."""
+
+    def __init__(self, count):
+        self.num_envs = count
+        self.single_observation_space = gymnasium.spaces.Box(-9, 9, (2,), np.float32)
+        self.single_action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.x = self.np_random.normal(size=(self.num_envs, 2)).astype(np.float32)
+        return self.x.copy(), {}
+
+    def step(self, actions):
+        self.x = 0.9 * self.x + np.asarray(actions)
+        never = np.zeros(self.num_envs, bool)
+        return self.x.copy(), -np.abs(self.x).sum(axis=1), never, never, {}
+
+
+def test_any_vector_environment_serves_even_with_one_seed_for_all_copies():
+    environment = FromGymnasium(Springs, masses_of, horizon=4)
+    (one, _), (same, _), (other, _) = (
+        swing(environment, np.ones((2, 1)), seed) for seed in (1, 1, 2)
+    )
+    assert one.observations.tobytes() == same.observations.tobytes()
+    first = np.stack([one.observations, other.observations])[:, :, :, 0, 0]
+    assert len(np.unique(first)) == 8
+
+
+def test_copies_that_do_not_start_anew_are_refused():
+    mode = getattr(gymnasium.vector, "AutoresetMode", None)
+    if mode is None:
+        pytest.skip("this gymnasium has no AutoresetMode")
+    settings = {"autoreset_mode": mode.DISABLED}
+    with pytest.raises(ValueError, match="^make: expected copies that start anew afte"):
+        FromGymnasium(
+            lambda count: gymnasium.make_vec(
+                "Pendulum-v1", num_envs=count, vector_kwargs=settings
+            ),
+            masses_of,
+            horizon=4,
+        )
+
+
+def test_arrays_that_do_not_fit_are_refused_by_name():
+    environment = pendulums()
+    with pytest.raises(ValueError, match="^tasks: expected 2, got 3"):
+        environment.start(np.ones((3, 1)), 2, np.ones((2, 2, 1)))
+    states = environment.start(np.ones((2, 1)), 2, np.ones((2, 2, 1)))
+    with pytest.raises(ValueError, match=r"^actions: expected shape \(2, 2, 1\), got"):
+        environment.step(states, np.ones((2, 2, 2)), np.ones((2, 1)))
+
+
 def test_maml_learns_on_pendulums():
     policy = tm.GaussianPolicy(tm.MLP([3, 8, 1]), 1, backend="numpy")
     learner = tm.MAMLTRPO(policy, pendulums(), trajectories=3, backend="numpy")
@@ -136,8 +189,15 @@ def test_settings_are_refused_by_name():
         FromGymnasium(3, masses_of, 5)
     with pytest.raises(ValueError, match="^horizon: expected at least 1, got 0"):
         pendulums(horizon=0)
+    with pytest.raises(ValueError, match="^make: expected a vector environment, got"):
+        FromGymnasium(lambda count: gymnasium.make("Pendulum-v1"), masses_of, 5)
     with pytest.raises(ValueError, match="^render_mode: expected one of .None., got"):
         ToGymnasium(Navigation(), [0.3, 0.4], "rgb_array")
+    for task, shape in ((1.0, r"\[\]"), ([1.0], r"\[1\]")):
+        with pytest.raises(
+            ValueError, match=rf"^task: expected an array of .* {shape}"
+        ):
+            ToGymnasium(Navigation(), task)
 
 
 # --- ours in gymnasium's tools --------------------------------------------------------

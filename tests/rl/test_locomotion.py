@@ -6,8 +6,10 @@ are compared with MuJoCo's own data, stepped one trajectory at a time.
 """
 
 import copy
+import os
 import pickle
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -284,6 +286,40 @@ def test_a_trajectory_is_the_same_alone_and_among_others(body):
             assert (reward, ended) == (rewards[t][here], ends[t][here])
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_threads_of_python_may_share_an_environment(threads):
+    environment = HalfCheetah("direction", threads=threads)
+
+    def trajectories(seed):
+        return [a.tobytes() for a in sampled(environment, seed)]
+
+    expected = [trajectories(seed) for seed in range(6)]
+    with ThreadPoolExecutor(3) as threads_of_python:
+        assert list(threads_of_python.map(trajectories, range(6))) == expected
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_process_moves_an_environment_of_its_parent():
+    program = """
+import os, signal
+import numpy as np
+from tinymaml.rl.locomotion import HalfCheetah
+
+environment, goals = HalfCheetah(threads=2), np.ones((2, 1))
+states = environment.start(goals, 3, np.zeros((2, 3, 18)))
+step = environment.step(states, np.ones((2, 3, 6)), goals)[0].tobytes()
+child = os.fork()
+if child == 0:
+    signal.alarm(20)  # it ends by a signal if it waits for threads that it lacks
+    other = environment.step(states, np.ones((2, 3, 6)), goals)[0].tobytes()
+    del environment
+    os._exit(0 if other == step else 1)
+print(os.waitpid(child, 0)[1])
+"""
+    out, _ = run_python(program)
+    assert out.split() == ["0"]
+
+
 def test_copies_and_pickles_move_alike_and_keep_their_settings():
     environment = Ant("position", horizon=9, goal_visible=True, threads=1)
     expected = sampled(environment)
@@ -298,6 +334,8 @@ def test_copies_and_pickles_move_alike_and_keep_their_settings():
     assert repr(environment) == (
         "Ant('position', horizon=9, goal_visible=True, threads=1)"
     )
+    environment.name = "what a subclass adds"
+    assert copy.copy(environment).name == pickle.loads(pickle.dumps(environment)).name
 
 
 # --- goals and starts -----------------------------------------------------------------
@@ -490,10 +528,34 @@ def test_bad_arrays_are_refused_by_name():
         environment.draw(np.random.default_rng(0), ())
     with pytest.raises(ValueError, match=r"^noise: expected shape \(2, 3, 18\), got"):
         environment.start(goals, 3, noise[..., 1:])
-    with pytest.raises(ValueError, match=r"^goals: expected shape \(tasks, 1\) or"):
-        environment.start(np.ones((2, 2)), 3, noise)
-    with pytest.raises(ValueError, match="^goals: expected one a task or one for each"):
-        environment.start(np.ones((2, 2, 1)), 3, noise)
+    with pytest.raises(TypeError, match="^shape: expected whole numbers, got 3"):
+        environment.draw(np.random.default_rng(0), 3)
+    with pytest.raises(ValueError, match="^trajectories: expected at least 1, got 0"):
+        environment.start(goals, 0, noise[:, :0])
+    expected = (
+        r"^goals: expected shape \(2, 1\), one for each task, or \(2, 3, 1\), got"
+    )
+    for wrong in (np.ones((2, 2)), np.ones((2, 2, 1)), np.ones((2, 1, 3))):
+        with pytest.raises(ValueError, match=expected):
+            environment.start(wrong, 3, noise)
+    for wrong in (np.ones((1, 1)), np.ones((3, 1)), np.ones((3, 3, 1))):
+        with pytest.raises(ValueError, match=expected):
+            environment.observe(states, wrong)
+        with pytest.raises(ValueError, match=expected):
+            environment.step(states, np.zeros((2, 3, 6)), wrong)
+    with pytest.raises(ValueError, match="^goals: expected finite numbers, got NaN"):
+        environment.step(states, np.zeros((2, 3, 6)), np.array([[1.0], [np.nan]]))
+    expected = r"^states: expected float64, shape \(tasks, trajectories, 26\), got"
+    for wrong in (
+        states[0],
+        states[..., :-1],
+        states.astype(int),
+        states.astype("float32"),
+    ):
+        with pytest.raises(ValueError, match=expected):
+            environment.observe(wrong, goals)
+        with pytest.raises(ValueError, match=expected):
+            environment.step(wrong, np.zeros((2, 3, 6)), goals)
     with pytest.raises(TypeError, match="^goals: expected an array, got list"):
         (
             environment.observe(states, [[1.0], [1.0]]),
@@ -501,6 +563,15 @@ def test_bad_arrays_are_refused_by_name():
         )
     with pytest.raises(ValueError, match=r"^actions: expected shape \(2, 3, 6\), got"):
         environment.step(states, np.zeros((2, 3, 5)), goals)
+
+
+def test_a_package_that_does_not_load_is_not_called_missing(monkeypatch):
+    def broken(name):
+        raise ImportError("libmujoco.so: cannot open shared object file")
+
+    monkeypatch.setattr("tinymaml.rl.locomotion.import_module", broken)
+    with pytest.raises(ImportError, match="^libmujoco.so: cannot open"):
+        HalfCheetah()
 
 
 @pytest.mark.parametrize("name", ["mujoco", "gymnasium"])

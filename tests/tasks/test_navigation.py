@@ -105,7 +105,11 @@ def test_bad_settings_are_refused_by_name(arguments, error, complaint):
 def test_bad_goals_and_numbers_are_refused_by_name():
     navigation = Navigation()
     with pytest.raises(ValueError, match="^shape: expected at least one goal"):
+        navigation.draw(np.random.default_rng(0), ())
+    with pytest.raises(ValueError, match="^shape: expected at least 1, got 0"):
         navigation.draw(np.random.default_rng(0), (0,))
+    with pytest.raises(TypeError, match="^shape: expected whole numbers, got 3"):
+        navigation.draw(np.random.default_rng(0), 3)
     with pytest.raises(ValueError, match="^trajectories: expected at least 1, got 0"):
         navigation.start(np.zeros((2, 2)), 0)
     with pytest.raises(ValueError, match="^goals: expected shape"):

@@ -1,5 +1,6 @@
 """Several ranks: results with the bits of one process, and runs that end together."""
 
+import csv
 import json
 import signal
 import time
@@ -213,17 +214,25 @@ def test_a_rank_that_fails_outside_of_a_training_ends_the_others(tmp_path):
         ["sinusoid", "--fast", "--iterations", 4, "--order", 2],
         ["omniglot", "--fast", "--iterations", 2, "--standin", "--recipe", "fc-5w1s"],
         ["navigation", "--iterations", 1, "--order", 2],
+        ["locomotion", "--fast", "--iterations", 1, "--methods", "exact"],
     ],
     ids=lambda options: options[0],
 )
 def test_an_example_gives_the_bits_of_one_process(tmp_path, options):
+    if options[0] == "locomotion":
+        pytest.importorskip("mujoco", reason='needs pip install ".[locomotion]"')
+
     def files_of(folder):
         results = json.loads((folder / "results.json").read_text())
         for key in ("seconds", "command"):
             del results[key]
         names = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
         theta = load_checkpoint(folder / "exact/checkpoint.npz").arrays["theta"]
-        return results, names, theta.tobytes()
+        with open(folder / "exact/log.csv", newline="") as file:
+            log = list(csv.DictReader(file))
+        for row in log:
+            row.pop("seconds"), row.pop("physics_per_second", None)
+        return results, names, log, theta.tobytes()
 
     options, found = [f"examples/{options[0]}.py", *options[1:]], {}
     for ranks in (1, 2):

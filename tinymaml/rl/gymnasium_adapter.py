@@ -47,9 +47,12 @@ class FromGymnasium:
     horizon: steps of the longest trajectory.
 
     Actions from -1 to 1 span the range that gymnasium's space of actions allows, and
-    larger ones are clipped. A copy's one number of start noise is its seed. The copies
-    hold the true states, so time only goes forwards: `step` takes the states that the
-    last call returned, and no others.
+    larger ones are clipped. A copy's one number of start noise is its seed; a vector
+    environment that is not gymnasium's SyncVectorEnv or AsyncVectorEnv takes one seed
+    for all copies, made of all their numbers. A copy that has ended must start anew by
+    itself, as gymnasium's do unless they are told not to. The copies hold the true
+    states, so time only goes forwards: `step` takes the states that the last call
+    returned, and no others.
 
     Raises ValueError or TypeError naming the argument that does not fit.
     """
@@ -70,6 +73,14 @@ class FromGymnasium:
         self._set_tasks = check_function("set_tasks", set_tasks)
         self.horizon = whole_number("horizon", horizon)
         envs: Any = make(1)
+        vector = gymnasium.vector
+        fits = isinstance(envs, vector.VectorEnv)
+        check_that(fits, "make", "a vector environment", envs)
+        mode = str(envs.metadata.get("autoreset_mode"))
+        fits = not mode.endswith("DISABLED")
+        check_that(fits, "make", "copies that start anew after their end", mode)
+        kinds = (vector.SyncVectorEnv, vector.AsyncVectorEnv)
+        self._seed_each = isinstance(envs.unwrapped, kinds)
         seen, space = envs.single_observation_space, envs.single_action_space
         for name, box in (("observations", seen), ("actions", space)):
             vectors = isinstance(box, gymnasium.spaces.Box) and len(box.shape) == 1
@@ -88,11 +99,13 @@ class FromGymnasium:
         if self._envs.num_envs != noise.size:
             self._envs.close()
             self._envs = self._make(noise.size)
+        check_that(len(tasks) == len(noise), "tasks", f"{len(noise)}", len(tasks))
         each = tasks[:, None] if tasks.ndim == self._task_axes else tasks
         each = np.broadcast_to(each, (*noise.shape[:2], *each.shape[2:]))
         self._set_tasks(self._envs, each.reshape(noise.size, *each.shape[2:]))
-        seeds = np.abs(noise.astype(np.float64)).view(np.uint64).ravel().tolist()
-        seen, _ = self._envs.reset(seed=seeds)
+        seeds = np.abs(noise.astype(np.float64)).view(np.uint64).ravel()
+        one = int(np.bitwise_xor.reduce(seeds) % 2**31)
+        seen, _ = self._envs.reset(seed=seeds.tolist() if self._seed_each else one)
         self._states = seen.reshape(*noise.shape[:2], -1)
         return self._states
 
@@ -107,6 +120,8 @@ class FromGymnasium:
         fits, expected = states is self._states, "what the last start or step returned"
         check_that(fits, "states", expected, f"another array of shape {states.shape}")
         shape = states.shape[:2]
+        each = (*shape, self.actions)
+        check_that(actions.shape == each, "actions", f"shape {each}", actions.shape)
         clipped = np.clip(np.nan_to_num(actions), -1, 1).reshape(-1, self.actions)
         span = self._high - self._low
         scaled = (self._low + (clipped + 1) / 2 * span).astype(span.dtype)
@@ -122,7 +137,9 @@ class ToGymnasium(Env):
     task: what distinguishes the task: numbers, such as a goal. render_mode: None, or
     "rgb_array" where the environment has a `skeleton`. A picture (256, 256, 3) is then
     a stick figure, seen from the side along y and centred on the body: enough to see
-    whether it runs, with a line for the floor, and nothing of surfaces and contacts.
+    whether it runs, with a line for the floor, and nothing of surfaces and contacts. In
+    a video at its 50 pictures a second an ant moves in real time, and a half-cheetah at
+    half its speed. `reset` comes before `step` and `render`.
 
         env = ToGymnasium(Navigation(), [0.3, 0.4])
         observation, info = env.reset(seed=0)
@@ -141,6 +158,9 @@ class ToGymnasium(Env):
         check_that(render_mode in modes, "render_mode", f"one of {modes}", render_mode)
         self.environment: Any = environment
         self.tasks, self.render_mode = np.array(task, np.float64)[None], render_mode
+        _, *shape = environment.draw(np.random.default_rng(0), (1,)).shape
+        came = [*self.tasks.shape[1:]]
+        check_that(came == shape, "task", f"an array of shape {shape}", came)
         size = environment.observations
         self.observation_space = box(-np.inf, np.inf, (size,), float)
         self.action_space = box(-1.0, 1.0, (environment.actions,), np.float32)

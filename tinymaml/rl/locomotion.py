@@ -18,11 +18,13 @@ step, softness of contacts) rllab's values are set here.
 Deviations from the authors' code:
 
 - The engine is MuJoCo 3.3.5 or newer, not 1.31. Contacts, friction and the solver of
-  constraints differ. Masses of capsules are exact, where 1.31 took cylinders: the ant
-  weighs 0.911 kg and not 0.879, and the parts of the cheetah share its 14 kg a little
-  differently.
+  constraints differ. MuJoCo 3.5 and 4.0 changed the ant's contacts again, and so its
+  trajectories; the half-cheetah's are the same. Masses of capsules are exact, where
+  1.31 took cylinders: the ant weighs 0.911 kg and not 0.879, and the parts of the
+  cheetah share its 14 kg a little differently.
 - Where physics becomes unstable (a number in a state is not finite or beyond 1e6), the
-  trajectory ends with a reward of 0 and is counted in `unstable`.
+  trajectory ends with a reward of 0 and is counted in `unstable`. MuJoCo notes it on
+  the terminal and in a file MUJOCO_LOG.TXT of the current folder, once in each thread.
 - A direction is drawn as -1 or 1; the authors draw a number and compare it with the
   middle of its range.
 
@@ -31,20 +33,25 @@ Left out: other bodies, and pictures; `skeleton` returns lines that can be drawn
 
 import copy
 import os
+from functools import cache
 from importlib import import_module
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
 
+from tinymaml.backends.programs import free_after_fork
 from tinymaml.checks import (
     Array,
     check_arrays,
     check_choice,
+    check_finite,
     check_flags,
     check_that,
     check_threads,
     whole_number,
+    whole_numbers,
 )
 
 HORIZON = 200  # steps
@@ -60,13 +67,27 @@ ANT_BONUS = {"velocity": 1.05, "direction": 0.05, "position": 4.05}  # for each 
 ANT_HEIGHTS = (0.2, 1.0)  # metres: a trajectory ends where the torso is beyond them
 
 
+# MuJoCo's threads serve one call at a time.
+THREADS_IN_USE = free_after_fork(Lock())
+
+
 def package(name: str) -> Any:
     """MuJoCo, gymnasium or a module of theirs, or an ImportError with the remedy."""
     try:
         return import_module(name)
-    except ImportError:
+    except ModuleNotFoundError:
         message = f'{name} is missing: pip install "tinymaml[locomotion]"'
         raise ImportError(message) from None
+
+
+@cache
+def thread_pool(threads: int, process: int) -> Any:
+    """MuJoCo's threads of a process; for one there are none, it is the caller's.
+
+    A forked process has the object of its parent, but not the threads. So it needs its
+    own, and must never destroy the other, which would wait for them for ever.
+    """
+    return package("mujoco.rollout").Rollout(nthread=threads * (threads > 1))
 
 
 class Locomotion:
@@ -110,9 +131,14 @@ class Locomotion:
             f"goal_visible={self.goal_visible}, threads={self.threads})"
         )
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """A copy or a pickle makes its own models; its count of unstable ones is 0."""
-        return type(self), (self.task, self.horizon, self.goal_visible, self.threads)
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy or a pickle makes models, memory and a lock of its own."""
+        own = ("model", "_measuring", "_buffers", "_lock")
+        return {name: vars(self)[name] for name in vars(self) if name not in own}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._compile()
 
     # --- the protocol of environments ---
 
@@ -121,8 +147,7 @@ class Locomotion:
 
         G is 2 for a position and 1 else; numbers are float64, in metres and seconds.
         """
-        fits = shape and all(n >= 1 for n in shape)
-        check_that(fits, "shape", "at least one goal", shape)
+        check_that(whole_numbers("shape", shape), "shape", "at least one goal", shape)
         # [sec5-3-tasks]
         lowest, highest, size = self.goals[self.task]
         goals = rng.uniform(lowest, highest, (*shape, size))
@@ -135,10 +160,11 @@ class Locomotion:
         The standard deviation of the noise is 0.01 for positions and 0.1 for
         velocities. D = `start_noise`; where noise is 0 the body is at rest.
         """
-        check_arrays(noise=noise)
-        shape = (len(goals), trajectories, self.start_noise)
+        check_arrays(goals=goals, noise=noise)
+        count = whole_number("trajectories", trajectories)
+        shape = (len(goals), count, self.start_noise)
         check_that(noise.shape == shape, "noise", f"shape {shape}", noise.shape)
-        self._of_trajectories(goals, trajectories)
+        self._of_trajectories(goals, *shape[:2])
         # [sec5-3-start]
         stds = np.repeat(NOISE, (self.model.nq, self.model.nv))
         count = len(goals) * trajectories
@@ -152,7 +178,7 @@ class Locomotion:
     def observe(self, states: Array, goals: Array) -> Array:
         """What the agent sees: (T, B, observations)."""
         # [sec5-3-oracle]
-        goals = self._of_trajectories(goals, states.shape[1])
+        goals = self._of_trajectories(goals, *self._shape(states))
         parts = [self._see(states), goals] if self.goal_visible else [self._see(states)]
         return np.concatenate(parts, axis=-1)
         # [/sec5-3-oracle]
@@ -164,10 +190,10 @@ class Locomotion:
 
         actions: (T, B, A). 1 is the largest torque, and larger actions are clipped.
         """
-        check_arrays(states=states, actions=actions)
-        shape = (*states.shape[:2], self.actions)
+        check_arrays(actions=actions)
+        shape = (*self._shape(states), self.actions)
         check_that(actions.shape == shape, "actions", f"shape {shape}", actions.shape)
-        goals = self._of_trajectories(goals, states.shape[1])
+        goals = self._of_trajectories(goals, *shape[:2])
         # [sec5-3-step]
         states, rewards = states.copy(), np.zeros(states.shape[:2])
         alive = states[..., -1] == 0
@@ -212,9 +238,9 @@ class Locomotion:
         self._buffers = [
             [mujoco.MjData(m) for _ in range(self.threads)] for m in (model, measuring)
         ]
-        # No pool of threads for one thread: MuJoCo then runs in the caller's.
-        pooled = self.threads * (self.threads > 1)
-        self._pool = package("mujoco.rollout").Rollout(nthread=pooled)
+        # Two threads of Python may use this environment, but one at a time.
+        own = free_after_fork(Lock())
+        self._lock = own if self.threads == 1 else THREADS_IN_USE
         kind = mujoco.mjtState.mjSTATE_FULLPHYSICS
         self._rest = np.zeros(mujoco.mj_stateSize(model, kind))
         mujoco.mj_getState(model, self._buffers[0][0], self._rest, kind)
@@ -224,6 +250,7 @@ class Locomotion:
         # Behind it is what was measured: first the centre of mass and its velocity.
         n = self._size = len(self._rest)
         self._com, self._com_velocity = slice(n, n + 3), slice(n + 3, n + 6)
+        self._width = n + 7  # of a state, whose last number says that it has ended
 
     def _move(self, before: Array, controls: Array) -> tuple[Array, Array]:
         """The rows (N, S) one step later, and where physics was stable (N,)."""
@@ -250,7 +277,9 @@ class Locomotion:
         if len(physics) == 0:
             return [physics, np.zeros((0, model.nsensordata))]
         physics, controls = np.ascontiguousarray(physics), controls[:, None]
-        return [a[:, 0] for a in self._pool.rollout(model, buffers, physics, controls)]
+        with self._lock:
+            pool = thread_pool(self.threads, os.getpid())
+            return [a[:, 0] for a in pool.rollout(model, buffers, physics, controls)]
 
     def skeleton(self, state: Array) -> Array:
         """The body of one state (S,) as lines, in metres: (lines, 2 ends, 3)."""
@@ -291,18 +320,24 @@ class Locomotion:
         """Which trajectories end in these states: (N,)."""
         return np.zeros(len(rows), dtype=bool)
 
-    def _of_trajectories(self, goals: Array, trajectories: int) -> Array:
+    def _shape(self, states: Array) -> tuple[int, int]:
+        """The numbers of tasks and of trajectories, (T, B), of states (T, B, S)."""
+        check_arrays(states=states)
+        fits = states.ndim == 3 and states.shape[2] == self._width
+        expected = f"float64, shape (tasks, trajectories, {self._width})"
+        came = f"{states.dtype}, shape {states.shape}"
+        check_that(fits and states.dtype == np.float64, "states", expected, came)
+        return states.shape[0], states.shape[1]
+
+    def _of_trajectories(self, goals: Array, tasks: int, trajectories: int) -> Array:
         """A goal for each trajectory, (T, B, G), of goals (T, G) or (T, B, G)."""
         check_arrays(goals=goals)
-        size = self.goal_size
-        fits = goals.ndim in (2, 3) and goals.shape[-1] == size and goals.size > 0
-        expected = f"shape (tasks, {size}) or (tasks, trajectories, {size})"
+        each, size = (tasks, trajectories, self.goal_size), self.goal_size
+        fits = goals.shape in ((tasks, size), (tasks, 1, size), each) and goals.size > 0
+        expected = f"shape ({tasks}, {size}), one for each task, or {each}"
         check_that(fits, "goals", expected, goals.shape)
-        goals = goals[:, None] if goals.ndim == 2 else goals
-        fits = goals.shape[1] in (1, trajectories)
-        expected = f"one a task or one for each of {trajectories} trajectories"
-        check_that(fits, "goals", expected, goals.shape)
-        return np.broadcast_to(goals, (len(goals), trajectories, size))
+        check_finite(goals=goals)
+        return np.broadcast_to(goals[:, None] if goals.ndim == 2 else goals, each)
 
 
 class HalfCheetah(Locomotion):
@@ -344,9 +379,9 @@ class Ant(Locomotion):
 
     The reward is -|v - goal| + 1 for a velocity in [0, 3] metres per second along x,
     goal * v for a direction, and -|x - goal_x| - |y - goal_y| + 4 for a position in
-    [-3, 3]^2, where v and (x, y) are those of the centre of mass. To it 0.05 is added
-    for each step, and 0.005 times the squared actions and 0.0005 times the squared
-    contact forces, clipped to [-1, 1], are subtracted. A trajectory ends where the
+    [-3, 3]^2, where v and (x, y) are those of the centre of mass. Each step adds 0.05
+    to the reward, and costs 0.005 times the squared actions and 0.0005 times the
+    squared contact forces, which are clipped to [-1, 1]. A trajectory ends where the
     torso is below 0.2 or above 1 metre. Observations: positions, velocities, the
     clipped forces and torques of contacts on each part, the torso's rotation matrix,
     the centre of mass.
@@ -382,6 +417,7 @@ class Ant(Locomotion):
         self._rest[self._positions] = self.model.numeric("init_qpos").data
         self._rotation = slice(self._size + 6, self._size + 15)
         self._forces = slice(self._size + 15, self._size + 15 + 6 * self.model.nbody)
+        self._width = self._forces.stop + 1
 
     def _measure(self, physics: Array, controls: Array) -> Array:
         """The centre of mass and its velocity, the rotation, clipped contact forces."""

@@ -24,6 +24,7 @@ from tinymaml.checks import (
     check_sizes,
     check_that,
     whole_number,
+    whole_numbers,
 )
 
 GOALS = (-0.5, 0.5)  # lowest and highest coordinate of a goal
@@ -77,8 +78,7 @@ class Navigation:
         The shape (T,) gives each of T tasks one goal. The shape (T, B) gives each of
         the B trajectories of a task a goal of its own.
         """
-        fits = shape and all(n >= 1 for n in shape)
-        check_that(fits, "shape", "at least one goal", shape)
+        check_that(whole_numbers("shape", shape), "shape", "at least one goal", shape)
         return rng.uniform(*GOALS, (*shape, 2))
 
     def start(self, goals: Array, trajectories: int, noise: object = None) -> Array:
