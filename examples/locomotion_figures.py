@@ -40,7 +40,7 @@ def draw_figure_5(
     floor: bool,
     out: Path,
 ) -> None:
-    """Returns on the left; on the right stick figures for each film.
+    """Returns on the left; on the right stick figures for each of two or four films.
 
     floor: whether the body is seen from the side. Its films are strips, one below the
     other, with a line for the height 0. Seen from above, each body also leaves a path.
@@ -52,10 +52,8 @@ def draw_figure_5(
     draw_returns(left, curves, training, paper=True)
     right.suptitle("One trajectory in each panel: from pale to dark, in metres")
     columns, poses = (1, POSES) if floor else (2, POSES_FROM_ABOVE)
-    panels = right.subplots(-(-len(films) // columns), columns, squeeze=False).ravel()
-    for panel in panels[len(films) :]:
-        panel.set_axis_off()
-    for film, panel in zip(films, panels, strict=False):
+    panels = right.subplots(len(films) // columns, columns, squeeze=False).ravel()
+    for film, panel in zip(films, panels, strict=True):
         _set_panel(panel, film, films, floor)
         if not floor:
             path = film.poses.mean(axis=(1, 2))  # of the middle of all lines

@@ -96,10 +96,10 @@ class FromGymnasium:
 
     def start(self, tasks: Array, trajectories: int, noise: Array) -> Array:
         """The first observations (T, B, O), for noise (T, B, 1)."""
+        check_that(len(tasks) == len(noise), "tasks", f"{len(noise)}", len(tasks))
         if self._envs.num_envs != noise.size:
             self._envs.close()
             self._envs = self._make(noise.size)
-        check_that(len(tasks) == len(noise), "tasks", f"{len(noise)}", len(tasks))
         each = tasks[:, None] if tasks.ndim == self._task_axes else tasks
         each = np.broadcast_to(each, (*noise.shape[:2], *each.shape[2:]))
         self._set_tasks(self._envs, each.reshape(noise.size, *each.shape[2:]))

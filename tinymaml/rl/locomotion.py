@@ -48,6 +48,7 @@ from tinymaml.checks import (
     check_choice,
     check_finite,
     check_flags,
+    check_sizes,
     check_that,
     check_threads,
     whole_number,
@@ -65,10 +66,7 @@ ANT_SOFTNESS = (0.8, 0.8, 0.01, 0.5, 2.0)  # MuJoCo's solimp of contacts, as in 
 ANT_CONTACT_COST = 0.0005  # of a squared force or torque
 ANT_BONUS = {"velocity": 1.05, "direction": 0.05, "position": 4.05}  # for each step
 ANT_HEIGHTS = (0.2, 1.0)  # metres: a trajectory ends where the torso is beyond them
-
-
-# MuJoCo's threads serve one call at a time.
-THREADS_IN_USE = free_after_fork(Lock())
+THREADS_IN_USE = free_after_fork(Lock())  # MuJoCo's serve one call at a time
 
 
 def package(name: str) -> Any:
@@ -161,8 +159,8 @@ class Locomotion:
         velocities. D = `start_noise`; where noise is 0 the body is at rest.
         """
         check_arrays(goals=goals, noise=noise)
-        count = whole_number("trajectories", trajectories)
-        shape = (len(goals), count, self.start_noise)
+        check_sizes(trajectories=trajectories)
+        shape = (len(goals), trajectories, self.start_noise)
         check_that(noise.shape == shape, "noise", f"shape {shape}", noise.shape)
         self._of_trajectories(goals, *shape[:2])
         # [sec5-3-start]
@@ -239,8 +237,7 @@ class Locomotion:
             [mujoco.MjData(m) for _ in range(self.threads)] for m in (model, measuring)
         ]
         # Two threads of Python may use this environment, but one at a time.
-        own = free_after_fork(Lock())
-        self._lock = own if self.threads == 1 else THREADS_IN_USE
+        self._lock = free_after_fork(Lock()) if self.threads == 1 else THREADS_IN_USE
         kind = mujoco.mjtState.mjSTATE_FULLPHYSICS
         self._rest = np.zeros(mujoco.mj_stateSize(model, kind))
         mujoco.mj_getState(model, self._buffers[0][0], self._rest, kind)
