@@ -28,7 +28,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
-from stages import Stages
+from stages import LOG, Stages
 
 from tinymaml.backends import BACKENDS, Backend, get_backend
 from tinymaml.files import check_plain, check_writable, write_atomically
@@ -290,9 +290,10 @@ def prepare_folder(folder: Path, files: Iterable[str]) -> None:
 def earlier_run(parser: Parser, options: argparse.Namespace) -> list[Path]:
     """Files of an earlier run in `options.out` that this run replaces.
 
-    They are checkpoints and results.json. If there are any, the program ends with a
-    one-line error, unless --overwrite is given. A run that continues this very folder
-    replaces nothing.
+    There is one if there are checkpoints or results.json; logs and initialisations
+    beside them are its files, too. If there is one, the program ends with a one-line
+    error, unless --overwrite is given. A run that continues this very folder replaces
+    nothing.
     """
     resume = getattr(options, "resume", None)
     if resume is not None:
@@ -310,7 +311,9 @@ def earlier_run(parser: Parser, options: argparse.Namespace) -> list[Path]:
             f"argument --out: {options.out} holds an earlier run "
             f"({found[0].relative_to(options.out)}); {', '.join(ways)}"
         )
-    return found
+    folders = {path.parent for path in found} | ({options.out} if found else set())
+    beside = [folder / name for folder in folders for name in (LOG, INITIALISATION)]
+    return found + [path for path in beside if path.is_file()]
 
 
 @contextmanager

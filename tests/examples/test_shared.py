@@ -176,6 +176,20 @@ def test_an_earlier_run_is_replaced_only_if_asked(tmp_path, capsys, file):
     assert (out / "results.json").read_text() == "{}"
 
 
+@pytest.mark.parametrize("earlier", ["results.json", "pretrained/checkpoint.npz"])
+def test_nothing_is_left_of_trainings_that_the_new_run_does_not_have(tmp_path, earlier):
+    out, file = tmp_path / "out", tmp_path / "out" / earlier
+    notes = out / "notes"
+    notes.mkdir(parents=True), file.parent.mkdir(exist_ok=True)
+    (notes / "log.csv").write_text("the user's own: no checkpoint is beside it")
+    for path in (file, out / "initialisation.npz", file.with_name("log.csv")):
+        path.write_text("old")
+    opens(out, "--overwrite")
+    left = [path for path in out.rglob("*") if path.is_file()]
+    assert sorted(left) == [notes / "log.csv", out / "results.json"]
+    assert (out / "results.json").read_text() == "{}"
+
+
 def test_a_run_that_resumes_another_folder_replaces_nothing_unasked(tmp_path):
     opens(tmp_path / "a"), opens(tmp_path / "b")
     with pytest.raises(SystemExit):
