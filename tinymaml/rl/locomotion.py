@@ -213,8 +213,8 @@ class Locomotion:
 
         After a step MuJoCo's sensors still show the state before it. The second model
         shows them for a state at a fraction of a step's cost: it integrates by Euler's
-        method, whose result is not used, and leaves out contacts unless they are
-        measured.
+        method, whose result is not used, and leaves out contacts and torques unless
+        contacts are measured.
         """
         mujoco, gymnasium = package("mujoco"), package("gymnasium")
         assets = Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets"
@@ -229,8 +229,8 @@ class Locomotion:
         measuring = copy.deepcopy(model)
         measuring.opt.integrator = int(mujoco.mjtIntegrator.mjINT_EULER)
         if not (model.sensor_type == int(sensors.mjSENS_CONTACT)).any():
-            measuring.opt.disableflags |= int(off.mjDSBL_CONSTRAINT)
-            measuring.opt.disableflags |= int(off.mjDSBL_CONTACT)
+            for unused in ("CONSTRAINT", "CONTACT", "ACTUATION", "EULERDAMP"):
+                measuring.opt.disableflags |= int(getattr(off, f"mjDSBL_{unused}"))
         model.opt.disableflags |= int(off.mjDSBL_SENSOR)
         self.model, self._measuring = model, measuring
         self._buffers = [
