@@ -256,7 +256,7 @@ def make_parser() -> Parser:
     parser = experiment_parser(
         __doc__ or "",
         out="results/locomotion",
-        iterations="400 to 600, by --env",
+        iterations="400 to 800, by --env",
         fast=3,
         fast_changes=", fewer tasks and trajectories",
     )

@@ -64,7 +64,7 @@ class Setting(NamedTuple):
 
 SETTINGS = {
     "cheetah-velocity": Setting(
-        iterations=475,
+        iterations=800,
         baseline_iterations=500,
         trajectories=10,
         pretrained=0.02,

@@ -311,8 +311,8 @@ def earlier_run(parser: Parser, options: argparse.Namespace) -> list[Path]:
             f"argument --out: {options.out} holds an earlier run "
             f"({found[0].relative_to(options.out)}); {', '.join(ways)}"
         )
-    folders = {path.parent for path in found} | ({options.out} if found else set())
-    beside = [folder / name for folder in folders for name in (LOG, INITIALISATION)]
+    places = {path.parent for path in found} | ({options.out} if found else set())
+    beside = [place / name for place in places for name in (LOG, INITIALISATION)]
     return found + [path for path in beside if path.is_file()]
 
 

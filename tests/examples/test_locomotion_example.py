@@ -1,6 +1,5 @@
 """examples/locomotion.py: what it computes, what it writes, what it refuses."""
 
-import csv
 import sys
 from functools import partial
 from pathlib import Path
@@ -18,6 +17,7 @@ from tests.support.running_examples import (
     refusal,
     select,
 )
+from tests.support.training import read_rows
 from tinymaml.rl import locomotion
 from tinymaml.rl.maml_trpo import MAMLTRPO
 from tinymaml.training.checkpoint import load_checkpoint
@@ -68,8 +68,7 @@ def run(module, *arguments, out="out"):
 
 
 def logged(name="exact", out="out"):
-    with open(Path(out) / name / "log.csv", newline="") as file:
-        return list(csv.DictReader(file))
+    return read_rows(Path(out) / name / "log.csv")
 
 
 def made(module, *arguments):
@@ -184,7 +183,7 @@ def test_sizes_are_those_of_the_environment_unless_they_are_given(bare):
     parser = bare.make_parser()
     for arguments, expected in (
         ([], (400, 500, 0.02, 20)),
-        (["--env", "cheetah-velocity"], (475, 500, 0.01, 10)),
+        (["--env", "cheetah-velocity"], (800, 500, 0.01, 10)),
         (["--env", "ant-direction", "--iterations", "7"], (7, 1000, 0.01, 40)),
         (["--max-kl", "0.5", "--trajectories", "3"], (400, 500, 0.5, 3)),
         (["--fast"], (3, 3, 0.02, 8)),
@@ -215,7 +214,7 @@ def test_help_names_every_option(bare, capsys):
         bare.main(["--help"])
     out = " ".join(capsys.readouterr().out.split())
     assert stop.value.code == 0
-    assert "figure 5 and table 5" in out and "default: 400 to 600, by --env" in out
+    assert "figure 5 and table 5" in out and "default: 400 to 800, by --env" in out
     options = "env methods iterations baseline-iterations alpha max-kl tasks gif resume"
     assert all(f"--{option}" in out for option in options.split())
 

@@ -1,6 +1,5 @@
 """examples/maml_vs_fomaml.py: what it measures, what it writes, what it refuses."""
 
-import csv
 from functools import cache
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from tests.support.running_examples import (
     read_strict_json,
     refusal,
 )
+from tests.support.training import read_rows
 from tinymaml.tasks import omniglot, sinusoid
 
 draw_characters = cache(omniglot.standin)
@@ -102,8 +102,8 @@ def test_run_writes_its_files_into_its_folder_and_nothing_elsewhere(
         33.0,
     )
     for name in ("exact", "first-order"):
-        with open(folder / "out" / name / "log.csv", newline="") as file:
-            assert [row["iteration"] for row in csv.DictReader(file)] == ["5"]
+        (row,) = read_rows(folder / "out" / name / "log.csv")
+        assert row["iteration"] == "5"
     out, _ = capsys.readouterr()
     assert "angle_degrees" in out and "% time saved" in out
 
@@ -195,8 +195,8 @@ def test_measuring_does_not_change_the_training(example, folder):
     run(example)
     losses = []
     for name in ("exact", "first-order"):
-        with open(folder / "out" / name / "log.csv", newline="") as file:
-            losses += [float(row["loss"]) for row in csv.DictReader(file)]
+        rows = read_rows(folder / "out" / name / "log.csv")
+        losses += [float(row["loss"]) for row in rows]
     for order, loss in zip((2, 1), losses, strict=True):
         problem = example.sinusoids(tm.get_backend("auto", 1))
         maml = problem.maml(order=order)

@@ -1,6 +1,5 @@
 """examples/navigation.py: what it computes, what it writes, what it refuses."""
 
-import csv
 import shlex
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,7 @@ from tests.support.running_examples import (
     refusal,
     select,
 )
+from tests.support.training import read_rows
 from tinymaml.paper.initialisations import load_initialisation
 from tinymaml.paper.recipes import NavigationRecipe
 from tinymaml.rl.advantages import advantages
@@ -71,8 +71,7 @@ def run(module, *arguments, out="out"):
 
 
 def logged(name="exact", out="out"):
-    with open(Path(out) / name / "log.csv", newline="") as file:
-        return list(csv.DictReader(file))
+    return read_rows(Path(out) / name / "log.csv")
 
 
 # --- what it writes and prints --------------------------------------------------------

@@ -3,7 +3,6 @@
 On drawn stand-ins, with few tasks; one test reads the real data where it is present.
 """
 
-import csv
 import os
 from functools import cache
 from pathlib import Path
@@ -18,6 +17,7 @@ from tests.support.running_examples import (
     read_strict_json,
     refusal,
 )
+from tests.support.training import read_rows
 from tinymaml.paper.initialisations import load_initialisation
 from tinymaml.paper.recipes import RECIPES
 from tinymaml.tasks import miniimagenet, omniglot
@@ -152,8 +152,7 @@ def test_scaling_and_order_reach_the_training(example, capsys):
     out, _ = capsys.readouterr()
     assert "that is 0.4 on the mean cross-entropy" in out
     assert {row["order"] for row in results["rows"]} == {1}
-    with open("mean/first-order/log.csv", newline="") as file:
-        (row,) = csv.DictReader(file)
+    (row,) = read_rows("mean/first-order/log.csv")
     assert 1 < float(row["loss"]) < 20  # a mean over 5 classes, not its fivefold sum
 
 

@@ -1,6 +1,5 @@
 """examples/sinusoid.py: what it computes, what it writes, what it refuses."""
 
-import csv
 import shlex
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from tests.support.running_examples import (
     read_strict_json,
     refusal,
 )
+from tests.support.training import read_rows
 from tinymaml.paper.initialisations import load_initialisation
 from tinymaml.paper.recipes import RecipeLoss, SinusoidRecipe
 from tinymaml.tasks import sinusoid
@@ -134,8 +134,7 @@ def test_each_training_has_a_log_of_its_own(small, folder):
     names = ("first-order", "pretrained", "oracle")
     assert {path.parent.name for path in folder.glob("out/*/log.csv")} == {*names}
     for name in names:
-        with open(folder / "out" / name / "log.csv", newline="") as file:
-            rows = list(csv.DictReader(file))
+        rows = read_rows(folder / "out" / name / "log.csv")
         assert [row["iteration"] for row in rows] == ["100", "200"]
         assert all(0 < float(row["loss"]) < 20 for row in rows)
 

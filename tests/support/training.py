@@ -83,6 +83,12 @@ def untimed(rows):
     return [(row.iteration, row.loss) for row in rows]
 
 
+def read_rows(path):
+    """The rows of a CSV file with a header, each as a dict of texts."""
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def read_csv(path):
     with open(path, newline="") as file:
         return list(csv.reader(file))

@@ -1,6 +1,5 @@
 """Several ranks: results with the bits of one process, and runs that end together."""
 
-import csv
 import json
 import signal
 import time
@@ -13,7 +12,7 @@ import pytest
 import tinymaml as tm
 from tests.support import mpi
 from tests.support.rank_scenarios import FAULT_AT, run_training
-from tests.support.training import contents, untimed_csv
+from tests.support.training import contents, read_rows, untimed_csv
 from tinymaml.tasks.batch import block_bounds
 from tinymaml.training.checkpoint import load_checkpoint
 from tinymaml.training.distributed import (
@@ -228,8 +227,7 @@ def test_an_example_gives_the_bits_of_one_process(tmp_path, options):
             del results[key]
         names = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
         theta = load_checkpoint(folder / "exact/checkpoint.npz").arrays["theta"]
-        with open(folder / "exact/log.csv", newline="") as file:
-            log = list(csv.DictReader(file))
+        log = read_rows(folder / "exact/log.csv")
         for row in log:
             row.pop("seconds"), row.pop("physics_per_second", None)
         return results, names, log, theta.tobytes()
