@@ -49,6 +49,7 @@ LOADED_LINKS = {"stylesheet", "icon", "shortcut icon", "preload", "modulepreload
 CSS_ADDRESS = re.compile(r"(?:url\(|@import\s+(?=[\"']))\s*[\"']?([^\"')]+)")
 CODE = {"code", "pre", "script", "style"}
 MARKUP = re.compile(r"`{3,}|:{3,}\{|\{[a-z:]+\}`|\$\$|\\(?:frac|theta|begin)\b.*")
+TWO_FRAMES = "new Promise(f => requestAnimationFrame(() => requestAnimationFrame(f)))"
 # What people type, and the page that the search must then name.
 SEARCHES = {
     "second order": "derivations/hessian-vector-product",
@@ -253,6 +254,8 @@ class Browser:
         self.open(quote(name))
         for width in WIDTHS:
             self.page.set_viewport_size({"width": width, "height": 900})
+            # Explorables draw anew for the new width, in the next frame.
+            self.page.evaluate(TWO_FRAMES)
             for fault in self.page.evaluate(f"{MEASURES}.layout()"):
                 yield f"{name} at {width}: {fault}"
             if pictures:
