@@ -28,7 +28,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
-from stages import LOG, Stages
+from stages import CHECKPOINT, LOG, Stages
 
 from tinymaml.backends import BACKENDS, Backend, get_backend
 from tinymaml.files import check_plain, check_writable, write_atomically
@@ -300,10 +300,12 @@ def earlier_run(parser: Parser, options: argparse.Namespace) -> list[Path]:
         folders = [path.resolve() for path in (resume, resume.parent)]
         if folders[0 if resume.is_dir() else 1] == options.out.resolve():
             return []
-    patterns = ("results.json", "checkpoint.npz", "*/checkpoint.npz")
+    patterns = ("results.json", CHECKPOINT, f"*/{CHECKPOINT}")
     found = [path for pattern in patterns for path in options.out.glob(pattern)]
     found = [path for path in found if path.is_file()]
-    if found and not options.overwrite:
+    if not found:
+        return []
+    if not options.overwrite:
         ways = ["--overwrite replaces it"]
         if hasattr(options, "resume"):
             ways.insert(0, f"--resume {shlex.quote(str(options.out))} continues it")
@@ -311,7 +313,7 @@ def earlier_run(parser: Parser, options: argparse.Namespace) -> list[Path]:
             f"argument --out: {options.out} holds an earlier run "
             f"({found[0].relative_to(options.out)}); {', '.join(ways)}"
         )
-    places = {path.parent for path in found} | ({options.out} if found else set())
+    places = {options.out, *(path.parent for path in found)}
     beside = [place / name for place in places for name in (LOG, INITIALISATION)]
     return found + [path for path in beside if path.is_file()]
 
