@@ -30,6 +30,7 @@ from shared import (
     read_options,
     reason,
     run_to_the_end,
+    training_command,
     write_results,
 )
 from tinymaml.backends import Backend
@@ -262,7 +263,11 @@ def run(
             options.out / INITIALISATION,
             theta,
             recipe,
-            {**facts, "accuracy": reported["accuracy"], "command": command},
+            {
+                **facts,
+                "accuracy": reported["accuracy"],
+                "command": training_command(command),
+            },
         )
     facts["validation"] = [list(score) for score in result.scores]
     if of_one_shot:

@@ -521,20 +521,27 @@ def command_line(program: str, arguments: Sequence[str]) -> str:
     return as_started(shlex.join(["python", program, *arguments]))
 
 
-def training_command(command: str) -> str:
-    """The command without --out, --overwrite and --resume.
+def without(command: str, *options: str, flags: Sequence[str] = ()) -> str:
+    """The command without some options and their values, and without some flags."""
+    parser = argparse.ArgumentParser(add_help=False)
+    for option in options:
+        parser.add_argument(option)
+    for flag in flags:
+        parser.add_argument(flag, action="store_true")
+    return shlex.join(parser.parse_known_args(shlex.split(command))[1])
 
-    A run that is resumed ends with the parameters of one that never stopped, so this
-    command makes the same ones, whatever interrupted them.
+
+def training_command(command: str) -> str:
+    """The command without what depends on this computer or this run alone.
+
+    Folders are left out. So is --resume: a run that is resumed ends with the parameters
+    of one that never stopped, so this command makes the same ones, whatever interrupted
+    them.
 
     >>> training_command("python examples/sinusoid.py --seed 1 --resume results/s1")
     'python examples/sinusoid.py --seed 1'
     """
-    parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--overwrite", action="store_true")
-    for option in ("--out", "--resume"):
-        parser.add_argument(option)
-    return shlex.join(parser.parse_known_args(shlex.split(command))[1])
+    return without(command, "--out", "--resume", "--data", flags=["--overwrite"])
 
 
 def as_started(text: str) -> str:
@@ -551,7 +558,8 @@ def as_started(text: str) -> str:
 
 def how_to_continue(command: str, stages: Stages) -> str:
     """What to print after Ctrl-C: the command that resumes this run."""
-    return f"Continue with\n  {command} --resume {shlex.quote(str(stages.folder))}"
+    started = without(command, "--resume")
+    return f"Continue with\n  {started} --resume {shlex.quote(str(stages.folder))}"
 
 
 # --- numbers --------------------------------------------------------------------------

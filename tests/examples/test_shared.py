@@ -107,12 +107,18 @@ def test_streams_of_random_numbers_differ_by_purpose_and_by_number():
     assert draws[1] == np.random.default_rng([1, 1]).random()
 
 
-def test_the_command_that_continues_quotes_the_folder_for_a_shell(tmp_path):
+@pytest.mark.parametrize("interrupted", ["", " --resume 'my results'", " --resume=old"])
+def test_the_command_that_continues_has_one_folder_quoted_for_a_shell(interrupted):
     stages = Stages("my results", ["exact"], {}, 9)
-    command = shared.how_to_continue("python x.py --out 'my results'", stages)
-    assert command == (
+    given = f"python x.py{interrupted} --out 'my results'"
+    assert shared.how_to_continue(given, stages) == (
         "Continue with\n  python x.py --out 'my results' --resume 'my results'"
     )
+
+
+def test_the_command_of_an_initialisation_names_no_folder():
+    command = "python x.py --data 'my images' --seed 1 --overwrite --out a --resume a"
+    assert shared.training_command(command) == "python x.py --seed 1"
 
 
 def test_stages_are_opened_only_if_each_training_can_write_its_files(tmp_path, capsys):
