@@ -89,7 +89,7 @@ def make_parser(
         "--recipe",
         choices=recipes,
         default=recipes[0],
-        help="the cell of table 1: N ways, K shots (default: %(default)s)",
+        help="the cell of table 1 or 3: N ways, K shots (default: %(default)s)",
     )
     add(
         "--order",
@@ -123,7 +123,11 @@ def make_parser(
         action="store_true",
         help="use images drawn by a program instead of the data, to try the example",
     )
-    add_resume(parser, f"--recipe, --order, --method, --scaling, --seed{own_options}")
+    add_resume(
+        parser,
+        "--recipe, --order, --method, --scaling, --seed, --standin, --fast"
+        f"{own_options}",
+    )
     parser.set_defaults(no_rotations=False, split="authors")  # Omniglot's own options
     return parser
 

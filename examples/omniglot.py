@@ -1,7 +1,7 @@
 """Few-shot classification of Omniglot: section 5.2 of the paper, tables 1 and 3.
 
-    python examples/omniglot.py --data DIR --iterations 20000  # 51 minutes, two cores
-    python examples/omniglot.py --data DIR             # 60,000 iterations: 2.5 hours
+    python examples/omniglot.py --data DIR --iterations 20000  # 20 to 50 minutes
+    python examples/omniglot.py --data DIR             # 60,000 iterations: 1 to 3 hours
     python examples/omniglot.py --fast --standin       # a minute, without the data
 
 A task is to tell N new characters apart, given K drawings of each. --recipe names the
@@ -10,18 +10,21 @@ convolutions. With context- (table 3) an image has a second channel of free numb
 the inner loop adapts these in place of all weights. --evaluate one-shot also tests on N
 characters of one alphabet, as people are tested.
 
-The recipe is that of the authors' code: characters of all alphabets, 28x28 pixels,
-pixel values 1 for ink and 0 for background; 1100 characters to train, 100 to validate,
-423 to test, each class of a task rotated by 0, 90, 180 or 270 degrees; batch
-normalisation by the statistics of the batch, at test too (transductive), its beta
-meta-learned and not adapted; Adam with learning rate 0.001, 60,000 iterations. Accuracy
-on 200 validation tasks is measured every 500 iterations, and the parameters with the
-highest are tested. Test: 600 tasks, the same for all runs, K query drawings a class, 0
-to 10 gradient steps, 95 % intervals of 1.96 standard deviations / sqrt(600).
+The times are those of two cores. The recipe is that of the authors' code: characters of
+all alphabets, 28x28 pixels from 0, background, to 1, ink; 1100 characters to train, 100
+to validate, 423 to test, each class of a task rotated by 0, 90, 180 or 270 degrees;
+batch normalisation by the statistics of the batch, at test too (transductive), its beta
+meta-learned and not adapted; Adam with learning rate 0.001, 60,000 iterations. Test:
+600 tasks, the same for all runs, K query drawings a class, 0 to 10 gradient steps, 95 %
+intervals of 1.96 standard deviations / sqrt(600).
 
 Deviations: the convolutions have no bias (before batch normalisation it would have no
 effect and no gradient); the split of characters is a list of our own, because the
-authors' depends on the order in which a file system lists folders.
+authors' depends on the order in which a file system lists folders; pixels are grey,
+theirs black or white; training tasks are new in each iteration, theirs 200,000 that
+repeat; parameters are validated on 200 tasks every 500 iterations, theirs on 600, and
+those of the highest accuracy are tested, theirs the latest. docs/deviations.md says why
+and has those of other experiments.
 
 Written into the folder of --out: curve.png (loss and validation accuracy), episode.png
 (a test task before and after adaptation), initialisation.npz (the parameters tested),
@@ -67,8 +70,8 @@ def one_shot_tasks(images: ImageSet, ways: int, count: int, seed: int = 0) -> tm
     not 20 drawings, in the order of the people.
 
     Source: Lake, Salakhutdinov, Tenenbaum, Human-level concept learning through
-    probabilistic program induction, Science 350, 2015; their 20 trials are fixed, these
-    tasks are drawn.
+    probabilistic program induction, Science 350, 2015; their 20 runs of 20 trials are
+    fixed, these tasks are drawn.
     """
     consecutive = np.arange(len(images.classes)).repeat(omniglot.DRAWINGS)
     whole = np.array_equal(images.labels, consecutive)
