@@ -9,7 +9,7 @@ From the root of a clone, after the build:
 
 In the files: every link inside the site leads to a page and an anchor that exist; no
 page loads a script, style, font or picture from elsewhere; every picture has a text and
-every table a caption; no markup is shown.
+every table a caption; every figure with a name is there; no markup is shown.
 
 In the browser, with no network, at three widths, light and dark: nothing is requested
 from outside, no script complains, no code, table or formula is cut, no text is smaller
@@ -33,6 +33,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from html.parser import HTMLParser
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
 from threading import Thread
@@ -48,6 +49,7 @@ LOADING = {("script", "src"), ("img", "src"), ("source", "src"), ("iframe", "src
 LOADED_LINKS = {"stylesheet", "icon", "shortcut icon", "preload", "modulepreload"}
 CSS_ADDRESS = re.compile(r"(?:url\(|@import\s+(?=[\"']))\s*[\"']?([^\"')]+)")
 CODE = {"code", "pre", "script", "style"}
+NAMED_FIGURE = re.compile(r"^\s*:?name: (fig-[\w-]+)$", re.MULTILINE)
 MARKUP = re.compile(r"`{3,}|:{3,}\{|\{[a-z:]+\}`|\$\$|\\(?:frac|theta|begin)\b.*")
 TWO_FRAMES = "new Promise(f => requestAnimationFrame(() => requestAnimationFrame(f)))"
 # What people type, and the page that the search must then name.
@@ -172,6 +174,18 @@ def link_faults(html: Path, root: str = "/") -> Iterator[str]:
         for address in CSS_ADDRESS.findall(path.read_text(encoding="utf-8")):
             if is_outside(address):
                 yield f"{path.relative_to(html)}: loads {address}"
+
+
+def missing_figures(html: Path, sources: Path = HERE) -> Iterator[str]:
+    """Yield the figures that a source names and its page lacks: no cell drew them."""
+    for source in sorted(sources.rglob("*.md")):
+        page = html / source.relative_to(sources).with_suffix(".html")
+        if page.is_file():
+            anchors = read_page(page).anchors
+            name = page.relative_to(html).as_posix()
+            for figure in NAMED_FIGURE.findall(source.read_text(encoding="utf-8")):
+                if figure not in anchors:
+                    yield f"{name}: the figure {figure} is missing"
 
 
 @cache
@@ -341,7 +355,10 @@ def main(arguments: list[str] | None = None) -> int:
         if fnmatch.fnmatch(name.removesuffix(".html"), options.only)
     ]
     count = 0
-    for fault in link_faults(options.html, options.root):
+    in_files = chain(
+        link_faults(options.html, options.root), missing_figures(options.html)
+    )
+    for fault in in_files:
         if fnmatch.fnmatch(fault.split(":")[0].removesuffix(".html"), options.only):
             count += 1
             print(fault)

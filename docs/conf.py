@@ -62,6 +62,7 @@ settings = ipython / "profile_default" / "ipython_kernel_config.py"
 settings.parent.mkdir(parents=True, exist_ok=True)
 settings.write_text('get_config().InlineBackend.figure_formats = {"svg"}\n')
 os.environ["IPYTHONDIR"] = str(ipython)
+os.environ.pop("MPLBACKEND", None)  # with "Agg", as in tests, cells show no figure
 os.environ["PYTHONPATH"] = os.pathsep.join(
     filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")])
 )

@@ -200,6 +200,21 @@ def test_a_fault_in_the_files_is_found(
     assert fault in found
 
 
+def test_a_figure_that_no_cell_drew_is_found(tmp_path: Path) -> None:
+    sources, html = tmp_path / "docs", tmp_path / "html"
+    sources.mkdir()
+    html.mkdir()
+    cell = "```{code-cell}\n---\nmystnb:\n  figure:\n    name: fig-here\n---\n```\n"
+    (sources / "index.md").write_text(cell, "utf-8")
+    (sources / "not-built.md").write_text(cell, "utf-8")
+    site(html)
+    (found,) = check_site.missing_figures(html, sources)
+    assert found == "index.html: the figure fig-here is missing"
+    page = PAGE.replace("<img ", '<img id="fig-here" ')
+    (html / "index.html").write_text(page, "utf-8")
+    assert list(check_site.missing_figures(html, sources)) == []
+
+
 def test_a_style_sheet_that_loads_from_elsewhere_is_found(tmp_path: Path) -> None:
     folder = site(tmp_path)
     (folder / "style.css").write_text("@import url('https://fonts.example.com/a')")
