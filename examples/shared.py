@@ -532,11 +532,10 @@ def without(command: str, *options: str, flags: Sequence[str] = ()) -> str:
 
 
 def training_command(command: str) -> str:
-    """The command without what depends on this computer or this run alone.
+    """The command without its folders, --overwrite and --resume.
 
-    Folders are left out. So is --resume: a run that is resumed ends with the parameters
-    of one that never stopped, so this command makes the same ones, whatever interrupted
-    them.
+    A run that is resumed ends with the parameters of one that never stopped, so this
+    command makes the same ones, whatever interrupted them.
 
     >>> training_command("python examples/sinusoid.py --seed 1 --resume results/s1")
     'python examples/sinusoid.py --seed 1'
