@@ -308,7 +308,7 @@ def earlier_run(parser: Parser, options: argparse.Namespace) -> list[Path]:
     if not options.overwrite:
         ways = ["--overwrite replaces it"]
         if hasattr(options, "resume"):
-            ways.insert(0, f"--resume {shlex.quote(str(options.out))} continues it")
+            ways.insert(0, f"--resume {for_a_shell(options.out)} continues it")
         parser.error(
             f"argument --out: {options.out} holds an earlier run "
             f"({found[0].relative_to(options.out)}); {', '.join(ways)}"
@@ -558,7 +558,17 @@ def as_started(text: str) -> str:
 def how_to_continue(command: str, stages: Stages) -> str:
     """What to print after Ctrl-C: the command that resumes this run."""
     started = without(command, "--resume")
-    return f"Continue with\n  {started} --resume {shlex.quote(str(stages.folder))}"
+    return f"Continue with\n  {started} --resume {for_a_shell(stages.folder)}"
+
+
+def for_a_shell(path: Path) -> str:
+    """A path as it is typed in a command: quoted, and never like an option.
+
+    >>> for_a_shell(Path("my results")), for_a_shell(Path("-2"))
+    ("'my results'", './-2')
+    """
+    name = str(path)
+    return shlex.quote(f"./{name}" if name.startswith("-") else name)
 
 
 # --- numbers --------------------------------------------------------------------------

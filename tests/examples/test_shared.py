@@ -116,6 +116,13 @@ def test_the_command_that_continues_has_one_folder_quoted_for_a_shell(interrupte
     )
 
 
+def test_a_folder_that_begins_with_a_dash_is_no_option_in_the_command_to_continue():
+    stages = Stages("-x", ["exact"], {}, 9)
+    assert shared.how_to_continue("python x.py --out=-x", stages) == (
+        "Continue with\n  python x.py --out=-x --resume ./-x"
+    )
+
+
 def test_the_command_of_an_initialisation_names_no_folder():
     command = "python x.py --data 'my images' --seed 1 --overwrite --out a --resume a"
     assert shared.training_command(command) == "python x.py --seed 1"
