@@ -54,6 +54,7 @@ from compare_problems import (
     Training,
     adapted,
     at_test,
+    learned,
     omniglot_5_way,
     reported_steps,
     scores,
@@ -123,7 +124,7 @@ def measure_costs(
             "flops": len(tasks.x_query) * tape.flops(),
             "workspace_bytes": plan(tape).bytes("float32"),
             "adapted": adapted(problem, entry),
-            "learned": theta.size,
+            "learned": learned(problem, entry, theta),
         }
     seconds = shortest_seconds(calls, problem.rounds, backend)
     return {name: {"seconds": seconds[name], **costs[name]} for name in costs}

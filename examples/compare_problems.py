@@ -33,6 +33,7 @@ from tinymaml.networks.layers import Network
 from tinymaml.paper.recipes import RECIPES, SinusoidRecipe, accuracy
 from tinymaml.tasks import sinusoid
 from tinymaml.tasks.images import ImageSet
+from tinymaml.variants.cavia import CAVIA
 from tinymaml.variants.fine_tuning import AllClasses, new_last_layer
 from tinymaml.variants.nearest_neighbour import nearest_neighbour
 
@@ -102,7 +103,15 @@ def adapted(problem: Problem, entry: Training) -> int:
     maml, network = entry.maml, entry.network
     if entry.method.pooled:
         maml, network = problem.maml(problem.network), problem.network
+    if maml.steps == 0:
+        return 0
     return int(np.count_nonzero(np.broadcast_to(maml.alpha, network.size)))
+
+
+def learned(problem: Problem, entry: Training, theta: Array) -> int:
+    """How many parameters the outer loop changes: all but CAVIA's context."""
+    fixed = isinstance(entry.maml, CAVIA)
+    return theta.size - (adapted(problem, entry) if fixed else 0)
 
 
 def scores(

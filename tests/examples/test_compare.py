@@ -215,6 +215,26 @@ def test_costs_are_those_of_the_tape_and_of_theta(example):
     assert costs["exact-5"]["workspace_bytes"] > 2 * costs["exact"]["workspace_bytes"]
 
 
+def test_parameters_that_no_loop_changes_are_not_counted(example):
+    problem = example.sinusoids(tm.get_backend("numba", 1), False)
+    counts = {}
+    for name in ("cavia", "context"):
+        entry = example.training(problem, name)
+        theta = entry.first_theta(0)
+        tasks = entry.sample(np.random.default_rng(0))
+        context = entry.maml.alpha != 0
+        gradient = entry.maml.meta_gradient(theta, tasks).gradient
+        still = int((gradient[context] == 0).sum())
+        assert example.adapted(problem, entry) == context.sum() == 5
+        counts[name] = example.learned(problem, entry, theta)
+        assert counts[name] == theta.size - still
+    assert counts == {"cavia": 1961, "context": 1966}
+    sets = omniglot.split(draw_characters())
+    characters = example.omniglot_5_way(sets, tm.get_backend("numba", 1), True)
+    entry = example.training(characters, "prototypical")
+    assert example.adapted(characters, entry) == 0
+
+
 def test_a_baseline_is_tested_with_the_rate_that_is_best_on_validation_tasks(example):
     problem = example.sinusoids(tm.get_backend("numba", 1), False)
     problem = problem._replace(candidates=(1e-9, 0.005, 1e6))
