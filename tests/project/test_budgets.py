@@ -4,14 +4,16 @@ A budget is there to make us choose, not to split files: when one is full, somet
 goes. A table or a file of kernels may be long.
 """
 
+import re
 from pathlib import Path
 
 import pytest
 
-from tests.support.source_tree import MODULES, PACKAGE, code_lines, count_lines
+from tests.support.source_tree import MODULES, PACKAGE, ROOT, code_lines, count_lines
 
 EVENING = ("autodiff", "maml.py")  # what README promises for one evening
 EVENING_LIMIT = 1_200
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 CUDA = ("backends/cuda",)
 # 800, and 40 for what the first runs on a card asked for: long products in parts.
 CUDA_LIMIT = 800 + 40
@@ -63,6 +65,19 @@ def lines_of(*places: str) -> int:
 
 def test_an_evening_is_enough_for_the_heart_and_the_autodiff() -> None:
     assert 0 < lines_of(*EVENING) <= EVENING_LIMIT
+
+
+def test_readme_says_how_much_there_is_to_read_in_an_evening() -> None:
+    said = re.search(r"about ([\d,]+) lines\nof code, or ([\d,]+) with", README)
+    assert said is not None
+    counts = [
+        count_lines(path.read_text(encoding="utf-8"))
+        for path in MODULES
+        if any(path.is_relative_to(PACKAGE / place) for place in EVENING)
+    ]
+    code, prose = map(sum, zip(*counts, strict=True))
+    numbers = [int(text.replace(",", "")) for text in said.groups()]
+    assert numbers == pytest.approx([code, code + prose], rel=0.03)
 
 
 def test_package_is_within_its_budget() -> None:

@@ -88,10 +88,10 @@ class BatchNorm(Layer):
     """(x - mean) / sqrt(variance + epsilon) + beta, for each channel (the last axis).
 
     mode: which examples give the mean and the variance. "batch": the batch x itself, as
-        in the paper. Query examples are then normalised by each other, so that the
-        prediction for one depends on all of them (transductive). "support": the support
-        examples of the task, for the query examples too. "none": no normalisation, only
-        beta and gamma.
+        in the authors' code. Query examples are then normalised by each other, so that
+        the prediction for one depends on all of them (transductive). "support": the
+        support examples of the task, for the query examples too. "none": no
+        normalisation, only beta and gamma.
     gamma: whether a parameter gamma multiplies the result before beta is added, as in
         most other implementations; the authors' code has none.
     """
