@@ -290,24 +290,24 @@ def prepare_folder(folder: Path, files: Iterable[str]) -> None:
 def earlier_run(parser: Parser, options: argparse.Namespace) -> list[Path]:
     """Files of an earlier run in `options.out` that this run replaces.
 
-    There is one if there are checkpoints or results.json; logs and initialisations
-    beside them are its files, too. If there is one, the program ends with a one-line
-    error, unless --overwrite is given. A run that continues this very folder replaces
-    nothing.
+    There is one if there are checkpoints, an initialisation or results.json; logs and
+    initialisations beside them are its files, too. If there is one, the program ends
+    with a one-line error, unless --overwrite is given. A run that continues this very
+    folder replaces nothing.
     """
     resume = getattr(options, "resume", None)
     if resume is not None:
-        folders = [path.resolve() for path in (resume, resume.parent)]
-        if folders[0 if resume.is_dir() else 1] == options.out.resolve():
+        folder = resume if resume.is_dir() else resume.parent
+        if os.path.realpath(folder) == os.path.realpath(options.out):
             return []
-    patterns = ("results.json", CHECKPOINT, f"*/{CHECKPOINT}")
+    patterns = ("results.json", CHECKPOINT, f"*/{CHECKPOINT}", INITIALISATION)
     found = [path for pattern in patterns for path in options.out.glob(pattern)]
     found = [path for path in found if path.is_file()]
     if not found:
         return []
     if not options.overwrite:
         ways = ["--overwrite replaces it"]
-        if hasattr(options, "resume"):
+        if hasattr(options, "resume") and any(p.name == CHECKPOINT for p in found):
             ways.insert(0, f"--resume {for_a_shell(options.out)} continues it")
         parser.error(
             f"argument --out: {options.out} holds an earlier run "
@@ -381,11 +381,13 @@ def open_folder(
     with ExitStack() as stack:
         try:
             stack.enter_context(lock_folder(options.out))
+            files = list(files)
             earlier = earlier_run(parser, options)
             check()
             prepare_folder(options.out, files)
-            for path in earlier:
-                path.unlink()
+            if earlier:  # its figures, too, which have the names of this run's
+                for path in {*earlier, *(options.out / file for file in files)}:
+                    path.unlink(missing_ok=True)
         except OSError as error:
             parser.error(f"argument --out: {reason(error)}")
         return stack.pop_all()
@@ -426,7 +428,7 @@ def open_stages(
         try:
             yield stages
         except KeyboardInterrupt:
-            if not any((options.out / file).exists() for file in stages.files):
+            if not any((options.out / n / CHECKPOINT).exists() for n in stages.names):
                 raise
             raise KeyboardInterrupt(how_to_continue(command, stages)) from None
 
@@ -692,7 +694,8 @@ def write_json(path: str | os.PathLike[str], results: Mapping[str, Any]) -> None
     """Write JSON, completely or not at all; NaN and infinity become null."""
     text = json.dumps(finite(results), indent=1, allow_nan=False, ensure_ascii=False)
     with write_atomically(path) as file:
-        file.write(text.encode() + b"\n")
+        # A name of a folder may be bytes that are no text.
+        file.write(text.encode(errors="backslashreplace") + b"\n")
 
 
 def four_digits(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from few_shot import describe
+from methods import RELATIVES
 from tests.support.running_examples import (
     ctrl_c_at_call,
     load_example,
@@ -182,6 +183,22 @@ def test_method_trains_a_relative_in_the_place_of_maml(example, folder, capsys):
     )
 
 
+@pytest.mark.parametrize("name", ["exact-5", "meta-sgd", "maml++", "prototypical"])
+def test_a_method_trains_what_it_learns_and_says_how_it_adapts(example, name, capsys):
+    results = run(example, "--recipe", "fc-5w1s", "--method", name, "--iterations", 1)
+    assert results["method"] == name
+    maml = few_shot_learner(name)
+    assert f"inner steps:   {maml.steps} in training" in capsys.readouterr().out
+    assert results["step_on_mean"] == pytest.approx(5 * np.max(maml.alpha))
+
+
+def few_shot_learner(name):
+    """The learner of a method on fc-5w1s, where a step is on five times the mean."""
+    recipe = RECIPES["fc-5w1s"]
+    network = recipe.network()
+    return RELATIVES[name].learner(recipe.maml(network), network)
+
+
 def test_one_shot_tests_within_an_alphabet_as_well(example, capsys):
     given = "--split", "background", "--iterations", 1, "--evaluate", "one-shot"
     results = run(example, *given)
@@ -285,7 +302,8 @@ def test_table_1_stands_beside_results_on_the_real_characters(example, capsys):
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_in_words_names_alpha_and_the_step_on_the_mean_loss(name):
     recipe = RECIPES[name]
-    facts = dict(line.split(":", 1) for line in describe(recipe).splitlines())
+    maml = recipe.maml(recipe.network())
+    facts = dict(line.split(":", 1) for line in describe(recipe, maml).splitlines())
     step = facts["inner step"]
     assert f"alpha = {recipe.alpha:g}," in step
     assert f"{recipe.step_on_mean:g} on the mean" in step
@@ -293,7 +311,7 @@ def test_a_recipe_in_words_names_alpha_and_the_step_on_the_mean_loss(name):
     assert f"{recipe.ways}-way {recipe.shots}-shot" in facts["task"]
     assert ("clipped to 10" in facts["outer step"]) == (recipe.clip is not None)
     assert f"{recipe.network().size:,} parameters" in facts["network"]
-    mean = describe(recipe.scaled("mean"))
+    mean = describe(recipe.scaled("mean"), maml)
     assert f"{recipe.alpha:g} on the mean" in mean and "mean over examples" in mean
 
 

@@ -166,7 +166,9 @@ def reads_options(out, *arguments):
     shared.read_options(parser, ["--out", str(out), *arguments])
 
 
-@pytest.mark.parametrize("file", ["results.json", "exact/checkpoint.npz"])
+@pytest.mark.parametrize(
+    "file", ["results.json", "initialisation.npz", "exact/checkpoint.npz"]
+)
 def test_an_earlier_run_is_replaced_only_if_asked(tmp_path, capsys, file):
     out = tmp_path / "my out"
     (out / file).parent.mkdir(parents=True)
@@ -178,7 +180,8 @@ def test_an_earlier_run_is_replaced_only_if_asked(tmp_path, capsys, file):
         _, err = capsys.readouterr()
         assert err.count("\n") == 1
         assert f"{out} holds an earlier run ({file})" in err
-        assert "--overwrite replaces it" in err and f"--resume '{out}' cont" in err
+        assert "--overwrite replaces it" in err
+        assert (f"--resume '{out}' cont" in err) == ("checkpoint" in file)
     assert (out / file).read_text() == "precious"
     reads_options(out, "--overwrite")
     parser, options = options_for(out, "--resume", out)
@@ -201,6 +204,46 @@ def test_nothing_is_left_of_trainings_that_the_new_run_does_not_have(tmp_path, e
     left = [path for path in out.rglob("*") if path.is_file()]
     assert sorted(left) == [notes / "log.csv", out / "results.json"]
     assert (out / "results.json").read_text() == "{}"
+
+
+def test_figures_of_an_earlier_run_do_not_stay_beside_the_files_of_a_new_one(tmp_path):
+    opens(tmp_path)
+    for name in ("curve.png", "mine.png"):
+        (tmp_path / name).write_text("old")
+    parser, options = options_for(tmp_path, "--overwrite")
+    with shared.open_folder(parser, options, ["results.json", "curve.png"]):
+        assert [path.name for path in tmp_path.glob("*.*")] == ["mine.png"]
+
+
+def test_what_was_stopped_before_its_first_checkpoint_cannot_be_continued(tmp_path):
+    parser, options = options_for(tmp_path)
+    options.iterations = 9
+    for expected, file in ("", "log.csv"), ("Continue", "checkpoint.npz"):
+        with pytest.raises(KeyboardInterrupt) as stop:
+            with shared.open_stages(parser, options, "python x.py", ["exact"], {}, []):
+                (tmp_path / "exact" / file).write_text("")
+                raise KeyboardInterrupt
+        assert str(stop.value).startswith(expected) and bool(expected) == bool(
+            str(stop.value)
+        )
+
+
+def test_a_folder_whose_name_is_no_text_is_written_into_results(tmp_path):
+    name = os.fsdecode(b"caf\xe9")
+    shared.write_json(tmp_path / "results.json", {"command": f"x.py --out {name}"})
+    command = read_strict_json(tmp_path / "results.json")["command"]
+    assert command == f"x.py --out {name}"
+
+
+def test_links_that_lead_in_a_circle_are_refused_in_one_line(tmp_path, capsys):
+    (tmp_path / "a").symlink_to(tmp_path / "b"), (tmp_path / "b").symlink_to("a")
+    for arguments in ([tmp_path / "a"], [tmp_path / "c", "--resume", tmp_path / "a"]):
+        parser, options = options_for(*arguments)
+        options.iterations = 9
+        with pytest.raises(SystemExit):
+            with shared.open_stages(parser, options, "x", ["exact"], {}, []):
+                pass
+        assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_a_run_that_resumes_another_folder_replaces_nothing_unasked(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 import tinymaml as tm
 from tests.support.damaged_files import run_campaign
 from tinymaml.paper.initialisations import load_initialisation, save_initialisation
-from tinymaml.paper.recipes import NavigationRecipe, SinusoidRecipe
+from tinymaml.paper.recipes import RECIPES, NavigationRecipe, SinusoidRecipe
 from tinymaml.rl.maml_trpo import MetaBatch
 from tinymaml.tasks import omniglot, sinusoid
 from tinymaml.tasks.episodes import Episodes
@@ -135,6 +135,20 @@ def test_settings_that_do_not_fit_are_refused(tmp_path, recipe, settings, messag
     save_checkpoint(tmp_path / "a.npz", {"theta": theta}, config, {})
     with pytest.raises(CheckpointError, match=f"expected an initialisation.*{message}"):
         load_initialisation(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        replace(RECIPES["fc-5w1s"], alpha=0.01),
+        replace(RECIPES["fc-5w1s"], name="mine"),
+    ],
+)
+def test_a_recipe_that_no_reader_would_find_again_is_not_saved(tmp_path, recipe):
+    theta = np.zeros(recipe.network().size, np.float32)
+    with pytest.raises(ValueError, match="recipe: expected one of RECIPES"):
+        save_initialisation(tmp_path / "a.npz", theta, recipe, {})
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_damaged_file_is_refused(tmp_path):

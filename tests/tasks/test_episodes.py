@@ -255,6 +255,9 @@ def test_arguments_that_cannot_work_are_refused_with_a_reason():
     episodes = Episodes(wide, [0] * 3 + [1] * 3, ways=2, shots=1, queries=1)
     with pytest.raises(ValueError, match="count: expected at least 1, got 0"):
         episodes.fixed(0, 0)
+    for seed in (None, -1, 1.5, rng()):  # a list that no seed brings back
+        with pytest.raises((TypeError, ValueError), match="seed: expected"):
+            episodes.fixed(seed)
 
 
 def test_data_that_would_be_taken_for_others_are_refused():

@@ -45,6 +45,17 @@ def test_selected_classes_keep_their_images_and_get_new_labels():
     assert part.classes == ("a", "c") and part.source == "Omniglot"
     assert part.images.ravel().tolist() == [0, 2, 3, 5]
     assert part.labels.tolist() == [0, 1, 0, 1]
+    assert image_set.select(iter("ac")).labels.tolist() == [0, 1, 0, 1]
+    for unknown, shown in ({"a", "typo"}, "'typo'"), ("ab", "'ab'"):
+        with pytest.raises(ValueError, match=f"classes: expected names .* 1: {shown}"):
+            image_set.select(unknown)
+
+
+def test_bars_are_drawn_on_terminals_only_and_a_closed_stderr_does_no_harm(monkeypatch):
+    assert not images.show_progress()
+    monkeypatch.setattr(sys, "stderr", None)
+    assert not images.show_progress()
+    assert list(omniglot._decode({})) == []
 
 
 # --- images and folders ---------------------------------------------------------------

@@ -224,6 +224,22 @@ def test_further_columns_survive_a_resume_and_must_be_the_same(tmp_path):
         run(6, resume=half)
 
 
+@pytest.mark.parametrize("size", [np.nan, np.inf, -np.inf])
+def test_a_diagnostic_that_is_not_finite_ends_no_training(tmp_path, size):
+    def with_fault_in_size(theta, target):
+        result = with_size(theta, target)
+        result.size = size
+        return result
+
+    options = {"gradient": with_fault_in_size, "columns": ["size"], "log_every": 4}
+    whole = run(6, **options)
+    run(3, out=tmp_path / "half.npz", **options)
+    both = run(6, resume=tmp_path / "half.npz", **options)
+    assert both.theta.tobytes() == whole.theta.tobytes()
+    for result in (whole, both):
+        np.testing.assert_array_equal(result.losses[0].more, [size])
+
+
 # --- faults ---------------------------------------------------------------------------
 
 

@@ -62,9 +62,13 @@ def save_initialisation(
     """Write theta (P,) with its recipe and facts (JSON values), whole or not at all.
 
     Raises ValueError or TypeError if theta does not fit the network of the recipe or
-    is not finite.
+    is not finite, and if the recipe is not what a reader will find: one of RECIPES,
+    perhaps scaled, of which the file has the name.
     """
     check_theta(theta, recipe.network().size)
+    if isinstance(recipe, Recipe):
+        known = [named.scaled(recipe.scaling) for named in RECIPES.values()]
+        check_that(recipe in known, "recipe", "one of RECIPES, or scaled()", recipe)
     save_checkpoint(path, {"theta": theta}, _settings(recipe), facts)
 
 

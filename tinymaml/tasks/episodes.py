@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinymaml.checks import Array, check_dtype, check_sizes, check_that
+from tinymaml.checks import Array, check_dtype, check_sizes, check_that, whole_number
 from tinymaml.tasks.batch import Tasks, array_table
 
 
@@ -146,7 +146,8 @@ class Episodes:
         5-shot 380 MB, of 5-way 5-shot MiniImagenet 2.5 GB.
         """
         check_sizes(count=count)
-        return self.look_up(self._draw(np.random.default_rng(seed), count))
+        rng = np.random.default_rng(whole_number("seed", seed, least=0))
+        return self.look_up(self._draw(rng, count))
 
     def look_up(self, indices: EpisodeIndices) -> Tasks:
         """The tasks that these indices stand for."""

@@ -13,6 +13,7 @@ import hashlib
 import io
 import json
 import os
+import sys
 import warnings
 from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import chain
@@ -21,6 +22,7 @@ from typing import IO, Any, NamedTuple, Self
 
 import numpy as np
 
+from tinymaml.checks import check_that
 from tinymaml.files import cache_folder, write_atomically
 
 EXTRA = ' is missing: pip install "tinymaml[images]"'
@@ -52,6 +54,9 @@ class ImageSet(NamedTuple):
     ImageSet(2 images (28, 28, 1) uint8 in 2 classes; nowhere)
     >>> both.select({"b"}).labels, both.select({"b"}).classes
     (array([0]), ('b',))
+    >>> both.select({"b", "c"})
+    Traceback (most recent call last):
+    ValueError: classes: expected names of this set, got 1: 'c'
     """
 
     images: Array  # (M, H, W, C) uint8
@@ -67,6 +72,9 @@ class ImageSet(NamedTuple):
 
     def select(self, classes: Collection[str]) -> Self:
         """The images of these classes, with new labels in the order of all classes."""
+        classes = [classes] if isinstance(classes, str) else list(classes)
+        unknown = sorted(map(repr, {*classes} - {*self.classes}))
+        check_that(not unknown, "classes", "names of this set", abbreviate(unknown))
         selected = np.array([name in classes for name in self.classes], bool)
         images = selected[self.labels]
         labels = (selected.cumsum() - 1)[self.labels[images]]
@@ -87,6 +95,11 @@ def data_folder(data: FilePath | None, names: list[str], parts: list[str]) -> Pa
         if any(os.path.exists(place / part) for part in parts):
             return place
     return folder / names[0]
+
+
+def show_progress() -> bool:
+    """Whether there is a terminal for a bar; a program without stderr has None."""
+    return sys.stderr is not None and sys.stderr.isatty()
 
 
 def abbreviate(names: Iterable[str]) -> str:

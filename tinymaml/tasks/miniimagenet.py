@@ -58,7 +58,7 @@ def load(
         folder = folder.parent
     if not folder.is_dir():
         raise DataError(
-            f"MiniImagenet: expected a folder of images, but {folder} does not exist; "
+            f"MiniImagenet: expected a folder of images, but {folder} is none; "
             "name it with --data or TINYMAML_DATA"
         )
     listed = {name: _read_list(splits or folder, name) for name in LISTS}
@@ -194,6 +194,6 @@ def _load_split(split: str, files: dict[str, list[Path]]) -> ImageSet:
 
 
 def _decode(split: str, paths: list[Path]) -> Iterator[Array]:
-    for path in tqdm(paths, split, unit=" images", disable=None):
+    for path in tqdm(paths, split, unit=" images", disable=not images.show_progress()):
         image = images.read_image(path, str(path), "RGB")
         yield np.asarray(image.resize((SIZE, SIZE), Image.Resampling.LANCZOS))

@@ -16,7 +16,6 @@ folders, so nobody can repeat it. Ours has the same sizes. It is in
 """
 
 import csv
-import sys
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -194,7 +193,7 @@ def fetch(path: Path, url: str = URL, retries: int = 3) -> None:
         raise ImportError(f"pooch{images.EXTRA}") from None
     sums = {path.name: f"md5:{ARCHIVES[path.name]}"}
     registry = pooch.create(path.parent, url, registry=sums, retry_if_failed=retries)
-    http = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=60)
+    http = pooch.HTTPDownloader(progressbar=images.show_progress(), timeout=60)
     try:
         registry.fetch(path.name, downloader=http)
     except (OSError, ValueError) as error:
@@ -226,8 +225,8 @@ def _list_files(folder: Path, part: str, stack: ExitStack) -> list[SourceFile]:
         # zipfile raises many kinds of error for what it cannot read.
         except Exception as error:
             raise DataError(
-                f"{path}: expected a zip archive, got a damaged file or one of an "
-                f"unknown kind ({error}); delete it and get it again"
+                f"{path}: expected a zip archive, got one that is damaged, unknown or "
+                f"not to be read ({error}); if damaged, delete it and get it again"
             ) from error
         return [
             # Some programs for Windows write backslashes.
@@ -297,7 +296,8 @@ def _name_missing(drawings: dict[str, dict[str, SourceFile]]) -> list[str]:
 
 def _decode(drawings: dict[str, list[SourceFile]]) -> Iterator[Array]:
     """Small images, one after the other, in the order of the characters' names."""
-    names = tqdm(sorted(drawings), "Omniglot", unit=" characters", disable=None)
+    show = images.show_progress()
+    names = tqdm(sorted(drawings), "Omniglot", unit=" characters", disable=not show)
     for name in names:
         for file in drawings[name]:
             try:

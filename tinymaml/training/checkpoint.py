@@ -124,6 +124,8 @@ def load_checkpoint(path: FilePath) -> Checkpoint:
             config, state = (
                 _to_dictionary(members.pop(name)) for name in ("config", "state")
             )
+        except MemoryError:
+            raise
         # zipfile and numpy raise a dozen kinds of error for damaged bytes.
         except Exception as error:
             raise CheckpointError(

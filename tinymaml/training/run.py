@@ -131,7 +131,8 @@ class TrainingRun:
             "iteration": self.iteration,
             "loss_sum": self.loss_sum,
             "loss_count": self.loss_count,
-            "sums": self.column_sums,
+            # JSON has no NaN, and a diagnostic that is one ends no training.
+            "sums": [x if math.isfinite(x) else str(x) for x in self.column_sums],
             "seconds": self.seconds,
             "rng": _rng_state(self.rng.bit_generator.state),
             "seeds": _rng_state(_seeds(self.rng)),
@@ -174,7 +175,7 @@ class TrainingRun:
         self.iteration = whole_number("iteration", state["iteration"], least=0)
         self.loss_count = whole_number("loss_count", state["loss_count"], least=0)
         self.loss_sum, self.seconds = state["loss_sum"], state["seconds"]
-        self.column_sums = list(state["sums"])
+        self.column_sums = [float(number) for number in state["sums"]]
         self.best = arrays.pop("best", None)
         scores = arrays.pop("scores", np.empty((0, 2)))
         self.scores = [(int(iteration), score) for iteration, score in scores.tolist()]
@@ -186,7 +187,7 @@ class TrainingRun:
         self.optimiser.load_state(moments)
         self.rng = _restored(self.rng, state["rng"], state["seeds"])
 
-        numbers = [self.loss_sum, self.seconds, *self.column_sums]
+        numbers = [self.loss_sum, self.seconds]
         numbers += [number for row in self.rows for number in row[1:3]]
         finite = all(math.isfinite(real_number("state", x)) for x in numbers)
         _require(finite and self.seconds >= 0, "a number is not finite, or negative")
