@@ -113,6 +113,7 @@ def load_checkpoint(path: FilePath) -> Checkpoint:
     Raises:
         CheckpointError: the file is truncated, damaged, foreign or of another version.
         OSError: the file is missing, cannot be read or is no plain file.
+        MemoryError: there is no memory for what it holds.
     """
     check_plain(path)
     with open(path, "rb") as file:
