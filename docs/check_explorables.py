@@ -18,9 +18,12 @@ either, a line says that nothing was checked.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from math import cos, log10, sin
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -618,23 +621,10 @@ def draw_figure(browser: Any, html: Path, name: str) -> None:
     palette.save(file, optimize=True)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Check the pages; return 1 if there are faults."""
-    parser = argparse.ArgumentParser(description=str(__doc__).split("\n")[0])
-    parser.add_argument("--html", type=Path, default=HERE / "_build" / "html")
-    parser.add_argument("--only", choices=sorted(CHECKS), metavar="NAME")
-    parser.add_argument("--pictures", type=Path, metavar="DIR")
-    parser.add_argument("--figures", action="store_true", help="draw them again")
-    options = parser.parse_args(arguments)
-    if reason := why_no_browser():
-        print(f"explorables not checked: {reason}")
-        return 0
+def check(html: Path, name: str, pictures: Path | None, figures: bool) -> list[str]:
+    """Return what is wrong with one page, in a browser of its own; or draw it again."""
     from playwright.sync_api import sync_playwright
 
-    names = [options.only] if options.only else [*CHECKS]
-    if options.pictures:
-        options.pictures.mkdir(parents=True, exist_ok=True)
-    count = 0
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=find_browser(),
@@ -644,14 +634,37 @@ def main(arguments: list[str] | None = None) -> int:
                 "--host-resolver-rules=MAP * ~NOTFOUND",
             ],
         )
-        for name in names:
-            if options.figures:
-                draw_figure(browser, options.html, name)
-                continue
-            for fault in faults_of(browser, options.html, name, options.pictures):
+        faults = []
+        if figures:
+            draw_figure(browser, html, name)
+        else:
+            faults = list(faults_of(browser, html, name, pictures))
+        browser.close()
+        return faults
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Check the pages, as many at once as there are cores; return 1 for faults."""
+    parser = argparse.ArgumentParser(description=str(__doc__).split("\n")[0])
+    parser.add_argument("--html", type=Path, default=HERE / "_build" / "html")
+    parser.add_argument("--only", choices=sorted(CHECKS), metavar="NAME")
+    parser.add_argument("--pictures", type=Path, metavar="DIR")
+    parser.add_argument("--figures", action="store_true", help="draw them again")
+    options = parser.parse_args(arguments)
+    if reason := why_no_browser():
+        print(f"explorables not checked: {reason}")
+        return 0
+    names = [options.only] if options.only else [*CHECKS]
+    if options.pictures:
+        options.pictures.mkdir(parents=True, exist_ok=True)
+    count = 0
+    with ProcessPoolExecutor(os.cpu_count() or 1, get_context("spawn")) as pool:
+        others = options.pictures, options.figures
+        results = [pool.submit(check, options.html, name, *others) for name in names]
+        for result in results:
+            for fault in result.result():
                 count += 1
                 print(fault, flush=True)
-        browser.close()
     print(f"{len(names)} explorables, {count} faults")
     return 1 if count else 0
 
