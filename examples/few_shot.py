@@ -8,6 +8,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -132,8 +133,8 @@ def make_parser(
     return parser
 
 
-def describe(recipe: Recipe, maml: tm.MAML) -> str:
-    """A recipe in words, with one fact on each line; its learner may be a relative."""
+def describe(recipe: Recipe) -> str:
+    """A recipe in words, with one fact on each line."""
     losses = {
         "per_shot": "sum over examples / K, as in the authors' code",
         "mean": "mean over examples",
@@ -143,19 +144,14 @@ def describe(recipe: Recipe, maml: tm.MAML) -> str:
         f"examples a class in training, {recipe.shots} at test",
         "network": f"{recipe.architecture}, {recipe.network().size:,} parameters",
         "cross-entropy": losses[recipe.scaling],
-        "inner step": f"alpha = {np.max(maml.alpha):g}, that is "
-        f"{step_on_mean(recipe, maml):g} on the mean cross-entropy",
-        "inner steps": f"{maml.steps} in training; the paper reports "
+        "inner step": f"alpha = {recipe.alpha:g}, that is {recipe.step_on_mean:g} on "
+        "the mean cross-entropy",
+        "inner steps": f"{recipe.steps} in training; the paper reports "
         f"{recipe.test_steps} at test",
         "outer step": f"Adam, {recipe.learning_rate:g}, {recipe.tasks} tasks"
         + (f", entries clipped to {recipe.clip:g}" if recipe.clip else ""),
     }
     return "\n".join(f"{name + ':':<15}{fact}" for name, fact in facts.items())
-
-
-def step_on_mean(recipe: Recipe, maml: tm.MAML) -> float:
-    """The inner learning rate on the mean cross-entropy; the largest, of several."""
-    return recipe.step_on_mean * float(np.max(maml.alpha) / recipe.alpha)
 
 
 # %% Meta-training
@@ -229,7 +225,9 @@ def run(
     recipe = RECIPES[options.recipe].scaled(options.scaling)
     source = sets["train"].source
     maml = learner(recipe.network(), recipe, options, backend)
-    print(describe(recipe, maml))
+    # A relative has its own inner loop; of several rates this is the largest.
+    own = replace(recipe, alpha=float(np.max(maml.alpha)), steps=maml.steps)
+    print(describe(own))
     print(f"{'data:':<15}{source}, classes: {class_counts(sets)}")
     result = train(stages, experiment, recipe, sets, options, backend)
     theta = result.theta if result.best is None else result.best
@@ -262,7 +260,7 @@ def run(
         "order": maml.order,
         "method": options.method,
         "scaling": recipe.scaling,
-        "step_on_mean": step_on_mean(recipe, maml),
+        "step_on_mean": own.step_on_mean,
         "best_iteration": best[0],
         "test_tasks": options.test_tasks,
         "rotations": experiment.rotations,

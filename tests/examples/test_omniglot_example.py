@@ -302,8 +302,7 @@ def test_table_1_stands_beside_results_on_the_real_characters(example, capsys):
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_in_words_names_alpha_and_the_step_on_the_mean_loss(name):
     recipe = RECIPES[name]
-    maml = recipe.maml(recipe.network())
-    facts = dict(line.split(":", 1) for line in describe(recipe, maml).splitlines())
+    facts = dict(line.split(":", 1) for line in describe(recipe).splitlines())
     step = facts["inner step"]
     assert f"alpha = {recipe.alpha:g}," in step
     assert f"{recipe.step_on_mean:g} on the mean" in step
@@ -311,7 +310,7 @@ def test_a_recipe_in_words_names_alpha_and_the_step_on_the_mean_loss(name):
     assert f"{recipe.ways}-way {recipe.shots}-shot" in facts["task"]
     assert ("clipped to 10" in facts["outer step"]) == (recipe.clip is not None)
     assert f"{recipe.network().size:,} parameters" in facts["network"]
-    mean = describe(recipe.scaled("mean"), maml)
+    mean = describe(recipe.scaled("mean"))
     assert f"{recipe.alpha:g} on the mean" in mean and "mean over examples" in mean
 
 

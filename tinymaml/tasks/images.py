@@ -72,8 +72,8 @@ class ImageSet(NamedTuple):
 
     def select(self, classes: Collection[str]) -> Self:
         """The images of these classes, with new labels in the order of all classes."""
-        classes = [classes] if isinstance(classes, str) else list(classes)
-        unknown = sorted(map(repr, {*classes} - {*self.classes}))
+        classes = {classes} if isinstance(classes, str) else set(classes)
+        unknown = sorted(map(repr, classes - set(self.classes)))
         check_that(not unknown, "classes", "names of this set", abbreviate(unknown))
         selected = np.array([name in classes for name in self.classes], bool)
         images = selected[self.labels]
