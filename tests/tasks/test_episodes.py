@@ -201,6 +201,21 @@ def test_indices_look_up_the_tasks_that_are_drawn():
         assert np.array_equal(quarter_turns, rotations)
 
 
+def test_rotations_of_indices_go_round_and_negative_numbers_are_refused():
+    images, labels = numbered_images([5] * 7)
+    episodes = Episodes(images, labels, ways=3, shots=1, queries=2, rotations=True)
+    indices = episodes.draw(rng(5))
+    again = indices._replace(query_rotations=indices.query_rotations + 4)
+    for name, array in episodes.look_up(indices)._asdict().items():
+        assert np.array_equal(getattr(episodes.look_up(again), name), array), name
+    for name, array in indices._asdict().items():
+        wrong = indices._replace(**{name: np.where(array == array.max(), -1, array)})
+        with pytest.raises(
+            ValueError, match="indices: expected numbers from 0 on, got -1"
+        ):
+            episodes.look_up(wrong)
+
+
 def test_episodes_and_indices_show_what_they_are():
     images, labels = np.zeros((40, 8, 8), np.uint8), np.repeat(np.arange(4), 10)
     options = {"ways": 3, "shots": 2, "queries": 5, "tasks": 6}
@@ -268,11 +283,16 @@ def test_data_that_would_be_taken_for_others_are_refused():
             [np.ma.masked_array(image, mask=False) for image in pixels])  # fmt: skip
     refused(TypeError, "labels: expected no mask, got a masked array",
             labels=np.ma.masked_array([0, 0, 0, 1, 1, 1], mask=False))  # fmt: skip
-    for labels in ([0.0, 0, 0, 1, 1, np.nan], [None] * 3 + ["a"] * 3, [0j] * 6):
-        refused(TypeError, "labels: expected integers or strings, got",
+    for labels, kinds in (
+        ([0.0, 0, 0, 1, 1, np.nan], "float, int"),
+        ([None] * 3 + ["a"] * 3, "NoneType, str"),
+        ([0j] * 6, "complex"),
+        ([1, "1"] * 3, "int, str"),  # NumPy makes '1' of both
+        (np.array(["a", "a", "a", "b", "b", np.nan], object), "float, str"),
+        (np.arange(6) / 2, "float64"),
+    ):
+        refused(TypeError, f"labels: expected integers or strings, got {kinds}$",
                 labels=labels)  # fmt: skip
-    refused(TypeError, "labels: expected integers or strings, got object",
-            labels=np.array(["a", "a", "a", "b", "b", np.nan], object))  # fmt: skip
     for shape in ((6, 0, 4), (6, 4, 4, 0), (0, 4, 4)):
         refused(ValueError, "images: expected pixels, got none, shape",
                 np.zeros(shape, np.uint8), labels=["x"] * shape[0])  # fmt: skip

@@ -31,7 +31,7 @@ class EpisodeIndices(NamedTuple):
     """
 
     support: Array  # indices of images, 0 .. M - 1
-    support_rotations: Array  # quarter turns, counterclockwise: 0 .. 3
+    support_rotations: Array  # quarter turns, counterclockwise; 0 .. 3 are drawn
     support_labels: Array  # 0 .. N - 1
     query: Array
     query_rotations: Array
@@ -103,21 +103,22 @@ class Episodes:
         fits = not rotations or shape[1] == shape[2]
         check_that(fits, "rotations", "square images", shape[1:3])
         self.images = images[..., None] if images.ndim == 3 else images
-        labels = np.asarray(labels)
+        given, labels = labels, np.asarray(labels)
         expected, came = f"one for each of {shape[0]} images", f"shape {labels.shape}"
         check_that(labels.shape == shape[:1], "labels", expected, came)
-        strings = labels.dtype == object and all(isinstance(s, str) for s in labels)
-        if labels.dtype.kind not in "biuSU" and not strings:
-            raise TypeError(f"labels: expected integers or strings, got {labels.dtype}")
+        # NumPy would make strings of integers, and one class of 1 and "1".
+        strings = all(isinstance(label, str | bytes) for label in given)
+        if labels.dtype.kind not in "biu" and not strings:
+            kinds = ", ".join(sorted({type(label).__name__ for label in given}))
+            raise TypeError(f"labels: expected integers or strings, got {kinds}")
         # Class c owns the images order[starts[c] : starts[c] + counts[c]].
         self._order = np.argsort(labels, kind="stable")
-        classes, self._starts, self._counts = np.unique(
+        names, self._starts, self._counts = np.unique(
             labels[self._order], return_index=True, return_counts=True
         )
-        fits = len(classes) >= ways
-        check_that(fits, "labels", f"at least {ways} classes", len(classes))
+        check_that(len(names) >= ways, "labels", f"at least {ways} classes", len(names))
         expected = f"at least {shots} + {queries} images for support and query"
-        for name, count in zip(classes, self._counts, strict=True):
+        for name, count in zip(names, self._counts, strict=True):
             check_that(count >= shots + queries, f"class {name}", expected, count)
         self.ways, self.shots, self.queries = ways, shots, queries
         self.rotations, self.tasks, self.dtype = rotations, tasks, check_dtype(dtype)
@@ -150,7 +151,12 @@ class Episodes:
         return self.look_up(self._draw(rng, count))
 
     def look_up(self, indices: EpisodeIndices) -> Tasks:
-        """The tasks that these indices stand for."""
+        """The tasks that these indices stand for.
+
+        Raises ValueError: a number is negative.
+        """
+        least = min(np.min(array, initial=0) for array in indices)
+        check_that(least >= 0, "indices", "numbers from 0 on", least)
         one_hot = np.eye(self.ways, dtype=self.dtype)
         return Tasks(
             self._rotated_images(indices.support, indices.support_rotations),
@@ -165,23 +171,21 @@ class Episodes:
         images = _sample_distinct(rng, self._counts[classes].ravel(), per_class)
         images = images.reshape(tasks, ways, per_class)
         images = self._order[images + self._starts[classes][..., None]]
-        rotations = np.zeros((tasks, ways), np.int8)
-        if self.rotations:
-            rotations = rng.integers(0, 4, (tasks, ways), np.int8)
+        turns = 4 if self.rotations else 1
+        rotations = rng.integers(0, turns, (tasks, ways), np.int8)
         # labels[t, g, i] is the label of the i-th image of group g of task t.
         labels = rng.random((tasks, per_class, ways)).argsort(axis=-1)
         task, group = np.arange(tasks)[:, None, None], np.arange(per_class)[:, None]
-        images, rotations = images[task, labels, group], rotations[task, labels]
+        drawn = images[task, labels, group], rotations[task, labels], labels
         support, query = np.s_[:, : self.shots], np.s_[:, self.shots :]
-        arrays = [a[s] for s in (support, query) for a in (images, rotations, labels)]
-        flat = [array.reshape(tasks, -1) for array in arrays]
+        flat = [a[s].reshape(tasks, -1) for s in (support, query) for a in drawn]
         return EpisodeIndices(*(np.ascontiguousarray(a, np.int64) for a in flat))
 
     def _rotated_images(self, indices: Array, rotations: Array) -> Array:
         """Images by index (T, N*K), each rotated: (T, N*K, H, W, C) in `dtype`."""
         pixels = np.asarray(self.images[indices.ravel()])
         for quarter_turns in (1, 2, 3):
-            chosen = np.flatnonzero(rotations.ravel() == quarter_turns)
+            chosen = np.flatnonzero(rotations.ravel() % 4 == quarter_turns)
             if chosen.size:
                 pixels[chosen] = np.rot90(pixels[chosen], quarter_turns, axes=(1, 2))
         if pixels.dtype == np.uint8:

@@ -164,7 +164,7 @@ def read_image(
     except Exception as error:
         # The text may end with the address of a buffer.
         raise DataError(
-            f"{name}: expected an image, got a damaged file or one that is not "
+            f"{name}: expected an image, got a file that is damaged, unreadable or not "
             f"{' or '.join(formats)} ({str(error).partition(' <')[0]})"
         ) from error
     if is_png and np.asarray(pixels).max() == 1:
