@@ -222,7 +222,7 @@ def omniglot_5_way(
     sample = sampler(train, RECIPE, True, RECIPE.queries, RECIPE.tasks)
 
     def pooled() -> Pooled:
-        classes = AllClasses(sample, train.labels)
+        classes = AllClasses(sample)
         wide = tm.OmniglotFC(classes.classes)
         plain = RECIPE.maml(wide, backend=backend)
         plain.steps = 0

@@ -52,6 +52,13 @@ def test_derivative_of_an_array_along_v_is_its_jacobian_times_v():
         f.gradient(THETA, A)
 
 
+def test_a_loss_that_is_no_value_is_refused_by_every_method():
+    f = tm.function(lambda theta: 1.0, "numpy")
+    for call in (f, f.gradient, lambda x: f.hvp(x, x), lambda x: f.jvp(x, x)):
+        with pytest.raises(TypeError, match="^loss: expected a Value of a tape, got"):
+            call(np.ones(2))
+
+
 @pytest.mark.parametrize("method", ["Newton-CG", "trust-krylov", "BFGS"])
 def test_scipy_finds_the_minimum_with_these_derivatives(method):
     f = tm.function(rosenbrock, "numpy")

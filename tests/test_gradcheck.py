@@ -61,6 +61,8 @@ def test_gradcheck_takes_theta_of_any_shape():
         lambda w, x: tm.tanh(x @ w).mean(), point(size=6).reshape(2, 3), X
     )
     assert errors.order2 < 1e-9
+    errors = tm.gradcheck(lambda theta: theta**3, np.array(3.0))
+    assert errors.order2 < 1e-9
 
 
 def test_gradcheck_of_order_1_does_not_check_the_hessian():

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tinymaml.autodiff.derivatives import grad, hvp, jvp
-from tinymaml.autodiff.tape import Tape, Value
+from tinymaml.autodiff.tape import Tape, Value, check_values
 from tinymaml.backends import Backend, Program, get_backend
 from tinymaml.backends.programs import ProgramCache, weakly
 from tinymaml.checks import Array, check_arrays, check_function, check_that, check_theta
@@ -75,6 +75,7 @@ class Function:
             values = {name: tape.input(name, a.shape) for name, a in arrays.items()}
             point, direction = values["theta"], values.pop("v", None)
             value = self.loss(*values.values())
+            check_values(loss=value)
             if kind != "jvp" and kind != "value":
                 fits = value.shape == ()
                 check_that(fits, "loss", "one number", f"shape {value.shape}")

@@ -108,13 +108,16 @@ def gradcheck(
         tape.output("hvp", hvp(value, point, direction))
     program = get_backend(backend).compile(tape, theta.dtype)
     rng = np.random.default_rng(whole_number("seed", seed, least=0))
-    v = rng.standard_normal(theta.shape)
-    v = (v / np.linalg.norm(v)).astype(theta.dtype)
+    v = np.asarray(rng.standard_normal(theta.shape))
+    v = np.asarray(v / np.linalg.norm(v), theta.dtype)
+
+    def moved(step: float) -> Array:
+        """theta + step v; an array also where theta is one number."""
+        return np.asarray(theta + theta.dtype.type(step) * v)
 
     def outputs_at(step: float) -> dict[str, Array]:
         """Loss, gradient and H v at theta + step v, in float64."""
-        moved = theta + theta.dtype.type(step) * v
-        outputs = program({"theta": moved, "v": v, **fixed})
+        outputs = program({"theta": moved(step), "v": v, **fixed})
         return {name: array.astype(float) for name, array in outputs.items()}
 
     exact = outputs_at(0.0)
@@ -127,7 +130,7 @@ def gradcheck(
 
     eps = float(np.finfo(theta.dtype).eps)
     # At theta + h v, since at a minimum itself all cotangents are zero.
-    inputs = {"theta": theta + theta.dtype.type(h) * v, "v": v, **fixed}
+    inputs = {"theta": moved(h), "v": v, **fixed}
     terms = _terms(value, point, inputs)  # S of the loss, and of its slope along v
     terms_of_slope = _terms((gradient * direction).sum(), point, inputs)
     slope = np.sum(exact["gradient"] * v)

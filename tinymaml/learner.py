@@ -112,8 +112,8 @@ class MAML(Trainable):
 
     Attributes may be set later; the next call uses them. A loss, or a function that
     predicts, is recorded once for each shape of its inputs: a number that it takes from
-    elsewhere, such as an annealed weight, stays what it was then. A copy or a pickle
-    compiles anew.
+    elsewhere, such as an annealed weight, stays what it was then. A deep copy or a
+    pickle compiles anew.
 
     >>> import numpy as np
     >>> def loss(theta, x, y):                        # f_theta(x) = theta x

@@ -155,6 +155,14 @@ def test_what_is_no_value_is_refused_by_name(case):
         NO_VALUES[case]()
 
 
+def test_functions_of_numbers_alone_are_refused():
+    for function in (tm.maximum, tm.minimum, lambda a, b: tm.where(1.0, a, b)):
+        with pytest.raises(TypeError, match="expected a Value of a tape, got "):
+            function(1.0, 2.0)
+    with pytest.raises(ValueError, match=r"^axis: expected an axis of shape \(\), got"):
+        tm.logsumexp(Tape().input("x", ()))
+
+
 def test_concatenate_refuses_what_it_cannot_join():
     x = Tape().input("x", (2, 3))
     with pytest.raises(ValueError, match=r"^values: expected a list.* got \[\]"):
@@ -354,6 +362,41 @@ def test_where_is_not_spoilt_by_what_it_does_not_choose(backend):
         return grad(functions.where(a, 1 / safe, a * 3.0).sum(), a)
 
     assert result_of(careful, a, backend=backend).tolist() == [-0.25, 3.0, 3.0]
+
+
+FAR = np.geomspace(1e-33, 1e33, 12)  # of float32, which goes from 1e-38 to 3e38
+QUOTIENTS = {  # the function of x (12,) and its gradient, in float64
+    "sqrt": (lambda x: functions.sqrt(x).sum(), lambda x: 0.5 / np.sqrt(x)),
+    "norm": (
+        lambda x: functions.sqrt((x[:6] * x[:6]).sum() + 1e-30),
+        lambda x: np.r_[x[:6] / np.sqrt(x[:6] @ x[:6] + 1e-30), np.zeros(6)],
+    ),
+    "quotient": (
+        lambda x: (x[:6] / x[6:]).sum(),
+        lambda x: np.r_[1 / x[6:], -x[:6] / x[6:] ** 2],
+    ),
+    "softmax by hand": (
+        lambda x: (functions.exp(x) / functions.exp(x).sum())[0],
+        lambda x: (np.eye(12)[0] - special.softmax(x)) * special.softmax(x)[0],
+    ),
+}
+PLACES = {
+    "sqrt": FAR,
+    "norm": np.r_[3e-17, 4e-17, 0, 1e-18, -2e-17, 0, np.ones(6)],
+    "quotient": np.geomspace(1e-21, 3e-19, 12),
+    "softmax by hand": np.r_[60.0, 60.0, np.linspace(40, 59, 10)],
+}
+
+
+@every_backend
+@pytest.mark.parametrize("name", QUOTIENTS)
+def test_slopes_of_quotients_are_right_where_1_over_x_squared_is_beyond_float32(
+    name, backend
+):
+    function, slope = QUOTIENTS[name]
+    x = PLACES[name].astype(np.float32)
+    found = tm.function(function, backend=backend).gradient(x)
+    np.testing.assert_allclose(found, slope(x.astype(float)), rtol=2e-5, atol=1e-12)
 
 
 def test_slopes_at_kinks_are_those_of_the_documentation():

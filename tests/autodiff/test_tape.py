@@ -257,6 +257,17 @@ REFUSALS = {
         ValueError,
         r"axes: expected every axis of shape \(3,\) once, got \(0, 0\)",
     ),
+    "axes counted from 1": (
+        lambda: vector().reshape(1, 3).transpose(1, 2),
+        ValueError,
+        r"axes: expected every axis of shape \(1, 3\) once, got \(1, 2\)",
+    ),
+    "an axis of a number": (lambda: vector()[0].transpose(0), ValueError, "axes: "),
+    "masked constants": (
+        lambda: Tape().constant_array(np.ma.array([1.0, 2.0], mask=[False, True])),
+        ValueError,
+        "numbers: expected an array of real numbers, got masked_array",
+    ),
     "text as an exponent": (lambda: vector() ** "2", TypeError, "operand: .* got str"),
     "power of a negative number": (
         lambda: (-2.0) ** vector(),

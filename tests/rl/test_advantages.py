@@ -45,6 +45,13 @@ def test_discounted_sums_are_sums(seed, discount):
             assert sums[i, b, t] == pytest.approx(direct, abs=1e-12)
 
 
+@pytest.mark.parametrize("dtype", ["int64", "bool", "float32", "float64"])
+def test_discounted_sums_of_whole_numbers_are_not_cut_off(dtype):
+    sums = discounted_sums(np.ones(3, dtype), 0.5)
+    assert sums.tolist() == [1.75, 1.5, 1.0]
+    assert sums.dtype == ("float32" if dtype == "float32" else "float64")
+
+
 @given(st.integers(0, 1000), st.floats(0, 1), st.floats(0, 1))
 def test_gae_is_the_direct_sum(seed, discount, decay):
     trajectories = random_trajectories(seed)

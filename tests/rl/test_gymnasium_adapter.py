@@ -1,5 +1,6 @@
 """Gymnasium's environments as ours, compared with gymnasium alone; ours as theirs."""
 
+import copy
 import warnings
 
 import numpy as np
@@ -83,6 +84,17 @@ def test_trajectories_may_have_a_task_each_and_their_number_may_change():
         masses = np.linspace(0.5, 2.0, count).reshape(1, count, 1)
         swing(environment, masses, trajectories=count)
         assert environment._envs.get_attr("m") == tuple(masses.ravel())
+
+
+@pytest.mark.parametrize("copier", [copy.copy, copy.deepcopy])
+def test_an_object_that_is_copied_has_its_own_environments(copier):
+    environment, tasks = pendulums(), np.array([[0.5], [2.0]])
+    noise, actions = np.random.default_rng(0).standard_normal((2, 2, 3, 1))
+    states = environment.start(tasks, 3, noise)
+    expected = environment.step(states, actions, tasks)[0]
+    states = environment.start(tasks, 3, noise)
+    copier(environment).start(tasks, 3, noise + 1)
+    assert np.array_equal(environment.step(states, actions, tasks)[0], expected)
 
 
 def test_a_copy_that_reaches_its_goal_ends_its_trajectory():

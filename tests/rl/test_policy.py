@@ -165,3 +165,16 @@ def test_a_network_without_an_initialiser_starts_from_the_authors_weights():
     names = [type(layer).__name__ for layer in default.network.layers]
     assert names == ["Linear", "Activation", "Linear"]
     assert default.network.layers[1].name == "tanh"
+
+
+def test_a_class_derived_from_mlp_stays_what_it_is():
+    class Residual(tm.MLP):
+        def __call__(self, theta, x, x_support=None):
+            return super().__call__(theta, x, x_support) + x
+
+    network = Residual([2, 2])
+    policy = tm.GaussianPolicy(network, 2, backend="numpy")
+    assert policy.network is network
+    x = np.full((1, 3, 2), 0.5)
+    actions = policy.act(np.zeros((1, policy.size)), x, np.zeros_like(x))
+    np.testing.assert_array_equal(actions, x)

@@ -288,6 +288,7 @@ def test_data_that_would_be_taken_for_others_are_refused():
         ([None] * 3 + ["a"] * 3, "NoneType, str"),
         ([0j] * 6, "complex"),
         ([1, "1"] * 3, "int, str"),  # NumPy makes '1' of both
+        (["a", b"a"] * 3, "bytes, str"),
         (np.array(["a", "a", "a", "b", "b", np.nan], object), "float, str"),
         (np.arange(6) / 2, "float64"),
     ):

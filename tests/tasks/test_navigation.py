@@ -110,6 +110,8 @@ def test_bad_goals_and_numbers_are_refused_by_name():
         navigation.draw(np.random.default_rng(0), (0,))
     with pytest.raises(TypeError, match="^shape: expected whole numbers, got 3"):
         navigation.draw(np.random.default_rng(0), 3)
+    with pytest.raises(TypeError, match=r"^rng: expected a numpy\.random\.Generator"):
+        navigation.draw(np.random, (2,))
     with pytest.raises(ValueError, match="^trajectories: expected at least 1, got 0"):
         navigation.start(np.zeros((2, 2)), 0)
     with pytest.raises(ValueError, match="^goals: expected shape"):

@@ -295,8 +295,11 @@ DAMAGED = [
         DRAWINGS | {"images_evaluation/New/character01/0001_03.png": b"x"},
         "images_evaluation: expected 20 drawings of each of 2 characters; not expected",
     ),
-    (DRAWINGS | {ODD: DRAWINGS[ODD][:60]}, f"{ODD}: expected an image, got a damaged"),
-    (DRAWINGS | {ODD: b"GIF nonsense"}, f"{ODD}: expected an image, got a damaged"),
+    (
+        DRAWINGS | {ODD: DRAWINGS[ODD][:60]},
+        f"{ODD}: expected an image, got a file that",
+    ),
+    (DRAWINGS | {ODD: b"GIF nonsense"}, f"{ODD}: expected an image, got a file that"),
     (
         DRAWINGS | {ODD: encode(Image.new("L", (105, 104)))},
         f"{ODD}: expected 105 x 105 pixels, got 105 x 104",

@@ -83,6 +83,15 @@ def test_sample_tasks_refuses_another_dtype():
         sinusoid.sample_tasks(rng(), dtype="int64")
 
 
+@pytest.mark.parametrize("other", [0, None, np.random, np.random.RandomState(0)])
+def test_what_is_no_generator_is_refused(other):
+    expected = "^rng: expected a numpy.random.Generator, got"
+    with pytest.raises(TypeError, match=expected):
+        sinusoid.sample_tasks(other)
+    with pytest.raises(TypeError, match=expected):
+        sinusoid.sample_points(other, sinusoid.sample_waves(rng(), 2), 1, 1)
+
+
 @pytest.mark.parametrize("name", ["tasks", "shots", "query"])
 @pytest.mark.parametrize("number", [0, -1])
 def test_sample_tasks_refuses_fewer_than_one(name, number):

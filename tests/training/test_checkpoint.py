@@ -326,7 +326,9 @@ def test_arrays_that_need_pickle_are_refused_by_name(tmp_path, array):
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("name", ["", "format", "sha256", "state", "a b", "é", "a\n"])
+@pytest.mark.parametrize(
+    "name", ["", "format", "sha256", "state", "a b", "é", "a\n", 1]
+)
 def test_array_names_that_could_be_confused_are_refused(tmp_path, name):
     with pytest.raises(ValueError, match="^array name: expected"):
         save_checkpoint(tmp_path / "checkpoint.npz", {name: np.zeros(1)}, {}, {})

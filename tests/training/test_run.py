@@ -222,6 +222,15 @@ def test_further_columns_survive_a_resume_and_must_be_the_same(tmp_path):
     assert contents(tmp_path / "both.npz") == contents(tmp_path / "whole.npz")
     with pytest.raises(CheckpointError, match="width of the log = 3"):
         run(6, resume=half)
+    other = {**options, "columns": ["loss"]}
+    with pytest.raises(CheckpointError, match="columns of the log = .'loss'.*'size'"):
+        run(6, resume=half, **other)
+    # Older versions did not save the names.
+    older = load_checkpoint(half)
+    del older.state["columns"]
+    save_checkpoint(half, older.arrays, older.config, older.state)
+    run(6, out=tmp_path / "both.npz", resume=half, **options)
+    assert contents(tmp_path / "both.npz") == contents(tmp_path / "whole.npz")
 
 
 @pytest.mark.parametrize("size", [np.nan, np.inf, -np.inf])

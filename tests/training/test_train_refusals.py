@@ -33,6 +33,7 @@ from tinymaml.training.optim import Adam
         ({"sample": 3}, TypeError, "^sample: expected a function, got 3"),
         ({"optimiser": "adam"}, TypeError, "^optimiser: expected .*'adam'"),
         ({"optimiser": Adam}, TypeError, "^optimiser: expected"),
+        ({"columns": "size"}, TypeError, "^columns: expected a list of names, got 'si"),
         ({"config": {"f": print}}, TypeError, "^config: expected JSON values"),
         ({"out": "missing/c.npz"}, FileNotFoundError, "out: .*folder does not exist"),
         ({"out": "file/c.npz"}, NotADirectoryError, "out: .*'file/c.npz'"),

@@ -15,7 +15,7 @@ from tests.support.maml_problems import (
     variant_of,
 )
 from tests.support.running import BACKENDS, assert_close
-from tinymaml.variants import ANIL
+from tinymaml.variants import ANIL, CAVIA
 from tinymaml.variants.anil import adapted_parts
 
 every_backend = pytest.mark.parametrize("backend", BACKENDS)
@@ -186,6 +186,26 @@ def test_a_new_alpha_takes_effect():
         result = anil.meta_gradient(p.theta, p.tasks)
         assert_close(result.gradient, expected.gradient, 1e-12)
     assert len(anil._programs) == 2
+
+
+@pytest.mark.parametrize("kind", [ANIL, CAVIA])
+def test_a_refused_alpha_changes_nothing(kind):
+    anil = variant_of(kind, problem(), alpha=alpha_of("head"))
+    before = anil.alpha, anil.adapted
+    for alpha in (np.tile([0.0, 0.1], 101), np.full(3, np.nan), "0.1"):
+        with pytest.raises((TypeError, ValueError), match="^alpha: expected"):
+            anil.alpha = alpha
+        assert (anil.alpha, anil.adapted) == (before[0], before[1])
+
+
+def test_an_alpha_that_is_changed_in_place_is_none_of_anils():
+    alpha, p = alpha_of("head"), problem()
+    anil = variant_of(ANIL, p, alpha=alpha)
+    expected = anil.meta_gradient(p.theta, p.tasks).gradient
+    alpha[:] = 0.1
+    assert np.array_equal(anil.meta_gradient(p.theta, p.tasks).gradient, expected)
+    with pytest.raises(ValueError, match="read-only"):
+        anil.alpha[:] = 0.1
 
 
 def test_parts_are_where_alpha_is_not_zero():

@@ -118,10 +118,9 @@ def train(kind=MAMLPlusPlus, iterations=12, backend="numba", **options):
         *(maml, maml.start(network.init(np.random.default_rng(0), "float64"))),
         lambda rng: sinusoid.sample_tasks(rng, 4, dtype="float64"),
         iterations=iterations,
-        optimiser=tm.Adam(0.01),
         rng=np.random.default_rng(1),
         progress=False,
-        **options,
+        **{"optimiser": tm.Adam(0.01), **options},
     )
     return result, seen, maml
 
@@ -170,6 +169,15 @@ def test_another_number_of_steps_needs_other_weights():
         maml.meta_gradient(start, p.tasks)
     losses = maml.at(1).evaluate(start, p.tasks)[:, 1:].mean(axis=1)
     assert_close(maml.meta_gradient(start, p.tasks).losses, losses, 1e-13)
+
+
+def test_an_optimiser_of_ones_own_needs_a_count_of_steps():
+    class Uncounted(tm.SGD):
+        def state(self):
+            return {}
+
+    with pytest.raises(ValueError, match="^optimiser: expected a state with 'step'"):
+        train(iterations=1, optimiser=Uncounted(0.1))
 
 
 # --- refusals -------------------------------------------------------------------------

@@ -44,9 +44,10 @@ def concatenate(values: Sequence[Value], axis: int = 0) -> Value:
 def _axis(x: Value, axis: int) -> int:
     """The number of an axis from the front."""
     check_values(x=x)
-    (number,) = whole_numbers("axis", [axis], least=-len(x.shape))
-    check_that(number < len(x.shape), "axis", f"an axis of shape {x.shape}", axis)
-    return number % len(x.shape)
+    rank = len(x.shape)
+    (number,) = whole_numbers("axis", [axis], least=-max(rank, 1))
+    check_that(-rank <= number < rank, "axis", f"an axis of shape {x.shape}", axis)
+    return number % rank
 
 
 def _first(axis: int, rank: int) -> list[int]:
@@ -133,9 +134,13 @@ def where(condition: Value, a: Value | float, b: Value | float) -> Value:
     """a where the condition is above 0, else b, element by element.
 
     condition: for instance a mask of zeros and ones that comes with the data, or a
-    difference: where(x - y, x, y) is the larger one. What is not chosen has no effect,
-    even if it is NaN, and neither value nor derivative pass through the condition. A
+    difference: where(x - y, x, y) is the larger one. What is not chosen has no effect
+    on the value, even if it is NaN. No derivative passes through the condition. A
     condition that is NaN chooses a.
+
+    Where what is not chosen has a slope that is infinite or NaN, so is the derivative
+    NaN, as 0 times infinity is. With a harmless number in its place it is not:
+    where(x, sqrt(where(x, x, 1.0)), 0.0) in place of where(x, sqrt(x), 0.0).
     """
     condition, a, b = _broadcast(condition, a, b)
     chosen = _gate(condition.tape.constant(1.0, condition.shape), condition)
@@ -143,7 +148,10 @@ def where(condition: Value, a: Value | float, b: Value | float) -> Value:
 
 
 def maximum(a: Value, b: Value | float) -> Value:
-    """The larger of a and b, element by element; of equal ones a. NaN if one is."""
+    """The larger of a and b, element by element; NaN if one is.
+
+    The slope is that of the larger one, of equal finite numbers that of a.
+    """
     a, b = _broadcast(a, b)
     one = a.tape.constant(1.0, a.shape)
     # With NaN both differences let the number 1 through, and both a and b are added.
@@ -152,12 +160,15 @@ def maximum(a: Value, b: Value | float) -> Value:
 
 
 def minimum(a: Value, b: Value | float) -> Value:
-    """The smaller of a and b, element by element; of equal ones a. NaN if one is."""
+    """The smaller of a and b, element by element; see `maximum`."""
     return -maximum(-a, -b)
 
 
 def clip(x: Value, lowest: Value | float, highest: Value | float) -> Value:
-    """x, or the nearest number between two ends; its slope beyond them is 0."""
+    """x, or the nearest number between two ends.
+
+    The slope beyond them is 0, unless that of x is infinite; see `where`.
+    """
     return minimum(maximum(x, lowest), highest)
 
 
@@ -169,18 +180,13 @@ def _gate(x: Value, condition: Value) -> Value:
 def _broadcast(*operands: Value | float) -> list[Value]:
     """Values and numbers in their common shape."""
     values = [x for x in operands if isinstance(x, Value)]
-    check_values(
-        **{
-            f"operand {i}": x
-            for i, x in enumerate(operands)
-            if not isinstance(x, NUMBERS)
-        }
-    )
+    named = {f"operand {i}": x for i, x in enumerate(operands)}
+    may_be = NUMBERS if values else ()  # at least one operand says which tape it is
+    check_values(**{i: x for i, x in named.items() if not isinstance(x, may_be)})
     shape = common_shape(*(x.shape for x in values))
+    tape = values[0].tape
     return [
-        x.broadcast_to(shape)
-        if isinstance(x, Value)
-        else values[0].tape.constant(x, shape)
+        x.broadcast_to(shape) if isinstance(x, Value) else tape.constant(x, shape)
         for x in operands
     ]
 

@@ -242,15 +242,16 @@ def relu(a):
 
 
 # The slopes are: 1 where f > 0, else 0 (at the kink too); exp(a); 1 / a; cos(a);
-# -sin(a); 1 - tanh(a)^2; -1 / a^2; and -1/2 (1 / sqrt(a))^3.
+# -sin(a); 1 - tanh(a)^2; -1 / a^2; and -1/2 (1 / sqrt(a))^3. In the last two t comes
+# first: f f alone can be too large or too small for a float where t f f is neither.
 smooth("relu", relu, lambda t, f, a: t.tape.record("gate", t, f))
 smooth("exp", np.exp, lambda t, f, a: t * f)
 smooth("log", np.log, lambda t, f, a: t / a)
 smooth("sin", np.sin, lambda t, f, a: t * t.tape.record("cos", a))
 smooth("cos", np.cos, lambda t, f, a: -(t * t.tape.record("sin", a)))
 smooth("tanh", np.tanh, lambda t, f, a: t - t * (f * f))
-smooth("reciprocal", lambda a: 1 / a, lambda t, f, a: -(t * (f * f)))
-smooth("rsqrt", lambda a: 1 / np.sqrt(a), lambda t, f, a: t * (f * f * f) * -0.5)
+smooth("reciprocal", lambda a: 1 / a, lambda t, f, a: -(t * f * f))
+smooth("rsqrt", lambda a: 1 / np.sqrt(a), lambda t, f, a: t * f * f * f * -0.5)
 
 
 class LogSumExp(Primitive):

@@ -211,7 +211,7 @@ class Tape:
         >>> Tape().constant_array([[0.5, 1.0], [2.0, 4.0]])
         Value(constant_array, shape=(2, 2))
         """
-        array = np.asarray(numbers)
+        array = np.asarray(None if np.ma.isMaskedArray(numbers) else numbers)
         fits = array.dtype.kind in "biuf" and array.size > 0
         check_that(fits, "numbers", "an array of real numbers", shown(numbers))
         flat = tuple(map(float, array.ravel()))
@@ -661,7 +661,7 @@ class Value:
         rank = len(self.shape)
         one = len(axes) == 1 and not isinstance(axes[0], int | np.integer)
         named = whole_numbers("axes", axes[0] if one else axes, least=-rank)
-        order = [i % rank for i in named] or [*reversed(range(rank))]
+        order = [i + rank if i < 0 else i for i in named] or [*reversed(range(rank))]
         fits = sorted(order) == [*range(rank)]
         check_that(fits, "axes", f"every axis of shape {self.shape} once", named)
         # The places are filled from the first to the last. Where the axis that belongs

@@ -29,8 +29,8 @@ def discounted_sums(rewards: Array, discount: float) -> Array:
     >>> discounted_sums(np.array([1.0, 2.0, 4.0]), discount=0.5)
     array([3., 4., 4.])
     """
-    sums = np.zeros_like(rewards)
-    total = np.zeros_like(rewards[..., 0])
+    sums = rewards * 1.0
+    total = np.zeros_like(sums[..., 0])
     for t in reversed(range(rewards.shape[-1])):
         total = rewards[..., t] + discount * total
         sums[..., t] = total

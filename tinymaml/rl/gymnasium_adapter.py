@@ -19,6 +19,7 @@ Left out: discrete actions, and observations that are not vectors.
 """
 
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,7 @@ class FromGymnasium:
     """
 
     start_noise = 1
+    __copy__ = deepcopy  # two objects with the same copies would move each other's
 
     def __init__(
         self,
@@ -119,16 +121,15 @@ class FromGymnasium:
         """Observations (T, B, O), rewards (T, B), and who has ended (T, B)."""
         fits, expected = states is self._states, "what the last start or step returned"
         check_that(fits, "states", expected, f"another array of shape {states.shape}")
-        shape = states.shape[:2]
-        each = (*shape, self.actions)
-        check_that(actions.shape == each, "actions", f"shape {each}", actions.shape)
+        shape = (*states.shape[:2], self.actions)
+        check_that(actions.shape == shape, "actions", f"shape {shape}", actions.shape)
         clipped = np.clip(np.nan_to_num(actions), -1, 1).reshape(-1, self.actions)
         span = self._high - self._low
         scaled = (self._low + (clipped + 1) / 2 * span).astype(span.dtype)
         seen, rewards, terminated, truncated, _ = self._envs.step(scaled)
         self._states = seen.reshape(states.shape)
-        ended = (terminated | truncated).reshape(shape)
-        return self._states, rewards.astype(np.float64).reshape(shape), ended
+        ended = (terminated | truncated).reshape(shape[:2])
+        return self._states, rewards.astype(np.float64).reshape(shape[:2]), ended
 
 
 class ToGymnasium(Env):

@@ -114,8 +114,7 @@ class Locomotion:
     ) -> None:
         check_flags(goal_visible=goal_visible)
         self.task = check_choice("task", task, self.goals)
-        self.horizon = whole_number("horizon", horizon)
-        self.goal_visible = goal_visible
+        self.horizon, self.goal_visible = whole_number("horizon", horizon), goal_visible
         self.threads = check_threads(threads, os.cpu_count() or 1)
         self.unstable = 0  # trajectories that unstable physics has ended
         *_, self.goal_size = self.goals[task]

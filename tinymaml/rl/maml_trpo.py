@@ -93,7 +93,8 @@ class Adaptation(NamedTuple):
 class MetaStep(NamedTuple):
     """The result of an outer step.
 
-    With `gradient` as the gradient, SGD with learning rate 1 takes this same step.
+    With `gradient` as the gradient, SGD with learning rate 1 takes this same step, up
+    to rounding.
     """
 
     theta: Array  # (P,), the new parameters

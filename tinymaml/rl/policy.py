@@ -46,7 +46,8 @@ class GaussianPolicy(ReadOnly):
     log 1e-6 counts as log 1e-6, as in the authors' code. An MLP without an initialiser
     starts from the authors' weights, `xavier_uniform()`: with the larger ones of
     `he_normal()` the observations of a fast body make actions so large that the first
-    inner step ruins the policy. Attributes are read-only.
+    inner step ruins the policy. Other networks, a class derived from MLP among them,
+    start as they say themselves. Attributes are read-only.
 
     >>> from tinymaml.networks.layers import MLP
     >>> GaussianPolicy(MLP([2, 100, 100, 2]), actions=2, backend="numpy")
@@ -64,7 +65,7 @@ class GaussianPolicy(ReadOnly):
         if not hasattr(network, "size") or not callable(network):
             expected = "expected a network from observations to means, such as an MLP"
             raise TypeError(f"network: {expected}, got {network!r}")
-        if isinstance(network, MLP) and network.initialiser is None:
+        if type(network) is MLP and network.initialiser is None:
             network = MLP(network.sizes, network.activation, xavier_uniform())
         self.network, self.actions = network, actions
         self.size = network.size + actions

@@ -56,6 +56,8 @@ class Episodes:
         tasks: T, the number of tasks of a batch.
         dtype: float32 or float64, of images and one-hot labels.
 
+    `class_of` (M,) has the number of the class of each image, in the order of labels.
+
     Raises:
         TypeError: the images are neither uint8 nor floating, the labels are neither
             integers nor strings, an array is masked, or the dtype is another.
@@ -107,15 +109,15 @@ class Episodes:
         expected, came = f"one for each of {shape[0]} images", f"shape {labels.shape}"
         check_that(labels.shape == shape[:1], "labels", expected, came)
         # NumPy would make strings of integers, and one class of 1 and "1".
-        strings = all(isinstance(label, str | bytes) for label in given)
+        strings = any(all(isinstance(x, kind) for x in given) for kind in (str, bytes))
         if labels.dtype.kind not in "biu" and not strings:
             kinds = ", ".join(sorted({type(label).__name__ for label in given}))
             raise TypeError(f"labels: expected integers or strings, got {kinds}")
+        names, self.class_of = np.unique(labels, return_inverse=True)
+        self._counts = np.bincount(self.class_of)
         # Class c owns the images order[starts[c] : starts[c] + counts[c]].
-        self._order = np.argsort(labels, kind="stable")
-        names, self._starts, self._counts = np.unique(
-            labels[self._order], return_index=True, return_counts=True
-        )
+        self._order = np.argsort(self.class_of, kind="stable")
+        self._starts = self._counts.cumsum() - self._counts
         check_that(len(names) >= ways, "labels", f"at least {ways} classes", len(names))
         expected = f"at least {shots} + {queries} images for support and query"
         for name, count in zip(names, self._counts, strict=True):

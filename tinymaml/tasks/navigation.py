@@ -21,6 +21,7 @@ from tinymaml.checks import (
     check_arrays,
     check_choice,
     check_flags,
+    check_generator,
     check_sizes,
     check_that,
     whole_number,
@@ -78,6 +79,7 @@ class Navigation:
         The shape (T,) gives each of T tasks one goal. The shape (T, B) gives each of
         the B trajectories of a task a goal of its own.
         """
+        check_generator(rng)
         check_that(whole_numbers("shape", shape), "shape", "at least one goal", shape)
         return rng.uniform(*GOALS, (*shape, 2))
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tinymaml.checks import Array, check_dtype, check_sizes
+from tinymaml.checks import Array, check_dtype, check_generator, check_sizes
 from tinymaml.tasks.batch import Tasks, array_table
 
 AMPLITUDES = (0.1, 5.0)
@@ -35,6 +35,7 @@ class Waves(NamedTuple):
 
 def sample_waves(rng: np.random.Generator, tasks: int) -> Waves:
     """T waves drawn from the paper's distribution."""
+    check_generator(rng)
     amplitude = rng.uniform(*AMPLITUDES, (tasks, 1, 1))
     return Waves(amplitude, rng.uniform(*PHASES, (tasks, 1, 1)))
 
@@ -51,7 +52,7 @@ def sample_tasks(
     query: the number of query points of a task, by default K = `shots` as well.
 
     Raises ValueError unless there is at least one task, support and query point,
-    TypeError for a dtype other than float32 and float64.
+    TypeError for a dtype other than float32 and float64, or what is no generator.
 
     >>> tasks = sample_tasks(np.random.default_rng(0), tasks=25, shots=10)
     >>> tasks.x_support.shape, tasks.x_query.dtype
@@ -70,6 +71,7 @@ def sample_points(
     dtype: str = "float32",
 ) -> Tasks:
     """New points on given waves: K support and `query` query points on each."""
+    check_generator(rng)
     # [alg2-line5]
     x = rng.uniform(*INPUTS, (len(waves.phase), shots + query, 1))
     x = x.astype(check_dtype(dtype))

@@ -138,9 +138,9 @@ def load_checkpoint(path: FilePath) -> Checkpoint:
 
 
 def _check_storable(name: str, array: Any) -> np.ndarray:
-    fits = re.fullmatch(r"[A-Za-z0-9_./-]+", name) and name not in RESERVED
+    letters = isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9_./-]+", name)
     expected = f"letters, digits and _ . / - and none of {RESERVED}"
-    check_that(fits, "array name", expected, repr(name))
+    check_that(letters and name not in RESERVED, "array name", expected, repr(name))
     if not is_array(array) or array.dtype.kind not in "biufc":
         came = f"{dtype_or_type(array)} (objects would need pickle)"
         raise TypeError(f"array '{name}': expected an array of numbers, got {came}")

@@ -132,6 +132,7 @@ class TrainingRun:
             "loss_sum": self.loss_sum,
             "loss_count": self.loss_count,
             # JSON has no NaN, and a diagnostic that is one ends no training.
+            "columns": list(self.columns),
             "sums": [x if math.isfinite(x) else str(x) for x in self.column_sums],
             "seconds": self.seconds,
             "rng": _rng_state(self.rng.bit_generator.state),
@@ -163,14 +164,13 @@ class TrainingRun:
     def _adopt(self, checkpoint: Checkpoint, path: FilePath) -> None:
         """Take over all that a checkpoint holds; any error: it is not that of a run."""
         unstarted, arrays = self._checkpoint(), dict(checkpoint.arrays)
-        here, saved = _identity(unstarted), _identity(checkpoint)
-        for key in {**here, **saved}:
-            check_setting(
-                key, here.get(key, "nothing"), saved.get(key, "nothing"), path
-            )
-        # Older versions had no columns, and did not save the seed sequence.
-        older = {"sums": [], "seeds": unstarted.state["seeds"]}
-        state = {**older, **checkpoint.state}
+        # Older versions had no columns, then no names of them, and no seed sequence.
+        older = {name: unstarted.state[name] for name in ("columns", "seeds")}
+        state = {"sums": [], **older, **checkpoint.state}
+        checkpoint = Checkpoint(checkpoint.arrays, checkpoint.config, state)
+        here, file = _identity(unstarted), _identity(checkpoint)
+        for key in here | file:
+            check_setting(key, here.get(key, "nothing"), file.get(key, "nothing"), path)
         self.theta = check_theta(arrays.pop("theta"))
         self.iteration = whole_number("iteration", state["iteration"], least=0)
         self.loss_count = whole_number("loss_count", state["loss_count"], least=0)
@@ -202,9 +202,7 @@ class TrainingRun:
         _require(len(self.column_sums) == columns, "columns are missing")
         alike = [self.best] if self.best is not None else []
         if isinstance(self.optimiser, Optimiser):
-            alike += [
-                moment for moment in moments.values() if moment.size * moment.ndim
-            ]
+            alike += [m for m in moments.values() if m.size * m.ndim]
         for array in alike:
             check_theta(array, self.theta.size)
             _require(array.dtype == self.theta.dtype, "dtypes differ")
@@ -240,6 +238,7 @@ def _identity(checkpoint: Checkpoint) -> dict[str, Any]:
         "parameters": f"{theta.dtype} of shape {theta.shape}",
         "random generator": state["rng"]["bit_generator"],
         "width of the log": checkpoint.arrays["log"].shape[-1],
+        "columns of the log": state["columns"],
     }
     identity |= {f"optimiser {key}": value for key, value in state["optimiser"].items()}
     identity |= {f"config {key}": value for key, value in checkpoint.config.items()}
@@ -265,10 +264,8 @@ def _restored(
     rng = copy.deepcopy(rng)
     bit_generator: Any = rng.bit_generator
     # With an index beyond their buffers, generators read foreign memory.
-    for index, size in (
-        (state["state"].get("pos", 0), 624),
-        (state.get("buffer_pos", 0), 4),
-    ):
+    places = (state["state"].get("pos", 0), 624), (state.get("buffer_pos", 0), 4)
+    for index, size in places:
         _require(0 <= index <= size, "an index of the random generator is too large")
     seed_sequence = bit_generator.seed_seq
     if seeds:

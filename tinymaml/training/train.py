@@ -190,6 +190,8 @@ def train(
         expected = "expected an object such as Adam()"
         raise TypeError(f"optimiser: {expected}, got {optimiser!r}")
     check_theta(theta)
+    if isinstance(columns, str):
+        raise TypeError(f"columns: expected a list of names, got {columns!r}")
     if not isinstance(rng, np.random.Generator):
         raise TypeError(f"rng: expected a numpy.random.Generator, got {type(rng)}")
     checkpoints = {os.path.realpath(path) for path in (out, resume) if path is not None}

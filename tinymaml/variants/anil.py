@@ -28,7 +28,7 @@ import numpy as np
 
 from tinymaml.autodiff.functions import concatenate
 from tinymaml.autodiff.tape import Value
-from tinymaml.checks import Array, check_that
+from tinymaml.checks import Array, check_alpha, check_that
 from tinymaml.maml import Examples
 from tinymaml.variants.unrolled import Unrolled
 
@@ -71,7 +71,7 @@ class ANIL(Unrolled):
     """MAML that adapts the part of theta where alpha is not 0, and computes no more.
 
     alpha: one inner learning rate for each parameter (P,), as from `network.alpha`.
-        With one number, all parameters are adapted.
+        With one number, all parameters are adapted. A copy is kept.
 
     The rest as in `MAML`, but `recompute`, which is refused. Raises ValueError for an
     alpha that is not 0 in more than 100 pieces of theta.
@@ -94,9 +94,11 @@ class ANIL(Unrolled):
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an attribute; alpha says what is adapted."""
-        super().__setattr__(name, value)
         if name == "alpha":
-            self.adapted = adapted_parts(self.alpha)
+            value = check_alpha(value).copy()
+            value.flags.writeable = False  # else it could differ from `adapted`
+            self.adapted = adapted_parts(value)  # refused, it changes nothing
+        super().__setattr__(name, value)
 
     def record_inner_loop(
         self, theta: Value, support: Examples, alpha: Value, steps: int

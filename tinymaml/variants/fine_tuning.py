@@ -8,7 +8,7 @@ network of section 5.1. Images need more, because a class has another label in e
 episode, and no network can learn that. So all classes are learned at once, with as many
 outputs as there are classes, and a new task gets a new last layer:
 
-    sample = AllClasses(episodes, labels)
+    sample = AllClasses(episodes)
     wide, narrow = OmniglotConv(sample.classes), OmniglotConv(ways)
     trained = train(MAML(loss_of(wide), steps=0), wide.init(rng), sample, ...)
     theta = new_last_layer(trained.theta, wide, narrow)
@@ -19,7 +19,7 @@ which the MAML paper takes the baseline's accuracy on MiniImagenet.
 
 import numpy as np
 
-from tinymaml.checks import Array, check_that
+from tinymaml.checks import Array
 from tinymaml.networks.layers import Network
 from tinymaml.tasks.batch import Tasks
 from tinymaml.tasks.episodes import Episodes
@@ -28,27 +28,21 @@ from tinymaml.tasks.episodes import Episodes
 class AllClasses:
     """Batches of episodes in which a class has the same label always.
 
-    episodes: where the images come from. labels: (M,), those of its images. A class
-        that is rotated counts as a class of its own, as it does in the episodes.
+    episodes: where the images come from. A class that is rotated counts as a class of
+        its own, as it does in the episodes.
 
     `classes` is the number of classes, and the length of the one-hot labels.
 
-    Raises ValueError unless there is one label for each image.
-
     >>> images, labels = np.zeros((6, 8, 8, 1)), np.repeat([7, 8, 9], 2)
     >>> episodes = Episodes(images, labels, ways=2, shots=1, queries=1, tasks=4)
-    >>> sample = AllClasses(episodes, labels)
+    >>> sample = AllClasses(episodes)
     >>> sample.classes, sample(np.random.default_rng(0)).y_query.shape
     (3, (4, 4, 3))
     """
 
-    def __init__(self, episodes: Episodes, labels: Array) -> None:
-        names, self._class_of = np.unique(np.asarray(labels), return_inverse=True)
-        images = len(episodes.images)
-        fits = self._class_of.shape == (images,)
-        check_that(fits, "labels", f"one for each of {images} images", np.shape(labels))
+    def __init__(self, episodes: Episodes) -> None:
         self.episodes, self._turns = episodes, 4 if episodes.rotations else 1
-        self.classes = len(names) * self._turns
+        self.classes = (int(episodes.class_of.max()) + 1) * self._turns
 
     def __call__(self, rng: np.random.Generator) -> Tasks:
         """T new tasks: all images of an episode, as support and as query examples."""
@@ -58,7 +52,7 @@ class AllClasses:
         tasks = self.episodes.look_up(drawn)
         x = np.concatenate([tasks.x_support, tasks.x_query], axis=1)
         one_hot = np.eye(self.classes, dtype=self.episodes.dtype)
-        y = one_hot[self._class_of[images] * self._turns + turns]
+        y = one_hot[self.episodes.class_of[images] * self._turns + turns]
         return Tasks(x, y, x, y)
 
 

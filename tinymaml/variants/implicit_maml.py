@@ -38,7 +38,8 @@ from tinymaml.checks import check_that, number_in, whole_number
 from tinymaml.learner import MAML, TaskOnTape
 from tinymaml.maml import Examples, inner_loop
 
-# It keeps 0 / 0 out where the residual is 0, and is too small to change anything else.
+# It keeps 0 / 0 out where the residual is 0. Added to the square of a residual above
+# 1e-14, it changes nothing.
 TINY = 1e-30
 
 

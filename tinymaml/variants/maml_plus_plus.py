@@ -19,8 +19,8 @@ iterations compile nothing, but the first of each order, with and without early 
 Half of the file is the way of the schedules into a training (`at`, `training_steps`,
 `shared_inputs`).
 
-Left out: batch normalisation with statistics of each step, and the cosine schedule of
-the outer learning rate.
+Left out: batch normalisation with statistics of each step. The cosine schedule of the
+outer learning rate is the optimiser's: Adam(cosine(0.001, iterations, 1e-5)).
 
 Source: Antoniou, Edwards, Storkey, How to train your MAML, ICLR 2019, arXiv:1810.09502.
 """
@@ -128,11 +128,14 @@ class MAMLPlusPlus(StepRates):
         columns: Sequence[str] = (),
     ) -> Steps:
         """The outer steps of `train`, from the iteration that the optimiser counts."""
-        iterations = count(int(optimiser.state()["step"]))
+        state = optimiser.state()
+        check_that("step" in state, "optimiser", "a state with 'step'", [*state])
+        iterations = count(int(state["step"]))
 
         def gradient(theta: Array, tasks: Any) -> Any:
             return self.at(next(iterations))(theta, tasks)
 
+        sample = self.ranks.sampler(sample)
         return HostSteps(gradient, theta, optimiser, sample, columns)
 
     def shared_inputs(self, theta: Array) -> dict[str, Array]:

@@ -32,8 +32,9 @@ class Reptile(MAML):
         whole batch is left. By default each step takes them all.
 
     The other arguments are those of `MAML`, but without `step_weights`; `order` and
-    `recompute` change nothing. The reported loss is that of the query examples after J
-    training steps.
+    `recompute` change nothing. With a vector alpha v_0 is still the sum of gradients:
+    parameters whose alpha is 0 are trained jointly. The reported loss is that of the
+    query examples after J training steps.
 
     Raises ValueError for a batch larger than a task.
 
