@@ -63,7 +63,7 @@ def cross_entropy(
     """The cross-entropy - sum y log softmax(logits) over a batch, after paper eq. (3).
 
     logits: (N, classes). y: (N, classes), one-hot or probabilities. scaling: "sum" is
-    the paper's formula with the minus sign that it lacks; "mean" is over examples.
+    the paper's first term with the minus sign that it lacks; "mean" is over examples.
     "per_shot" divides the sum by K = `shots`, as the authors' code does. The inner step
     is then larger than with "mean", by a factor of the number of classes.
 

@@ -28,9 +28,10 @@ def partially_evaluate(tape: Tape, unknown: str) -> tuple[Tape, Tape]:
 
     unknown: the name of the input that is given later. The outputs of the first tape
     are the residuals, one array per task; they are inputs of the second, under the same
-    names. The second tape has the outputs of `tape`. Each of the two has those inputs
-    of `tape` that it reads. `rematerialise` disappears, since it matters only while a
-    tape is recorded.
+    names. So the first must have as many tasks as the second: an input of each task, if
+    the second has one. The second tape has the outputs of `tape`. Each of the two has
+    those inputs of `tape` that it reads. `rematerialise` disappears, since it matters
+    only while a tape is recorded.
 
     Raises ValueError when the tape has no input of that name.
 
