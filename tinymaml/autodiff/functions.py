@@ -138,9 +138,9 @@ def where(condition: Value, a: Value | float, b: Value | float) -> Value:
     on the value, even if it is NaN. No derivative passes through the condition. A
     condition that is NaN chooses a.
 
-    Where what is not chosen has a slope that is infinite or NaN, so is the derivative
-    NaN, as 0 times infinity is. With a harmless number in its place it is not:
-    where(x, sqrt(where(x, x, 1.0)), 0.0) in place of where(x, sqrt(x), 0.0).
+    Where the slope of what is not chosen is infinite or NaN, the derivative is NaN, as
+    0 times infinity is. A harmless number in its place prevents this:
+    where(x, sqrt(where(x, x, 1.0)), 0.0) and not where(x, sqrt(x), 0.0).
     """
     condition, a, b = _broadcast(condition, a, b)
     chosen = _gate(condition.tape.constant(1.0, condition.shape), condition)
