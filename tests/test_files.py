@@ -7,12 +7,33 @@ import stat
 import numpy as np
 import pytest
 
+from tinymaml import files
 from tinymaml.files import check_writable, write_atomically
 from tinymaml.training.checkpoint import load_checkpoint, save_checkpoint
 
 ARRAYS = {"theta": np.arange(3, dtype=np.float32), "optimiser/step": np.array(7)}
 CONFIG = {"alpha": 0.01}
 STATE = {"iteration": 12}
+
+
+@pytest.mark.parametrize("system", ["POSIX", "Windows"])
+def test_a_file_gets_its_name_while_it_is_locked_or_where_it_must_be_closed(
+    tmp_path, monkeypatch, system
+):
+    if system == "Windows":  # it has no fcntl, and renames no open file
+        monkeypatch.setattr(files, "fcntl", None)
+    written, replace = [], os.replace
+
+    def note(source, target):
+        assert written[0].closed == (system == "Windows")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", note)
+    with write_atomically(tmp_path / "a") as file:
+        written.append(file)
+        file.write(b"text")
+    assert (tmp_path / "a").read_bytes() == b"text"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 @pytest.mark.parametrize(

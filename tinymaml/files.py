@@ -57,6 +57,8 @@ def write_atomically(path: FilePath) -> Iterator[BinaryIO]:
             file.flush()
             # Without it the new name may point to a file of zeros after a power cut.
             os.fsync(file.fileno())
+            if fcntl is None:  # Windows gives an open file no other name
+                file.close()
             os.replace(file.name, target)
     except BaseException:
         Path(file.name).unlink(missing_ok=True)

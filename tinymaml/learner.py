@@ -189,7 +189,8 @@ class MAML(Trainable):
         losses = results["losses"]
         gradient = results["gradient"] * losses.dtype.type(scale)
         terms = _parts_of(gradient, results, scale, self.steps) if parts else None
-        if self.clip is not None:
+        # An infinite entry stays one, so that the step counts as failed.
+        if self.clip is not None and np.isfinite(gradient).all():
             gradient = gradient.clip(-self.clip, self.clip)
         return MetaGradient(gradient, float(losses.sum() * scale), losses, terms)
 

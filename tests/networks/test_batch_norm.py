@@ -113,6 +113,19 @@ def test_query_examples_depend_on_each_other_in_mode_batch_only(backend, mode):
         assert_close(after[others], before[others], 1e-14)
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_every_network_gives_its_layers_the_support_examples(mode):
+    network = small_network(mode)
+    plain = tm.Network(network.layers)
+    query, support = random(5, 6, 6, 2), random(4, 6, 6, 2, seed=1)
+    expected = logits(network, query, support)
+    assert np.array_equal(logits(plain, query, support), expected)
+    theta = random(plain.size)
+    assert np.array_equal(
+        plain.predict(theta, query, support), network.predict(theta, query, support)
+    )
+
+
 @every_backend
 @pytest.mark.parametrize("mode", MODES)
 def test_query_examples_depend_on_the_support_in_mode_support_only(backend, mode):

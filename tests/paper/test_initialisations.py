@@ -73,6 +73,23 @@ def test_theta_of_another_network_is_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("recipe", "argument"),
+    [
+        (SinusoidRecipe(alpha="x"), "alpha"),
+        (NavigationRecipe(reward="typo"), "reward"),
+    ],
+)
+def test_a_recipe_that_a_reader_would_refuse_replaces_no_file(
+    tmp_path, recipe, argument
+):
+    (tmp_path / "a.npz").write_bytes(b"mine")
+    theta = np.zeros(recipe.network().size)
+    with pytest.raises((TypeError, ValueError), match=f"^{argument}: expected"):
+        save_initialisation(tmp_path / "a.npz", theta, recipe, {})
+    assert (tmp_path / "a.npz").read_bytes() == b"mine"
+
+
 def test_theta_of_another_dtype_is_refused(tmp_path):
     recipe = tm.RECIPES["5w1s"]
     with pytest.raises(TypeError, match="theta: expected a float32 or float64 array"):

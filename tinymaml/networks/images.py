@@ -13,6 +13,7 @@ code use.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -32,7 +33,6 @@ from tinymaml.networks.layers import (
     Layer,
     Linear,
     Network,
-    check_network_inputs,
     normal,
     truncated_normal,
     xavier_uniform,
@@ -118,6 +118,10 @@ class BatchNorm(Layer):
         beta, *gamma = self.shapes.values()
         return [np.zeros(beta), *map(np.ones, gamma)]
 
+    def beside(self, parameters: Sequence[Value], x: Value, *support: Any) -> Value:
+        """x normalised, in mode "support" by the support examples."""
+        return self(parameters, x, *support)
+
     def __call__(
         self, parameters: Sequence[Value], x: Value, x_support: Value | None = None
     ) -> Value:
@@ -189,26 +193,7 @@ class Flatten(Layer):
 
 
 class ImageNetwork(Network):
-    """A network whose batch normalisation may use the support examples of a task."""
-
-    def __call__(self, theta: Value, x: Value, x_support: Value | None = None) -> Value:
-        """Logits (N, ways) for images x (N, H, W, C), recorded.
-
-        x_support: the support images of the task. They pass through the network beside
-        x, and layers of mode "support" take their statistics. Without them such layers
-        use those of x.
-
-        Raises TypeError for arrays, which `predict` is for.
-        """
-        check_network_inputs(theta, x, x_support)
-        for layer, parameters in self.unpack(theta):
-            if isinstance(layer, BatchNorm):
-                x = layer(parameters, x, x_support)
-            else:
-                x = layer(parameters, x)
-            if x_support is not None:
-                x_support = layer(parameters, x_support)
-        return x
+    """A network from images (N, H, W, C) to logits (N, ways)."""
 
     def adapted_only(self, alpha: float, dtype: str = "float32") -> Array:
         """A vector (size,): 0 for the parameters of batch normalisation, else alpha.

@@ -146,6 +146,10 @@ class Layer(ReadOnly):
         """The layer's output for a batch x."""
         raise NotImplementedError
 
+    def beside(self, parameters: Sequence[Value], x: Value, *support: Any) -> Value:
+        """The output for x beside support examples, which batch norm looks at."""
+        return self(parameters, x)
+
     def __repr__(self) -> str:
         shapes = [f"{name} {shape}" for name, shape in self.shapes.items()]
         options = [
@@ -262,14 +266,17 @@ class Network(ReadOnly):
     def __call__(self, theta: Value, x: Value, x_support: Value | None = None) -> Value:
         """f_theta(x), recorded: theta (size,), x (N, inputs) -> (N, outputs).
 
-        x_support: support examples, which `MAML.predict` passes to every network. Only
-        networks of images use them; see `ImageNetwork`.
+        x_support: support examples, which `MAML.predict` passes to every network. They
+        pass through the layers beside x, and batch normalisation of mode "support"
+        takes their statistics. Without them it takes those of x.
 
         Raises TypeError for arrays, which `predict` is for.
         """
         check_network_inputs(theta, x, x_support)
         for layer, parameters in self.unpack(theta):
-            x = layer(parameters, x)
+            x = layer.beside(parameters, x, x_support)
+            if x_support is not None:
+                x_support = layer(parameters, x_support)
         return x
 
     def unpack(self, theta: Value) -> Iterator[tuple[Layer, list[Value]]]:

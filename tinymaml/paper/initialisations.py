@@ -65,7 +65,9 @@ def save_initialisation(
     is not finite, and if the recipe is not what a reader will find: one of RECIPES,
     perhaps scaled, of which the file has the name.
     """
-    check_theta(theta, recipe.network().size)
+    network: Any = recipe.network()
+    check_theta(theta, network.size)
+    recipe.maml(network, backend="numpy")  # refuses what a reader would refuse
     if isinstance(recipe, Recipe):
         known = [named.scaled(recipe.scaling) for named in RECIPES.values()]
         check_that(recipe in known, "recipe", "one of RECIPES, or scaled()", recipe)

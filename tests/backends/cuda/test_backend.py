@@ -3,9 +3,12 @@
 Broken installations of CuPy are imitated by packages in a folder on Python's path.
 """
 
+import copy
 import os
+import pickle
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -99,6 +102,17 @@ def test_an_unusable_installation_gives_one_line_and_auto_does_without(fault, tm
     assert (status, notice) == (0, "")
     assert out.startswith("backend 'cupy': ") and reason in out
     assert out.count("\n") == 1
+
+
+@pytest.mark.parametrize("tf32", [False, True])
+def test_a_copy_or_a_pickle_finds_the_device_anew(tf32, monkeypatch):
+    device = SimpleNamespace(cupy=sys)  # a module, as CuPy is one, has no pickle
+    monkeypatch.setattr(cuda, "_find_device", lambda tf32: (device, ""))
+    backend = cuda.CupyBackend(3, tf32)
+    maml = tm.MAML(tm.squared_error, backend=backend)
+    for other in (copy.deepcopy(maml).backend, pickle.loads(pickle.dumps(backend))):
+        assert other is not backend and other.device is device
+        assert (other.name, other.threads) == (backend.name, 3)
 
 
 def test_missing_cupy_is_reported_only_where_there_is_a_driver(tmp_path):

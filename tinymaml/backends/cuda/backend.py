@@ -226,7 +226,8 @@ def _find_device(tf32: bool) -> tuple[CupyDevice | None, str]:
 class CupyBackend(Backend):
     """Runs tapes on a GPU, for all tasks at once.
 
-    All backends share one stream, so only one thread of Python may use them at a time.
+    All backends of a name share one stream, so only one thread of Python may use them
+    at a time.
 
     threads: accepted as by every backend, and not used. tf32: whether products of
     float32 may round their factors to ten bits. Raises ImportError with one line that
@@ -240,6 +241,10 @@ class CupyBackend(Backend):
         if device is None:
             raise ImportError(f"backend {self.name!r}: {obstacle}")
         self.device = device
+
+    def __reduce__(self) -> tuple[type["CupyBackend"], tuple[int, bool]]:
+        """A copy, or a pickle in another process, finds the device anew."""
+        return CupyBackend, (self.threads, self.name == "cupy-tf32")
 
     def compile(self, tape: Tape, dtype: str) -> DeviceProgram:
         """A program that runs the tape in float32 or float64."""

@@ -322,7 +322,7 @@ KERNEL look_up(
         int z = rest % across; rest /= across;
         int y = rest % down, from_y = y, from_z = z;
         whole example = task * examples + rest / down;
-        switch (turns[example]) {  // only square images are rotated
+        switch (turns[example] & 3) {  // only square images are rotated
         case 1: from_y = z; from_z = down - 1 - y; break;
         case 2: from_y = down - 1 - y; from_z = down - 1 - z; break;
         case 3: from_y = down - 1 - z; from_z = y; break;

@@ -77,6 +77,7 @@ class DeviceTraining:
             self._episodes, self._draw = sample, sample.draw
         self._kinds: list[str] = []  # shape and dtype of a batch's arrays
         self._steps = self._fetched = int(optimiser.state()["step"])
+        self._failed = 0
 
     @property
     def full(self) -> bool:
@@ -122,9 +123,10 @@ class DeviceTraining:
         numbers = range(self._fetched, self._steps)
         losses = [float(history[number % HISTORY]) for number in numbers]
         self._fetched = self._steps
+        self._failed += sum(not isfinite(loss) for loss in losses)
         if np.isfinite(moments).all():
             state = dict(zip(self._moment_names, moments, strict=False))
-            step = np.array(self._steps, np.int64)
+            step = np.array(self._steps - self._failed, np.int64)
             self._optimiser.load_state({"step": step, **state})
         return [
             StepResult(loss, failure="" if isfinite(loss) else FAILURE)
