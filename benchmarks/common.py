@@ -9,6 +9,7 @@ Left out: how a time is taken (`workers.py`) and what is compared (`measure.py`)
 
 import argparse
 import json
+import math
 import os
 import platform
 import statistics
@@ -294,6 +295,17 @@ def positive(text: str) -> int:
         number = 0
     if number < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number >= 1, got {text!r}")
+    return number
+
+
+def positive_float(text: str) -> float:
+    """The type of an argument that is a finite number above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
     return number
 
 

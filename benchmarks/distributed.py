@@ -54,9 +54,14 @@ from benchmarks.common import (
     describe_machine,
     format_table,
     milliseconds,
+    output_file,
+    positive,
+    positive_float,
     print_machine,
     usable_cores,
 )
+from benchmarks.workers import THREAD_VARIABLES
+from tinymaml.files import write_atomically
 from tinymaml.paper.recipes import NavigationRecipe
 from tinymaml.tasks import omniglot, sinusoid
 from tinymaml.tasks.batch import BLOCKS, block_bounds
@@ -269,16 +274,18 @@ def time_network() -> dict[str, float]:
 # --- running it -----------------------------------------------------------------------
 
 
-def run(ranks: int, *arguments: Any) -> Any:
-    """This program on some ranks; what its first rank prints."""
+def run(ranks: int, *arguments: Any, threads: int = 1) -> Any:
+    """This program on some ranks, of some threads each; what its first rank prints."""
     command = [sys.executable, str(Path(__file__).resolve()), *map(str, arguments)]
+    command += ["--threads", str(threads)]
     if ranks > 1:
         beside = str(Path(sys.executable).parent)
         mpirun = shutil.which("mpirun", path=beside) or shutil.which("mpirun")
         if mpirun is None:
             raise SystemExit("distributed.py: error: no mpirun: pip install mpich")
         command = [mpirun, "-n", str(ranks), *command]
-    environment = {**os.environ, **ALLOWED}
+    of_threads = dict.fromkeys(THREAD_VARIABLES, str(threads))  # BLAS too
+    environment = {**os.environ, **of_threads, **ALLOWED}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)}:\n{done.stdout}{done.stderr}")
@@ -299,8 +306,8 @@ def measure(name: str, rounds: int, seconds: float) -> dict[str, Any]:
     for done in range(rounds):
         for key, (ranks, threads, exact) in RUNS.items():
             options = [] if not exact else ["--exact"]
-            arguments = ["--work", name, "--threads", threads, "--seconds", seconds]
-            found[key].append(run(ranks, *arguments, *options))
+            arguments = ["--work", name, "--seconds", seconds, *options]
+            found[key].append(run(ranks, *arguments, threads=threads))
         latest = [milliseconds(runs[-1]["iteration"]) for runs in found.values()]
         label = f"{name}, round {done + 1} of {rounds}"
         print(f"{label}: {', '.join(latest)} ms", flush=True)
@@ -414,13 +421,27 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--works", nargs="+", choices=WORKS, default=WORKS, help="what to time")
-    add("--rounds", type=int, default=3, help="repetitions (default: %(default)s)")
-    add("--seconds", type=float, default=5.0, help="of a run (default: %(default)s)")
-    add("--latency", type=float, default=20e-6, help="of the figure's network, s")
-    add("--gbits", type=float, default=25.0, help="its bandwidth, Gbit/s")
-    add("--json", type=Path, help="write all numbers into this file")
-    add("--figure", type=Path, help="draw the model of the second work into this file")
-    add("--bits", type=int, help="compare theta after so many iterations instead")
+    add("--rounds", type=positive, default=3, help="repetitions (default: %(default)s)")
+    add(
+        "--seconds",
+        type=positive_float,
+        default=5.0,
+        help="of a run (default: %(default)s)",
+    )
+    add(
+        "--latency",
+        type=positive_float,
+        default=20e-6,
+        help="of the figure's network, s",
+    )
+    add("--gbits", type=positive_float, default=25.0, help="its bandwidth, Gbit/s")
+    add("--json", type=output_file, help="write all numbers into this file")
+    add(
+        "--figure",
+        type=output_file,
+        help="draw the model of the second work into this file",
+    )
+    add("--bits", type=positive, help="compare theta after so many iterations instead")
     add("--work", choices=(*WORKS, "network"), help=argparse.SUPPRESS)
     add("--threads", type=int, default=1, help=argparse.SUPPRESS)
     add("--exact", action="store_true", help=argparse.SUPPRESS)
@@ -444,9 +465,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if options.bits:
         return compare_bits(options.works, options.bits)
-    for path in filter(None, (options.json, options.figure)):
-        if not path.resolve().parent.is_dir():
-            raise SystemExit(f"distributed.py: error: {path}: its folder is missing")
     machine = describe_machine()
     print_machine(machine)
     if usable_cores() < 2:
@@ -464,7 +482,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             found = {"machine": machine, "network": here._asdict()}
             found["model"] = {name: work._asdict() for name, work in works.items()}
             found["measured"] = measured
-            options.json.write_text(json.dumps(found, indent=1))
+            with write_atomically(options.json) as file:
+                file.write(json.dumps(found, indent=1).encode())
     print(tables(works, measured, here))
     network = Network(options.latency, 8e-9 / options.gbits)
     print(f"\nmodel: {options.latency * 1e6:.0f} µs, {options.gbits:g} Gbit/s; up to")

@@ -1,7 +1,7 @@
 """The sinusoid's meta-gradient in tinymaml, PyTorch and JAX: checked, then timed.
 
-    python benchmarks/sinusoid.py --quick             # under a minute
-    python benchmarks/sinusoid.py --json results.json # some ten minutes
+    python benchmarks/sinusoid.py --quick             # about a minute
+    python benchmarks/sinusoid.py --json results.json # about 20 minutes
     python benchmarks/sinusoid.py --backend cupy      # on a graphics card: gpu.py
 
 The work is one step of the paper's regression experiment (section 5.1): 25 tasks, 10

@@ -113,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         source, _, name = source.rpartition(":")
     try:
         names = names_in(source)
-    except Exception as error:  # whatever the file does when it runs
+    except (Exception, SystemExit) as error:  # whatever the file does when it runs
         parser.error(f"{source!r}: {type(error).__name__}: {error}")
     if name not in names:
         parser.error(f"{source}: expected a loss or a MAML named {name}, found none")

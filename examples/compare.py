@@ -21,7 +21,8 @@ The parameters tested are those at the end of the training, and not those with t
 validation as in omniglot.py: no method has an advantage by its noise. Intervals of 95 %
 are over seeds (Student's t, one sample for each seed), or over test tasks if there is
 one seed. A baseline without an inner learning rate of its own has the one that is best
-on the validation tasks.
+on the validation tasks: in the table the best mean over 1 to 10 steps, whichever of
+them is shown, and in the figure the best for what it shows, on the same tasks.
 
 Deviations: what each method leaves out of its paper is in docs/variants.md. Published
 figures are from other networks and settings, where the table says so.
@@ -463,7 +464,12 @@ def start(parser: Parser, arguments: Sequence[str]) -> None:
 
     planned = courses(trainings, costs, options)
     parts = [part for course in planned for part in course.parts]
-    config = {"experiment": "compare", "task": options.task, "fast": options.fast}
+    config = {
+        "experiment": "compare",
+        "task": options.task,
+        "fast": options.fast,
+        "data": problem.title,
+    }
     command = command_line("examples/compare.py", arguments)
     folders = [part.name for part in parts]
     most = max(part.ends for part in parts)

@@ -15,7 +15,15 @@ import numpy as np
 from stages import Stages
 
 import tinymaml as tm
-from few_shot_evaluation import episode, fixed_tasks, logits, sampler, table, test
+from few_shot_evaluation import (
+    episode,
+    fixed_tasks,
+    logits,
+    reported_steps,
+    sampler,
+    table,
+    test,
+)
 from few_shot_figures import draw_curve, draw_episode
 from methods import RELATIVES, meta_learners
 from shared import (
@@ -186,7 +194,7 @@ def train(
         VALIDATION,
         options.validation_tasks,
     )
-    steps = recipe.test_steps
+    steps = reported_steps(recipe, maml, options.method)
 
     def validate(theta: Array) -> float:
         after = logits(maml, [network], theta, validation_tasks, steps)[0, :, steps]
@@ -249,7 +257,8 @@ def run(
     started = time.perf_counter()
     title = f"{recipe.name}, {RELATIVES[options.method].label}, {source}"
     draw_curve(result, title, options.out / "curve.png")
-    shown = episode(theta, recipe, tasks, maml)
+    steps = reported_steps(recipe, maml, options.method)
+    shown = episode(theta, recipe, tasks, maml, steps)
     draw_episode(shown, title, options.out / "episode.png")
     seconds["figures"] = time.perf_counter() - started
     seconds["total"] = sum(seconds.values())
@@ -265,7 +274,7 @@ def run(
         "test_tasks": options.test_tasks,
         "rotations": experiment.rotations,
     }
-    reported = rows[recipe.test_steps]  # transductive, as in the paper
+    reported = rows[steps]  # transductive, as in the paper
     if options.method in STARTS:  # what others can start from is MAML's theta
         save_initialisation(
             options.out / INITIALISATION,
@@ -282,14 +291,15 @@ def run(
         facts["one_shot"] = of_one_shot
     write_results(experiment.name, command, options, backend, seconds, rows, **facts)
     print(f"\nAccuracy (%) on {options.test_tasks} tasks of test classes, {source}")
-    print(table(rows, recipe))
+    print(table(rows, recipe, steps))
     if of_one_shot:
         print(
             f"\nOn {options.test_tasks} tasks, each of {recipe.ways} characters of one "
             "alphabet, drawn by two people"
         )
-        print(table(of_one_shot, recipe, paper=False))
-    print("* the step that the paper reports of MAML; ± 95 % of the mean over tasks")
+        print(table(of_one_shot, recipe, steps, paper=False))
+    of = "the paper reports of MAML" if options.method in STARTS else "is reported"
+    print(f"* the step that {of}; ± 95 % of the mean over tasks")
     if not real:
         print("These images are drawn stand-ins: not to be compared with the paper.")
     print(f"{seconds['total']:.0f} seconds; files are in {options.out}")

@@ -7,6 +7,7 @@ import numpy as np
 
 import tinymaml as tm
 from few_shot_figures import Episode
+from methods import RELATIVES
 from shared import STARTS, mean_and_interval, text_table
 from tinymaml.autodiff.functions import concatenate
 from tinymaml.networks.images import ImageNetwork
@@ -42,6 +43,17 @@ def fixed_tasks(
     return sampler(images, recipe, rotations, recipe.shots).fixed(purpose, count)
 
 
+def reported_steps(recipe: Recipe, maml: tm.MAML, method: str) -> int:
+    """The inner steps after which a method is validated and reported.
+
+    They are the paper's for MAML, and for a relative at least those of its training.
+    """
+    own = RELATIVES[method].test_steps
+    if method in STARTS:
+        return recipe.test_steps
+    return max(recipe.test_steps, maml.steps) if own is None else own
+
+
 def logits(
     maml: tm.MAML,
     networks: Sequence[ImageNetwork],
@@ -68,7 +80,7 @@ def logits(
     return np.moveaxis(np.concatenate(results).reshape(shape), 2, 0)
 
 
-# %% The test: 600 tasks, 0 to 10 gradient steps
+# %% The test: 600 tasks, 0 to 10 gradient steps, or as many as a method needs
 # Query examples are normalised by their own statistics (transductive, as in the paper)
 # and, for comparison, by those of the support examples.
 
@@ -91,10 +103,11 @@ def test(
     paper = recipe.paper_of(maml.order) if as_in_paper and method in STARTS else None
     modes = ("batch", "support")
     networks = [recipe.network(mode) for mode in modes]
-    by_mode = logits(maml, networks, theta, tasks, TEST_STEPS)
+    most = max(TEST_STEPS, reported_steps(recipe, maml, method))
+    by_mode = logits(maml, networks, theta, tasks, most)
     accuracies = accuracy(by_mode, tasks.y_query[:, None])  # (modes, T, steps + 1)
     for mode, values in zip(modes, accuracies, strict=True):
-        for steps in range(TEST_STEPS + 1):
+        for steps in range(most + 1):
             mean, interval = mean_and_interval(100 * values[:, steps])
             reported = mode == "batch" and steps == recipe.test_steps
             rows.append(
@@ -113,16 +126,17 @@ def test(
     return rows
 
 
-def table(rows: Sequence[Row], recipe: Recipe, paper: bool = True) -> str:
-    """Accuracy in per cent after each number of steps; * marks the paper's number.
+def table(
+    rows: Sequence[Row], recipe: Recipe, reported: int, paper: bool = True
+) -> str:
+    """Accuracy in per cent after each number of steps; * marks the reported one.
 
     paper: whether to leave a column for the paper's number.
     """
     lines = []
-    for steps in range(TEST_STEPS + 1):
+    for steps in range(rows[-1]["steps"] + 1):
         by_mode = [r for r in rows if r["steps"] == steps]
-        marked = steps == recipe.test_steps
-        line = [f"{steps}{' *' if marked else ''}"]
+        line = [f"{steps}{' *' if steps == reported else ''}"]
         line += [f"{r['accuracy']:.2f} ± {r['ci95']:.2f}" for r in by_mode]
         published = recipe.paper_of(by_mode[0]["order"])
         shown = by_mode[0]["paper"] is not None
@@ -134,11 +148,12 @@ def table(rows: Sequence[Row], recipe: Recipe, paper: bool = True) -> str:
     return text_table(header[: 3 + paper], lines)
 
 
-def episode(theta: Array, recipe: Recipe, tasks: tm.Tasks, maml: tm.MAML) -> Episode:
-    """The first test task, with predictions before and after adaptation."""
+def episode(
+    theta: Array, recipe: Recipe, tasks: tm.Tasks, maml: tm.MAML, steps: int
+) -> Episode:
+    """The first test task, with predictions before and after that many steps."""
     network = recipe.network()
     first = tm.Tasks(*(a[:1] for a in tasks))
-    steps = recipe.test_steps
     classes = logits(maml, [network], theta, first, steps)[0, 0].argmax(-1)
     support, query = first.y_support[0].argmax(-1), first.y_query[0].argmax(-1)
     return Episode(

@@ -43,7 +43,6 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -62,6 +61,7 @@ from shared import (
     add_problem,
     command_line,
     experiment_parser,
+    file_path,
     open_folder,
     random_stream,
     read_options,
@@ -233,7 +233,7 @@ def make_parser() -> Parser:
     )
     add(
         "--data",
-        type=Path,
+        type=file_path,
         metavar="DIR",
         help="folder with Omniglot (default: $TINYMAML_DATA, else the user's cache; "
         "stand-ins if they have none)",

@@ -5,8 +5,9 @@
 Reads the `results.json` of sinusoid.py, omniglot.py, miniimagenet.py or navigation.py
 and writes nothing. For each method, order and number of gradient steps it prints, in
 Markdown, the mean over seeds, the half-width of its 95 % interval (Student's t, one
-sample for each seed) and the value of each seed. Needs SciPy, for the quantiles of
-Student's t.
+sample for each seed) and the value of each seed. Images have a line for each
+normalisation of query examples, transductive and by support statistics. Needs SciPy,
+for the quantiles of Student's t.
 """
 
 import argparse
@@ -29,6 +30,7 @@ from tinymaml.checks import real_number
 
 Row = dict[str, Any]
 METRICS = ("mse", "accuracy", "return")
+STATISTICS = {"batch": ", transductive", "support": ", support statistics"}
 
 
 def interval(values: Sequence[float]) -> float:
@@ -66,12 +68,21 @@ def table(options: argparse.Namespace) -> list[str]:
     """The lines of the table."""
     values: dict[tuple[str, int | None, int], list[float | None]] = defaultdict(list)
     papers: dict[tuple[str, int | None, int], float | None] = {}
+    found: set[int] = set()
     for file in options.files:
         for row in read_rows(file):
+            found.add(row["shots"])
             if row["shots"] == options.shots and row["steps"] in options.steps:
-                key = (row["method"], row["order"], row["steps"])
+                name = row["method"] + STATISTICS.get(row.get("statistics", ""), "")
+                key = (name, row["order"], row["steps"])
                 values[key].append(row["value"])
                 papers[key] = row["paper"]
+    if not values:
+        shots = ", ".join(map(str, sorted(found)))
+        raise ValueError(
+            f"expected results with --shots {options.shots} after one of --steps "
+            f"{' '.join(map(str, options.steps))}, got those with {shots} shots"
+        )
     lines = ["| method | order | steps | paper | mean | 95 % | each seed |"]
     lines.append("|---|---:|---:|---:|---:|---:|---|")
     for (method, order, steps), seeds in values.items():

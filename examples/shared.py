@@ -115,7 +115,7 @@ def experiment_parser(
         type=whole_number(1),
         metavar="N",
         help="threads of the numba backend, and of MuJoCo where it is used; no result "
-        "depends on it (default: cores, shared by the processes of a node)",
+        "but a time depends on it (default: cores, shared by the processes of a node)",
     )
     add(
         "--exact",
@@ -609,7 +609,8 @@ def shortest_seconds(
 
     The calls take turns, so that other programs disturb all of them alike, and the
     shortest time counts, as the least disturbed one. It is the time that the processor
-    works, all threads together; on a GPU it is the time until the result is there.
+    works, all threads together; on a GPU it is the time until the result is there. Of
+    several processes the times of the first count, in all of them.
     """
     on_gpu = backend.name.startswith("cupy")
     clock = time.perf_counter if on_gpu else time.process_time
@@ -620,7 +621,8 @@ def shortest_seconds(
             call()
             if turn > 0:  # the first call records and compiles
                 seconds[name] = min(seconds[name], clock() - started)
-    return seconds
+    of_first = launched().gather(np.array([[*seconds.values()]]))[0]
+    return dict(zip(seconds, of_first.tolist(), strict=True))
 
 
 def text_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -355,7 +355,8 @@ def draw_figure_2(
                 ..., 0
             ]  # (3, 11, N)
             shown = fits[:, [0, 1, STEPS]]
-            columns.append(Fits(name, shots, alpha, x, waves(x), shown))
+            rate = alpha if name in STARTS else None
+            columns.append(Fits(name, shots, rate, x, waves(x), shown))
     draw_fits(columns, grid, waves(grid[None])[..., 0], STEPS, out)
 
 
@@ -393,8 +394,8 @@ def make_parser() -> Parser:
         type=positive_number,
         default=0.001,
         metavar="RATE",
-        help="MAML's inner learning rate (step size), in training and evaluation "
-        "(default: %(default)s)",
+        help="MAML's inner learning rate (step size), in training and evaluation; some "
+        "relatives have one of their own (default: %(default)s)",
     )
     parser.add_argument(
         "--initial",

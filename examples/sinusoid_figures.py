@@ -137,7 +137,7 @@ class Fits(NamedTuple):
 
     name: str  # key of METHODS
     shots: int
-    alpha: float  # inner learning rate
+    alpha: float | None  # inner learning rate, unless a relative has its own
     x: Array  # (waves, K, 1)
     y: Array  # (waves, K, 1)
     predictions: Array  # (waves, 3, grid): before any step, after 1 step, after all
@@ -156,7 +156,8 @@ def draw_fits(
     panels = figure.subplots(len(truths), len(columns), sharex=True, sharey=True)
     for fits, column in zip(columns, panels.T, strict=True):
         method = METHODS[fits.name]
-        title = f"{method.label}, K = {fits.shots}\n(learning rate {fits.alpha:g})"
+        title = f"{method.label}, K = {fits.shots}\n"
+        title += "" if fits.alpha is None else f"(learning rate {fits.alpha:g})"
         column[0].set_title(title, color=method.colour)
         column[-1].set_xlabel("x")
         for wave, panel in enumerate(column):

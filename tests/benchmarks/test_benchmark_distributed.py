@@ -44,9 +44,24 @@ def test_an_exchange_is_that_of_the_formula():
     assert iteration(work, 16, 4, NETWORK, True) == pytest.approx(4 + expected)
 
 
-def test_a_folder_that_is_missing_is_said_before_anything_is_timed(tmp_path):
-    with pytest.raises(SystemExit, match="its folder is missing"):
-        distributed.main(["--json", str(tmp_path / "nowhere/found.json")])
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--json", "nowhere/found.json", "cannot write nowhere/found.json"),
+        ("--figure", ".", "expected a file, got the folder ."),
+        ("--rounds", "0", "expected a whole number >= 1, got '0'"),
+        ("--bits", "0", "expected a whole number >= 1, got '0'"),
+        ("--gbits", "0", "expected a number above 0, got '0'"),
+        ("--seconds", "nan", "expected a number above 0, got 'nan'"),
+        ("--latency", "soon", "expected a number above 0, got 'soon'"),
+    ],
+)
+def test_a_bad_option_is_refused_before_anything_is_timed(
+    option, value, message, capsys
+):
+    with pytest.raises(SystemExit):
+        distributed.main([option, value])
+    assert f"argument {option}: {message}" in capsys.readouterr().err
 
 
 def test_where_it_stops_gaining_a_rank_does_half_of_what_one_can():

@@ -114,6 +114,7 @@ def test_the_file_imports_its_own_neighbours(check, tmp_path, capsys):
         ([""], "", "'': ValueError"),
         (["mine.py"], "def", "mine.py': SyntaxError: invalid syntax"),
         (["mine.py"], "import nix", "mine.py': ModuleNotFoundError: No module named"),
+        (["mine.py"], "raise SystemExit(0)", "mine.py': SystemExit: 0"),
         (["mine.py"], "1 / 0", "mine.py': ZeroDivisionError: division by zero"),
         (
             ["mine.py"],

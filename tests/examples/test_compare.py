@@ -364,6 +364,16 @@ def test_a_resumed_run_may_be_longer_and_have_more_methods_and_seeds(example):
     assert trained("resumed") == trained("whole")
 
 
+def test_a_run_is_not_continued_on_other_data(example, capsys):
+    run(example, "--methods", "first-order", out="half")
+    sinusoids = example.sinusoids
+    example.sinusoids = lambda *options: sinusoids(*options)._replace(title="Others")
+    error = refusal(
+        example, given("--methods", "first-order", "--resume", "half"), capsys
+    )
+    assert "data" in error and "Others" in error
+
+
 # --- what it refuses ------------------------------------------------------------------
 
 

@@ -192,6 +192,32 @@ def test_a_method_trains_what_it_learns_and_says_how_it_adapts(example, name, ca
     assert results["step_on_mean"] == pytest.approx(5 * np.max(maml.alpha))
 
 
+@pytest.mark.parametrize(
+    ("name", "steps"),
+    [
+        *(("exact", 3), ("first-order", 3), ("meta-sgd", 3)),
+        *(("exact-5", 5), ("maml++", 5), ("implicit", 16), ("prototypical", 0)),
+    ],
+)
+def test_a_method_is_validated_and_reported_after_its_own_steps(
+    example, few_shot, monkeypatch, capsys, name, steps
+):
+    asked, logits = [], few_shot.logits
+
+    def note(maml, networks, theta, tasks, steps):
+        asked.append(steps)
+        return logits(maml, networks, theta, tasks, steps)
+
+    monkeypatch.setattr(few_shot, "logits", note)
+    method = ["--order", 1] if name == "first-order" else ["--method", name]
+    method = [] if name == "exact" else method
+    results = run(example, "--recipe", "fc-5w1s", *method, "--iterations", 2)
+    assert {*asked} == {steps}
+    assert len(results["rows"]) == 2 * (max(10, steps) + 1)
+    marked = [line for line in capsys.readouterr().out.splitlines() if " * " in line]
+    assert [line.split()[0] for line in marked] == [str(steps)]
+
+
 def few_shot_learner(name):
     """The learner of a method on fc-5w1s, where a step is on five times the mean."""
     recipe = RECIPES["fc-5w1s"]

@@ -48,6 +48,29 @@ def test_a_row_has_the_mean_the_interval_and_each_seed(
     assert out.splitlines()[2:] == [f"| maml | 2 | 1 | 0.67 | {cells}"]
 
 
+def test_the_two_normalisations_of_images_are_not_seeds_of_each_other(
+    example, tmp_path, capsys
+):
+    row = {"method": "maml", "order": 2, "shots": 1, "steps": 3, "paper": None}
+    files = []
+    for seed, (batch, support) in enumerate([(99.0, 95.0), (98.0, 94.0)]):
+        rows = [
+            {**row, "statistics": "batch", "accuracy": batch, "paper": 98.7},
+            {**row, "statistics": "support", "accuracy": support},
+        ]
+        files.append(tmp_path / f"{seed}.json")
+        files[-1].write_text(json.dumps({"rows": rows}))
+    example.main([*map(str, files), "--shots", "1", "--steps", "3"])
+    lines = capsys.readouterr().out.splitlines()[2:]
+    assert lines == [
+        "| maml, transductive | 2 | 3 | 98.7 | 98.5 | 6.4 | 99, 98 |",
+        "| maml, support statistics | 2 | 3 |  | 94.5 | 6.4 | 95, 94 |",
+    ]
+    with pytest.raises(SystemExit):
+        example.main([*map(str, files), "--steps", "3"])
+    assert "results with --shots 5 after" in capsys.readouterr().err
+
+
 def test_without_scipy_one_line_says_what_to_install(example, monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy.stats", None)
     with pytest.raises(SystemExit) as stop:
