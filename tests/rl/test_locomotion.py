@@ -299,7 +299,8 @@ def test_threads_of_python_may_share_an_environment(threads):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-def test_a_forked_process_moves_an_environment_of_its_parent():
+@pytest.mark.parametrize("normal_end", [True, False])
+def test_a_forked_process_moves_an_environment_of_its_parent_and_ends(normal_end):
     program = """
 import os, signal
 import numpy as np
@@ -313,10 +314,12 @@ if child == 0:
     signal.alarm(20)  # it ends by a signal if it waits for threads that it lacks
     other = environment.step(states, np.ones((2, 3, 6)), goals)[0].tobytes()
     del environment
-    os._exit(0 if other == step else 1)
+    if {normal_end}:
+        raise SystemExit(other != step)
+    os._exit(other != step)
 print(os.waitpid(child, 0)[1])
 """
-    out, _ = run_python(program)
+    out, _ = run_python(program.replace("{normal_end}", str(normal_end)))
     assert out.split() == ["0"]
 
 

@@ -32,6 +32,7 @@ Left out: other bodies, and pictures; `skeleton` returns lines that can be drawn
 """
 
 import copy
+import ctypes
 import os
 from functools import cache
 from importlib import import_module
@@ -83,9 +84,12 @@ def thread_pool(threads: int, process: int) -> Any:
     """MuJoCo's threads of a process; for one there are none, it is the caller's.
 
     A forked process has the object of its parent, but not the threads. So it needs its
-    own, and must never destroy the other, which would wait for them for ever.
+    own, and must never destroy the other, which would wait for them for ever: a
+    reference that nobody gives back keeps it, at the end of Python too.
     """
-    return package("mujoco.rollout").Rollout(nthread=threads * (threads > 1))
+    pool = package("mujoco.rollout").Rollout(nthread=threads * (threads > 1))
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(pool))
+    return pool
 
 
 class Locomotion:
@@ -418,17 +422,15 @@ class Ant(Locomotion):
     def _measure(self, physics: Array, controls: Array) -> Array:
         """The centre of mass and its velocity, the rotation, clipped contact forces."""
         sensors = super()._measure(physics, controls)
-        n = len(sensors)
+        n, parts = len(sensors), self.model.nbody - 1
         rotation = sensors[:, 6:15].reshape(n, 3, 3).swapaxes(1, 2)  # from its columns
-        parts = self.model.nbody - 1
         contacts = sensors[:, 15:].reshape(n, parts, 3, 3)
         force, torque, place = np.moveaxis(contacts, 2, 0)  # each (N, parts, 3)
         # MuJoCo's cfrc_ext: torques about the centre of mass, then forces, and first
         # those on the world, which are 0. Sensors show what the floor feels.
         torque = torque + np.cross(place - sensors[:, None, :3], force)
-        forces = np.zeros((n, 1 + parts, 6))
-        forces[:, 1:] = np.clip(-np.concatenate([torque, force], axis=2), -1, 1)
-        forces = forces.reshape(n, 6 + 6 * parts)
+        forces = np.clip(-np.concatenate([torque, force], axis=2), -1, 1)
+        forces = np.c_[np.zeros((n, 6)), forces.reshape(n, 6 * parts)]
         return np.concatenate([sensors[:, :6], rotation.reshape(n, 9), forces], axis=1)
 
     def _see(self, states: Array) -> Array:
