@@ -19,7 +19,6 @@ Left out: discrete actions, and observations that are not vectors.
 """
 
 from collections.abc import Callable
-from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -59,7 +58,6 @@ class FromGymnasium:
     """
 
     start_noise = 1
-    __copy__ = deepcopy  # two objects with the same copies would move each other's
 
     def __init__(
         self,
@@ -91,6 +89,10 @@ class FromGymnasium:
         self._low, self._high = space.low, space.high
         (self.observations,), (self.actions,) = seen.shape, space.shape
         self._envs, self._states = envs, np.zeros(0)
+
+    def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
+        """A copy has environments of its own; its first call is `start`."""
+        return type(self), (self._make, self.draw, self.horizon, self._set_tasks)
 
     def __repr__(self) -> str:
         return f"FromGymnasium({self._envs}, horizon={self.horizon})"
