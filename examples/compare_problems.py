@@ -148,8 +148,7 @@ def at_test(
 
 def reported_steps(problem: Problem, entry: Training) -> int:
     """The number of inner steps after which a method is reported."""
-    own = entry.method.test_steps
-    return max(problem.steps, entry.maml.steps) if own is None else own
+    return entry.method.reported_steps(problem.steps, entry.maml)
 
 
 # %% Sinusoids

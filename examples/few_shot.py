@@ -19,7 +19,6 @@ from few_shot_evaluation import (
     episode,
     fixed_tasks,
     logits,
-    reported_steps,
     sampler,
     table,
     test,
@@ -194,7 +193,7 @@ def train(
         VALIDATION,
         options.validation_tasks,
     )
-    steps = reported_steps(recipe, maml, options.method)
+    steps = RELATIVES[options.method].reported_steps(recipe.test_steps, maml)
 
     def validate(theta: Array) -> float:
         after = logits(maml, [network], theta, validation_tasks, steps)[0, :, steps]
@@ -257,7 +256,7 @@ def run(
     started = time.perf_counter()
     title = f"{recipe.name}, {RELATIVES[options.method].label}, {source}"
     draw_curve(result, title, options.out / "curve.png")
-    steps = reported_steps(recipe, maml, options.method)
+    steps = RELATIVES[options.method].reported_steps(recipe.test_steps, maml)
     shown = episode(theta, recipe, tasks, maml, steps)
     draw_episode(shown, title, options.out / "episode.png")
     seconds["figures"] = time.perf_counter() - started

@@ -43,17 +43,6 @@ def fixed_tasks(
     return sampler(images, recipe, rotations, recipe.shots).fixed(purpose, count)
 
 
-def reported_steps(recipe: Recipe, maml: tm.MAML, method: str) -> int:
-    """The inner steps after which a method is validated and reported.
-
-    They are the paper's for MAML, and for a relative at least those of its training.
-    """
-    own = RELATIVES[method].test_steps
-    if method in STARTS:
-        return recipe.test_steps
-    return max(recipe.test_steps, maml.steps) if own is None else own
-
-
 def logits(
     maml: tm.MAML,
     networks: Sequence[ImageNetwork],
@@ -103,13 +92,14 @@ def test(
     paper = recipe.paper_of(maml.order) if as_in_paper and method in STARTS else None
     modes = ("batch", "support")
     networks = [recipe.network(mode) for mode in modes]
-    most = max(TEST_STEPS, reported_steps(recipe, maml, method))
+    reported = RELATIVES[method].reported_steps(recipe.test_steps, maml)
+    most = max(TEST_STEPS, reported)
     by_mode = logits(maml, networks, theta, tasks, most)
     accuracies = accuracy(by_mode, tasks.y_query[:, None])  # (modes, T, steps + 1)
     for mode, values in zip(modes, accuracies, strict=True):
         for steps in range(most + 1):
             mean, interval = mean_and_interval(100 * values[:, steps])
-            reported = mode == "batch" and steps == recipe.test_steps
+            of_paper = mode == "batch" and steps == recipe.test_steps
             rows.append(
                 {
                     "method": "maml" if method in STARTS else method,
@@ -120,7 +110,7 @@ def test(
                     "steps": steps,
                     "accuracy": mean,
                     "ci95": interval,
-                    "paper": paper[0] if paper and reported else None,
+                    "paper": paper[0] if paper and of_paper else None,
                 }
             )
     return rows

@@ -48,6 +48,13 @@ class Method(NamedTuple):
     start: Callable[[Any, Array], Array] = lambda maml, theta: theta  # what is learned
     published: Mapping[str, Published] = {}  # by problem
 
+    def reported_steps(self, usual: int, maml: tm.MAML) -> int:
+        """The inner steps after which it is validated and reported.
+
+        They are at least those of its training. usual: those of the problem.
+        """
+        return max(usual, maml.steps) if self.test_steps is None else self.test_steps
+
 
 def settings(maml: tm.MAML) -> dict[str, Any]:
     """The arguments with which another learner is like this one."""

@@ -167,7 +167,7 @@ def test_missing_images_are_counted_and_the_first_named(data):
 def test_a_damaged_image_is_named(data, tmp_path):
     path = data / "images" / "n0300000002.jpg"
     path.write_bytes(path.read_bytes()[:300])
-    assert f"{path}: expected an image, got a file that" in refusal(data)
+    assert f"{path}: expected an image, got a file that is damaged" in refusal(data)
     assert not list((tmp_path / "cache").glob("miniimagenet-validation*"))
 
 

@@ -191,11 +191,11 @@ def test_a_new_alpha_takes_effect():
 @pytest.mark.parametrize("kind", [ANIL, CAVIA])
 def test_a_refused_alpha_changes_nothing(kind):
     anil = variant_of(kind, problem(), alpha=alpha_of("head"))
-    before = anil.alpha, anil.adapted
+    alpha_before, adapted = anil.alpha, anil.adapted
     for alpha in (np.tile([0.0, 0.1], 101), np.full(3, np.nan), "0.1"):
         with pytest.raises((TypeError, ValueError), match="^alpha: expected"):
             anil.alpha = alpha
-        assert (anil.alpha, anil.adapted) == (before[0], before[1])
+        assert anil.alpha is alpha_before and anil.adapted == adapted
 
 
 def test_an_alpha_that_is_changed_in_place_is_none_of_anils():

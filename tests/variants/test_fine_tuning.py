@@ -17,12 +17,12 @@ def numbered_episodes(rotations=False):
     images += 10.0 * np.searchsorted(sorted(NAMES), labels).reshape(-1, 1, 1)
     images[:, 0, 0] += 0.5
     settings = {"ways": 3, "shots": 2, "queries": 1, "tasks": 50, "dtype": "float64"}
-    return Episodes(images, labels, rotations=rotations, **settings), labels
+    return Episodes(images, labels, rotations=rotations, **settings)
 
 
 @pytest.mark.parametrize("rotations", [False, True])
 def test_every_image_has_the_label_of_its_class_in_every_episode(rotations):
-    episodes, labels = numbered_episodes(rotations)
+    episodes = numbered_episodes(rotations)
     sample = AllClasses(episodes)
     assert sample.classes == (16 if rotations else 4)
     tasks = sample(np.random.default_rng(0))
@@ -41,7 +41,7 @@ def test_every_image_has_the_label_of_its_class_in_every_episode(rotations):
 
 
 def test_the_images_are_those_of_the_episodes():
-    episodes, labels = numbered_episodes()
+    episodes = numbered_episodes()
     tasks = AllClasses(episodes)(np.random.default_rng(3))
     x, _, x_query, _ = episodes(np.random.default_rng(3))
     assert np.array_equal(tasks.x_query, np.concatenate([x, x_query], axis=1))
