@@ -27,7 +27,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from check_site import find_browser, why_no_browser
+from check_site import launch, why_no_browser
 
 HERE = Path(__file__).resolve().parent
 FIGURES = HERE / "_static" / "figures"
@@ -626,14 +626,7 @@ def check(html: Path, name: str, pictures: Path | None, figures: bool) -> list[s
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=find_browser(),
-            args=[
-                "--no-sandbox",
-                "--disable-gpu",
-                "--host-resolver-rules=MAP * ~NOTFOUND",
-            ],
-        )
+        browser = launch(playwright)
         faults = []
         if figures:
             draw_figure(browser, html, name)

@@ -217,6 +217,15 @@ class Files(SimpleHTTPRequestHandler):
         """Say nothing."""
 
 
+def launch(playwright: Any, *exceptions: str) -> Any:
+    """Chromium, which reaches no host but those of the exceptions."""
+    rules = ", ".join(["MAP * ~NOTFOUND", *exceptions])
+    return playwright.chromium.launch(
+        executable_path=find_browser(),
+        args=["--no-sandbox", "--disable-gpu", f"--host-resolver-rules={rules}"],
+    )
+
+
 class Browser:
     """Chromium, which can reach one folder of files and nothing else."""
 
@@ -226,14 +235,7 @@ class Browser:
         Thread(target=self.server.serve_forever, daemon=True).start()
         self.site = f"http://127.0.0.1:{self.server.server_port}/"
         self.faults: list[str] = []
-        self.browser = playwright.chromium.launch(
-            executable_path=find_browser(),
-            args=[
-                "--no-sandbox",
-                "--disable-gpu",
-                "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
-            ],
-        )
+        self.browser = launch(playwright, "EXCLUDE 127.0.0.1")
         self.page = self.browser.new_context().new_page()
         self.page.on("request", self.see)
         self.page.on("pageerror", lambda error: self.faults.append(f"script: {error}"))
