@@ -43,6 +43,10 @@ NO_WORKER = """window.Worker = class {
   constructor() { setTimeout(() => this.onerror({ message: "blocked" }), 20); }
   postMessage() {}
 };"""
+# Chance, the same in every run: a new goal could lie under the next tap, and a tap on the
+# goal moves nothing.
+CHANCE = """let number = 1;
+Math.random = () => (number = (16807 * number) % 2147483647) / 2147483647;"""
 Check = Callable[[Any], None]
 
 
@@ -540,60 +544,69 @@ CHECKS: dict[str, Check] = {
 # --- running them ---------------------------------------------------------------------
 
 
+def address_of(html: Path, name: str) -> str:
+    """The address of a page's file."""
+    return (html / "explorables" / f"{name}.html").as_uri()
+
+
 def faults_of(
-    browser: Any, html: Path, name: str, pictures: Path | None
+    browser: Any, html: Path, name: str, setting: int, pictures: Path | None
 ) -> Iterator[str]:
-    """Yield what is wrong with one page in each of the settings."""
-    address = (html / "explorables" / f"{name}.html").as_uri()
-    for window, scheme, motion, workers in SETTINGS:
-        where = f"{name}, {window['width']} pixels, {scheme}, motion {motion}"
-        faults: list[str] = []
-        phone = window is PHONE
-        context = browser.new_context(
-            viewport=window,
-            color_scheme=scheme,
-            reduced_motion=motion,
-            has_touch=phone,
-            is_mobile=phone,
-        )
-        page = context.new_page()
-        if not workers:
-            page.add_init_script(NO_WORKER)
-        page.set_default_timeout(60_000)
-        page.on("pageerror", lambda error, f=faults: f.append(f"script: {error}"))
-        page.on(
-            "console",
-            lambda message, f=faults: (
-                f.append(f"console: {message.text}")
-                if message.type in ("error", "warning")
-                else None
-            ),
-        )
-        page.on(
-            "request",
-            lambda request, f=faults: (
-                None
-                if request.url.startswith(("file:", "data:", "blob:"))
-                else f.append(f"requests {request.url}")
-            ),
-        )
-        page.goto(address, wait_until="load")
-        try:
-            page.wait_for_selector(".explorable.is-alive")
-            CHECKS[name](page)
-        except Exception as error:
-            faults.append(str(error).split("\n")[0] or repr(error))
-        across = page.evaluate("document.documentElement.scrollWidth")
-        if across > window["width"] + 1:
-            faults.append(f"the page is {across} pixels wide")
-        if pictures:
-            file = pictures / f"{name}-{window['width']}-{scheme}.png"
-            page.screenshot(path=str(file), full_page=True)
-        context.close()
-        yield from (f"{where}: {fault}" for fault in faults)
+    """Yield what is wrong with one page in one of the settings."""
+    window, scheme, motion, workers = SETTINGS[setting]
+    faults: list[str] = []
+    phone = window is PHONE
+    context = browser.new_context(
+        viewport=window,
+        color_scheme=scheme,
+        reduced_motion=motion,
+        has_touch=phone,
+        is_mobile=phone,
+    )
+    page = context.new_page()
+    page.add_init_script(CHANCE)
+    if not workers:
+        page.add_init_script(NO_WORKER)
+    page.set_default_timeout(60_000)
+    page.on("pageerror", lambda error: faults.append(f"script: {error}"))
+    page.on(
+        "console",
+        lambda message: (
+            faults.append(f"console: {message.text}")
+            if message.type in ("error", "warning")
+            else None
+        ),
+    )
+    page.on(
+        "request",
+        lambda request: (
+            None
+            if request.url.startswith(("file:", "data:", "blob:"))
+            else faults.append(f"requests {request.url}")
+        ),
+    )
+    page.goto(address_of(html, name), wait_until="load")
+    try:
+        page.wait_for_selector(".explorable.is-alive")
+        CHECKS[name](page)
+    except Exception as error:
+        faults.append(str(error).split("\n")[0] or repr(error))
+    across = page.evaluate("document.documentElement.scrollWidth")
+    if across > window["width"] + 1:
+        faults.append(f"the page is {across} pixels wide")
+    if pictures:
+        file = pictures / f"{name}-{window['width']}-{scheme}.png"
+        page.screenshot(path=str(file), full_page=True)
+    context.close()
+    where = f"{name}, {window['width']} pixels, {scheme}, motion {motion}"
+    yield from (f"{where}: {fault}" for fault in faults)
+
+
+def faults_without_script(browser: Any, html: Path, name: str) -> Iterator[str]:
+    """Yield what is wrong with one page where there is no JavaScript."""
     context = browser.new_context(java_script_enabled=False, viewport=DESK)
     page = context.new_page()
-    page.goto(address)
+    page.goto(address_of(html, name))
     if not page.locator(".explorable img").is_visible():
         yield f"{name}, without JavaScript: no figure"
     if not page.locator(".explorable p").last.inner_text().strip():
@@ -609,7 +622,8 @@ def draw_figure(browser: Any, html: Path, name: str) -> None:
         viewport={"width": 1280, "height": 900}, reduced_motion="reduce"
     )
     page = context.new_page()
-    page.goto((html / "explorables" / f"{name}.html").as_uri(), wait_until="load")
+    page.add_init_script(CHANCE)
+    page.goto(address_of(html, name), wait_until="load")
     page.wait_for_selector(".explorable.is-alive")
     page.add_style_tag(content=".back-to-top { display: none !important; }")
     CHECKS[name](page)
@@ -621,17 +635,24 @@ def draw_figure(browser: Any, html: Path, name: str) -> None:
     palette.save(file, optimize=True)
 
 
-def check(html: Path, name: str, pictures: Path | None, figures: bool) -> list[str]:
-    """Return what is wrong with one page, in a browser of its own; or draw it again."""
+def check(
+    html: Path, name: str, setting: int | None, pictures: Path | None, figures: bool
+) -> list[str]:
+    """Return what is wrong with one page, in a browser of its own; or draw it again.
+
+    setting: a number in SETTINGS; None is without JavaScript.
+    """
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
         browser = launch(playwright)
-        faults = []
         if figures:
             draw_figure(browser, html, name)
+            faults = []
+        elif setting is None:
+            faults = [*faults_without_script(browser, html, name)]
         else:
-            faults = list(faults_of(browser, html, name, pictures))
+            faults = [*faults_of(browser, html, name, setting, pictures)]
         browser.close()
         return faults
 
@@ -651,9 +672,12 @@ def main(arguments: list[str] | None = None) -> int:
     if options.pictures:
         options.pictures.mkdir(parents=True, exist_ok=True)
     count = 0
+    # Each page in each setting is a job: in this order no long one is left for the end.
+    settings = [None] if options.figures else [*range(len(SETTINGS)), None]
+    jobs = [(name, setting) for name in reversed(names) for setting in settings]
     with ProcessPoolExecutor(os.cpu_count() or 1, get_context("spawn")) as pool:
         others = options.pictures, options.figures
-        results = [pool.submit(check, options.html, name, *others) for name in names]
+        results = [pool.submit(check, options.html, *job, *others) for job in jobs]
         for result in results:
             for fault in result.result():
                 count += 1

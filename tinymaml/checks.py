@@ -69,6 +69,8 @@ def whole_numbers(name: str, values: Any, least: int = 1) -> tuple[int, ...]:
     except TypeError:
         message = f"{name}: expected whole numbers, got {shown(values)}"
         raise TypeError(message) from None
+    if all(type(number) is int and number >= least for number in numbers):
+        return numbers  # As the tape's own sizes always are: a look is enough.
     return tuple(whole_number(name, number, least) for number in numbers)
 
 

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT))
 
-from benchmarks import common, navigation, navigation_parts  # noqa: E402
+from benchmarks import common, long_steps, navigation, navigation_parts  # noqa: E402
 from benchmarks.common import DisagreementError  # noqa: E402
 
 needs_torch = pytest.mark.skipif(
@@ -273,6 +273,7 @@ def test_quick_benchmark_checks_and_writes_rows(name, tmp_path, monkeypatch, cap
     }
     monkeypatch.setattr(navigation, "SETTINGS", few)
     monkeypatch.setattr(navigation, "BUDGET", {True: 0.1})
+    monkeypatch.setattr(long_steps, "MIN_ROUNDS", (1, 1))
     arguments = ["--env", name, "--quick", "--threads", "1", "--json", str(path)]
     monkeypatch.setattr(sys, "argv", ["navigation.py", *arguments, "--peers"])
     assert navigation.main() == 0

@@ -249,6 +249,7 @@ def test_a_baseline_is_tested_with_the_rate_that_is_best_on_validation_tasks(exa
 # --- what it writes -------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("painted")
 def test_run_writes_its_files_into_its_folder_and_nothing_elsewhere(
     example, folder, capsys
 ):

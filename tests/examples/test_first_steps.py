@@ -24,6 +24,7 @@ def test_it_fits_one_screen():
     assert code_lines(FOLDER / "first_steps.py") <= 40
 
 
+@pytest.mark.usefixtures("painted")
 def test_errors_on_new_waves_fall_with_each_step_and_the_fits_are_drawn(
     example, tmp_path, monkeypatch, capsys
 ):

@@ -82,6 +82,7 @@ def made(module, *arguments):
 # --- what it writes and prints --------------------------------------------------------
 
 
+@pytest.mark.usefixtures("painted")
 def test_full_run_writes_all_its_files_and_compares_with_the_paper(
     example, monkeypatch, capsys
 ):
@@ -297,6 +298,7 @@ def test_the_figure_has_stick_figures_of_two_goals_before_and_after(
     assert not np.array_equal(films[0].poses[-1], films[1].poses[-1])
 
 
+@pytest.mark.usefixtures("painted")
 def test_the_animation_moves_and_a_film_that_ends_early_stays(tmp_path, monkeypatch):
     monkeypatch.setattr(figures, "FRAMES", 10)
     image = pytest.importorskip("PIL.Image")

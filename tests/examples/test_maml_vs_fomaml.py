@@ -76,6 +76,7 @@ def values(rows, quantity, **about):
     return [r["value"] for r in rows if all(r[key] == wanted[key] for key in wanted)]
 
 
+@pytest.mark.usefixtures("painted")
 def test_run_writes_its_files_into_its_folder_and_nothing_elsewhere(
     example, folder, capsys
 ):

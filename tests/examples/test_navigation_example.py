@@ -77,6 +77,7 @@ def logged(name="exact", out="out"):
 # --- what it writes and prints --------------------------------------------------------
 
 
+@pytest.mark.usefixtures("painted")
 def test_full_run_writes_all_its_files_into_its_folder_and_nothing_elsewhere(
     example, folder, capsys
 ):

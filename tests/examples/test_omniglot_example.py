@@ -77,6 +77,7 @@ def trained(path):
     return {k: a.tobytes() for k, a in arrays.items() if k != "log"}
 
 
+@pytest.mark.usefixtures("painted")
 def test_run_writes_all_its_files_into_its_folder_and_nothing_elsewhere(
     example, folder, capsys
 ):

@@ -86,6 +86,7 @@ def trained(folder):
 # --- what it writes and prints --------------------------------------------------------
 
 
+@pytest.mark.usefixtures("painted")
 def test_full_run_writes_all_its_files_into_its_folder_and_nothing_elsewhere(
     example, folder, capsys
 ):
@@ -168,6 +169,7 @@ def test_method_trains_relatives_in_the_place_of_maml(small, capsys):
     assert row["mse"] == pytest.approx(errors.mean(), rel=1e-4)
 
 
+@pytest.mark.usefixtures("painted")
 def test_method_draws_the_fits_of_a_relative(example, folder):
     run(example, "--method", "context")
     assert (folder / "out/figure2.png").read_bytes().startswith(b"\x89PNG")

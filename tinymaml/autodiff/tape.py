@@ -250,11 +250,10 @@ class Tape:
                 self.check(argument)
         # Attributes are Python's own numbers, so that equal ones are written alike.
         attributes = {key: plain(value) for key, value in attributes.items()}
-        shape = primitive.shape(*(a.shape for a in arguments), **attributes)
         # The kernels of a backend check nothing: they go where sizes and attributes
         # send them. What they could not do is refused here, and by the shape rule.
-        if not all(type(n) is int and n > 0 for n in shape):
-            shape = whole_numbers(name, shape)
+        sizes = primitive.shape(*(a.shape for a in arguments), **attributes)
+        shape = whole_numbers(name, sizes)
         if prod(shape) > 2**40:  # Sizes and offsets of memory are far from overflow.
             raise ValueError(f"{name}: expected at most 2**40 elements, got {shape}")
         cheaper = primitive.simplify(*arguments, **attributes)
@@ -718,7 +717,7 @@ class Value:
         fits = len(padded) == len(shape)
         if not fits or any(n not in (1, m) for n, m in zip(padded, shape, strict=True)):
             raise ValueError(f"shape: {self.shape} does not broadcast to {shape}")
-        value = self.reshape(*padded)
+        value = self if padded == self.shape else self.reshape(*padded)
         for start, stop in _ranges([i for i, n in enumerate(padded) if n != shape[i]]):
             sizes = shape[start:stop]
             value = self.tape.record("broadcast", value, start=start, sizes=sizes)
@@ -729,6 +728,8 @@ class Value:
         if isinstance(other, NUMBERS):
             return self, self.tape.constant(real_number("operand", +other), self.shape)
         check_values(value=self, operand=other)
+        if self.shape == other.shape:
+            return self, other
         shape = common_shape(self.shape, other.shape)
         return self.broadcast_to(shape), other.broadcast_to(shape)
 

@@ -43,10 +43,16 @@ LIVE_RANGES = {
 MEMORY = {
     **LIVE_RANGES,
     "a buffer is placed in a gap that is too small": (
-        (planner, "lowest_offsets", "if start - lowest >= sizes[buffer]", "if True")
+        (planner, "lowest_offsets", " >= sizes[buffer]", " >= 0")
     ),
     "a buffer is placed on its neighbour": (
-        (planner, "lowest_offsets", "max(lowest, stop)", "max(lowest, start)")
+        (planner, "lowest_offsets", "starts + sizes[neighbours]", "starts")
+    ),
+    "a gap begins behind one lower neighbour": (
+        (planner, "lowest_offsets", "np.maximum.accumulate(", "np.array(")
+    ),
+    "neighbours are met in any order": (
+        (planner, "lowest_offsets", "np.argsort(offsets[neighbours])", ":")
     ),
     "a product is added to a value that is read elsewhere": (
         (fusion, "fuse", "fusion.only_reader(term) == ", "")

@@ -4,6 +4,8 @@ import re
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import tinymaml as tm
 from tests.support.plan_recipes import RECIPES
@@ -88,6 +90,23 @@ def test_large_buffers_are_placed_first_and_small_ones_in_gaps():
     # small for the fourth and just enough for the fifth.
     buffers = (64, 0, 1), (48, 1, 3), (48, 3, 4), (32, 3, 3), (16, 3, 3)
     assert offsets_of(*buffers) == [0, 64, 0, 112, 48]
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 6)] * 3), min_size=1, max_size=12))
+def test_each_buffer_lies_at_the_first_place_that_is_free(buffers):
+    """Large buffers first, each tried at 0, 1, 2 and so on."""
+    sizes, first, lengths = np.array(buffers).T
+    last = first + lengths
+    offsets = np.full(len(buffers), -1)
+    for buffer in np.argsort(-sizes, kind="stable"):
+        others = (offsets >= 0) & (first <= last[buffer]) & (first[buffer] <= last)
+        starts, stops = offsets[others], (offsets + sizes)[others]
+        offsets[buffer] = next(
+            place
+            for place in range(sizes.sum() + 1)
+            if ((stops <= place) | (place + sizes[buffer] <= starts)).all()
+        )
+    assert lowest_offsets(sizes, first, last).tolist() == offsets.tolist()
 
 
 def test_buffers_of_threads_start_on_cache_lines():

@@ -129,15 +129,13 @@ def lowest_offsets(sizes: Integers, first: Integers, last: Integers) -> Integers
         placed = order[:count]
         same_time = (first[placed] <= last[buffer]) & (first[buffer] <= last[placed])
         neighbours = placed[same_time]
+        neighbours = neighbours[np.argsort(offsets[neighbours])]  # from the lowest up
         starts = offsets[neighbours]
-        extents = np.stack([starts, starts + sizes[neighbours]], axis=1)
-        # Go up until the gap below the next neighbour is large enough.
-        lowest = 0
-        for start, stop in sorted(extents.tolist()):
-            if start - lowest >= sizes[buffer]:
-                break
-            lowest = max(lowest, stop)
-        offsets[buffer] = lowest
+        # A gap begins where all lower neighbours have ended, and ends at the next one;
+        # above the last there is always room.
+        free = np.maximum.accumulate(np.append(0, starts + sizes[neighbours]))
+        fits = np.append(starts - free[:-1] >= sizes[buffer], True)
+        offsets[buffer] = free[fits.argmax()]
     return offsets
 
 
