@@ -43,8 +43,8 @@ NO_WORKER = """window.Worker = class {
   constructor() { setTimeout(() => this.onerror({ message: "blocked" }), 20); }
   postMessage() {}
 };"""
-# Chance, the same in every run: a new goal could lie under the next tap, and a tap on the
-# goal moves nothing.
+# Chance, the same in every run: a new goal could lie where the next tap goes, and a tap
+# on the goal moves nothing.
 CHANCE = """let number = 1;
 Math.random = () => (number = (16807 * number) % 2147483647) / 2147483647;"""
 Check = Callable[[Any], None]
