@@ -717,7 +717,7 @@ class Value:
         fits = len(padded) == len(shape)
         if not fits or any(n not in (1, m) for n, m in zip(padded, shape, strict=True)):
             raise ValueError(f"shape: {self.shape} does not broadcast to {shape}")
-        value = self if padded == self.shape else self.reshape(*padded)
+        value = self.reshape(*padded)
         for start, stop in _ranges([i for i, n in enumerate(padded) if n != shape[i]]):
             sizes = shape[start:stop]
             value = self.tape.record("broadcast", value, start=start, sizes=sizes)
