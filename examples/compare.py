@@ -19,10 +19,11 @@ another computer the tests at equal time come after other numbers of steps.
 
 The parameters tested are those at the end of the training, and not those with the best
 validation as in omniglot.py: no method has an advantage by its noise. Intervals of 95 %
-are over seeds (Student's t, one sample for each seed), or over test tasks if there is
-one seed. A baseline without an inner learning rate of its own has the one that is best
-on the validation tasks: in the table the best mean over 1 to 10 steps, whichever of
-them is shown, and in the figure the best for what it shows, on the same tasks.
+are over seeds (Student's t, one sample for each seed; for these SciPy must be there:
+pip install "tinymaml[seeds]"), or over test tasks if there is one seed. A baseline
+without an inner learning rate of its own has the one that is best on the validation
+tasks: in the table the best mean over 1 to 10 steps, whichever of them is shown, and in
+the figure the best for what it shows, on the same tasks.
 
 Deviations: what each method leaves out of its paper is in docs/variants.md. Published
 figures are from other networks and settings, where the table says so.

@@ -282,6 +282,7 @@ def run(
             {
                 **facts,
                 "accuracy": reported["accuracy"],
+                "ci95": reported["ci95"],
                 "command": training_command(command),
             },
         )

@@ -2,12 +2,13 @@
 
     python examples/seeds.py results/seed*/results.json
 
-Reads the `results.json` of sinusoid.py, omniglot.py, miniimagenet.py or navigation.py
-and writes nothing. For each method, order and number of gradient steps it prints, in
-Markdown, the mean over seeds, the half-width of its 95 % interval (Student's t, one
-sample for each seed) and the value of each seed. Images have a line for each
-normalisation of query examples, transductive and by support statistics. Needs SciPy,
-for the quantiles of Student's t.
+Reads the `results.json` of sinusoid.py, omniglot.py, miniimagenet.py, navigation.py,
+locomotion.py or compare.py and writes nothing. For each method, order and number of
+gradient steps it prints, in Markdown, the mean over seeds, the half-width of its 95 %
+interval (Student's t, one sample for each seed) and the value of each seed. Images have
+a line for each normalisation of query examples, transductive and by support statistics,
+and what compare.py has trained a line at equal iterations and one at equal time. Needs
+SciPy, for the quantiles of Student's t.
 """
 
 import argparse
@@ -38,8 +39,9 @@ def interval(values: Sequence[float]) -> float:
     try:
         from scipy.stats import t as student
     except ImportError:
-        message = 'seeds.py: error: SciPy is missing: pip install "tinymaml[seeds]"'
-        raise SystemExit(message) from None
+        program = Path(sys.argv[0]).name  # compare.py has intervals over seeds, too
+        missing = 'SciPy is missing: pip install "tinymaml[seeds]"'
+        raise SystemExit(f"{program}: error: {missing}") from None
     quantile = float(student.ppf(0.975, len(values) - 1))
     return quantile * stdev(values) / len(values) ** 0.5
 
@@ -74,6 +76,7 @@ def table(options: argparse.Namespace) -> list[str]:
             found.add(row["shots"])
             if row["shots"] == options.shots and row["steps"] in options.steps:
                 name = row["method"] + STATISTICS.get(row.get("statistics", ""), "")
+                name += f", {row['at']}" if "at" in row else ""
                 key = (name, row["order"], row["steps"])
                 values[key].append(row["value"])
                 papers[key] = row["paper"]

@@ -6,6 +6,7 @@ Hessian-vector product for each inner step. Read in this order: `maml`, then
 `backends.numpy`, `backends.numba.planner`, `backends.numba.backend`.
 """
 
+from tinymaml import variants as variants
 from tinymaml.autodiff.convolution import conv2d, max_pool, mean_pool
 from tinymaml.autodiff.derivatives import grad, hvp, jvp
 from tinymaml.autodiff.functions import (

@@ -124,6 +124,10 @@ class MAML(Trainable):
     >>> result.loss, result.gradient                  # theta' = 1/2, so (1 - 1/2)^2 and
     (0.25, array([-0.5]))
     >>> # ... - 2 (1 - theta') (1 - 2 alpha) = -1 * 1/2: the Hessian term halves it.
+    >>> maml.adapt(np.zeros(1), one, one, steps=2)[0, :, 0]  # half of the way each time
+    array([0.  , 0.5 , 0.75])
+    >>> maml.evaluate(np.zeros(1), Tasks(one, one, one, one), steps=2)
+    array([[1.    , 0.25  , 0.0625]])
     """
 
     _programs: ProgramCache
@@ -201,7 +205,8 @@ class MAML(Trainable):
     ) -> Array:
         """Every theta_j of the inner loop on support examples: (T, steps + 1, P).
 
-        theta: (P,); x, y: (T, N, ...). `steps` may differ from meta-training.
+        theta: (P,); x, y: (T, N, ...). `steps` may differ from meta-training. Raises as
+        `meta_gradient` does, and so do `evaluate` and `predict`.
         """
         steps = self._steps(steps)
         check_tasks(theta, Tasks(x, y, x, y))
@@ -336,7 +341,11 @@ class MAML(Trainable):
         return {"alpha": self.alpha.astype(theta.dtype)}
 
     def record_start(self, theta: Value, alpha: Value) -> tuple[Value, Value]:
-        """theta_0 and alpha, from what is learned; a variant may override it."""
+        """theta_0 (P,) and alpha, from what is learned; a variant may override it.
+
+        theta: what the outer loop learns, and as long as theta_0 and what it learns
+        besides. alpha: one number () or a vector, of the length of theta here.
+        """
         expected = f"a number or one per parameter, shape {theta.shape}"
         fits = alpha.shape in ((), theta.shape)
         check_that(fits, "alpha", expected, f"shape {alpha.shape}")
@@ -345,7 +354,10 @@ class MAML(Trainable):
     def record_inner_loop(
         self, theta: Value, support: Examples, alpha: Value, steps: int
     ) -> list[Value]:
-        """[theta_0, ..., theta_J] on the tape; a variant may override it."""
+        """[theta_0, ..., theta_J] on the tape, each (P,); a variant may override it.
+
+        support: x and y of one task. steps: J.
+        """
         return inner_loop(self.loss, theta, support, alpha, steps)
 
     def record_meta_gradient(

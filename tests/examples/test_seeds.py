@@ -71,11 +71,32 @@ def test_the_two_normalisations_of_images_are_not_seeds_of_each_other(
     assert "results with --shots 5 after" in capsys.readouterr().err
 
 
-def test_without_scipy_one_line_says_what_to_install(example, monkeypatch):
+def test_equal_iterations_and_equal_time_are_not_seeds_of_each_other(
+    example, tmp_path, capsys
+):
+    rows = [
+        {"method": "anil", "order": 2, "shots": 5, "steps": 1, "paper": None}
+        | {"seed": seed, "at": at, "mse": mse + seed}
+        for seed in (0, 1)
+        for at, mse in (("equal iterations", 1.0), ("equal time", 3.0))
+    ]
+    (tmp_path / "results.json").write_text(json.dumps({"rows": rows}))
+    example.main([str(tmp_path / "results.json")])
+    lines = capsys.readouterr().out.splitlines()[2:]
+    assert lines == [
+        "| anil, equal iterations | 2 | 1 |  | 1.5 | 6.4 | 1, 2 |",
+        "| anil, equal time | 2 | 1 |  | 3.5 | 6.4 | 3, 4 |",
+    ]
+
+
+@pytest.mark.parametrize("program", ["seeds.py", "compare.py"])
+def test_without_scipy_one_line_says_what_to_install(example, monkeypatch, program):
     monkeypatch.setitem(sys.modules, "scipy.stats", None)
+    monkeypatch.setattr(sys, "argv", [f"examples/{program}"])
     with pytest.raises(SystemExit) as stop:
         example.interval([1.0, 2.0])
-    assert 'pip install "tinymaml[seeds]"' in stop.value.code
+    message = f'{program}: error: SciPy is missing: pip install "tinymaml[seeds]"'
+    assert stop.value.code == message
 
 
 ROW = {"method": "maml", "order": 2, "shots": 5, "steps": 1, "mse": 1.0, "paper": None}

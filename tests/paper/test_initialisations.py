@@ -221,6 +221,8 @@ def test_pretrained_is_small_and_has_facts_about_its_training(name):
     if data == "omniglot":
         assert start.facts["data"] == "Omniglot"
         assert start.facts["accuracy"] > 95
+        assert 0 < start.facts["ci95"] < 1
+        assert "--resume" not in start.facts["command"]
     else:
         method = {"maml": "MAML", "first-order": "MAML, first order"}
         key = name.removeprefix(f"{data}-")

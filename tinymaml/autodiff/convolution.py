@@ -359,7 +359,8 @@ def max_pool(x: Value, size: int = 2) -> Value:
 def mean_pool(x: Value, size: int | None = None) -> Value:
     """The mean of each window; by default of the whole image, for each channel.
 
-    (N, H, W, C) -> (N, H / size, W / size, C), or (N, 1, 1, C).
+    (N, H, W, C) -> (N, H / size, W / size, C), or (N, 1, 1, C). Raises ValueError where
+    `size` does not divide H and W; `max_pool` leaves the rest out.
     """
     check_images(x)
     if size is not None:

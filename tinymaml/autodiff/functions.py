@@ -115,7 +115,7 @@ def logsumexp(x: Value, axis: int = -1) -> Value:
 
 
 def softmax(x: Value, axis: int = -1) -> Value:
-    """exp(x) / sum(exp(x)) over one axis, the last: probabilities from logits."""
+    """exp(x) / sum(exp(x)) over one axis, by default the last: probabilities."""
     return _over_axis("softmax", x, axis)
 
 

@@ -4,7 +4,7 @@
     program = backend.compile(tape, "float32")
     results = program({"theta": theta, "x": x})      # {name: array} in and out
 
-A backend has one method, `compile(tape, dtype)`, which returns a program. A program
+A backend needs one method, `compile(tape, dtype)`, which returns a program. A program
 takes the tape's inputs by name, shared ones as they are and those per task with a
 leading task axis, and returns the tape's outputs by name. All backends give the same
 numbers, up to rounding.
@@ -75,9 +75,10 @@ def get_backend(name: "str | Backend" = "auto", threads: int | None = None) -> B
     name: "numpy" is the reference, "numba" the fast one on processors, "cupy" runs on
     NVIDIA GPUs, and "cupy-tf32" is the same with products that round their factors to
     ten bits. "auto" takes "cupy" where a GPU can be used, else "numba" where it is
-    installed, else "numpy", and prints once on stderr what is missing. Where
-    NUMBA_DISABLE_JIT is set, "numpy" stands in for "numba" and a line on stderr says
-    so. threads: how many tasks run at once on "numba"; by default one per core.
+    installed, else "numpy"; once a line on stderr says what is missing, if it is Numba
+    or there is CuPy or a driver without a GPU to use. Where NUMBA_DISABLE_JIT is set,
+    "numpy" stands in for "numba" and a line on stderr says so. threads: how many tasks
+    run at once on "numba"; by default one per core.
 
     Raises ValueError for an unknown name, TypeError or ValueError for a number of
     threads that is none, ImportError with one line where something is not installed.

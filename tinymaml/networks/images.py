@@ -45,11 +45,11 @@ MODES = ("batch", "support", "none")
 
 
 class Conv2d(Layer):
-    """Convolution with SAME padding: (N, H, W, C) -> (N, H / stride, W / stride, F).
+    """Convolution with SAME padding: (N, H, W, C) -> (N, H', W', F).
 
-    Weights (kernel, kernel, C, F). bias: whether a bias (F,) is added. By default it is
-    not, because a bias before batch normalisation changes nothing: its gradient is
-    exactly zero.
+    H' = H / stride, rounded up, and W' too. Weights (kernel, kernel, C, F). bias:
+    whether a bias (F,) is added. By default it is not, because a bias before batch
+    normalisation changes nothing: its gradient is exactly zero.
 
     >>> Conv2d(1, 64, stride=2)
     Conv2d(weight (3, 3, 1, 64), stride=2)
@@ -167,7 +167,11 @@ class MaxPool(Layer):
 
 
 class MeanPool(Layer):
-    """The mean of each window of `size` by `size` pixels, by default of all pixels."""
+    """The mean of each window of `size` by `size` pixels, by default of all pixels.
+
+    A call raises ValueError where `size` does not divide height and width; MaxPool
+    leaves the rest out.
+    """
 
     def __init__(self, size: int | None = None) -> None:
         if size is not None:

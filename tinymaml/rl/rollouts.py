@@ -116,8 +116,7 @@ def roll_out(
     count, trajectories, horizon, _ = noise.shape
     if start_noise is None:
         start_noise = np.zeros((count, trajectories, 0))
-    shape = (count, trajectories, environment.start_noise)
-    came = start_noise.shape
+    shape, came = (count, trajectories, environment.start_noise), start_noise.shape
     check_that(came == shape, "start_noise", f"shape {shape}", came)
     # Time is the first axis until all steps are taken, so that each step is contiguous.
     shape = (horizon, count, trajectories)
