@@ -98,6 +98,11 @@ def handle(page: Any, label: str) -> Any:
     return page.get_by_role("slider", name=label)
 
 
+def is_off(button: Any) -> bool:
+    """Say whether a button does nothing now."""
+    return bool(button.get_attribute("aria-disabled") == "true")
+
+
 def expect(fact: bool, claim: str) -> None:
     """Raise AssertionError with the claim unless it is a fact."""
     if not fact:
@@ -157,7 +162,8 @@ def check_walk_back(page: Any) -> None:
     expect(rows(0)[1][1] == "(0.75, −1)", "v₀ is not (0.75, −1)")
     expect(rows(0)[0][3] == "27°, × 1.79", "v₂ is not 27 degrees off")
     name = page.evaluate("document.activeElement.textContent")
-    expect(name == "Again", f"after the walk the focus is on {name!r}")
+    expect(name == "All the way", f"after the walk the focus is on {name!r}")
+    expect(is_off(page.get_by_role("button", name=name)), "the walk could go on")
 
     choose("Parallel")
     arrive("parallel")
@@ -301,7 +307,11 @@ def check_four_starts(page: Any) -> None:
     for _ in range(5):
         press(page, "Add a point")
     full = page.get_by_role("button", name="Add a point")
-    expect(points.count() == 10 and full.is_disabled(), "there is room for ten")
+    expect(points.count() == 10 and is_off(full), "there is room for ten")
+    page.keyboard.press("Enter")
+    expect(points.count() == 10, "a button that is off does nothing")
+    name = page.evaluate("document.activeElement.textContent")
+    expect(name == "Add a point", f"after ten points the focus is on {name!r}")
     for _ in range(5):
         press(page, "Remove a point")
     press(page, "Onto the wave")
@@ -338,6 +348,8 @@ def check_four_starts(page: Any) -> None:
     # Meta-training: the loss falls, a fifth start appears, and Stop stops it.
     count, loss = (page.locator(".x-readout output").nth(i) for i in (0, 1))
     press(page, "Train")
+    press(page, "Stop")  # perhaps before there is a value
+    press(page, "Train again")
     page.wait_for_function(
         "Number(document.querySelector('.x-readout output').textContent) >= 400"
     )
@@ -349,6 +361,9 @@ def check_four_starts(page: Any) -> None:
     stopped = count.inner_text()
     errors = on_wave()
     expect("yours" in errors and lines.count() >= 6, "a fifth start is drawn")
+    curve = page.locator(".x-plot").last.locator(".x-line.x-yours").last
+    box = curve.bounding_box()
+    expect(box is not None and box["width"] > 50, f"the loss is drawn in {box}")
     expect(errors["yours"] < errors["random"], f"it is better than random: {errors}")
     page.wait_for_timeout(300)
     expect(count.inner_text() == stopped, "training has stopped")
@@ -359,7 +374,7 @@ def check_five_characters(page: Any) -> None:
 
     def shown() -> tuple[str, list[int]]:
         """The sentence, and the numbers of test drawings that are right, in the end."""
-        page.wait_for_selector(".x-draw:not([aria-busy])")
+        page.wait_for_selector(".x-draw .x-table:not([aria-busy])")
         cells = page.locator(".x-draw .x-table td:last-child").all_inner_texts()
         right = [int(text.split("→")[1].split("of")[0]) for text in cells]
         return page.locator(".x-draw .x-status").inner_text(), right
@@ -586,6 +601,10 @@ def faults_of(
         ),
     )
     page.goto(address_of(html, name), wait_until="load")
+    sources = page.locator("script[src*='explorables/']").evaluate_all(
+        "scripts => scripts.map((script) => script.getAttribute('src'))"
+    )
+    faults += [f"no checksum behind {src}" for src in sources if "?v=" not in src]
     try:
         page.wait_for_selector(".explorable.is-alive")
         CHECKS[name](page)

@@ -356,6 +356,8 @@ def main(arguments: list[str] | None = None) -> int:
         or options.root == "/"  # its links begin at the root of the site
         if fnmatch.fnmatch(name.removesuffix(".html"), options.only)
     ]
+    if not names:
+        parser.error(f"argument --only: no page is named so, got {options.only!r}")
     count = 0
     in_files = chain(
         link_faults(options.html, options.root), missing_figures(options.html)

@@ -24,6 +24,7 @@ from docutils import nodes
 from docutils.parsers.rst import directives
 from recorded import DOCS, FOLDER, recorded
 from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
 from sphinx.util.docutils import SphinxDirective
 
 import tinymaml
@@ -89,18 +90,33 @@ def add_scripts(
             app.add_js_file(f"{FOLDER}/{file}", loading_method="defer")
 
 
-def write_data(app: Sphinx, error: Exception | None) -> None:
-    """Write tape.js and the data of every page beside the other scripts."""
-    if error is not None or app.builder.format != "html":
-        return
+def write_data(app: Sphinx, env: BuildEnvironment) -> list[str]:
+    """Write tape.js and the data of every page beside the other scripts.
+
+    The pages that load them are written after this: a script's address has a checksum
+    of it, so that no browser takes an old one from its cache. Returns the pages of
+    which a script has changed; Sphinx writes them, too.
+    """
+    if app.builder.format != "html":
+        return []
     folder = Path(app.outdir) / "_static" / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "tape.js").write_bytes(TAPE.read_bytes())
-    for metadata in app.env.metadata.values():
-        if name := metadata.get("explorable"):
-            text = json.dumps(recorded(name), separators=(",", ":"), allow_nan=False)
-            script = f'tinymaml.data["{name}"] = {text};\n'
-            (folder / f"{name}.data.js").write_text(script, "utf-8")
+
+    def write(file: str, content: bytes) -> bool:
+        """Write a file, and return whether it has changed."""
+        path = folder / file
+        changed = not path.exists() or path.read_bytes() != content
+        if changed:
+            path.write_bytes(content)
+        return changed
+
+    pages = {p: m["explorable"] for p, m in env.metadata.items() if "explorable" in m}
+    changed = [*pages] if write("tape.js", TAPE.read_bytes()) else []
+    for page, name in pages.items():
+        text = json.dumps(recorded(name), separators=(",", ":"), allow_nan=False)
+        if write(f"{name}.data.js", f'tinymaml.data["{name}"] = {text};\n'.encode()):
+            changed.append(page)
+    return changed
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
@@ -109,5 +125,5 @@ def setup(app: Sphinx) -> dict[str, bool]:
     skipped = (skip, skip)
     app.add_node(explorable, html=(visit, depart), latex=skipped, text=skipped)
     app.connect("html-page-context", add_scripts)
-    app.connect("build-finished", write_data)
+    app.connect("env-updated", write_data)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -31,7 +31,6 @@ OPTION = re.compile(r"^(?::[\w-]+:.*\n)+\n?|^---\n(?:.*\n)*?---\n")
 EXCERPT_OPTION = re.compile(r'^:(from|to): "?(.*?)"?$', re.MULTILINE)
 COLUMNS = ("grid", "grid-item")
 FIGURES = ("figure", "image")
-PAGES = ("doc", "ref", "eq")
 
 
 def is_notebook(path: Path) -> bool:

@@ -12,7 +12,6 @@ from tests.support.markdown_blocks import agrees, python_blocks, run_page
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 ALL_PAGES = [page for page in sorted(DOCS.rglob("*.md")) if "_build" not in page.parts]
 PAGES = [page for page in ALL_PAGES if any(python_blocks(page))]
-DISPLAY = re.compile(r"^\$\$\n(.*?)^\$\$$", re.MULTILINE | re.DOTALL)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
@@ -73,11 +72,3 @@ def test_page_that_prints_nothing_fails(tmp_path: Path) -> None:
     page.write_text("```python\nx = 3  # -> 3\n```\n")
     with pytest.raises(AssertionError, match="promises 1"):
         run_page(page)
-
-
-def test_no_display_loses_its_number() -> None:
-    # Sphinx puts displays that hold a line break into `split`, in which the browser
-    # then refuses \tag; nothing fails before that.
-    for page in ALL_PAGES:
-        for display in DISPLAY.findall(page.read_text(encoding="utf-8")):
-            assert not ("\\tag" in display and "\\\\" in display), f"{page}: {display}"

@@ -99,6 +99,39 @@ def test_random_numbers_of_the_pages_are_normal_uniform_and_repeatable() -> None
     assert abs(neighbours) < 0.03
 
 
+BLOCKED = """
+globalThis.tinymamlTape = () => ({});
+globalThis.tinymamlTools = () => ({});
+globalThis.Worker = class {
+  constructor() { setTimeout(() => this.onerror({ message: "blocked" }), 20); }
+  postMessage() {}
+};
+const tinymaml = require(process.argv[1]);
+const model = () => ({ *count(n) { for (let i = 0; i < n; i++) yield i; } });
+const worker = tinymaml.startWorker(model, {});
+const seen = { stopped: [], whole: [], broken: [] };
+const ask = (name, method, args) => worker.stream(method, args,
+  (value) => seen[name].push(value),
+  (error) => seen[name].push(error ? "error" : "end"));
+ask("stopped", "count", [1e9]).stop();
+ask("whole", "count", [3]);
+ask("broken", "nothing", []);
+setTimeout(() => { process.stdout.write(JSON.stringify(seen)); process.exit(); }, 200);
+"""
+
+
+@needs_node
+def test_a_page_whose_worker_is_blocked_answers_all_but_what_was_stopped() -> None:
+    assert NODE is not None
+    command = [NODE, "-e", BLOCKED, str(SCRIPTS / "explorable.js")]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(run.stdout) == {
+        "stopped": ["end"],
+        "whole": [0, 1, 2, "end"],
+        "broken": ["error"],
+    }
+
+
 def test_data_of_a_page_come_back_as_they_were() -> None:
     from recorded import encode
 
@@ -537,14 +570,28 @@ def test_one_step_tells_five_characters_apart_unless_a_query_is_alone() -> None:
     characters, queries, _ = five_samples()
     lesson = {"characters": characters, "batch": queries, "which": 2, "alpha": 0.4}
     lesson |= {"steps": 1, "batches": 4, "seed": 100}
-    (values,) = run_model("five-characters", [("lesson", [lesson], 5)])
-    first, *_, last = values
+    (values,) = run_model("five-characters", [("lesson", [lesson], 17)])
+    first, *_, last = values  # after each of three kinds of statistics comes a null
     for mode in ("batch", "support"):
         assert np.argmax(first["after"][mode]) == 2 and first["after"][mode][2] > 0.9
         assert last["score"]["before"][mode] <= 10 and last["score"]["of"] == 20
     assert np.isclose(np.sum(first["before"]["batch"]), 1)
     after = last["score"]["after"]
     assert after["batch"] >= 19 and after["support"] >= 18 and after["alone"] <= 10
+
+
+@needs_node
+def test_a_lesson_finds_what_another_alpha_does_not_change() -> None:
+    characters, queries, _ = five_samples()
+    lesson = {"characters": characters, "batch": queries, "which": 2, "alpha": 0.4}
+    lesson |= {"steps": 1, "batches": 1, "seed": 100}
+    others = [{"alpha": 0.04}, {"steps": 0}, {"seed": 7}, {"characters": queries}]
+    calls = [("lesson", [lesson | other], 5) for other in ({}, *others)]
+    _, *answers = run_model("five-characters", calls)
+    for call, answer in zip(calls[1:], answers, strict=True):
+        assert [answer] == run_model("five-characters", [call])
+    without_a_step = answers[1][-1]["score"]
+    assert without_a_step["after"] == without_a_step["before"]
 
 
 # --- find the goal --------------------------------------------------------------------

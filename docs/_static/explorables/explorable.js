@@ -120,7 +120,9 @@ const tinymaml = {
         if (answered) return open.forEach(([id]) => receive({ id, error: message }));
         worker.onerror = null;
         onThePage();
-        open.forEach(([, { request }]) => post(request));
+        for (const [id, { request, stopped }] of open)
+          if (stopped) receive({ id, done: true });
+          else post(request);
       };
       worker.postMessage(data);
       post = (message) => worker.postMessage(message);
@@ -138,7 +140,12 @@ const tinymaml = {
           request,
         });
         post(request);
-        return { stop: () => post({ id, stop: true }) };
+        return {
+          stop() {
+            if (waiting.has(id)) waiting.get(id).stopped = true;
+            post({ id, stop: true });
+          },
+        };
       },
     };
   },

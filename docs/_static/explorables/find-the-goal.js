@@ -344,7 +344,7 @@ tinymaml.explorable(
     }
 
     function say() {
-      if (!model.names.every(chosen)) return;
+      if (!isComplete(state.step)) return; // it is said when the adaptation has got there
       const count = ["Before any step", "After 1 step"][state.step] ?? `After ${state.step} steps`;
       const results = model.names.map((name) => {
         const { paths } = chosen(name);

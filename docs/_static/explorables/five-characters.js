@@ -164,24 +164,36 @@ tinymaml.explorable(
       return count;
     }
 
+    // What depends on the characters and the seed alone: another alpha finds it again.
+    let kept = {};
+    function drawn(characters, seed) {
+      const key = JSON.stringify([characters, seed]);
+      if (kept.key !== key) kept = { key, support: join(characters.map(draw)), batches: [] };
+      return kept;
+    }
+
     // First the answers for the reader's query; then, batch by batch, how many of the
-    // program's own drawings of the five characters are right before and after.
+    // program's own drawings of the five characters are right before and after. In
+    // between it yields null, so that a request to stop need not wait for a whole batch.
     function* lesson({ characters, batch, which, alpha, steps, batches, seed }) {
-      const support = join(characters.map(draw));
+      const same = drawn(characters, seed), { support } = same;
       const queries = join(batch.map(draw));
       const { theta, losses } = adapt(support, alpha, steps);
-      yield {
-        losses,
-        before: answers(data.theta, support, queries, which),
-        after: answers(theta, support, queries, which),
-      };
+      const before = answers(data.theta, support, queries, which);
+      yield { losses, before, after: steps ? answers(theta, support, queries, which) : before };
       const score = { of: 0, before: {}, after: {} };
       for (let k = 0; k < batches; k++) {
-        const drawings = join(characters.map((strokes, n) => draw(shake(strokes, seed + k * WAYS + n))));
+        const test = (same.batches[k] ??= {
+          drawings: join(characters.map((strokes, n) => draw(shake(strokes, seed + k * WAYS + n)))),
+          before: {},
+        });
         score.of += WAYS;
         for (const name of STATISTICS) {
-          score.before[name] = (score.before[name] ?? 0) + right(data.theta, support, drawings, name);
-          score.after[name] = (score.after[name] ?? 0) + right(theta, support, drawings, name);
+          test.before[name] ??= right(data.theta, support, test.drawings, name);
+          const after = steps ? right(theta, support, test.drawings, name) : test.before[name];
+          score.before[name] = (score.before[name] ?? 0) + test.before[name];
+          score.after[name] = (score.after[name] ?? 0) + after;
+          yield null;
         }
         yield { score };
       }
@@ -211,8 +223,16 @@ tinymaml.explorable(
     const best = (probabilities) => probabilities.indexOf(Math.max(...probabilities));
     const nextSample = () => data.samples[samples++ % data.samples.length];
 
-    // Query drawing n of the batch: the reader's, or one by the program.
-    const queryOf = (n) => n === state.which && state.query ? state.query : model.shake(state.characters[n], 100 * state.seed + n);
+    // Query drawing n of the batch: the reader's, or one by the program, which draws it
+    // once for each character and seed.
+    const byProgram = [];
+    function queryOf(n) {
+      if (n === state.which && state.query) return state.query;
+      const strokes = state.characters[n], seed = 100 * state.seed + n;
+      if (byProgram[n]?.strokes !== strokes || byProgram[n].seed !== seed)
+        byProgram[n] = { strokes, seed, drawing: model.shake(strokes, seed) };
+      return byProgram[n].drawing;
+    }
     const batch = () => state.characters.map((_, n) => queryOf(n));
 
     // --- a pad to draw on: mouse, finger, or arrow keys and the space bar --------------
@@ -270,6 +290,7 @@ tinymaml.explorable(
       });
       svg.addEventListener("lostpointercapture", () => what.set(what.get(), true));
       svg.addEventListener("keydown", (event) => {
+        if (event.altKey || event.ctrlKey || event.metaKey) return; // the browser's
         const ways = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
         const way = ways[event.key];
         if (way) {
@@ -388,7 +409,10 @@ tinymaml.explorable(
 
     // --- showing -----------------------------------------------------------------------
 
+    const painted = new Map(); // what each canvas shows
     function showThumb(canvas, strokes) {
+      if (painted.get(canvas) === strokes) return;
+      painted.set(canvas, strokes);
       const pixels = canvas.getContext("2d").createImageData(28, 28);
       model.draw(strokes).forEach((v, i) => { pixels.data[4 * i + 3] = 255 * v; }); // black ink
       canvas.getContext("2d").putImageData(pixels, 0, 0);
@@ -406,7 +430,7 @@ tinymaml.explorable(
 
     function showAnswer() {
       if (!answer) return;
-      const { statistics, which, steps } = state;
+      const { which, steps } = answer, { statistics } = state; // it may be an older question's
       const before = answer.before[statistics], after = answer.after[statistics];
       bars.set(after, steps ? before : null);
       [...bars.node.children].forEach((line, n) => {
@@ -434,7 +458,7 @@ tinymaml.explorable(
       state.characters.forEach((strokes, n) => showThumb(thumbs[0][n], strokes));
       batch().forEach((strokes, n) => showThumb(thumbs[1][n], strokes));
       showSources();
-      grid.setAttribute("aria-busy", "true");
+      table.node.setAttribute("aria-busy", "true");
       clearTimeout(timer);
       timer = setTimeout(learn, 100);
     }
@@ -445,16 +469,16 @@ tinymaml.explorable(
       const begin = performance.now();
       const request = { characters, batch: batch(), which, alpha, steps, batches: 8, seed: 1000 * seed };
       const mine = (running = worker().stream("lesson", [request], (value) => {
-        if (mine !== running) return; // the reader has gone on
+        if (mine !== running || !value) return; // the reader has gone on, or nothing is new
         if (value.losses) {
-          answer = value;
+          answer = { ...value, which, steps };
           score = null;
           time.set(`${((performance.now() - begin) / 1000).toFixed(2)} s`);
         } else score = value.score;
         showAnswer();
       }, (error) => {
         if (mine !== running) return;
-        grid.removeAttribute("aria-busy");
+        table.node.removeAttribute("aria-busy");
         if (error) status.say(`The computation stopped: ${error.message}`);
       }));
     }

@@ -192,8 +192,8 @@ tinymaml.explorable(
         say: () => `x ${number(points[i][0], 2)}, y ${number(points[i][1], 2)}`,
         remove: () => removePoint(i, true),
       }));
-      addButton.disabled = points.length >= data.places;
-      removeButton.disabled = points.length <= 1;
+      kit.allow(addButton, points.length < data.places);
+      kit.allow(removeButton, points.length > 1);
       if (focus !== null) handles[Math.min(focus, points.length - 1)].node.focus();
     }
 
@@ -308,8 +308,8 @@ tinymaml.explorable(
       plot.update();
       errorPlot.update();
       yoursPlot.update();
-      stepButton.disabled = state.step === STEPS;
-      ownButton.disabled = state.alpha === null;
+      kit.allow(stepButton, state.step < STEPS);
+      kit.allow(ownButton, state.alpha !== null);
       table.rows(visible().map((name) => {
         const fit = fits[name], alpha = number(state.alpha ?? starts[name].alpha, 2);
         const label = element("span", {}, element("span", { class: `x-swatch x-ink x-${name}`, "aria-hidden": "true" }), NAMES[name]);
@@ -325,12 +325,13 @@ tinymaml.explorable(
         const fit = fits[name];
         return `${NAMES[name]} ${isGone(fit) ? "diverged" : number(fit.onWave[state.step])}`;
       });
-      status.say(`After ${steps} on ${points.length === 1 ? "1 point" : `${points.length} points`}, the error on the whole wave: ${results.join(", ")}.`);
+      const given = `After ${steps} on ${points.length === 1 ? "1 point" : `${points.length} points`}`;
+      status.say(results.length ? `${given}, the error on the whole wave: ${results.join(", ")}.` : `${given}. No start is shown.`);
     }
 
     // --- meta-training here ----------------------------------------------------------
 
-    root.append(element("h3", {}, "Meta-train here"));
+    root.append(element("h2", { class: "x-heading" }, "Meta-train here"));
     const trainRow = kit.row(root);
     const order = kit.choice(trainRow, { label: "Meta-gradient", options: [["exact", "exact"], ["first", "first order"]] });
     const seed = kit.choice(trainRow, {
@@ -382,7 +383,7 @@ tinymaml.explorable(
 
     const EVERY = 10;
     function train() {
-      const run = { order: order.value, seed: seed.value, every: EVERY, losses: [] }, begin = performance.now();
+      const run = { order: order.value, seed: seed.value, every: EVERY, losses: [], iteration: 0 }, begin = performance.now();
       state.runs = [...state.runs.slice(-3), run];
       const take = ({ iteration, losses, theta }) => {
         if (state.training?.run !== run) return; // stopped in between
@@ -411,6 +412,7 @@ tinymaml.explorable(
       const { run, stream } = state.training;
       stream.stop();
       state.training = null;
+      if (!run.iteration) state.runs = state.runs.filter((other) => other !== run); // it has no curve
       trainButton.textContent = "Train again";
       describe();
       if (error) news.say(`Training ended: ${error.message}`);

@@ -14,6 +14,7 @@
 //     row(parent, ...children)                 a line of controls that wraps
 //     plot(parent, options)                    axes; see there
 //     slider, choice, toggle, button           controls
+//     allow(button, may)                       whether a button does something now
 //     readout(parent, label)                   a name and a value that changes
 //     status(parent)                           a sentence that screen readers announce
 //     table(parent, head, options)             rows of numbers, one of them lit
@@ -180,7 +181,8 @@ function tinymamlKit() {
 
     // A point that can be moved: with the mouse, a finger, or the arrow keys (with Shift
     // ten times as far). options: label, name (colour), get() -> [x, y], set([x, y]),
-    // step (of a key), remove() for Delete.
+    // step (of a key), remove() for Delete. A second finger, another button of the mouse
+    // and keys with Alt, Ctrl or Command belong to the browser.
     self.handle = (what) => {
       const circle = shape("circle", { r: what.radius ?? 8, class: `x-knob x-${what.name}` });
       const node = shape("g", { class: "x-handle", tabindex: "0", role: "slider", "aria-label": what.label },
@@ -191,6 +193,7 @@ function tinymamlKit() {
         what.set([clamp(point[0], self.x), clamp(point[1], self.y)]);
       };
       node.addEventListener("pointerdown", (event) => {
+        if (!event.isPrimary || event.button !== 0) return;
         event.preventDefault();
         event.stopPropagation();
         node.focus({ preventScroll: true });
@@ -206,6 +209,7 @@ function tinymamlKit() {
       node.addEventListener("pointerup", release);
       node.addEventListener("pointercancel", release);
       node.addEventListener("keydown", (event) => {
+        if (event.altKey || event.ctrlKey || event.metaKey) return;
         const ways = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
         if ((event.key === "Delete" || event.key === "Backspace") && what.remove) {
           event.preventDefault();
@@ -225,6 +229,8 @@ function tinymamlKit() {
           const [x, y] = what.get();
           const [left, top] = self.toPixel([x, y]);
           node.setAttribute("transform", `translate(${left} ${top})`);
+          node.setAttribute("aria-valuemin", self.x[0]);
+          node.setAttribute("aria-valuemax", self.x[1]);
           node.setAttribute("aria-valuenow", x.toFixed(3));
           node.setAttribute("aria-valuetext", what.say ? what.say() : pair([x, y]));
         },
@@ -317,7 +323,7 @@ function tinymamlKit() {
     const to = (v) => (log ? Math.log10(v) : v);
     const from = (v) => (log ? Number((10 ** v).toPrecision(2)) : v);
     const say = options.format ?? number;
-    const output = element("output", { for: id, class: "x-value" });
+    const output = element("output", { for: id, class: "x-value", "aria-live": "off" }); // the slider says it
     const input = element("input", {
       type: "range", id, min: to(options.min), max: to(options.max),
       step: options.step ?? (to(options.max) - to(options.min)) / 100,
@@ -371,13 +377,18 @@ function tinymamlKit() {
   }
 
   function button(parent, label, onClick, { main = false } = {}) {
-    const node = element("button", { type: "button", class: main ? "x-button x-main" : "x-button", onclick: onClick }, label);
+    const press = () => { if (node.getAttribute("aria-disabled") !== "true") onClick(); };
+    const node = element("button", { type: "button", class: main ? "x-button x-main" : "x-button", onclick: press }, label);
     parent.append(node);
     return node;
   }
 
+  // A button that does nothing now keeps the focus, unlike one that is `disabled`: else
+  // the next arrow key would turn the page.
+  const allow = (node, may) => node.setAttribute("aria-disabled", String(!may));
+
   function readout(parent, label, name = "") {
-    const output = element("output", { class: `x-value ${name && `x-ink x-${name}`}` });
+    const output = element("output", { class: `x-value ${name && `x-ink x-${name}`}`, "aria-live": "off" });
     const node = element("div", { class: "x-readout" }, element("span", {}, label), output);
     parent.append(node);
     return { node, set: (text) => { output.textContent = typeof text === "number" ? number(text) : text; } };
@@ -472,5 +483,5 @@ function tinymamlKit() {
     return { stop() { cancelAnimationFrame(frame); finish(); }, done };
   }
 
-  return { element, shape, row, number, pair, plot, slider, choice, toggle, button, readout, status, table, code, bars, legend, animate, still };
+  return { element, shape, row, number, pair, plot, slider, choice, toggle, button, allow, readout, status, table, code, bars, legend, animate, still };
 }

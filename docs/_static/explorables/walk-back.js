@@ -208,8 +208,8 @@ tinymaml.explorable(
       slopes.update();
       fillTables();
       code.light(...(back ? data.code.each_step : data.code.at_the_end));
-      one.disabled = all.disabled = back === J;
-      again.disabled = back === 0;
+      for (const button of [one, all]) kit.allow(button, back < J);
+      kit.allow(again, back > 0);
       note.textContent = "Drag θ₀, tap, or use the arrow keys; θ = (u, w), u to the right. Arrows are gradients: they point uphill, " +
         `and a step goes the other way. ${scale ? `Their scale is × ${number(scale)}.` : "They are too long to be drawn."}`;
       legend.replaceChildren();
@@ -243,7 +243,6 @@ tinymaml.explorable(
         state.part = t < 1 ? { moved: Math.min(1, t / 0.45), grown: Math.max(0, (t - 0.45) / 0.55) } : null;
         plane.update();
       });
-      if (state.back === state.steps) again.focus({ preventScroll: true });
       state.moving = moving;
       return moving;
     }
@@ -387,8 +386,12 @@ tinymaml.explorable(
       const took = `At θ${digit(j)}, H${digit(j)}(αv${digit(j + 1)}) = ${pair(products[j])} is subtracted; v${digit(j)} = ${pair(cotangents[j])} is left.`;
       if (j > 0) return took;
       const found = against(cotangents[0]) === "nothing" ? " This is the true slope." : "";
+      if (size(cotangents[0]) === 0) { // no direction, and no angle to it
+        const first = size(cotangents[J]) === 0 ? "First order is zero, too." : `First order still gives ${pair(cotangents[J])}.`;
+        return `${took} It is zero: where θ₀ is moved a little, Q does not change. ${first}`;
+      }
       const angle = degrees(cotangents[J], cotangents[0]);
-      const ratio = size(cotangents[J]) / size(cotangents[0]) || 1; // both are zero
+      const ratio = size(cotangents[J]) / size(cotangents[0]);
       if (against(cotangents[J]) === "nothing") return `${took}${found} So is first order.`;
       const than = angle > 90 ? ": a small step against it makes the query loss larger" : ` and ${number(ratio)} times as long`;
       return `${took}${found} First order is ${angle}° off${than}.`;
