@@ -70,6 +70,15 @@ WORDS: dict[str, dict[str, str]] = {
         "parts": "whether the result has `Parts`; only with order 2."
     },
     "MAML.adapt": {"steps": STEPS},
+    "MAML.record_inner_loop": {
+        "theta": "theta_0, a Value (P,).",
+        "alpha": "the inner learning rate, a Value () or (P,).",
+    },
+    "MAML.record_meta_gradient": {
+        "thetas": "theta_0 .. theta_J, what `record_inner_loop` returned.",
+        "task": "the examples, alpha and the query loss: a `TaskOnTape`.",
+        "order": "2, or 1 for first-order MAML.",
+    },
     "MAML.evaluate": {"theta": THETA, "tasks": TASKS, "steps": STEPS},
     "MAML.predict": {
         "function": "a network, or a function (theta, x_query, x_support) of Values"
@@ -146,6 +155,9 @@ WORDS: dict[str, dict[str, str]] = {
         "torch": "whether they are in PyTorch's layout, as in `unflatten`.",
         "dtype": DTYPE,
     },
+    "ImageNetwork.adapted_only": {"alpha": "the inner learning rate.", "dtype": DTYPE},
+    "layers.normal": {"std": "the standard deviation, a number."},
+    "layers.truncated_normal": {"std": "the standard deviation before the cut."},
     "Network.vector": {
         "default": "the number of every parameter that is not in `values`.",
         "dtype": DTYPE,
