@@ -409,10 +409,8 @@ class MAML(Trainable):
         shapes = theta.size, theta.dtype, *[array.shape[1:] for array in tasks]
         settings = (self.order, self.recompute, self._weights(), self.alpha.shape)
         own = tuple(map(self.__getattribute__, self.own_settings))
-        recorded, function = call, None
-        if call.function is not None:
-            recorded, function = call._replace(function=None), weakly(call.function)
-        key = recorded, function, shapes, settings, own, self.backend
+        parts = () if call.function is None else weakly(call.function)
+        key = call._replace(function=None), *parts, shapes, settings, own, self.backend
         program: Program = self._programs.get(
             key,
             lambda: self.backend.compile(self._record(call, theta, tasks), theta.dtype),

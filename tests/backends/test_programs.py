@@ -3,7 +3,7 @@
 import copy
 import pickle
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
@@ -204,6 +204,38 @@ def test_equal_functions_and_those_without_a_hash_have_programs_of_their_own():
         out = maml.predict(scaled, theta, tasks, steps=1)
         np.testing.assert_allclose(out, scaled.factor * plain, rtol=1e-5)
     assert len(maml._programs) == 4
+
+
+def test_methods_of_equal_objects_have_programs_of_their_own():
+    @dataclass(frozen=True)
+    class Scaled:
+        name: str
+        factor: float = field(compare=False)
+
+        def score(self, theta, x, x_support):
+            return network(theta, x) * self.factor
+
+    network, theta, tasks, maml = prediction_problem()
+    plain = maml.predict(network, theta, tasks, steps=1)
+    kinds = [Scaled("a", 1.0), Scaled("a", 2.0)]
+    for scaled in (*kinds, kinds[0]):
+        out = maml.predict(scaled.score, theta, tasks, steps=1)
+        np.testing.assert_allclose(out, scaled.factor * plain, rtol=1e-5)
+    assert len(maml._programs) == 3  # a method is found again
+
+
+def test_a_method_of_an_object_without_a_hash_has_a_program():
+    @dataclass
+    class Scaled:
+        factor: float
+
+        def loss(self, theta):
+            return (theta * theta).sum() * self.factor
+
+    two, three = Scaled(2.0), Scaled(3.0)
+    for scaled in (two, three, two):
+        value = tm.function(scaled.loss, backend="numpy")(np.ones(2))
+        assert value == 2 * scaled.factor
 
 
 def prediction_problem():

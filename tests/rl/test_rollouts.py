@@ -169,3 +169,17 @@ def test_bad_policies_and_arrays_are_refused_by_name():
         roll_out(actor, navigation, thetas[:, :1], goals, noise)
     with pytest.raises(ValueError, match="^tasks: expected 1 of them, got 2"):
         roll_out(actor, navigation, thetas, np.zeros((2, 2)), noise)
+
+
+def test_the_return_of_a_task_has_the_same_bits_beside_others_and_alone():
+    rng = np.random.default_rng(0)
+
+    def as_rolled_out(rewards):  # time is the first axis in memory
+        views = [np.moveaxis(array, 0, 2) for array in (rewards, rewards != 0)]
+        return Trajectories(np.zeros(0), np.zeros(0), *views)
+
+    rewards = 10 * rng.standard_normal((100, 5, 20))
+    together = as_rolled_out(rewards).returns()
+    for i in range(5):
+        alone = as_rolled_out(rewards[:, i : i + 1].copy()).returns()
+        assert alone.tobytes() == together[i : i + 1].tobytes()

@@ -113,6 +113,7 @@ def calls():
         "parts": (summed, with_parts),
         "images": (images, lambda m: trained(m, start, episodes(7))),
         "many images": (images, lambda m: trained(m, start, episodes(45))),
+        "images of two tasks": (images, lambda m: trained(m, start, episodes(2))),
         "adapt": (maml, lambda m: [m.adapt(theta, *many[:2])]),
         "evaluate": (maml, lambda m: [m.evaluate(theta, many, 2)]),
         "predict": (
@@ -120,6 +121,7 @@ def calls():
             lambda m: [m.predict(lambda t, x, _: NETWORK(t, x), theta, many, 1)],
         ),
         "policies": policies(7),
+        "two policies": policies(2),
         "a policy": policies(1),
     }
 

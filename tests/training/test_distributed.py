@@ -11,9 +11,11 @@ import pytest
 
 import tinymaml as tm
 from tests.support import mpi
-from tests.support.rank_scenarios import FAULT_AT, run_training
+from tests.support.rank_scenarios import FAULT_AT, episodes, run_training
 from tests.support.training import contents, read_rows, untimed_csv
+from tinymaml.tasks import sinusoid
 from tinymaml.tasks.batch import block_bounds
+from tinymaml.training import distributed
 from tinymaml.training.checkpoint import load_checkpoint
 from tinymaml.training.distributed import (
     Distributed,
@@ -47,14 +49,14 @@ def compared(request, tmp_path_factory):
 @needs_mpi
 def test_exact_results_have_the_bits_of_one_process(compared):
     exact = {name: found for name, found in compared.items() if "exact" in name}
-    assert len(exact) == 12 and set(exact.values()) == {"same"}, exact
+    assert len(exact) == 14 and set(exact.values()) == {"same"}, exact
 
 
 @needs_mpi
 def test_other_results_agree_up_to_rounding(compared):
     fast = {name: found for name, found in compared.items() if "fast" in name}
     errors = [error for error in fast.values() if error != "same"]
-    assert len(fast) == 12 and max(errors) < 1e-5
+    assert len(fast) == 14 and max(errors) < 1e-5
     # The order of a sum does change its bits, so `exact` is no empty promise.
     assert fast["25 tasks, fast"] != "same" and fast["parts, fast"] != "same"
 
@@ -292,6 +294,69 @@ def test_exact_needs_sums_of_blocks():
     ranks = SimpleNamespace(exact=True)
     with pytest.raises(ValueError, match="^exact: expected backend numba, got numpy"):
         DistributedBackend(tm.get_backend("numpy"), ranks)
+
+
+def test_exact_that_is_refused_changes_nothing_for_others():
+    network = tm.MLP([1, 4, 1])
+
+    def loss(theta, x, y):
+        return tm.squared_error(network(theta, x), y)
+
+    def learner(backend, exact=False):
+        return Distributed(tm.MAML(loss, backend=backend), ranks, exact)
+
+    ranks = ranks_of_one(size=1, rank=0, exact=False)
+    ranks.agree, ranks.add = lambda: None, lambda numbers: None
+    ranks.add_in_order = lambda rows, blocks: rows.sum(axis=0)
+    plain = learner("numpy")
+    with pytest.raises(ValueError, match="^exact: expected backend numba, got numpy"):
+        learner("numpy", exact=True)
+    assert ranks.exact is False
+    exact = learner("numba", exact=True)
+    assert ranks.exact is True
+    theta = network.init(np.random.default_rng(0))
+    tasks = sinusoid.sample_tasks(np.random.default_rng(1), 40)
+    gradients = [m(theta, tasks).gradient for m in (plain, exact)]
+    np.testing.assert_allclose(*gradients, rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_distributed_already_or_has_nothing_to_share_is_refused():
+    ranks = ranks_of_one(size=2, rank=0, exact=False)
+    backend = DistributedBackend(tm.get_backend("numpy"), ranks)
+    with pytest.raises(ValueError, match="^backend: expected not distributed, got Dis"):
+        Distributed(tm.MAML(tm.squared_error, backend=backend), ranks)
+    with pytest.raises(ValueError, match="^tape: expected an input per task"):
+        tm.function(lambda theta: (theta * theta).sum(), backend)(np.ones(2))
+
+
+@pytest.mark.parametrize("tasks", [1, 2, 7])
+def test_a_rank_without_a_task_looks_up_no_image(tasks):
+    sample = episodes(tasks)
+    whole = sample(np.random.default_rng(0))
+    total = [np.zeros_like(array) for array in whole]
+    for rank in range(3):
+        ranks = ranks_of_one(size=3, rank=rank, exact=True)
+        own = ranks.sampler(sample)(np.random.default_rng(0))
+        for array, part in zip(total, own, strict=True):
+            array += part
+    for array, expected in zip(total, whole, strict=True):
+        np.testing.assert_array_equal(array, expected)
+
+
+def test_a_timer_ends_with_the_wait_that_ctrl_c_breaks_off(monkeypatch):
+    ranks, aborted = ranks_of_one(size=2, rank=0, exact=False), []
+    ranks._told = None
+    ranks._abort = lambda error, status: aborted.append(error)
+
+    def interrupted(wish, error=None):
+        raise KeyboardInterrupt
+
+    ranks._exchange = interrupted
+    monkeypatch.setattr(distributed, "PATIENCE", 0.05)
+    with pytest.raises(KeyboardInterrupt), ranks:
+        raise ValueError("mine")
+    time.sleep(0.1)
+    assert aborted == []
 
 
 def ranks_of_one(size, rank, exact):

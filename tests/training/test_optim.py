@@ -304,6 +304,21 @@ def test_adam_refuses_what_it_cannot_square_and_changes_nothing():
         np.testing.assert_array_equal(value, before[key])
 
 
+def test_a_first_step_that_adam_refuses_is_none():
+    adam, bad = Adam(), np.array([1e20, 0.0, 0.0], np.float32)
+    with pytest.raises(FloatingPointError):
+        adam.update(np.zeros(3, np.float32), bad)
+    again = Adam()
+    again.load_state(adam.state())  # as at the beginning
+    theta, expected = np.zeros(2), np.zeros(2)
+    adam.update(theta, np.ones(2))  # of another size
+    Adam().update(expected, np.ones(2))
+    assert theta.tolist() == expected.tolist()
+    assert adam.state()["first_moment"].shape == (2,)
+    with pytest.raises(ValueError, match="as in the steps before"):
+        adam.update(np.zeros(3), np.ones(3))
+
+
 @pytest.mark.parametrize("make", [SGD, Adam])
 def test_masked_arrays_are_refused(make):
     plain, masked = np.zeros(3), np.ma.ones(3)

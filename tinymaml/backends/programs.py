@@ -19,7 +19,7 @@ from collections.abc import Callable, Hashable
 from inspect import ismethod
 from threading import RLock
 from typing import Any
-from weakref import ReferenceType, WeakMethod, WeakSet, ref
+from weakref import ReferenceType, WeakSet, ref
 
 # A training needs two or three programs; a new function in every call needs a bound.
 CAPACITY = 16
@@ -103,12 +103,17 @@ class _Same(ref[Any]):
         return isinstance(other, _Same) and here is not None and here is other()
 
 
-def weakly(function: Any) -> Hashable:
-    """A weak reference for a key, or the object itself if there can be none."""
+def weakly(function: Any) -> tuple[Hashable, ...]:
+    """What a key holds of a function: weak references, or itself if there can be none.
+
+    A method is made anew whenever it is looked up: its owner and its function stay.
+    """
+    method = ismethod(function)
+    parts = (function.__self__, function.__func__) if method else (function,)
     try:
-        return WeakMethod(function) if ismethod(function) else _Same(function)
+        return tuple(map(_Same, parts))
     except TypeError:
-        return function
+        return (function,)
 
 
 def _has_gone(key: tuple[Any, ...]) -> bool:

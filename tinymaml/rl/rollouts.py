@@ -79,7 +79,9 @@ class Trajectories(NamedTuple):
 
         Rewards are not discounted, and trajectories without a step do not count.
         """
-        return self.rewards.sum(axis=(1, 2)) / self.mask.any(axis=2).sum(axis=1)
+        # Contiguous: NumPy else adds in another order where there is one task only.
+        rewards = np.ascontiguousarray(self.rewards).sum(axis=(1, 2))
+        return rewards / self.mask.any(axis=2).sum(axis=1)
 
     def first(self, steps: int) -> "Trajectories":
         """The first trajectories of each task that have `steps` steps together.

@@ -173,8 +173,7 @@ class Episodes:
         images = _sample_distinct(rng, self._counts[classes].ravel(), per_class)
         images = images.reshape(tasks, ways, per_class)
         images = self._order[images + self._starts[classes][..., None]]
-        turns = 4 if self.rotations else 1
-        rotations = rng.integers(0, turns, (tasks, ways), np.int8)
+        rotations = rng.integers(0, 4 if self.rotations else 1, (tasks, ways), np.int8)
         # labels[t, g, i] is the label of the i-th image of group g of task t.
         labels = rng.random((tasks, per_class, ways)).argsort(axis=-1)
         task, group = np.arange(tasks)[:, None, None], np.arange(per_class)[:, None]
@@ -193,7 +192,7 @@ class Episodes:
         if pixels.dtype == np.uint8:
             pixels = np.divide(pixels, 255, dtype=self.dtype)
         pixels = pixels.astype(self.dtype, copy=False)
-        return pixels.reshape(len(indices), -1, *pixels.shape[1:])
+        return pixels.reshape(*indices.shape, *pixels.shape[1:])
 
 
 def _sample_distinct(rng: np.random.Generator, sizes: Array, count: int) -> Array:

@@ -118,9 +118,11 @@ class Ranks(OneProcess):
             # Where the others never ask, as they have gone another way, all are ended.
             timer = Timer(PATIENCE, self._abort, [error, 1])
             timer.start()
-            with suppress(RankError):  # this rank has an error of its own to raise
-                self._exchange(FAILED + self.size - self.rank, error)
-            timer.cancel()
+            try:
+                with suppress(RankError):  # this rank has an error of its own to raise
+                    self._exchange(FAILED + self.size - self.rank, error)
+            finally:
+                timer.cancel()
         self._all_come(PATIENCE)
 
     def agree(self, wish: int = 0) -> int:
@@ -169,9 +171,8 @@ class Ranks(OneProcess):
     def check_same(self, **values: Any) -> None:
         """Raise ValueError naming the first value that differs from rank to rank."""
         for name, value in values.items():
-            data = value.tobytes() if isinstance(value, np.ndarray) else repr(value)
-            data = data if isinstance(data, bytes) else data.encode()
-            digests = self.gather(np.array([zlib.crc32(data)]))
+            raw = value.tobytes() if hasattr(value, "tobytes") else repr(value).encode()
+            digests = self.gather(np.array([zlib.crc32(raw)]))
             same = bool((digests == digests[0]).all())
             check_that(same, name, "the same on every rank", "another on some")
 
@@ -289,15 +290,18 @@ def launched() -> OneProcess:
 class DistributedBackend:
     """A backend whose programs run the rank's share of the tasks, and add up.
 
-    backend: what runs the share. ranks: a `Ranks`. All ranks get all results.
+    backend: what runs the share. ranks: a `Ranks`. exact: whether they will be. All
+    ranks get all results.
 
-    Raises ValueError for exact ranks on a backend that cannot return sums of blocks of
-    tasks; numba can.
+    Raises ValueError for exact results on a backend that cannot return sums of blocks
+    of tasks, which numba can; for a backend that is distributed already; and when it
+    compiles a tape that has no input per task.
     """
 
-    def __init__(self, backend: Any, ranks: OneProcess) -> None:
-        fits = not ranks.exact or backend.name == "numba"
+    def __init__(self, backend: Any, ranks: OneProcess, exact: bool = False) -> None:
+        fits = not (exact or ranks.exact) or backend.name == "numba"
         check_that(fits, "exact", "backend numba", backend.name)
+        check_that(not hasattr(backend, "ranks"), "backend", "not distributed", backend)
         self.local, self.ranks = backend, ranks
         self.name, self.threads = backend.name, backend.threads
 
@@ -306,6 +310,8 @@ class DistributedBackend:
 
     def compile(self, tape: Any, dtype: Any) -> "DistributedProgram":
         """A program that runs the tape over all ranks."""
+        fits = any(each.per_task for each in tape.inputs.values())
+        check_that(fits, "tape", "an input per task, to be shared", [*tape.inputs])
         return DistributedProgram(self.local.compile(tape, dtype), self.ranks)
 
     def training_steps(self, optimiser: Optimiser, **settings: Any) -> Steps | None:
@@ -316,7 +322,8 @@ class DistributedBackend:
 class DistributedProgram:
     """A compiled tape, run over all ranks: {name: array} -> {name: array} as in one.
 
-    program: the rank's own, with the attributes `tape` and `dtype`.
+    program: the rank's own, with the attributes `tape` and `dtype`. Results are exact
+    where the ranks are and the program can return sums of blocks.
     """
 
     def __init__(self, program: Any, ranks: Any) -> None:
@@ -325,17 +332,17 @@ class DistributedProgram:
     def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run the share of this rank, and return the results for all tasks."""
         ranks, dtype = self.ranks, self.program.dtype
+        exact = ranks.exact and hasattr(self.program, "sums_of_blocks")
         per_task = [name for name, i in self.tape.inputs.items() if i.per_task]
         tasks = len(inputs[per_task[0]])
         own, bounds = ranks.share(tasks), block_bounds(tasks)
         share = {**inputs, **{name: inputs[name][own] for name in per_task}}
         results: dict[str, Array] = {}
-        if own.start == own.stop:
-            pass  # more ranks than tasks: this one adds zeros
-        elif ranks.exact:
+        # With more ranks than tasks some have none, and add zeros.
+        if own.start < own.stop and exact:
             of_share = [b - own.start for b in bounds if own.start <= b <= own.stop]
             results = self.program.sums_of_blocks(share, of_share)
-        else:
+        elif own.start < own.stop:
             results = self.program(share)
         ranks.agree()
         for name, (_, shape, reduction) in self.tape.outputs.items():
@@ -345,7 +352,7 @@ class DistributedProgram:
                 results[name][own] = part
                 # Zeros are added to the bits, so that even the sign of a zero stays.
                 ranks.add(results[name].view(f"u{dtype.itemsize}"))
-            elif ranks.exact:
+            elif exact:
                 rows = part.reshape(len(part), prod(shape))
                 total = ranks.add_in_order(rows, len(bounds) - 1)
                 results[name] = total.reshape(shape)
@@ -362,7 +369,8 @@ class Distributed(Trainable):
     learner: a `MAML` or a `MAMLTRPO`; it stays as it is. comm: what `launched()`
     returns, the same for all learners of a program; or a communicator of mpi4py, such
     as MPI.COMM_WORLD. exact: whether results have the bits of one process, for any
-    number of ranks; a `MAML` then needs the backend numba.
+    number of ranks; a `MAML` then needs the backend numba. It becomes so for all
+    learners on these ranks that can.
 
     It has all methods and attributes of the learner, and every rank must call the same
     ones in the same order. Outside of `train`, an exception on one rank leaves the
@@ -374,15 +382,15 @@ class Distributed(Trainable):
     def __init__(self, learner: Any, comm: Any, exact: bool = False) -> None:
         check_flags(exact=exact)
         self._ranks = comm if isinstance(comm, OneProcess) else Ranks(comm)
-        if exact and self._ranks is not ONE_PROCESS:
-            self._ranks.exact = True
         self.learner: Any = copy.copy(learner)
         if not isinstance(learner, Trainable):
             # A policy's tasks also act in environments: it spreads them itself.
             vars(self.learner)["ranks"] = self._ranks
         elif self._ranks is not ONE_PROCESS:
             backend = self.learner.backend
-            self.learner.backend = DistributedBackend(backend, self._ranks)
+            self.learner.backend = DistributedBackend(backend, self._ranks, exact)
+        if exact and self._ranks is not ONE_PROCESS:
+            self._ranks.exact = True
 
     @property
     def ranks(self) -> OneProcess:

@@ -143,7 +143,8 @@ class Optimiser:
             of theta; moments have shape (0,) before the first step.
         """
         moments = dict(zip(self.moment_names, self._moments, strict=True))
-        copies = {name: moment.copy() for name, moment in moments.items()}
+        kept = slice(None if self._step else 0)  # a refused first step leaves memory
+        copies = {name: moment[kept].copy() for name, moment in moments.items()}
         return {"step": np.array(self._step, np.int64), **copies}
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
@@ -157,8 +158,7 @@ class Optimiser:
         same = sorted(state) == sorted(names)
         check_that(same, "optimiser state", f"the keys {names}", list(state))
         step, *moments = (np.asarray(state[name]) for name in names)
-        whole = step.shape == () and step.dtype == np.int64
-        valid = whole and 0 <= step < 2**53
+        valid = step.shape == () and step.dtype == np.int64 and 0 <= step < 2**53
         check_that(valid, "optimiser state 'step'", "one int64 >= 0", f"{step!r:.60}")
         for name, moment in zip(self.moment_names, moments, strict=True):
             what, kind, first = f"optimiser state '{name}'", _kind(moment), moments[0]
@@ -206,7 +206,7 @@ class Optimiser:
         kind = _kind(theta)
         same = kind == _kind(gradient)
         check_that(same, "gradient", f"{kind} like theta", _kind(gradient))
-        new = self._scratch.size == 0
+        new = self._step == 0 or self._scratch.size == 0
         check_that(new, "theta", f"{_kind(self._scratch)} as in the steps before", kind)
         self._moments = [np.zeros_like(theta) for _ in self.moment_names]
         self._scratch = np.empty_like(theta)

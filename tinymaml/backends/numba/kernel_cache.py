@@ -106,5 +106,5 @@ class KernelCache(NullCache):
                 # Also what a killed process left. A process that is writing now may
                 # lose its file, and compiles it again next time.
                 for other in {*folder.glob(f"*{start}*")} - {folder / name}:
-                    other.unlink()
+                    other.unlink(missing_ok=True)
                 return
