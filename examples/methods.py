@@ -3,7 +3,7 @@
 A method makes its learner from that of exact MAML, so it has the experiment's loss,
 learning rate, number of inner steps and backend, and states only in what it differs.
 The settings that a method has beyond MAML's are ours unless a comment names a source;
-none has been searched for, but implicit MAML's on sine waves, by seven short trials.
+none has been searched for, except implicit MAML's on sine waves, by seven short trials.
 
 Left out: what the methods are. That is in `tinymaml.variants`, one file for each.
 """

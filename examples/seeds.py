@@ -6,8 +6,8 @@ Reads the `results.json` of sinusoid.py, omniglot.py, miniimagenet.py, navigatio
 locomotion.py or compare.py and writes nothing. For each method, order and number of
 gradient steps it prints, in Markdown, the mean over seeds, the half-width of its 95 %
 interval (Student's t, one sample for each seed) and the value of each seed. Images have
-a line for each normalisation of query examples, transductive and by support statistics,
-and what compare.py has trained a line at equal iterations and one at equal time. Needs
+a line for each normalisation of query examples, transductive and by support statistics.
+A method of compare.py has one line at equal iterations and one at equal time. Needs
 SciPy, for the quantiles of Student's t.
 """
 

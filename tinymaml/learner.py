@@ -343,8 +343,8 @@ class MAML(Trainable):
     def record_start(self, theta: Value, alpha: Value) -> tuple[Value, Value]:
         """theta_0 (P,) and alpha, from what is learned; a variant may override it.
 
-        theta: what the outer loop learns, and as long as theta_0 and what it learns
-        besides. alpha: one number () or a vector, of the length of theta here.
+        theta: all that the outer loop learns, theta_0 and what a variant adds to it.
+        alpha: one number () or a vector, of the length of theta here.
         """
         expected = f"a number or one per parameter, shape {theta.shape}"
         fits = alpha.shape in ((), theta.shape)
@@ -410,7 +410,8 @@ class MAML(Trainable):
         settings = (self.order, self.recompute, self._weights(), self.alpha.shape)
         own = tuple(map(self.__getattribute__, self.own_settings))
         parts = () if call.function is None else weakly(call.function)
-        key = call._replace(function=None), *parts, shapes, settings, own, self.backend
+        recorded = call if call.function is None else call._replace(function=None)
+        key = recorded, *parts, shapes, settings, own, self.backend
         program: Program = self._programs.get(
             key,
             lambda: self.backend.compile(self._record(call, theta, tasks), theta.dtype),

@@ -155,6 +155,12 @@ WORDS: dict[str, dict[str, str]] = {
         "torch": "whether they are in PyTorch's layout, as in `unflatten`.",
         "dtype": DTYPE,
     },
+    "layers.Layer.init": {"rng": RNG},
+    "layers.Layer.__call__": {
+        "parameters": "Values of the layer's own parameters, in the order of `shapes`.",
+        "x": "the input, a Value (N, ...).",
+    },
+    "ImageNetwork": {"layers": "as of `Network`."},
     "ImageNetwork.adapted_only": {"alpha": "the inner learning rate.", "dtype": DTYPE},
     "layers.normal": {"std": "the standard deviation, a number."},
     "layers.truncated_normal": {"std": "the standard deviation before the cut."},

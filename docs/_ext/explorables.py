@@ -35,6 +35,11 @@ COMMON = ("tape.js", "tools.js", "kit.js", "explorable.js")
 HEIGHT = re.compile(r"\d+(\.\d+)?(rem|em|px)")
 
 
+def scripts_of(name: str) -> list[str]:
+    """The scripts of a page in their order, as paths below `_static`."""
+    return [f"{FOLDER}/{file}" for file in (*COMMON, f"{name}.data.js", f"{name}.js")]
+
+
 class explorable(nodes.General, nodes.Element):
     """The place of an explorable, around what stands there without JavaScript."""
 
@@ -72,6 +77,9 @@ class ExplorableDirective(SphinxDirective):
         if not (DOCS / "_static" / FOLDER / f"{name}.js").exists():
             raise self.error(f"explorable: there is no _static/{FOLDER}/{name}.js")
         self.env.metadata[self.env.docname]["explorable"] = name
+        for file in ("explorables.css", *scripts_of(name)):
+            # Where one has changed the page is written again, with its new checksum.
+            self.env.note_dependency(str(DOCS / "_static" / file))
         node = explorable(name=name, height=height)
         node += self.parse_content_to_nodes()
         if not list(node.findall(nodes.image)):
@@ -86,8 +94,8 @@ def add_scripts(
     name = app.env.metadata.get(page, {}).get("explorable")
     if name:
         app.add_css_file("explorables.css")
-        for file in (*COMMON, f"{name}.data.js", f"{name}.js"):
-            app.add_js_file(f"{FOLDER}/{file}", loading_method="defer")
+        for file in scripts_of(name):
+            app.add_js_file(file, loading_method="defer")
 
 
 def write_data(app: Sphinx, env: BuildEnvironment) -> list[str]:
@@ -95,7 +103,7 @@ def write_data(app: Sphinx, env: BuildEnvironment) -> list[str]:
 
     The pages that load them are written after this: a script's address has a checksum
     of it, so that no browser takes an old one from its cache. Returns the pages of
-    which a script has changed; Sphinx writes them, too.
+    which one of these has changed; Sphinx writes them, too.
     """
     if app.builder.format != "html":
         return []

@@ -224,8 +224,9 @@ def test_methods_of_equal_objects_have_programs_of_their_own():
     assert len(maml._programs) == 3  # a method is found again
 
 
-def test_a_method_of_an_object_without_a_hash_has_a_program():
-    @dataclass
+@pytest.mark.parametrize("slots", [False, True])
+def test_a_method_of_an_object_without_a_hash_has_a_program(slots):
+    @dataclass(slots=slots)
     class Scaled:
         factor: float
 
@@ -236,6 +237,22 @@ def test_a_method_of_an_object_without_a_hash_has_a_program():
     for scaled in (two, three, two):
         value = tm.function(scaled.loss, backend="numpy")(np.ones(2))
         assert value == 2 * scaled.factor
+
+
+def test_equal_objects_without_weak_references_have_programs_of_their_own():
+    @dataclass(frozen=True, slots=True)
+    class Scaled:
+        name: str
+        factor: float = field(compare=False)
+
+        def __call__(self, theta, x, x_support):
+            return network(theta, x) * self.factor
+
+    network, theta, tasks, maml = prediction_problem()
+    plain = maml.predict(network, theta, tasks, steps=1)
+    for scaled in (Scaled("a", 1.0), Scaled("a", 2.0)):
+        out = maml.predict(scaled, theta, tasks, steps=1)
+        np.testing.assert_allclose(out, scaled.factor * plain, rtol=1e-5)
 
 
 def prediction_problem():

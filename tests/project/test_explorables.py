@@ -110,13 +110,16 @@ const tinymaml = require(process.argv[1]);
 const model = () => ({ *count(n) { for (let i = 0; i < n; i++) yield i; } });
 const worker = tinymaml.startWorker(model, {});
 const seen = { stopped: [], whole: [], broken: [] };
+let open = 3;
+const print = () => { process.stdout.write(JSON.stringify(seen)); process.exit(); };
+const ended = () => { if (--open === 0) setTimeout(print, 50); }; // and nothing more
+setTimeout(print, 20000);
 const ask = (name, method, args) => worker.stream(method, args,
   (value) => seen[name].push(value),
-  (error) => seen[name].push(error ? "error" : "end"));
+  (error) => { seen[name].push(error ? "error" : "end"); ended(); });
 ask("stopped", "count", [1e9]).stop();
 ask("whole", "count", [3]);
 ask("broken", "nothing", []);
-setTimeout(() => { process.stdout.write(JSON.stringify(seen)); process.exit(); }, 200);
 """
 
 

@@ -11,6 +11,7 @@ import pytest
 
 import tinymaml as tm
 from tests.support import mpi
+from tests.support.policy_problems import small_learner
 from tests.support.rank_scenarios import FAULT_AT, episodes, run_training
 from tests.support.training import contents, read_rows, untimed_csv
 from tinymaml.tasks import sinusoid
@@ -325,6 +326,9 @@ def test_what_is_distributed_already_or_has_nothing_to_share_is_refused():
     backend = DistributedBackend(tm.get_backend("numpy"), ranks)
     with pytest.raises(ValueError, match="^backend: expected not distributed, got Dis"):
         Distributed(tm.MAML(tm.squared_error, backend=backend), ranks)
+    policy = Distributed(small_learner("numpy"), ranks)
+    with pytest.raises(ValueError, match="^learner: expected one of a single process"):
+        Distributed(policy, ranks)
     with pytest.raises(ValueError, match="^tape: expected an input per task"):
         tm.function(lambda theta: (theta * theta).sum(), backend)(np.ones(2))
 
@@ -344,19 +348,27 @@ def test_a_rank_without_a_task_looks_up_no_image(tasks):
 
 
 def test_a_timer_ends_with_the_wait_that_ctrl_c_breaks_off(monkeypatch):
-    ranks, aborted = ranks_of_one(size=2, rank=0, exact=False), []
+    ranks, calls = ranks_of_one(size=2, rank=0, exact=False), []
     ranks._told = None
-    ranks._abort = lambda error, status: aborted.append(error)
 
     def interrupted(wish, error=None):
         raise KeyboardInterrupt
 
+    class Timer:
+        def __init__(self, seconds, function, arguments):
+            assert function == ranks._abort
+
+        def start(self):
+            calls.append("start")
+
+        def cancel(self):
+            calls.append("cancel")
+
     ranks._exchange = interrupted
-    monkeypatch.setattr(distributed, "PATIENCE", 0.05)
+    monkeypatch.setattr(distributed, "Timer", Timer)
     with pytest.raises(KeyboardInterrupt), ranks:
         raise ValueError("mine")
-    time.sleep(0.1)
-    assert aborted == []
+    assert calls == ["start", "cancel"]
 
 
 def ranks_of_one(size, rank, exact):

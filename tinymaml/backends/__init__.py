@@ -75,8 +75,8 @@ def get_backend(name: "str | Backend" = "auto", threads: int | None = None) -> B
     name: "numpy" is the reference, "numba" the fast one on processors, "cupy" runs on
     NVIDIA GPUs, and "cupy-tf32" is the same with products that round their factors to
     ten bits. "auto" takes "cupy" where a GPU can be used, else "numba" where it is
-    installed, else "numpy"; once a line on stderr says what is missing, if it is Numba
-    or there is CuPy or a driver without a GPU to use. Where NUMBA_DISABLE_JIT is set,
+    installed, else "numpy"; once a line on stderr says so if Numba is missing, or if
+    CuPy or a driver is there but no GPU can be used. Where NUMBA_DISABLE_JIT is set,
     "numpy" stands in for "numba" and a line on stderr says so. threads: how many tasks
     run at once on "numba"; by default one per core.
 

@@ -15,11 +15,11 @@ and a program goes when a function of its key has gone.
 
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from inspect import ismethod
 from threading import RLock
 from typing import Any
-from weakref import ReferenceType, WeakSet, ref
+from weakref import WeakSet, ref
 
 # A training needs two or three programs; a new function in every call needs a bound.
 CAPACITY = 16
@@ -89,32 +89,36 @@ class ProgramCache:
         return ProgramCache, (self.capacity,)
 
 
-class _Same(ref[Any]):
-    """A weak reference that is equal to another one of the very same object.
+class _Same:
+    """What a key holds of an object: equal only for the very same one.
 
-    Objects that are equal, or have no hash, are told apart as well.
+    Objects that are equal, or have no hash, are told apart as well. It holds an object
+    weakly, unless that has no place for weak references, as with `__slots__`.
     """
+
+    def __init__(self, thing: Any) -> None:
+        try:
+            self.get: Callable[[], Any] = ref(thing)
+        except TypeError:
+            self.get = lambda: thing
 
     def __hash__(self) -> int:
         return id(type(self))
 
     def __eq__(self, other: object) -> bool:
-        here = self()
-        return isinstance(other, _Same) and here is not None and here is other()
+        here = self.get()
+        return isinstance(other, _Same) and here is not None and here is other.get()
 
 
-def weakly(function: Any) -> tuple[Hashable, ...]:
-    """What a key holds of a function: weak references, or itself if there can be none.
+def weakly(function: Any) -> tuple[_Same, ...]:
+    """What a key holds of a function, which then may go.
 
     A method is made anew whenever it is looked up: its owner and its function stay.
     """
     method = ismethod(function)
     parts = (function.__self__, function.__func__) if method else (function,)
-    try:
-        return tuple(map(_Same, parts))
-    except TypeError:
-        return (function,)
+    return tuple(map(_Same, parts))
 
 
 def _has_gone(key: tuple[Any, ...]) -> bool:
-    return any(isinstance(part, ReferenceType) and part() is None for part in key)
+    return any(isinstance(part, _Same) and part.get() is None for part in key)

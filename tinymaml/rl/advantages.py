@@ -32,8 +32,7 @@ def discounted_sums(rewards: Array, discount: float) -> Array:
     sums = rewards * 1.0
     total = np.zeros_like(sums[..., 0])
     for t in reversed(range(rewards.shape[-1])):
-        total = rewards[..., t] + discount * total
-        sums[..., t] = total
+        sums[..., t] = total = rewards[..., t] + discount * total
     return sums
 
 

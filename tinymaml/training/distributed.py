@@ -172,8 +172,7 @@ class Ranks(OneProcess):
         """Raise ValueError naming the first value that differs from rank to rank."""
         for name, value in values.items():
             raw = value.tobytes() if hasattr(value, "tobytes") else repr(value).encode()
-            digests = self.gather(np.array([zlib.crc32(raw)]))
-            same = bool((digests == digests[0]).all())
+            same = len({*self.gather(np.array([zlib.crc32(raw)])).tolist()}) == 1
             check_that(same, name, "the same on every rank", "another on some")
 
     # --- sharing tasks, adding up results ---
@@ -242,14 +241,13 @@ class Ranks(OneProcess):
         # Not for subclasses of Episodes: they may do more than look up images.
         if type(sample) is not Episodes:
             return sample
-        episodes: Episodes = sample
 
         def sample_share(rng: np.random.Generator) -> Tasks:
-            drawn = episodes.draw(rng)
+            drawn = sample.draw(rng)
             own = self.share(len(drawn.support))
-            parts = episodes.look_up(EpisodeIndices(*(array[own] for array in drawn)))
+            parts = sample.look_up(EpisodeIndices(*(array[own] for array in drawn)))
             shapes = [(len(drawn.support), *part.shape[1:]) for part in parts]
-            batch = Tasks(*(np.zeros(shape, episodes.dtype) for shape in shapes))
+            batch = Tasks(*(np.zeros(shape, sample.dtype) for shape in shapes))
             for whole, part in zip(batch, parts, strict=True):
                 whole[own] = part
             return batch
@@ -290,7 +288,8 @@ def launched() -> OneProcess:
 class DistributedBackend:
     """A backend whose programs run the rank's share of the tasks, and add up.
 
-    backend: what runs the share. ranks: a `Ranks`. exact: whether they will be. All
+    backend: what runs the share. ranks: a `Ranks`. exact: whether results
+    must have the bits of one process, also if the ranks are set so only later. All
     ranks get all results.
 
     Raises ValueError for exact results on a backend that cannot return sums of blocks
@@ -370,7 +369,7 @@ class Distributed(Trainable):
     returns, the same for all learners of a program; or a communicator of mpi4py, such
     as MPI.COMM_WORLD. exact: whether results have the bits of one process, for any
     number of ranks; a `MAML` then needs the backend numba. It becomes so for all
-    learners on these ranks that can.
+    learners on these ranks that can, and those made later must.
 
     It has all methods and attributes of the learner, and every rank must call the same
     ones in the same order. Outside of `train`, an exception on one rank leaves the
@@ -381,6 +380,8 @@ class Distributed(Trainable):
 
     def __init__(self, learner: Any, comm: Any, exact: bool = False) -> None:
         check_flags(exact=exact)
+        fits = not isinstance(learner, Distributed)
+        check_that(fits, "learner", "one of a single process", learner)
         self._ranks = comm if isinstance(comm, OneProcess) else Ranks(comm)
         self.learner: Any = copy.copy(learner)
         if not isinstance(learner, Trainable):

@@ -430,7 +430,7 @@ tinymaml.explorable(
 
     function showAnswer() {
       if (!answer) return;
-      const { which, steps } = answer, { statistics } = state; // it may be an older question's
+      const { which, steps, characters } = answer, { statistics } = state; // it may be an older question's
       const before = answer.before[statistics], after = answer.after[statistics];
       bars.set(after, steps ? before : null);
       [...bars.node.children].forEach((line, n) => {
@@ -441,7 +441,7 @@ tinymaml.explorable(
       const learning = steps
         ? `After ${steps} inner step${steps > 1 ? "s" : ""} the query is taken for ${guess + 1} (${percent(after[guess])}): ${verdict}. Before, for ${best(before) + 1}. The support loss goes from ${start} to ${end}.`
         : `Without an inner step the query is taken for ${guess + 1} (${percent(after[guess])}): ${verdict}. The support loss is ${start}.`;
-      status.say(state.characters.some((s) => s.length === 0) ? `${learning} A blank character is learned as a blank.` : learning);
+      status.say(characters.some((s) => s.length === 0) ? `${learning} A blank character is learned as a blank.` : learning);
       const names = Object.keys(NAMES);
       table.rows(names.map((name) => [
         NAMES[name],
@@ -459,19 +459,20 @@ tinymaml.explorable(
       batch().forEach((strokes, n) => showThumb(thumbs[1][n], strokes));
       showSources();
       table.node.setAttribute("aria-busy", "true");
+      running?.stop();
+      running = null;
       clearTimeout(timer);
       timer = setTimeout(learn, 100);
     }
 
     function learn() {
-      running?.stop();
       const { characters, which, alpha, steps, seed } = state;
       const begin = performance.now();
       const request = { characters, batch: batch(), which, alpha, steps, batches: 8, seed: 1000 * seed };
       const mine = (running = worker().stream("lesson", [request], (value) => {
         if (mine !== running || !value) return; // the reader has gone on, or nothing is new
         if (value.losses) {
-          answer = { ...value, which, steps };
+          answer = { ...value, which, steps, characters };
           score = null;
           time.set(`${((performance.now() - begin) / 1000).toFixed(2)} s`);
         } else score = value.score;

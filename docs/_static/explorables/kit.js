@@ -181,8 +181,8 @@ function tinymamlKit() {
 
     // A point that can be moved: with the mouse, a finger, or the arrow keys (with Shift
     // ten times as far). options: label, name (colour), get() -> [x, y], set([x, y]),
-    // step (of a key), remove() for Delete. A second finger, another button of the mouse
-    // and keys with Alt, Ctrl or Command belong to the browser.
+    // step (of a key), remove() for Delete. Other buttons of the mouse, and keys with Alt,
+    // Ctrl or Command, belong to the browser; a second finger moves nothing.
     self.handle = (what) => {
       const circle = shape("circle", { r: what.radius ?? 8, class: `x-knob x-${what.name}` });
       const node = shape("g", { class: "x-handle", tabindex: "0", role: "slider", "aria-label": what.label },

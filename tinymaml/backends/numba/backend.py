@@ -305,8 +305,7 @@ class NumbaProgram:
         self.tape, self.dtype, self.threads = tape, dtype, threads
         self.lock = free_after_fork(Lock())
         self.plan = plan = planner.plan(tape)
-        code_shape = len(plan.instructions), INSTRUCTION_SIZE
-        self.code = np.zeros(code_shape, dtype=np.int64)
+        self.code = np.zeros((len(plan.instructions), INSTRUCTION_SIZE), dtype=np.int64)
         for row, call in zip(self.code, plan.instructions, strict=True):
             offsets = [plan.offset(view) for view in (call.out, *call.reads)]
             arguments = [*offsets, *call.sizes]

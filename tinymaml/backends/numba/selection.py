@@ -285,8 +285,7 @@ def sum_call(
 def select_softmax(s: Selection, index: int, node: Node) -> None:
     """A function of the rows of an array, which are its last axis."""
     shape = s.tape.nodes[node.arguments[0]].shape
-    sizes = prod(shape[:-1]), shape[-1]
-    s.emit(node.primitive.name, index, s.reads(node), sizes)
+    s.emit(node.primitive.name, index, s.reads(node), (prod(shape[:-1]), shape[-1]))
 
 
 # --- matrix products ------------------------------------------------------------------
