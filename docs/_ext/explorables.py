@@ -77,9 +77,11 @@ class ExplorableDirective(SphinxDirective):
         if not (DOCS / "_static" / FOLDER / f"{name}.js").exists():
             raise self.error(f"explorable: there is no _static/{FOLDER}/{name}.js")
         self.env.metadata[self.env.docname]["explorable"] = name
+        # Where one of these has changed the page is written again, with its checksum;
+        # the other scripts are the build's own.
         for file in ("explorables.css", *scripts_of(name)):
-            # Where one has changed the page is written again, with its new checksum.
-            self.env.note_dependency(str(DOCS / "_static" / file))
+            if (path := DOCS / "_static" / file).exists():
+                self.env.note_dependency(str(path))
         node = explorable(name=name, height=height)
         node += self.parse_content_to_nodes()
         if not list(node.findall(nodes.image)):
