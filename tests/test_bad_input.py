@@ -173,6 +173,21 @@ def test_maml_refuses_tasks_that_are_not_finite(backend, name, number):
 
 
 @every_backend
+@pytest.mark.parametrize("name", tm.Tasks._fields)
+def test_numbers_that_no_result_shows_must_be_finite_too(backend, name):
+    def hides(theta, x, x_support):  # tanh of infinity is 1
+        return tm.tanh(x) * theta.sum() + x_support.sum() * 0.0
+
+    bad = with_number(name, np.inf)
+    none = P.maml(backend, steps=0)
+    for call in (none.meta_gradient, none.evaluate):
+        with pytest.raises(ValueError, match=f"^{name}: expected finite numbers"):
+            call(P.theta, bad)
+    with pytest.raises(ValueError, match=f"^{name}: expected finite numbers"):
+        P.maml(backend).predict(hides, P.theta, bad)
+
+
+@every_backend
 @pytest.mark.parametrize(
     ("theta", "error", "message"),
     [

@@ -319,13 +319,14 @@ def test_cosine_and_ratio_of_a_zero_gradient_are_not_numbers():
 
 @every_backend
 @some_steps
-def test_alpha_gradient_matches_finite_differences(backend, steps):
+@pytest.mark.parametrize(("reduction", "share"), [("sum", 1), ("mean", 1 / 3)])
+def test_alpha_gradient_matches_finite_differences(backend, steps, reduction, share):
     p = problem("cross_entropy")
     alpha = alpha_vector(p.theta)
-    result = p.maml(backend, alpha, steps=steps).meta_gradient(p.theta, p.tasks, True)
+    maml = p.maml(backend, alpha, steps=steps, reduction=reduction)
     assert_is_gradient_of(
-        result.parts.alpha_gradient,
-        lambda moved: p.objective(p.theta, moved, steps)[-1],
+        maml.meta_gradient(p.theta, p.tasks, True).parts.alpha_gradient,
+        lambda moved: share * p.objective(p.theta, moved, steps)[-1],
         alpha,
     )
 

@@ -260,3 +260,28 @@ def prediction_problem():
     rng = np.random.default_rng(0)
     maml = tm.MAML(lambda t, x, y: tm.squared_error(network(t, x), y), backend="numpy")
     return network, network.init(rng), sample_tasks(rng, tasks=2, shots=3), maml
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("step_weights", [0.5, 0.5]),
+        ("alpha", np.linspace(0.1, 0.4, problem().theta.size)),
+        ("recompute", True),
+        ("steps", 3),
+        ("order", 1),
+        ("backend", tm.get_backend("numba", 1)),
+    ],
+)
+def test_what_is_set_after_a_call_counts_in_the_next(name, value):
+    p = problem()
+    maml = p.maml("numpy", steps=2)
+    before = maml.meta_gradient(p.theta, p.tasks).gradient
+    setattr(maml, name, value)
+    after = maml.meta_gradient(p.theta, p.tasks).gradient
+    assert len(maml._programs) == 2
+    options = {"backend": "numpy", "steps": 2, name: value}
+    expected = p.maml(**options).meta_gradient(p.theta, p.tasks).gradient
+    np.testing.assert_array_equal(after, expected)
+    if name not in ("recompute", "backend"):
+        assert not np.allclose(after, before)

@@ -113,6 +113,14 @@ def test_last_layers_start_as_in_the_authors_code():
         assert variance == pytest.approx(expected, rel=tolerance), make
 
 
+def test_all_layers_without_convolutions_start_from_a_cut_normal():
+    for name, (variance, weights, _) in variances(tm.OmniglotFC(100)).items():
+        if name.endswith(".weight"):
+            tolerance = 5 * np.sqrt(2 / weights.size)
+            assert variance == pytest.approx(0.01**2 * 0.774, rel=tolerance), name
+            assert np.abs(weights).max() <= 0.02, name
+
+
 @pytest.mark.parametrize("make", NETWORKS)
 def test_biases_and_beta_start_at_0_and_gamma_at_1(make):
     for name, (_, array, _) in variances(make(5, gamma=True)).items():

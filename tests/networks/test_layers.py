@@ -182,6 +182,11 @@ def test_he_normal_has_variance_2_over_inputs():
     assert stats.kstest(weights.ravel(), stats.norm.cdf).pvalue > 0.01
 
 
+def test_he_normal_counts_every_pixel_of_a_kernel():
+    weights = he_normal()(rng(), (3, 3, 40, 50))
+    assert weights.var() == pytest.approx(2 / (9 * 40), rel=0.05)
+
+
 def test_xavier_uniform_has_variance_2_over_inputs_and_outputs():
     weights = weights_of(xavier_uniform())
     assert weights.var() == pytest.approx(2 / sum(LARGE), rel=0.02)

@@ -280,6 +280,27 @@ def test_no_inner_step_is_plain_trpo():
     theta, batch = start(learner)
     step = learner.step(theta, batch)
     assert step.accepted and step.before == step.after
+    losses, samples = learner.losses, learner.adapt(theta, batch).samples[0]
+    thetas = np.broadcast_to(theta, (len(batch.tasks), theta.size))
+    old = losses.attach_old_policy(thetas, samples)
+    loss, gradients = losses.surrogate(thetas, old)
+    fisher = losses.fisher(thetas, samples)
+
+    def loss_and_kl(new):
+        values = losses.surrogate_and_kl(np.broadcast_to(new, thetas.shape), old)
+        return tuple(float(value.mean()) for value in values)
+
+    plain = trust_region_step(
+        theta,
+        float(loss.mean()),
+        gradients.mean(axis=0),
+        lambda v: fisher(np.broadcast_to(v, thetas.shape)).mean(axis=0),
+        loss_and_kl,
+        learner.max_kl,
+        learner.iterations,
+        learner.damping,
+    )
+    assert_close(step.theta, plain.theta, 1e-6)
 
 
 @pytest.mark.slow

@@ -183,3 +183,11 @@ def test_the_return_of_a_task_has_the_same_bits_beside_others_and_alone():
     for i in range(5):
         alone = as_rolled_out(rewards[:, i : i + 1].copy()).returns()
         assert alone.tobytes() == together[i : i + 1].tobytes()
+
+
+def test_every_step_of_every_trajectory_has_noise_of_its_own():
+    noise = np.random.default_rng(0).standard_normal((2, 3, 5, 2))
+    goals = np.full((2, 2), 5.0)  # too far to be reached
+    actor, environment = ConstantActor(), Navigation(horizon=5)
+    actions = roll_out(actor, environment, np.zeros((2, 2)), goals, noise).actions
+    np.testing.assert_array_equal(actions, noise)

@@ -214,6 +214,7 @@ def test_backtracking_shortens_until_the_loss_falls():
     ("loss_and_kl", "reason"),
     [
         (lambda theta: (1.0, 0.0), "none of 15 lengths"),  # never better
+        (lambda theta: (0.0, 0.0), "none of 15 lengths"),  # nor is as good enough
         (lambda theta: (-float(theta.any()), 1.0), "none of 15 lengths"),  # too far
         (lambda theta: (np.nan, 0.0), "none of 15 lengths"),
         (lambda theta: (-float(theta.any()), np.nan), "none of 15 lengths"),
@@ -227,6 +228,7 @@ def test_a_step_that_fails_leaves_theta_unchanged(loss_and_kl, reason):
     problem.loss_and_kl = loss_and_kl
     step = problem.step()
     assert not step.accepted and reason in step.reason
+    assert step.backtracks == 15
     assert step.theta.tobytes() == problem.theta.tobytes()
     assert step.theta is not problem.theta
 

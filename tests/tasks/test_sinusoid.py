@@ -51,6 +51,12 @@ def test_amplitudes_phases_and_inputs_are_uniform_in_the_papers_ranges():
     assert independent.pvalue > 0.01
 
 
+def test_query_points_are_no_support_points():
+    tasks = sinusoid.sample_tasks(rng(), 50, shots=5, query=7, dtype="float64")
+    assert tasks.x_query.shape == (50, 7, 1)
+    assert not np.isin(tasks.x_query, tasks.x_support).any()
+
+
 def test_tasks_depend_on_the_seed_alone():
     first, same, other = (sinusoid.sample_tasks(rng(s), 3, 4) for s in (0, 0, 1))
     for a, b, c in zip(first, same, other, strict=True):

@@ -178,6 +178,7 @@ def test_a_signal_to_mpirun_saves(tmp_path, number):
     saved = load_checkpoint(tmp_path / "c.npz").state["iteration"]
     assert saved > 0
     ended = [r["iteration"] for r in mpi.reports(tmp_path, 2) if r is not None]
+    assert ended or number != signal.SIGTERM
     assert all(iteration == saved for iteration in ended)
 
 

@@ -404,3 +404,14 @@ def test_the_configuration_of_a_schedule_is_json_and_names_all_of_it():
 def test_schedules_refuse_bad_arguments_by_name(make, error, message):
     with pytest.raises(error, match=f"^{message}"):
         make()
+
+
+@pytest.mark.parametrize(
+    ("make", "defaults"),
+    [
+        (SGD, {"learning_rate": 0.01}),
+        (Adam, {"learning_rate": 1e-3, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8}),
+    ],
+)
+def test_defaults_are_those_of_the_papers(make, defaults):
+    assert make().config() == {"name": make.__name__, **defaults}

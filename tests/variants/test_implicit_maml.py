@@ -305,3 +305,8 @@ def test_it_trains_a_classifier_of_one_shot_tasks():
     trained = tm.train(maml, theta, sample, **settings, progress=False).theta
     start, end = (maml.evaluate(t, new)[:, -1].mean() for t in (theta, trained))
     assert end < 0.5 * start
+
+
+def test_defaults_are_those_of_the_authors_code():
+    maml = ImplicitMAML(problem().loss, backend="numpy")
+    assert (maml.penalty, maml.iterations, maml.damping) == (2.0, 5, 0.0)

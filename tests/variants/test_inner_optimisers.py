@@ -167,3 +167,10 @@ def test_alpha_is_the_second_argument_as_in_maml():
     for kind in KINDS.values():
         maml = kind(p.loss, 0.2, 3, backend="numpy")
         assert (float(maml.alpha), maml.steps) == (0.2, 3)
+
+
+def test_defaults_are_those_that_the_pages_give():
+    p = problem()
+    assert variant_of(InnerMomentum, p).momentum == 0.9
+    adam = variant_of(InnerAdam, p)
+    assert (adam.beta1, adam.beta2, adam.epsilon) == (0.9, 0.999, 1e-4)

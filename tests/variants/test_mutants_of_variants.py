@@ -234,7 +234,13 @@ MUTANTS = {  # name: (class or module, function, old text, new text, the check)
     ),
     "the Hessian is that of the first point": (
         *(variants.ImplicitMAML, "record_meta_gradient"),
-        *("self.loss(phi, *", "self.loss(thetas[0], *", quadratic),
+        "phi, alpha = thetas[-1], task.alpha\n"
+        "    objective = task.query_loss(phi, *task.query)\n"
+        "    v = grad(objective, phi)\n",
+        "phi, alpha = thetas[0], task.alpha\n"
+        "    objective = task.query_loss(thetas[-1], *task.query)\n"
+        "    v = grad(objective, thetas[-1])\n",
+        dense,
     ),
     "what is not adapted has no second-order term": (
         *(variants.ImplicitMAML, "record_meta_gradient"),
