@@ -71,7 +71,7 @@ def parts():
 
 
 def alpha_gradient():
-    test_maml_calls.test_alpha_gradient_matches_finite_differences("numpy", 2)
+    test_maml_calls.test_alpha_gradient_matches_finite_differences("numpy", 2, "sum", 1)
 
 
 def step_weights():
