@@ -206,8 +206,10 @@ def test_equal_functions_and_those_without_a_hash_have_programs_of_their_own():
     assert len(maml._programs) == 4
 
 
-def test_methods_of_equal_objects_have_programs_of_their_own():
-    @dataclass(frozen=True)
+@pytest.mark.parametrize("slots", [False, True])  # with slots: no weak references
+@pytest.mark.parametrize("method", ["score", "__call__"])
+def test_equal_objects_and_their_methods_have_programs_of_their_own(slots, method):
+    @dataclass(frozen=True, slots=slots)
     class Scaled:
         name: str
         factor: float = field(compare=False)
@@ -215,13 +217,16 @@ def test_methods_of_equal_objects_have_programs_of_their_own():
         def score(self, theta, x, x_support):
             return network(theta, x) * self.factor
 
+        __call__ = score
+
     network, theta, tasks, maml = prediction_problem()
     plain = maml.predict(network, theta, tasks, steps=1)
     kinds = [Scaled("a", 1.0), Scaled("a", 2.0)]
     for scaled in (*kinds, kinds[0]):
-        out = maml.predict(scaled.score, theta, tasks, steps=1)
+        function = scaled.score if method == "score" else scaled
+        out = maml.predict(function, theta, tasks, steps=1)
         np.testing.assert_allclose(out, scaled.factor * plain, rtol=1e-5)
-    assert len(maml._programs) == 3  # a method is found again
+    assert len(maml._programs) == 3  # it is found again
 
 
 @pytest.mark.parametrize("slots", [False, True])
@@ -237,22 +242,6 @@ def test_a_method_of_an_object_without_a_hash_has_a_program(slots):
     for scaled in (two, three, two):
         value = tm.function(scaled.loss, backend="numpy")(np.ones(2))
         assert value == 2 * scaled.factor
-
-
-def test_equal_objects_without_weak_references_have_programs_of_their_own():
-    @dataclass(frozen=True, slots=True)
-    class Scaled:
-        name: str
-        factor: float = field(compare=False)
-
-        def __call__(self, theta, x, x_support):
-            return network(theta, x) * self.factor
-
-    network, theta, tasks, maml = prediction_problem()
-    plain = maml.predict(network, theta, tasks, steps=1)
-    for scaled in (Scaled("a", 1.0), Scaled("a", 2.0)):
-        out = maml.predict(scaled, theta, tasks, steps=1)
-        np.testing.assert_allclose(out, scaled.factor * plain, rtol=1e-5)
 
 
 def prediction_problem():
