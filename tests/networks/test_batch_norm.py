@@ -119,18 +119,13 @@ def test_every_network_gives_its_layers_the_support_examples(mode):
     plain = tm.Network(network.layers)
 
     def layer_by_layer(theta, x, support):  # each layer sees both, one after the other
-        for number, layer in enumerate(plain.layers):
-            names = [[*plain.layout][k] for k in owned[number]]
-            spans = [plain.layout[name] for name in names]
-            parameters = [theta[span].reshape(*shape) for span, shape in spans]
+        for layer, parameters in plain.unpack(theta):
             if isinstance(layer, tm.BatchNorm):
                 x, support = layer(parameters, x, support), layer(parameters, support)
             else:
                 x, support = layer(parameters, x), layer(parameters, support)
         return x
 
-    counts = [len(layer.shapes) for layer in plain.layers]
-    owned = np.split(np.arange(sum(counts)), np.cumsum(counts)[:-1])
     query, support = random(5, 6, 6, 2), random(4, 6, 6, 2, seed=1)
     theta = random(plain.size)
     expected = on_numbers(layer_by_layer, theta, query, support)

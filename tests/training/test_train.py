@@ -170,10 +170,10 @@ def test_seconds_go_on_across_a_resume(tmp_path):
         2, sample=at_call(2, lambda: time.sleep(0.05)), out=out, log=log, log_every=1
     )
     second = run(4, resume=out, log=log, log_every=1)
-    assert 0.05 <= first.seconds <= second.seconds
+    assert 0.05 < first.seconds <= second.seconds
     seconds = [float(row[2]) for row in read_csv(log)[1:]]
     assert seconds == sorted(seconds)
-    assert seconds[1] - seconds[0] >= 0.05  # the sleep of the second step
+    assert seconds[0] < 0.05 <= seconds[1]
 
 
 def test_in_memory_continuation_takes_the_optimiser_along():

@@ -134,15 +134,16 @@ const tinymaml = {
       stream(method, args, onValue, onEnd = () => {}) {
         const id = ++last;
         const request = { id, method, args };
-        waiting.set(id, {
+        const entry = {
           take: (value, done) => (done ? onEnd() : onValue(value)),
           fail: onEnd,
           request,
-        });
+        };
+        waiting.set(id, entry);
         post(request);
         return {
           stop() {
-            if (waiting.has(id)) waiting.get(id).stopped = true;
+            entry.stopped = true;
             post({ id, stop: true });
           },
         };

@@ -383,7 +383,7 @@ tinymaml.explorable(
 
     const EVERY = 10;
     function train() {
-      const run = { order: order.value, seed: seed.value, every: EVERY, losses: [], iteration: 0 }, begin = performance.now();
+      const run = { order: order.value, seed: seed.value, every: EVERY, losses: [] }, begin = performance.now();
       state.runs = [...state.runs.slice(-3), run];
       const take = ({ iteration, losses, theta }) => {
         if (state.training?.run !== run) return; // stopped in between
