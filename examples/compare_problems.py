@@ -57,7 +57,7 @@ class Problem(NamedTuple):
     learning_rate: float  # of Adam
     validation: Mapping[int, tm.Tasks]  # by K
     tests: Mapping[int, tm.Tasks]  # by K, the same for all methods and seeds
-    judge: Callable[[tm.MAML, Any, Array, tm.Tasks, int], Array]  # (T, steps + 1)
+    evaluate: Callable[[tm.MAML, Any, Array, tm.Tasks, int], Array]  # (T, steps + 1)
     shots: int  # K in the table and the figure
     steps: int  # inner steps there, or more if a method is trained for more
     candidates: tuple[float, ...]  # inner learning rates of a baseline without its own
@@ -118,7 +118,7 @@ def scores(
     problem: Problem, entry: Training, theta: Array, tasks: tm.Tasks, steps: int
 ) -> Array:
     """The metric of each task after 0 .. steps inner steps, (T, steps + 1)."""
-    return problem.judge(entry.maml, entry.network, theta, tasks, steps)
+    return problem.evaluate(entry.maml, entry.network, theta, tasks, steps)
 
 
 def at_test(
@@ -164,7 +164,7 @@ def sinusoids(backend: Backend, fast: bool) -> Problem:
     def maml(network: Network) -> tm.MAML:
         return SinusoidRecipe().maml(network, backend=backend)
 
-    def judge(
+    def evaluate(
         maml: tm.MAML, network: Network, theta: Array, tasks: tm.Tasks, steps: int
     ) -> Array:
         return maml.evaluate(theta, tasks, steps)
@@ -189,7 +189,7 @@ def sinusoids(backend: Backend, fast: bool) -> Problem:
         OUTER_LEARNING_RATE,
         {shots: new_tasks(SINUSOID_VALIDATION, shots)[0] for shots in (5, 10)},
         {shots: new_tasks(EVALUATION, shots)[0] for shots in (5, 10)},
-        judge,
+        evaluate,
         shots=10,
         steps=1,
         candidates=CANDIDATES,
@@ -207,7 +207,7 @@ def omniglot_5_way(
     """The recipe fc-5w1s of table 1; the accuracy is that after its 3 test steps."""
     count = (200, TASKS) if not fast else (20, 60)
 
-    def judge(
+    def evaluate(
         maml: tm.MAML, network: Any, theta: Array, tasks: tm.Tasks, steps: int
     ) -> Array:
         after = logits(maml, [network], theta, tasks, steps)[0]
@@ -249,7 +249,7 @@ def omniglot_5_way(
         RECIPE.learning_rate,
         fixed("validation", VALIDATION, count[0]),
         fixed("test", TEST, count[1]),
-        judge,
+        evaluate,
         shots=RECIPE.shots,
         steps=RECIPE.test_steps,
         candidates=(0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8),

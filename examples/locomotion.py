@@ -19,9 +19,9 @@ linear baseline, standardised advantages; trajectories of at most 200 steps. The
 locomotion_settings.py has what differs between environments: the number of trajectories
 of a task, and the size and the number of outer steps. The baselines take 100
 trajectories in an outer step, each with its own goal. Test: 40 goals, the same for all
-methods and seeds; step sizes s for the first gradient step and s / 2 after it (s / 100
-for ant-direction, as in the authors' code), with s = alpha for MAML and the authors'
-for the others; 95 % intervals of 1.96 standard deviations / sqrt(40).
+methods and seeds; inner learning rates s for the first gradient step and s / 2 after it
+(s / 100 for ant-direction, as in the authors' code), with s = alpha for MAML and the
+authors' for the others; 95 % intervals of 1.96 standard deviations / sqrt(40).
 
 Deviations: the engine is a newer MuJoCo (tinymaml/rl/locomotion.py lists what differs).
 The parameters tested are those with the best return on 40 validation goals, after 1 to

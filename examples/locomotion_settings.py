@@ -49,7 +49,7 @@ BODIES: dict[str, type[Timed]] = {"cheetah": TimedHalfCheetah, "ant": TimedAnt}
 
 
 class Setting(NamedTuple):
-    """One environment: its sizes, its step sizes at test, and the authors' returns."""
+    """One environment: its sizes, inner learning rates, and the authors' returns."""
 
     iterations: int  # outer steps of MAML
     baseline_iterations: int  # outer steps of the pretrained policy and the oracle
@@ -59,7 +59,7 @@ class Setting(NamedTuple):
     shots: int = 20  # trajectories for each gradient step at test
     pretrained: float = 0.2  # inner learning rate of the pretrained policy at test
     random: float = 1.0  # the same of random weights
-    later: float = 0.5  # at test, step sizes are multiplied by it after the first step
+    later: float = 0.5  # at test, the rates are multiplied by it after the first step
 
 
 SETTINGS = {

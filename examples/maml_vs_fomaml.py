@@ -103,7 +103,7 @@ def measure(problem: Problem, theta: Array, **about: Any) -> list[Row]:
         "correction_norm": float(np.linalg.norm(result.parts.corrections.sum(0))),
         "exact_norm": float(np.linalg.norm(result.gradient)),
         "angle_degrees": math.degrees(math.acos(cosine)),
-        "score": problem.judge(theta, problem.probe),
+        "score": problem.evaluate(theta, problem.probe),
     }
     return [row(quantity, value, **about) for quantity, value in values.items()]
 

@@ -1,6 +1,6 @@
 """The two problems on which `examples/maml_vs_fomaml.py` compares the meta-gradients.
 
-A problem says what is trained, on which tasks, and how a theta is judged: `sinusoids`
+A problem says what is trained, on which tasks, and how a theta is evaluated: `sinusoids`
 is section 5.1, `omniglot_5_way` is section 5.2. Left out: everything that is measured.
 """
 
@@ -37,7 +37,7 @@ class Problem(NamedTuple):
     probe: tm.Tasks  # on these tasks everything is measured; no training uses them
     timed: tm.Tasks  # a few tasks: short calls are disturbed least by other programs
     memory: tm.Tasks  # one task, for counting bytes
-    judge: Callable[[Array, tm.Tasks], float]  # `score` after adaptation
+    evaluate: Callable[[Array, tm.Tasks], float]  # `score` after adaptation
     score: str
     shipped: Mapping[str, Array]  # meta-learned thetas that come with the package
     steps: tuple[int, ...]  # numbers of inner steps for which the cost is measured
@@ -65,7 +65,7 @@ def sinusoids(backend: Backend) -> Problem:
     def maml(**options: Any) -> tm.MAML:
         return tm.MAML(loss, ALPHA, backend=backend, **options)
 
-    def judge(theta: Array, tasks: tm.Tasks) -> float:
+    def evaluate(theta: Array, tasks: tm.Tasks) -> float:
         return float(maml().evaluate(theta, tasks, steps=1)[:, 1].mean())
 
     return Problem(
@@ -76,7 +76,7 @@ def sinusoids(backend: Backend) -> Problem:
         probe,
         sinusoid.sample_tasks(np.random.default_rng(0)),
         sinusoid.sample_tasks(np.random.default_rng(0), tasks=1, shots=100),
-        judge,
+        evaluate,
         "mean squared error after 1 step",
         {},
         steps=(1, 2, 3, 5, 7, 10),
@@ -101,7 +101,7 @@ def omniglot_5_way(sets: Mapping[str, ImageSet], backend: Backend) -> Problem:
         learner.steps = steps
         return learner
 
-    def judge(theta: Array, tasks: tm.Tasks) -> float:
+    def evaluate(theta: Array, tasks: tm.Tasks) -> float:
         after = logits(maml(), [network], theta, tasks, steps)[0, :, steps]
         return float(100 * accuracy(after, tasks.y_query).mean())
 
@@ -113,7 +113,7 @@ def omniglot_5_way(sets: Mapping[str, ImageSet], backend: Backend) -> Problem:
         probe,
         tm.Tasks(*(array[:2] for array in probe)),
         tm.Tasks(*(array[:1] for array in probe)),
-        judge,
+        evaluate,
         f"accuracy after {steps} steps, %",
         {"omniglot-5w1s": pretrained("omniglot-5w1s").theta},
         steps=(1, 2, 3, 5),

@@ -327,7 +327,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
     an error if they are still empty. On a file system without locks this only makes the
     folder. Raises OSError if it cannot be made, or another run holds the lock.
     """
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     if fcntl is None:
         yield
@@ -345,7 +345,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
         try:
             yield
         except (Exception, KeyboardInterrupt, SystemExit):
-            for path in made:  # the innermost first
+            for path in missing:  # the innermost first
                 with suppress(OSError):
                     path.rmdir()
             raise

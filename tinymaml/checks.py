@@ -81,13 +81,13 @@ def check_sizes(**sizes: int) -> None:
 
 
 def check_numbers(**numbers: float) -> None:
-    """Check that every argument is a real number; a bool is not one, NaN is."""
+    """Check that every argument is a real number: NaN may be, a bool may not."""
     for name, value in numbers.items():
         real_number(name, value)
 
 
 def real_number(name: str, value: Any) -> float:
-    """The value as a float64 number; a bool is none, NaN and infinity are."""
+    """The value as a float64 number; NaN and infinity are allowed, bools are not."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name}: expected a number, got {shown(value)}")
     try:
@@ -185,7 +185,7 @@ def is_array(value: Any) -> bool:
 
 
 def check_arrays(**arrays: Array) -> None:
-    """Check that every argument is a NumPy array; a list or a masked array is none."""
+    """Check that every argument is a NumPy array, and no list or masked array."""
     for name, array in arrays.items():
         if not is_array(array):
             raise TypeError(f"{name}: expected an array, got {type(array).__name__}")

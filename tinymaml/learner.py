@@ -46,7 +46,17 @@ Prediction = Callable[[Value, Value, Value], Value]
 
 
 class Parts(NamedTuple):
-    """What a meta-gradient is made of: exact = query_gradient - corrections.sum(0)."""
+    """What a meta-gradient is made of: exact = query_gradient - corrections.sum(0).
+
+    >>> def loss(theta, x, y):                        # f_theta(x) = theta x
+    ...     return ((theta.reshape(1, 1) * x - y) ** 2).mean()
+    >>> one = np.ones((1, 1, 1))                      # x = y = 1, so the Hessian is 2
+    >>> maml = MAML(loss, alpha=0.25, backend="numpy")
+    >>> tasks = Tasks(one, one, one, one)
+    >>> parts = maml.meta_gradient(np.zeros(1), tasks, parts=True).parts
+    >>> parts.query_gradient, parts.corrections  # -1 at theta' = 1/2, and 2 alpha (-1)
+    (array([-1.]), array([[-0.5]]))
+    """
 
     query_gradient: Array  # (P,) the first-order meta-gradient
     corrections: Array  # (J, P) H_j (alpha v_{j+1}) for j = 0 .. J - 1

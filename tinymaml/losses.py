@@ -46,6 +46,14 @@ def squared_error(prediction: Value, y: Value, scaling: str = "mean") -> Value:
     examples and outputs, as in the authors' code.
 
     Raises ValueError when shapes differ or the scaling is not one of these.
+
+    Of two examples one is predicted as 1 where 0 is right, the other as 2 for 4:
+
+    >>> import numpy as np
+    >>> import tinymaml as tm
+    >>> f = tm.function(lambda p, y: squared_error(p.reshape(2, 1), y), "numpy")
+    >>> f(np.array([1.0, 2.0]), np.array([[0.0], [4.0]]))  # (1 + 4) / 2
+    2.5
     """
     _check_shapes(2, prediction=prediction, y=y)
     check_choice("scaling", scaling, ("mean", "sum"))
@@ -68,6 +76,14 @@ def cross_entropy(
     is then larger than with "mean", by a factor of the number of classes.
 
     Raises ValueError when shapes differ, scaling is unknown, or shots is below 1.
+
+    Two examples of two classes, both with probability 1/2 for the right one:
+
+    >>> import numpy as np
+    >>> import tinymaml as tm
+    >>> f = tm.function(lambda z, y: cross_entropy(z.reshape(2, 2), y), "numpy")
+    >>> f(np.zeros(4), np.eye(2))  # log 2
+    0.6931
     """
     _check_shapes(2, logits=logits, y=y)
     check_choice("scaling", scaling, ("mean", "sum", "per_shot"))
@@ -93,6 +109,16 @@ def policy_gradient_loss(
     log_probability: log pi(a | x) of the sampled actions, (N,). advantages, weights:
     (N,). With weights 1 / N the loss is minus the mean of log pi(a | x) times the
     advantage. A step of weight 0 does not count. The value of the loss means nothing.
+
+    Raises ValueError when shapes differ.
+
+    Descent makes the first action, of advantage 1, more probable, the second one less:
+
+    >>> import numpy as np
+    >>> import tinymaml as tm
+    >>> f = tm.function(policy_gradient_loss, "numpy")
+    >>> f.gradient(np.log([0.2, 0.5]), np.array([1.0, -1.0]), np.full(2, 1 / 2))
+    array([-0.5, 0.5])
     """
     _check_shapes(
         1, log_probability=log_probability, advantages=advantages, weights=weights
@@ -107,7 +133,18 @@ def surrogate_loss(
 
     log_probability: log pi(a | x), (N,). old_log_pi: the same of the policy that
     sampled the actions, pi_old. At pi = pi_old the gradient equals that of
-    `policy_gradient_loss`. Elsewhere the value estimates how good pi is.
+    `policy_gradient_loss`. Elsewhere the value estimates how good pi is: below, pi
+    takes the first action twice as often as pi_old did, and the second half as often,
+    so it is -(2 - 1/2) / 2.
+
+    Raises ValueError when shapes differ.
+
+    >>> import numpy as np
+    >>> import tinymaml as tm
+    >>> f = tm.function(surrogate_loss, "numpy")
+    >>> log_pi, old_log_pi = np.log([0.4, 0.2]), np.log([0.2, 0.4])
+    >>> f(log_pi, old_log_pi, np.array([1.0, -1.0]), np.full(2, 1 / 2))
+    -0.75
     """
     _check_shapes(
         1,

@@ -204,7 +204,7 @@ WORDS: dict[str, dict[str, str]] = {
     "Conv2d.init": {"rng": RNG},
     "BatchNorm": {
         "channels": "the size of the last axis.",
-        "epsilon": "is added to the variance.",
+        "epsilon": "is added to the variance; more than 0.",
     },
     "BatchNorm.init": {"rng": RNG},
     "MaxPool": {"size": "the height and width of a window."},

@@ -151,7 +151,7 @@ def test_score_of_a_sinusoid_is_the_error_after_one_step(problem):
     theta = theta.astype(np.float32)
     maml = tm.MAML(problem.maml().loss, 0.01, backend="numpy")
     expected = maml.meta_gradient(theta, problem.probe).loss
-    assert problem.judge(theta, problem.probe) == pytest.approx(expected, rel=1e-5)
+    assert problem.evaluate(theta, problem.probe) == pytest.approx(expected, rel=1e-5)
 
 
 def test_omniglot_is_measured_on_stand_ins_and_at_the_shipped_theta(

@@ -352,7 +352,7 @@ def test_a_timer_ends_with_the_wait_that_ctrl_c_breaks_off(monkeypatch):
     ranks, calls = ranks_of_one(size=2, rank=0, exact=False), []
     ranks._told = None
 
-    def interrupted(wish, error=None):
+    def interrupted(request, error=None):
         raise KeyboardInterrupt
 
     class Timer:

@@ -18,8 +18,9 @@ each of the three, and its three derivatives are the three primitives:
     conv_weight(x, g) = dL/dw  the cotangent of w, if g is that of the output
 
 The derivatives of each of them are the other two, for the same reason; so the table of
-primitives stays closed. All three are computed as loops over the taps, with one matrix
-product for each, so no patches of the images are copied out (im2col).
+primitives stays closed. Here all three are loops over the taps, with one matrix product
+for each. The numba backend loops likewise and reads the pixels in place; on a GPU and
+in JavaScript the patches of the images are copied first (im2col).
 
 Max-pooling is two primitives that are each other's transpose: `max_gather` reads an
 array where another one is largest in its window, `max_scatter` writes there.
@@ -325,7 +326,18 @@ def conv2d(x: Value, w: Value, stride: int = 1) -> Value:
     """x (N, H, W, C) convolved with w (kh, kw, C, F), SAME padding: (N, H', W', F).
 
     H' = ceil(H / stride). As in every network library this is a correlation: the kernel
-    is not flipped.
+    is not flipped. Raises ValueError where the shapes do not fit, TypeError for what is
+    no `Value`.
+
+    A kernel of ones counts the pixels that it meets, here of 3 x 3:
+
+    >>> import numpy as np
+    >>> import tinymaml as tm
+    >>> f = tm.function(lambda w, x: tm.conv2d(x, w.reshape(3, 3, 1, 1)), "numpy")
+    >>> f(np.ones(9), np.ones((1, 3, 3, 1))).reshape(3, 3)
+    array([[4., 6., 4.],
+           [6., 9., 6.],
+           [4., 6., 4.]])
     """
     check_values(x=x, w=w)
     check_that(len(w.shape) == 4, "w", "a kernel (kh, kw, C, F)", f"shape {w.shape}")
@@ -350,7 +362,14 @@ def check_windows(x: Value, size: int) -> None:
 def max_pool(x: Value, size: int = 2) -> Value:
     """The largest element of each window: (N, H, W, C) -> (N, H // size, W // size, C).
 
-    Rows and columns after the last whole window are left out (VALID padding).
+    Rows and columns after the last whole window are left out (VALID padding). Raises
+    ValueError where x is no images or has no whole window.
+
+    >>> import numpy as np
+    >>> import tinymaml as tm
+    >>> f = tm.function(lambda x: tm.max_pool(x.reshape(1, 2, 4, 1)), "numpy")
+    >>> f(np.arange(8.0)).ravel()
+    array([5., 7.])
     """
     check_windows(x, size)
     return x.tape.record("max_gather", x, x, size=size)
@@ -361,6 +380,12 @@ def mean_pool(x: Value, size: int | None = None) -> Value:
 
     (N, H, W, C) -> (N, H / size, W / size, C), or (N, 1, 1, C). Raises ValueError where
     `size` does not divide H and W; `max_pool` leaves the rest out.
+
+    >>> import numpy as np
+    >>> import tinymaml as tm
+    >>> f = tm.function(lambda x: tm.mean_pool(x.reshape(1, 2, 4, 1), 2), "numpy")
+    >>> f(np.arange(8.0)).ravel()
+    array([2.5, 4.5])
     """
     check_images(x)
     if size is not None:

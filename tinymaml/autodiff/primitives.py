@@ -37,12 +37,12 @@ def expect(condition, message):
 
 
 def whole(*numbers, least=0):
-    """Whether all are whole numbers of at least `least`; a bool is none."""
+    """Whether all are whole numbers of at least `least`; a bool is not."""
     return all(type(n) is int and n >= least for n in numbers)
 
 
 def fold(a, shape, factor=1.0):
-    """The constant that an operation makes of a constant `a`; None if `a` is none."""
+    """The constant that an operation makes of a constant `a`, or None for another."""
     return None if a.constant is None else a.tape.constant(a.constant * factor, shape)
 
 

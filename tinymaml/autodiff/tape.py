@@ -379,12 +379,12 @@ class Value:
     and run like anything else:
 
     - `x**3` records products, and `x**0.3` is exp(0.3 log(x)).
-    - `x[1:3]` along the first axis is a `slice` of the elements in a row. Any other
+    - `x[1:3]` along the first axis is a `slice` of contiguous elements. Any other
       axis first comes to the front by a `swap` of axes, and goes back afterwards.
     - `x.T` records swaps, and a product `x.T @ y` none: it reads x as it lies.
     - `x @ y` of stacks of matrices is one product for each pair, joined by `concat`.
 
-    A part costs nothing where its elements lie in one piece; a swap copies the array.
+    A part costs nothing where its elements are contiguous; a swap copies the array.
 
     Broadcasting is written out: `matrix + vector` records a reshape and a `broadcast`
     before the `add`. So the derivative of `add` need not know about it: the transpose
@@ -401,7 +401,7 @@ class Value:
     >>> [node.primitive.name for node in tape.nodes]
     ['input', 'input', 'reshape', 'broadcast', 'add']
 
-    A column of a matrix does not lie in one piece. It is the first row of the
+    The elements of a column are not contiguous in memory. It is the first row of the
     transpose, and this is what is recorded:
 
     >>> x[:, 0]
@@ -579,7 +579,7 @@ class Value:
         if len(b) == 2:
             return (self.reshape(-1, a[-1]) @ other).reshape(*a[:-1], b[-1])
         # Two stacks are broadcast to one shape, as far as they need. Then the matrices
-        # of each are counted from 0: left[i] is one of them, in one piece of memory.
+        # of each are counted from 0: left[i] is one of them, contiguous in memory.
         stack = common_shape(a[:-2], b[:-2])
         left = self.broadcast_to((*stack, *a[-2:])).reshape(-1, *a[-2:])
         right = other.broadcast_to((*stack, *b[-2:])).reshape(-1, *b[-2:])
@@ -630,12 +630,12 @@ class Value:
         length, others = self.shape[axis], self.shape[1:]
         if (start, stop, step) == (0, length, 1):
             return self
-        if axis > 0:  # The axis goes to the front, where a part lies in one piece.
+        if axis > 0:  # The axis goes to the front, where a part is contiguous.
             front = self.tape.record("swap", self, start=0, middle=axis, stop=axis + 1)
             part = front._part(0, start, stop, step)
             return part.tape.record("swap", part, start=0, middle=1, stop=axis + 1)
-        # Along the first axis an element is `row` numbers in one piece, and start:stop
-        # is one piece of the whole, seen as a vector.
+        # Along the first axis an element is `row` contiguous numbers, and start:stop
+        # is a slice of the whole, seen as a vector.
         row, count = self.size // length, -(-(stop - start) // step)
         ends = {"start": start * row, "stop": stop * row}
         part = self.tape.record("slice", self.reshape(-1), **ends)

@@ -80,8 +80,9 @@ def get_backend(name: "str | Backend" = "auto", threads: int | None = None) -> B
     "numpy" stands in for "numba" and a line on stderr says so. threads: how many tasks
     run at once on "numba"; by default one per core.
 
-    Raises ValueError for an unknown name, TypeError or ValueError for a number of
-    threads that is none, ImportError with one line where something is not installed.
+    Raises ValueError for an unknown name, TypeError or ValueError for threads that are
+    not a whole number of at least 1, ImportError with one line where something is not
+    installed.
 
     >>> get_backend("numpy").name
     'numpy'
@@ -99,7 +100,7 @@ def get_backend(name: "str | Backend" = "auto", threads: int | None = None) -> B
             from tinymaml.backends.numba.backend import NumbaBackend
         except ImportError as error:
             raise ImportError(f"backend 'numba' needs Numba: {error}") from error
-        from numba import config  # not before: see there
+        from numba import config  # after backend.py, which changes it first
 
         if not config.DISABLE_JIT:
             return NumbaBackend(threads)

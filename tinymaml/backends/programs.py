@@ -111,9 +111,10 @@ class _Same:
 
 
 def weakly(function: Any) -> tuple[_Same, ...]:
-    """What a key holds of a function, which then may go.
+    """Weak references to a function, for a key: the cache does not keep it alive.
 
-    A method is made anew whenever it is looked up: its owner and its function stay.
+    A bound method is a new object at each access, so the key refers to its owner and to
+    its function instead.
     """
     method = ismethod(function)
     parts = (function.__self__, function.__func__) if method else (function,)

@@ -94,6 +94,14 @@ class BatchNorm(Layer):
         normalisation, only beta and gamma.
     gamma: whether a parameter gamma multiplies the result before beta is added, as in
         most other implementations; the authors' code has none.
+
+    Raises ValueError or TypeError naming the argument; a call does where x has another
+    number of channels. Source: Ioffe and Szegedy (2015), without running statistics.
+
+    >>> import tinymaml as tm
+    >>> network = tm.Network([BatchNorm(1, epsilon=1e-9)])  # theta is beta, (1,)
+    >>> network.predict(np.full(1, 5.0), np.array([[1.0], [3.0]])).round(3)
+    array([[4.], [6.]])
     """
 
     def __init__(
@@ -154,7 +162,13 @@ class BatchNorm(Layer):
 class MaxPool(Layer):
     """The largest element of each window of `size` by `size` pixels.
 
-    Rows and columns beyond the last whole window are left out.
+    Rows and columns beyond the last whole window are left out. Raises ValueError or
+    TypeError naming the argument; a call does where x has no whole window.
+
+    >>> import tinymaml as tm
+    >>> f = tm.function(lambda x: MaxPool()([], x.reshape(1, 2, 4, 1)), "numpy")
+    >>> f(np.arange(8.0)).ravel()
+    array([5., 7.])
     """
 
     def __init__(self, size: int = 2) -> None:
@@ -171,6 +185,11 @@ class MeanPool(Layer):
 
     A call raises ValueError where `size` does not divide height and width; MaxPool
     leaves the rest out.
+
+    >>> import tinymaml as tm
+    >>> f = tm.function(lambda x: MeanPool()([], x.reshape(1, 2, 4, 1)), "numpy")
+    >>> f(np.arange(8.0)).ravel()
+    array([3.5])
     """
 
     def __init__(self, size: int | None = None) -> None:
@@ -184,7 +203,15 @@ class MeanPool(Layer):
 
 
 class Flatten(Layer):
-    """All axes but the first joined to one: (N, ...) -> (N, features)."""
+    """All axes but the first joined to one: (N, ...) -> (N, features).
+
+    A call raises ValueError where x has no axes.
+
+    >>> import tinymaml as tm
+    >>> f = tm.function(lambda x: Flatten()([], x.reshape(2, 2, 2, 1)), "numpy")
+    >>> f(np.arange(8.0)).shape
+    (2, 4)
+    """
 
     def __call__(self, parameters: Sequence[Value], x: Value) -> Value:
         """x as a matrix."""

@@ -161,7 +161,14 @@ class Layer(ReadOnly):
 
 
 class Linear(Layer):
-    """x W + b for x (N, inputs), W (inputs, outputs), b (outputs,)."""
+    """x W + b for x (N, inputs), W (inputs, outputs), b (outputs,).
+
+    W comes from the initialiser, by default `he_normal()`, and b begins at 0. Raises
+    ValueError or TypeError naming the argument; a call does where x does not fit.
+
+    >>> Linear(2, 3)
+    Linear(weight (2, 3), bias (3,))
+    """
 
     def __init__(
         self, inputs: int, outputs: int, initialiser: Initialiser | None = None

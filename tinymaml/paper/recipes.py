@@ -80,6 +80,10 @@ class Recipe:
             divided by K, as in the authors' code; "mean" is the mean over examples, as
             in most other implementations.
         learning_rate, iterations: the outer learning rate, and Adam's number of steps.
+
+    >>> recipe = RECIPES["20w1s"]
+    >>> recipe.ways, recipe.shots, recipe.alpha, recipe.steps, recipe.paper
+    (20, 1, 0.1, 5, (95.8, 0.3))
     """
 
     name: str
@@ -179,7 +183,7 @@ class NavigationRecipe:
     name = "navigation"
 
     def network(self) -> GaussianPolicy:
-        """The policy 2-100-100-2, a network and the deviations of its actions."""
+        """The policy 2-100-100-2, a network and its actions' standard deviations."""
         return GaussianPolicy(MLP([2, 100, 100, 2], initialiser=xavier_uniform()), 2)
 
     def maml(self, policy: GaussianPolicy, order: int = 2, **options: Any) -> MAMLTRPO:

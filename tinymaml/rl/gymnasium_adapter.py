@@ -47,12 +47,12 @@ class FromGymnasium:
     horizon: steps of the longest trajectory.
 
     Actions from -1 to 1 span the range that gymnasium's space of actions allows, and
-    larger ones are clipped. A copy's one number of start noise is its seed; a vector
-    environment that is not gymnasium's SyncVectorEnv or AsyncVectorEnv takes one seed
-    for all copies, made of all their numbers. A copy that has ended must start anew by
-    itself, as gymnasium's do unless they are told not to. The copies hold the true
-    states, so time only goes forwards: `step` takes the states that the last call
-    returned, and no others.
+    larger ones are clipped. The seed of a copy is made of its one number of start
+    noise; a vector environment that is not gymnasium's SyncVectorEnv or AsyncVectorEnv
+    takes one seed for all copies, made of all their numbers. A copy that has ended must
+    start anew by itself, as gymnasium's do unless they are told not to. The copies hold
+    the true states, so time only goes forwards: `step` takes the states that the last
+    call returned, and no others.
 
     Raises ValueError or TypeError naming the argument that does not fit.
     """
@@ -80,14 +80,14 @@ class FromGymnasium:
         check_that("DISABLED" not in mode, "make", "copies that start anew", mode)
         kinds = (vector.SyncVectorEnv, vector.AsyncVectorEnv)
         self._seed_each = isinstance(envs.unwrapped, kinds)
-        seen, space = envs.single_observation_space, envs.single_action_space
-        for name, box in (("observations", seen), ("actions", space)):
+        states, space = envs.single_observation_space, envs.single_action_space
+        for name, box in (("observations", states), ("actions", space)):
             vectors = isinstance(box, gymnasium.spaces.Box) and len(box.shape) == 1
             check_that(vectors, "make", f"{name} that are vectors of numbers", box)
         fits = bool(np.isfinite([space.low, space.high]).all())
         check_that(fits, "make", "actions with bounds", space)
         self._low, self._high = space.low, space.high
-        (self.observations,), (self.actions,) = seen.shape, space.shape
+        (self.observations,), (self.actions,) = states.shape, space.shape
         self._envs, self._states = envs, np.zeros(0)
 
     def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
@@ -108,8 +108,8 @@ class FromGymnasium:
         self._set_tasks(self._envs, each.reshape(noise.size, *each.shape[2:]))
         seeds = np.abs(noise.astype(np.float64)).view(np.uint64).ravel()
         one = int(np.bitwise_xor.reduce(seeds) % 2**31)
-        seen, _ = self._envs.reset(seed=seeds.tolist() if self._seed_each else one)
-        self._states = seen.reshape(*noise.shape[:2], -1)
+        rows, _ = self._envs.reset(seed=seeds.tolist() if self._seed_each else one)
+        self._states = rows.reshape(*noise.shape[:2], -1)
         return self._states
 
     def observe(self, states: Array, tasks: Array) -> Array:
@@ -127,10 +127,10 @@ class FromGymnasium:
         clipped = np.clip(np.nan_to_num(actions), -1, 1).reshape(-1, self.actions)
         span = self._high - self._low
         scaled = (self._low + (clipped + 1) / 2 * span).astype(span.dtype)
-        seen, rewards, terminated, truncated, _ = self._envs.step(scaled)
-        self._states = seen.reshape(states.shape)
-        ended = (terminated | truncated).reshape(shape[:2])
-        return self._states, rewards.astype(np.float64).reshape(shape[:2]), ended
+        rows, rewards, terminated, truncated, _ = self._envs.step(scaled)
+        self._states = rows.reshape(states.shape)
+        ends = (terminated | truncated).reshape(shape[:2])
+        return self._states, rewards.astype(np.float64).reshape(shape[:2]), ends
 
 
 class ToGymnasium(Env):

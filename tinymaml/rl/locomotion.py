@@ -81,11 +81,11 @@ def package(name: str) -> Any:
 
 @cache
 def thread_pool(threads: int, process: int) -> Any:
-    """MuJoCo's threads of a process; for one there are none, it is the caller's.
+    """MuJoCo's pool of threads, of one process. For 1 the calling thread does the work.
 
-    A forked process has the object of its parent, but not the threads. So it needs its
-    own, and must never destroy the other, which would wait for them for ever: a
-    reference that nobody gives back keeps it, at the end of Python too.
+    A forked process has the pool of its parent, but not the threads. So it needs a pool
+    of its own, and must never destroy its parent's, which would wait for the threads
+    for ever: a reference that nobody gives back keeps it, at the end of Python too.
     """
     pool = package("mujoco.rollout").Rollout(nthread=threads * (threads > 1))
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(pool))
@@ -204,8 +204,8 @@ class Locomotion:
         rows, stable = self._move(states[alive], controls)
         rows[:, -1] = ~stable | self._fallen(rows)
         self.unstable += int((~stable).sum())
-        earned = self._reward(rows, controls, goals[alive])
-        states[alive], rewards[alive] = rows, np.where(stable, earned, 0.0)
+        reward = self._reward(rows, controls, goals[alive])
+        states[alive], rewards[alive] = rows, np.where(stable, reward, 0.0)
         return states, rewards, states[..., -1] == 1
         # [/sec5-3-step]
 
@@ -435,8 +435,8 @@ class Ant(Locomotion):
 
     def _see(self, states: Array) -> Array:
         # [sec5-3-ant-observations]
-        seen = (self._moving, self._forces, self._rotation, self._com)
-        return np.concatenate([states[..., part] for part in seen], axis=-1)
+        parts = (self._moving, self._forces, self._rotation, self._com)
+        return np.concatenate([states[..., part] for part in parts], axis=-1)
         # [/sec5-3-ant-observations]
 
     def _reward(self, rows: Array, controls: Array, goals: Array) -> Array:

@@ -10,9 +10,10 @@ policies as far as a bound on their mean KL divergence allows. Through the inner
 theta_i' = theta - alpha grad L_i(theta) it needs derivatives with respect to theta. The
 Jacobian of the inner step is I - alpha H_i, with the Hessian H_i of L_i, so
 
-    the gradient is     mean_i (I - alpha H_i) g_i'
-    the product F v is  mean_i (I - alpha H_i) F_i' (I - alpha H_i) v
+    the gradient is     mean_i (I - H_i alpha) g_i'
+    the product F v is  mean_i (I - H_i alpha) F_i' (I - alpha H_i) v
 
+(a vector alpha stands for a diagonal matrix, so the order of alpha and H_i counts),
 where g_i' is the gradient of the surrogate loss, and F_i' the Hessian of the KL
 divergence, with respect to theta_i'. Only Hessian-vector products are computed. Third
 derivatives do not occur: docs/derivations/fisher-vector-product.md shows why.
@@ -105,7 +106,7 @@ class MetaStep(NamedTuple):
     inner_kl: float  # mean KL(theta || theta_i'): how far the inner steps move
     kl: float  # mean KL(old || new) of the adapted policies
     improvement: float  # decrease of the surrogate loss
-    backtracks: int  # number of times that the line search shortened the step
+    backtracks: int  # as in `TrustRegionStep`
     accepted: bool
     reason: str  # why no step was accepted, or "" if one was
 
@@ -141,7 +142,18 @@ class MAMLTRPO(ReadOnly):
 
     Attributes are read-only: another setting is another learner.
 
-    Raises ValueError or TypeError naming the argument.
+    Raises ValueError or TypeError naming the argument. Source: algorithm 3 of the
+    paper, with TRPO (Schulman et al., 2015) as the outer step.
+
+    >>> import tinymaml as tm
+    >>> from tinymaml.tasks.navigation import Navigation
+    >>> policy = GaussianPolicy(tm.MLP([2, 8, 2]), actions=2, backend="numpy")
+    >>> learner = MAMLTRPO(policy, Navigation(), trajectories=4, backend="numpy")
+    >>> rng = np.random.default_rng(0)
+    >>> theta = policy.init(rng)
+    >>> step = learner.step(theta, learner.draw(rng, tasks=3))
+    >>> step.accepted, step.kl <= learner.max_kl, step.theta.shape == theta.shape
+    (True, True, True)
     """
 
     ranks: OneProcess = ONE_PROCESS

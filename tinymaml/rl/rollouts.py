@@ -63,6 +63,14 @@ class Trajectories(NamedTuple):
     """B trajectories for each of T tasks, of at most `horizon` steps.
 
     After the end of a trajectory its arrays are 0 and its mask is False.
+
+    >>> rewards = np.array([[[1.0, 2.0, 0.0], [5.0, 0.0, 0.0]]])  # of one task
+    >>> inputs = np.zeros((1, 2, 3, 1))
+    >>> trajectories = Trajectories(inputs, inputs, rewards, mask=rewards > 0)
+    >>> trajectories
+    Trajectories(observations (1, 2, 3, 1), actions (1, 2, 3, 1), 3 of 6 steps)
+    >>> trajectories.returns()  # (1 + 2 + 5) / 2
+    array([4.])
     """
 
     observations: Array  # (T, B, horizon, O), before each action; dtype of theta
@@ -113,6 +121,15 @@ def roll_out(
     numbers too, (T, B, D), where the environment starts at random; else None.
 
     Raises ValueError or TypeError naming the argument that does not fit.
+
+    >>> import tinymaml as tm
+    >>> from tinymaml.tasks.navigation import Navigation
+    >>> rng, navigation = np.random.default_rng(0), Navigation()
+    >>> policy = tm.GaussianPolicy(tm.MLP([2, 8, 2]), actions=2, backend="numpy")
+    >>> thetas = np.stack([policy.init(rng, "float64")] * 3)  # of three tasks
+    >>> noise = rng.standard_normal((3, 4, navigation.horizon, 2))
+    >>> roll_out(policy, navigation, thetas, navigation.draw(rng, (3,)), noise)
+    Trajectories(observations (3, 4, 100, 2), actions ..., 1200 of 1200 steps)
     """
     _check_arguments(policy, environment, thetas, tasks, noise)
     count, trajectories, horizon, _ = noise.shape

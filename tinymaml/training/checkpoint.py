@@ -114,6 +114,10 @@ def load_checkpoint(path: FilePath) -> Checkpoint:
         CheckpointError: the file is truncated, damaged, foreign or of another version.
         OSError: the file is missing, cannot be read or is no plain file.
         MemoryError: there is no memory for what it holds.
+
+    >>> load_checkpoint(np.__file__)  # a file, but no checkpoint
+    Traceback (most recent call last):
+    tinymaml.training.checkpoint.CheckpointError: ...
     """
     check_plain(path)
     with open(path, "rb") as file:

@@ -49,7 +49,7 @@ from tinymaml.training.steps import (
 )
 
 Array = np.ndarray[Any, Any]
-FAILED = 1000  # what a rank wishes beyond this number is to fail
+FAILED = 1000  # the request of a rank that failed is larger than this
 PATIENCE = 60.0  # seconds that a rank that failed waits for the others, at each wait
 FAREWELL = 5.0  # seconds that it waits for the others at its end
 # Launchers tell each process how many there are in one of these variables: Open MPI,
@@ -125,15 +125,15 @@ class Ranks(OneProcess):
                 timer.cancel()
         self._all_come(PATIENCE)
 
-    def agree(self, wish: int = 0) -> int:
-        """The largest of the wishes of all ranks: whole numbers from 0 to 999.
+    def agree(self, request: int = 0) -> int:
+        """The largest of the requests of all ranks: whole numbers from 0 to 999.
 
         Raises RankError if a rank has failed.
         """
-        return self._exchange(wish)
+        return self._exchange(request)
 
-    def _exchange(self, wish: int, error: BaseException | None = None) -> int:
-        self._word[0] = wish
+    def _exchange(self, request: int, error: BaseException | None = None) -> int:
+        self._word[0] = request
         self._comm.Allreduce(self._mpi.IN_PLACE, self._word, self._mpi.MAX)
         verdict = int(self._word[0])
         if verdict < FAILED:
@@ -368,8 +368,9 @@ class Distributed(Trainable):
     learner: a `MAML` or a `MAMLTRPO`; it stays as it is. comm: what `launched()`
     returns, the same for all learners of a program; or a communicator of mpi4py, such
     as MPI.COMM_WORLD. exact: whether results have the bits of one process, for any
-    number of ranks; a `MAML` then needs the backend numba. It becomes so for all
-    learners on these ranks that can, and those made later must.
+    number of ranks; a `MAML` then needs the backend numba. This is a
+    setting of the ranks: earlier learners on them become exact if their backend can,
+    and a later `MAML` with another backend raises ValueError.
 
     It has all methods and attributes of the learner, and every rank must call the same
     ones in the same order. Outside of `train`, an exception on one rank leaves the

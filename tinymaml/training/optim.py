@@ -143,8 +143,8 @@ class Optimiser:
             of theta; moments have shape (0,) before the first step.
         """
         moments = dict(zip(self.moment_names, self._moments, strict=True))
-        kept = slice(None if self._step else 0)  # a refused first step leaves memory
-        copies = {name: moment[kept].copy() for name, moment in moments.items()}
+        filled = slice(None if self._step else 0)  # a refused first step leaves memory
+        copies = {name: moment[filled].copy() for name, moment in moments.items()}
         return {"step": np.array(self._step, np.int64), **copies}
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:

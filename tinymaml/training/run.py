@@ -162,7 +162,7 @@ class TrainingRun:
         raise CheckpointError(f"resume: expected a training run, but {path} {problem}")
 
     def _adopt(self, checkpoint: Checkpoint, path: FilePath) -> None:
-        """Take over all that a checkpoint holds; any error: it is not that of a run."""
+        """Take over all that a checkpoint holds. Any error says that it is no run's."""
         unstarted, arrays = self._checkpoint(), dict(checkpoint.arrays)
         # Older versions had no columns, then no names of them, and no seed sequence.
         older = {name: unstarted.state[name] for name in ("columns", "seeds")}
@@ -216,8 +216,8 @@ class TrainingRun:
             path, saved_at = self.saved
             rescue = f"the last good checkpoint is {path} of iteration {saved_at}"
         message = (
-            f"iteration {iteration}: {what}; try a smaller inner step size alpha or a "
-            f"smaller learning rate; {rescue}"
+            f"iteration {iteration}: {what}; try a smaller inner learning rate alpha "
+            f"or a smaller outer learning rate; {rescue}"
         )
         return NonFiniteLossError(message, iteration, self.theta)
 
@@ -252,7 +252,7 @@ def _rng_state(state: Any) -> Any:
 
 
 def _seeds(rng: np.random.Generator) -> dict[str, Any]:
-    """From what `rng.spawn` makes its next child; {} for a generator that cannot."""
+    """The state of which `rng.spawn` makes its next child; {} if it cannot."""
     state = getattr(rng.bit_generator.seed_seq, "state", {})
     return {key: value for key, value in state.items() if key != "pool_size"}
 

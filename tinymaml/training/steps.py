@@ -45,9 +45,9 @@ class OneProcess:
         """How many threads a rank may use; None: the backend decides."""
         return None
 
-    def agree(self, wish: int = 0) -> int:
-        """The largest of the wishes of all ranks."""
-        return wish
+    def agree(self, request: int = 0) -> int:
+        """The largest of the requests of all ranks."""
+        return request
 
     def check_same(self, **values: Any) -> None:
         """Refuse values that differ from rank to rank."""

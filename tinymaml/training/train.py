@@ -249,18 +249,18 @@ def train(
                 after(run)
             return (validates or logs) and stops()
 
-        def wish() -> int:
+        def request() -> int:
             """0: this rank goes on; 1: `stop` ends it; 2: Ctrl-C or SIGTERM does."""
-            return 2 if interrupt.requested else int(done)
+            return 2 if interrupt.requested else int(stop_now)
 
         started = time.perf_counter() - run.seconds
         shown = "".join(run.columns[:1])
         bar = ProgressBar(progress, description, run.iteration, iterations, shown)
         with csv_log, bar, Interrupt() as interrupt:
-            done, complete, before = stops(), run.iteration, None
+            stop_now, complete, before = stops(), run.iteration, None
             try:
                 # [alg2-line2]
-                while run.iteration < iterations and not ranks.agree(wish()):
+                while run.iteration < iterations and not ranks.agree(request()):
                     before = run.random_state() if ranks.size > 1 else None
                     # [alg2-line3]
                     batch = steps.draw(rng)
@@ -268,7 +268,7 @@ def train(
                     steps.step(batch)  # line 10, in steps.py
                     before = None
                     run.iteration += 1
-                    done = after_step()
+                    stop_now = after_step()
                     complete = run.iteration
                 # [/alg2-line2]
             except Exception:
@@ -288,7 +288,7 @@ def train(
                 csv_log.write(run.close_row())
                 if after is not None and ranks.rank == 0:
                     after(run)
-            interrupted = ranks.agree(wish()) == 2
+            interrupted = ranks.agree(request()) == 2
         return TrainResult(
             theta=run.theta,
             iteration=run.iteration,

@@ -37,7 +37,10 @@ MOST = 100  # parts; each is a few operations on the tape of every inner step
 
 
 def adapted_parts(alpha: Array) -> tuple[Part, ...]:
-    """Where alpha is not 0, as (start, stop) of each piece; one number is no piece."""
+    """The slices (start, stop) of theta where alpha (P,) is not 0.
+
+    The result for one number is not used: all of theta is adapted then.
+    """
     edges = np.flatnonzero(np.diff(np.r_[False, np.atleast_1d(alpha) != 0, False]))
     few = len(edges) <= 2 * MOST
     check_that(few, "alpha", f"at most {MOST} adapted parts", len(edges) // 2)
@@ -97,7 +100,7 @@ class ANIL(Unrolled):
         if name == "alpha":
             value = check_alpha(value).copy()
             value.flags.writeable = False  # else it could differ from `adapted`
-            self.adapted = adapted_parts(value)  # refused, it changes nothing
+            self.adapted = adapted_parts(value)  # before alpha: it may refuse
         super().__setattr__(name, value)
 
     def record_inner_loop(

@@ -8,8 +8,8 @@ meta-gradient is exact.
 
 Adam here divides by sqrt(s + epsilon^2) and not by sqrt(s) + epsilon, where s is the
 second moment: the slope of a root is infinite at s = 0, where a parameter whose
-gradient has always been 0 (behind a relu that is shut) would have the meta-gradient
-infinity times 0.
+gradient has always been 0 (behind a relu whose input is negative) would have the
+meta-gradient infinity times 0.
 
 Two methods are in this file, each of about 20 lines.
 

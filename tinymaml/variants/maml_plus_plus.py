@@ -7,7 +7,7 @@ training goes on (multi-step loss optimisation). First-order iterations come fir
 they are cheaper (derivative-order annealing). Both are functions of the iteration. The
 number of the iteration is the optimiser's count of steps, which a checkpoint holds, so
 a resumed training goes on where it was. The weights are an input of the tape:
-iterations compile nothing, but the first of each order, with and without early losses.
+only the first iteration of each order, with and without early losses, compiles.
 
     maml = MAMLPlusPlus(
         loss, network, steps=5,
@@ -110,7 +110,7 @@ class MAMLPlusPlus(StepRates):
 
     @property
     def last_only(self) -> bool:
-        """Whether no weight is left before the last step: then nor are the losses."""
+        """Whether all weights before the last are 0: no loss of theirs is recorded."""
         return not any(self.weights[:-1])
 
     def at(self, iteration: int) -> "MAMLPlusPlus":
@@ -153,7 +153,7 @@ class MAMLPlusPlus(StepRates):
         weights = tape.value(tape.inputs["weights"].node)
         # [annealed-loss]
         first = self.steps - 1 if self.last_only else 0
-        judged = thetas[first + 1 :]
-        losses = [query_loss(theta_j, *query).reshape(1) for theta_j in judged]
+        later = thetas[first + 1 :]
+        losses = [query_loss(theta_j, *query).reshape(1) for theta_j in later]
         return (weights[first:] * concatenate(losses)).sum()
         # [/annealed-loss]

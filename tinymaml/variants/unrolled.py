@@ -60,7 +60,7 @@ class Unrolled(MAML):
     def record_inner_step(
         self, j: int, gradient: Value, alpha: Value, moments: Moments
     ) -> tuple[Value, Moments]:
-        """theta_j - theta_{j+1}, and what an optimiser remembers; 0 before step 0."""
+        """theta_j - theta_{j+1}, and the moments of an optimiser; 0 before step 0."""
         return alpha * gradient, moments
 
     def record_objective(

@@ -246,8 +246,9 @@ class NumbaBackend(Backend):
     def compile(self, tape: Tape, dtype: str) -> "NumbaProgram":
         """A program that runs the tape in one dtype: {name: array} -> {name: array}.
 
-        tape: what to compute; it must not grow afterwards. dtype: "float32" or
-        "float64", of all inputs, of all values on the tape and of all outputs.
+        tape: what to compute; what is recorded on it later is not in the program.
+        dtype: "float32" or "float64", of all inputs, of all values on the tape and of
+        all outputs.
 
         Only kernels that no tape of this dtype needed before are compiled, and they are
         kept on disk. Raises TypeError for another dtype.

@@ -143,7 +143,22 @@ def summary(tape: Tape, dtype: str = "float32") -> str:
     """What running a tape costs for one task: operations, FLOPs, memory.
 
     The workspace is what the numba backend allocates for each thread, to the byte;
-    nothing is run or compiled to know it.
+    nothing is run or compiled to know it. Raises TypeError or ValueError for another
+    dtype than "float32" or "float64".
+
+    >>> import tinymaml as tm
+    >>> tape = tm.Tape()
+    >>> x, w = tape.input("x", (10, 40)), tape.input("w", (40, 1))
+    >>> tape.output("sum", tm.tanh(x @ w).sum())
+    >>> print(summary(tape))
+    primitive          nodes             FLOPs
+    matmul                 1               800
+    tanh                   1                10
+    sum                    1                10
+    input                  2                 0
+    reshape                1                 0
+    total                  6               820
+    3 kernel calls and 1,984 bytes of workspace per thread (float32)
     """
     counts, flops = Counter[str](), Counter[str]()
     for index in tape.live():
