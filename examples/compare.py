@@ -3,7 +3,7 @@
     python examples/compare.py                                  # sine waves
     python examples/compare.py --methods exact first-order --seeds 0
     python examples/compare.py --task omniglot --data DIR       # characters
-    python examples/compare.py --fast                           # a minute
+    python examples/compare.py --fast                           # half a minute
 
 Every method learns the sine waves of section 5.1, three seeds, or 5-way 1-shot Omniglot
 with the network without convolutions (table 1), one seed. All have the same tasks,

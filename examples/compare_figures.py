@@ -63,13 +63,13 @@ def summary(
         lines.append(line)
     header = [
         *("method", "steps", "equal iterations", "equal time", "iterations"),
-        *("ms", "Mflop", "KB", "adapted", "learned", "published"),
+        *("ms", "Mflop", "KiB", "adapted", "learned", "published"),
     ]
     words = [
         problem.title,
         "steps: inner ones, before this is measured; iterations: in equal time; ms, "
         "Mflop: of an outer step;",
-        "KB: workspace of one thread; adapted, learned: numbers of parameters",
+        "KiB: workspace of one thread; adapted, learned: numbers of parameters",
     ]
     return "\n".join([*words, text_table(header, lines), *notes])
 

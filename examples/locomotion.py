@@ -3,7 +3,7 @@
     python examples/locomotion.py --env cheetah-direction
     python examples/locomotion.py --env cheetah-velocity --out results/velocity
     python examples/locomotion.py --env ant-direction --methods exact
-    python examples/locomotion.py --fast      # a short run, in seconds
+    python examples/locomotion.py --fast      # a short run, under a minute
 
 A half-cheetah or an ant is to run at a velocity, or forward or backward, and does not
 see which; it learns it from the rewards of some trajectories. A policy meta-learned by

@@ -3,7 +3,7 @@
     python examples/navigation.py             # all methods: 8 minutes on two cores
     python examples/navigation.py --order 2   # without first-order MAML
     python examples/navigation.py --context 5 # and a context vector of 5 numbers
-    python examples/navigation.py --fast      # a short run, in seconds
+    python examples/navigation.py --fast      # a short run, under a minute
 
 A task is to move to a goal that the agent does not see; it observes its own position
 and learns from the rewards of some trajectories. Policies meta-learned by MAML (exact
