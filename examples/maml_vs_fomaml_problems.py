@@ -1,7 +1,8 @@
 """The two problems on which `examples/maml_vs_fomaml.py` compares the meta-gradients.
 
-A problem says what is trained, on which tasks, and how a theta is evaluated: `sinusoids`
-is section 5.1, `omniglot_5_way` is section 5.2. Left out: everything that is measured.
+A problem says what is trained, on which tasks, and how a theta is evaluated:
+`sinusoids` is section 5.1, `omniglot_5_way` is section 5.2. Left out: everything that
+is measured.
 """
 
 from collections.abc import Callable, Mapping

@@ -224,12 +224,23 @@ class Flatten(Layer):
 
 
 class ImageNetwork(Network):
-    """A network from images (N, H, W, C) to logits (N, ways)."""
+    """A network from images (N, H, W, C) to logits (N, ways).
+
+    >>> layers = [Conv2d(1, 4, stride=2), BatchNorm(4), Flatten(), Linear(4, 5)]
+    >>> network = ImageNetwork(layers)  # for images of 2 x 2 pixels
+    >>> theta = network.init(np.random.default_rng(0))
+    >>> network.predict(theta, np.ones((3, 2, 2, 1), np.float32)).shape
+    (3, 5)
+    """
 
     def adapted_only(self, alpha: float, dtype: str = "float32") -> Array:
         """A vector (size,): 0 for the parameters of batch normalisation, else alpha.
 
         In the authors' code beta is meta-learned, but the inner loop does not adapt it.
+
+        >>> network = ImageNetwork([BatchNorm(2), Flatten(), Linear(2, 1)])
+        >>> network.adapted_only(0.4)  # beta, then weights and bias
+        array([0. , 0. , 0.4, 0.4, 0.4], dtype=float32)
         """
         fixed = {name: 0.0 for name in self.layout if name.startswith("batchnorm")}
         return self.vector(alpha, dtype, **fixed)

@@ -55,7 +55,12 @@ ACTIVATIONS = {
 def truncated_normal(std: float = 0.01) -> Initialiser:
     """Normal with standard deviation `std`, cut off at two of them, as the authors do.
 
-    Numbers beyond the cut are drawn again, so the variance is 0.774 std^2.
+    Numbers beyond the cut are drawn again, so the variance is 0.774 std^2. Raises
+    TypeError if std is no number.
+
+    >>> weights = truncated_normal(0.5)(np.random.default_rng(0), (100, 50))
+    >>> print(weights.std().round(2), np.abs(weights).max() <= 2 * 0.5)
+    0.44 True
     """
     return partial(_draw_truncated_normal, real_number("std", std))
 
@@ -70,7 +75,11 @@ def _draw_truncated_normal(
 
 
 def normal(std: float) -> Initialiser:
-    """Normal with standard deviation `std`."""
+    """Normal with standard deviation `std`. Raises TypeError if it is no number.
+
+    >>> print(normal(0.5)(np.random.default_rng(0), (100, 50)).std().round(2))
+    0.5
+    """
     return partial(_draw_normal, real_number("std", std))
 
 
@@ -79,7 +88,11 @@ def _draw_normal(std: float, rng: np.random.Generator, shape: tuple[int, ...]) -
 
 
 def he_normal() -> Initialiser:
-    """Normal with variance 2 / inputs (He et al. 2015), suited to relu."""
+    """Normal with variance 2 / inputs (He et al. 2015), suited to relu.
+
+    >>> print(he_normal()(np.random.default_rng(0), (100, 50)).std().round(2))
+    0.14
+    """
     return _draw_he_normal
 
 
@@ -92,6 +105,9 @@ def xavier_uniform() -> Initialiser:
 
     Each input and output channel of a convolution counts once for each pixel of the
     kernel.
+
+    >>> print(xavier_uniform()(np.random.default_rng(0), (100, 50)).std().round(2))
+    0.12
     """
     return _draw_xavier_uniform
 

@@ -21,7 +21,11 @@ from tinymaml.files import FilePath, check_plain, naming_file
 
 
 class LogRow(NamedTuple):
-    """One row of the log: means over the iterations since the row before it."""
+    """One row of the log: means over the iterations since the row before it.
+
+    >>> LogRow(iteration=100, loss=2.5, seconds=0.75)
+    LogRow(iteration=100, loss=2.5, seconds=0.75, more=())
+    """
 
     iteration: int
     loss: float

@@ -263,6 +263,10 @@ def launched() -> OneProcess:
 
     Raises ImportError in one line where mpi4py or MPI is missing, or where mpi4py uses
     another MPI than the launcher: then each process would be a run of its own.
+
+    >>> ranks = launched()
+    >>> ranks.rank < ranks.size
+    True
     """
     size = max(int(os.environ.get(name) or 1) for name in SIZES)
     if size == 1:

@@ -46,7 +46,12 @@ class Schedule:
 
 
 def constant(learning_rate: float) -> Schedule:
-    """The same learning rate in every iteration."""
+    """The same learning rate in every iteration. Raises ValueError unless positive.
+
+    >>> rule = constant(0.001)
+    >>> rule, rule(1), rule(60_000)
+    (constant(0.001), 0.001, 0.001)
+    """
     return Schedule("constant", (_positive("learning_rate", learning_rate),))
 
 
