@@ -78,7 +78,8 @@ META_BATCHES = (32, 256, 4096)  # tasks, in the figure
 ALLOWED = {  # more ranks than cores, and the user root, on Open MPI
     "OMPI_ALLOW_RUN_AS_ROOT": "1",
     "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+    "OMPI_MCA_rmaps_base_oversubscribe": "1",  # Open MPI 4
+    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",  # Open MPI 5
     "OMPI_MCA_mpi_yield_when_idle": "1",
 }
 

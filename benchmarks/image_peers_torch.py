@@ -240,7 +240,7 @@ def vmap_workload(
     tf32: bool = False,
     compile_function: bool = False,
 ) -> Workload:
-    """torch.func: vmap over tasks, grad in grad; if `compiled`, by torch.compile."""
+    """torch.func: vmap over tasks, grad in grad; or the same by torch.compile."""
     import torch
     from torch.func import grad, grad_and_value, vmap
 

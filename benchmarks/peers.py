@@ -69,7 +69,7 @@ def torch_vmap(
     form: str = FORMS[0],
     compile_function: bool = False,
 ) -> Gradient:
-    """torch.func.vmap and grad, the same through torch.compile if `compiled`."""
+    """torch.func.vmap and grad; with `compile_function` through torch.compile."""
     from torch.func import grad, vmap
 
     def query_loss(parameters: Tensors, *task: Any) -> Any:

@@ -346,7 +346,8 @@ def make_parser() -> Parser:
         parser,
         "--task",
         ITERATIONS,
-        "sinusoid (default) or omniglot; the latter has seed 0 unless --seeds is given",
+        "sinusoid (default) or omniglot; the latter has seed 0 unless --seeds is given "
+        f"and {ITERATIONS['omniglot'][1]} iterations with --fast",
     )
     add = parser.add_argument
     add(

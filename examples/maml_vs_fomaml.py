@@ -257,7 +257,7 @@ def choose_problem(
     except (DataError, OSError) as error:
         if options.data is not None:
             parser.error(f"argument --data: {reason(error)}")
-        print("There is no Omniglot here, so drawn stand-ins take its place (--data).")
+        print(f"Drawn stand-ins take the place of Omniglot: {reason(error)}")
         images = omniglot.standin()
     return omniglot_5_way(omniglot.split(images), backend)
 

@@ -169,7 +169,7 @@ def add_problem(
 
     iterations: by name of a problem, the numbers of a full run and with --fast. The
     first is the default, and the default of --out is its folder; each other problem has
-    a folder beside it, with its name at the end. words: the help.
+    a folder beside it, with its name at the end, as the help says. words: its start.
     """
     first, out = next(iter(iterations)), parser.get_default("out")
 
@@ -179,11 +179,15 @@ def add_problem(
         ) -> None:
             setattr(options, self.dest, problem)
             options.default_iterations, options.fast_iterations = iterations[problem]
-            if problem != first and options.out == out:
+            if problem != first and options.out is out:  # not if --out gave the same
                 options.out = out.with_name(f"{out.name}_{problem}")
 
     parser.add_argument(
-        option, choices=tuple(iterations), default=first, action=Choose, help=words
+        option,
+        choices=tuple(iterations),
+        default=first,
+        action=Choose,
+        help=f"{words}; without --out its folder has the name at the end, too",
     )
 
 

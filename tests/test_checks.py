@@ -334,6 +334,12 @@ EXAMPLES = (
             f"x_query: {EXAMPLES}, got (2, 0, 1)",
         ),
         (
+            {"x_support": np.zeros(())},
+            ValueError,
+            "x_support: expected shape (tasks, examples, ...) with at least one "
+            "example for each of 0 tasks, got ()",
+        ),
+        (
             {"y_support": np.zeros((2, 5, 3))},
             ValueError,
             "y_support: expected 4 examples as in x_support, got 5",

@@ -96,11 +96,14 @@ def real_number(name: str, value: Any) -> float:
         raise ValueError(f"{name}: expected a number below 1.8e308") from None
 
 
-def number_in(name: str, value: Any, low: float, high: float) -> float:
-    """The value as a float in [low, high); neither bool nor NaN is one."""
+def number_in(name: str, value: Any, low: float, high: float, end: str = ")") -> float:
+    """The value as a float in [low, high), or with end="]" in [low, high].
+
+    Neither bool nor NaN is one.
+    """
     number = isinstance(value, Real) and not isinstance(value, bool)
-    valid = number and low <= value < high
-    check_that(valid, name, f"a number in [{low:.3g}, {high:.3g})", repr(value))
+    valid = number and (low <= value < high or (value == high and end == "]"))
+    check_that(valid, name, f"a number in [{low:.3g}, {high:.3g}{end}", shown(value))
     return float(value)
 
 
@@ -251,7 +254,7 @@ def check_step_weights(
     try:
         masked = isinstance(weights, MASKED)
         array = np.asarray(None if masked else weights, dtype=float)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         array = np.array(float("nan"))
     fits = array.shape == (steps,) and np.isfinite(array).all()
     check_that(fits, name, f"{steps} finite weights", shown(weights))
@@ -312,9 +315,10 @@ def check_tasks(theta: Array, tasks: Any) -> int:
             expected = f"an array of theta's dtype, {theta.dtype}"
             raise TypeError(f"{name}: expected {expected}, got {dtype_or_type(array)}")
         if array.ndim < 2 or len(array) != len(tasks[0]) or array.size == 0:
+            count = sum(tasks[0].shape[:1])  # 0 for what has no axes
             raise ValueError(
                 f"{name}: expected shape (tasks, examples, ...) with at least one "
-                f"example for each of {len(tasks[0])} tasks, got {array.shape}"
+                f"example for each of {count} tasks, got {array.shape}"
             )
     for kind, x, y in (("support", *tasks[:2]), ("query", *tasks[2:])):
         if x.shape[1] != y.shape[1]:  # the message is made only where it is needed

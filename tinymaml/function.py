@@ -50,7 +50,7 @@ class Function:
         return value, gradient
 
     def hvp(self, theta: Array, v: Array, *data: Array) -> Array:
-        """The Hessian times v (P,), which costs about two gradients: (P,)."""
+        """The Hessian times v (P,), which costs two to three gradients: (P,)."""
         return self._run("hvp", theta, data, v)[1]
 
     def jvp(self, theta: Array, v: Array, *data: Array) -> Any:

@@ -326,10 +326,8 @@ class MAML(Trainable):
         support, query = (values[0], values[1]), values[2:]
 
         def query_loss(theta: Value, x: Value, y: Value) -> Value:
-            own = self.query_loss
-            if own is None:
-                return self.loss(theta, x, y)
-            return own(theta, x, y, values[0])
+            own, arguments = self.query_loss, (theta, x, y)
+            return self.loss(*arguments) if own is None else own(*arguments, values[0])
 
         thetas = self.record_inner_loop(theta_0, support, alpha, call.steps)
         if call.kind == "meta-gradient":
@@ -338,12 +336,11 @@ class MAML(Trainable):
         elif call.kind == "adapt":
             tape.output("thetas", concatenate(thetas))
         else:
+            # A loss takes the query labels, a prediction the support examples.
+            function: Any = query_loss if call.function is None else call.function
+            last = query[1] if call.function is None else values[0]
             for j, theta_j in enumerate(thetas):
-                if call.function is None:
-                    out = query_loss(theta_j, query[0], query[1])
-                else:
-                    out = call.function(theta_j, query[0], values[0])
-                tape.output(f"out{j}", out)
+                tape.output(f"out{j}", function(theta_j, query[0], last))
         return tape
 
     def shared_inputs(self, theta: Array) -> dict[str, Array]:
@@ -422,11 +419,10 @@ class MAML(Trainable):
         parts = () if call.function is None else weakly(call.function)
         recorded = call if call.function is None else call._replace(function=None)
         key = recorded, *parts, shapes, settings, own, self.backend
-        program: Program = self._programs.get(
+        return self._programs.get(
             key,
             lambda: self.backend.compile(self._record(call, theta, tasks), theta.dtype),
         )
-        return program
 
     def _run(self, call: Call, theta: Array, tasks: Tasks) -> dict[str, Array]:
         """Run the program for these shapes; say which input is not finite, if any."""

@@ -29,7 +29,8 @@ def multi_step_meta_gradient(
 ) -> tuple[Value, list[Value]]:
     """The weighted query loss (), and the cotangents [v_0, ..., v_J], each (P,).
 
-    weights: w_1 .. w_J, one for each inner step. The rest is as in `meta_gradient`.
+    weights: w_1 .. w_J, one for each inner step. The rest is as in `meta_gradient`, but
+    first-order cotangents are sums: v_j of the weighted query gradients from step j on.
     """
     query_loss = query_loss or loss
     steps = len(thetas) - 1

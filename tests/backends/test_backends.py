@@ -88,6 +88,12 @@ def test_auto_is_numba_where_it_is_installed():
 # --- names and threads ----------------------------------------------------------------
 
 
+def test_the_class_of_a_backend_is_no_backend():
+    numpy_backend = type(get_backend("numpy"))
+    with pytest.raises(ValueError, match="^backend: expected one of auto, .*, got <cl"):
+        get_backend(numpy_backend)
+
+
 def test_backend_is_its_own_name():
     backend = tm.get_backend("numpy")
     assert tm.get_backend(backend) is backend

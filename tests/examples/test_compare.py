@@ -322,6 +322,10 @@ def test_baselines_of_omniglot_are_the_pretrained_network_and_nearest_neighbour(
         (["--fast"], 200, [0], "results/compare"),
         (["--task", "omniglot", "--standin"], 20_000, [0], "results/compare_omniglot"),
         (["--fast", "--seeds", "4", "4", "5"], 200, [4, 5], "results/compare"),
+        (
+            ["--out", "results/compare", "--task", "omniglot", "--standin"],
+            *(20_000, [0], "results/compare"),
+        ),
     ],
 )
 def test_task_and_fast_choose_iterations_seeds_and_folder(

@@ -76,6 +76,27 @@ def test_waves_keep_the_dtype_of_x():
         assert waves(np.zeros((2, 3, 1), dtype)).dtype == dtype
 
 
+def test_waves_at_whole_numbers_are_not_truncated():
+    waves = sinusoid.sample_waves(np.random.default_rng(0), 2)
+    x = np.arange(-5, 6).reshape(1, -1, 1)
+    y = waves(np.repeat(x, 2, axis=0))
+    assert y.dtype == np.float64
+    assert np.array_equal(y, waves(np.repeat(x, 2, axis=0).astype(float)))
+
+
+def test_waves_and_points_are_at_least_one():
+    rng = np.random.default_rng(0)
+    waves = sinusoid.sample_waves(rng, 2)
+    before = rng.bit_generator.state
+    with pytest.raises(ValueError, match="^tasks: expected at least 1, got 0"):
+        sinusoid.sample_waves(rng, 0)
+    with pytest.raises(ValueError, match="^shots: expected at least 1, got -1"):
+        sinusoid.sample_points(rng, waves, -1, 5)
+    with pytest.raises(ValueError, match="^query: expected at least 1, got 0"):
+        sinusoid.sample_points(rng, waves, 5, 0)
+    assert rng.bit_generator.state == before
+
+
 def test_waves_show_their_shapes():
     assert repr(sinusoid.sample_waves(rng(), 25)).splitlines() == [
         "Waves",

@@ -392,6 +392,9 @@ def test_the_configuration_of_a_schedule_is_json_and_names_all_of_it():
         (lambda: step(0.1, 0), ValueError, "every: expected at least 1, got 0"),
         (lambda: step(0.1, 5, 1.5), ValueError, "factor: expected a number in"),
         (lambda: step(0.1, 5, 0), ValueError, "factor: expected a number in"),
+        (lambda: cosine(1, 5, 1.5), ValueError, r"last: .* in \[0, 1\], got 1.5"),
+        (lambda: step(0.1, 5, 1.5), ValueError, r"factor: .*, 1\], got 1.5"),
+        (lambda: SGD(10**400), ValueError, r"learning_rate: .* 1.8e\+308\), got 1000"),
         (lambda: constant(-1), ValueError, "learning_rate: expected a number in"),
         (
             lambda: Adam(lambda t: 0.1),
@@ -404,6 +407,11 @@ def test_the_configuration_of_a_schedule_is_json_and_names_all_of_it():
 def test_schedules_refuse_bad_arguments_by_name(make, error, message):
     with pytest.raises(error, match=f"^{message}"):
         make()
+
+
+def test_the_ends_of_a_range_that_are_allowed_are_allowed():
+    assert step(0.1, 5, 1)(100) == 0.1
+    assert cosine(0.1, 5, 0.1)(3) == 0.1
 
 
 @pytest.mark.parametrize(

@@ -46,9 +46,9 @@ def concatenate(values: Sequence[Value], axis: int = 0) -> Value:
     if len(values) == 1:
         return values[0]
     # The joined axis comes first: there each value is contiguous.
-    pieces = [v.transpose(*_first(axis, len(v.shape))).reshape(-1) for v in values]
-    total = sum(v.shape[axis] for v in values)
-    joined = values[0].tape.record("concat", *pieces).reshape(total, *others[0])
+    front = (axis, *range(axis), *range(axis + 1, len(shapes[0])))
+    pieces = [v.transpose(*front).reshape(-1) for v in values]
+    joined = values[0].tape.record("concat", *pieces).reshape(-1, *others[0])
     return joined.transpose(*range(1, axis + 1), 0, *range(axis + 1, len(shapes[0])))
 
 
@@ -59,11 +59,6 @@ def _axis(x: Value, axis: int) -> int:
     (number,) = whole_numbers("axis", [axis], least=-max(rank, 1))
     check_that(-rank <= number < rank, "axis", f"an axis of shape {x.shape}", axis)
     return number % rank
-
-
-def _first(axis: int, rank: int) -> list[int]:
-    """The order of axes in which one comes first."""
-    return [axis, *(i for i in range(rank) if i != axis)]
 
 
 def relu(x: Value) -> Value:

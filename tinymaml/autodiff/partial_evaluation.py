@@ -10,8 +10,9 @@ that needs no v, and one that starts from the results of the first::
     product = run remaining(inputs, residuals, v)     # for each v
 
 The values that are handed over, here activations and cotangents, are called residuals.
-For each v there remain 85 % of the operations of a Hessian-vector product, and two
-thirds of those of a product with the Fisher matrix.
+For the policy of 2D navigation there remain for each v 85 % of the operations of a
+Hessian-vector product (75 % with tanh in place of relu), and two thirds of those of a
+product with the Fisher matrix.
 
 Left out: weighing the memory of a residual against the time to compute it again. What
 is cheap (`RECOMPUTED`) is always computed again, everything else is handed over.

@@ -77,7 +77,7 @@ class Primitive:
     - `flops(out, *shapes, **attributes)` counts floating-point operations for one task.
 
     `vjp`, `jvp` and `simplify` take and return `Value`s. They return None where the
-    derivative is zero, or where nothing is cheaper.
+    derivative is zero or counts as zero, or where nothing is cheaper.
 
     For example, the square of an array, with derivative 2 a:
 

@@ -4,10 +4,11 @@
     program = backend.compile(tape, "float32")
     results = program({"theta": theta, "x": x})      # {name: array} in and out
 
-A backend needs one method, `compile(tape, dtype)`, which returns a program. A program
-takes the tape's inputs by name, shared ones as they are and those per task with a
-leading task axis, and returns the tape's outputs by name. All backends give the same
-numbers, up to rounding.
+A backend of your own is a subclass of `Backend` with a `name`, a number of `threads`
+and the method `compile(tape, dtype)`, which returns a program. A program takes the
+tape's inputs by name, shared ones as they are and those per task with a leading task
+axis, and returns the tape's outputs by name. All backends give the same numbers, up to
+rounding.
 
 Where most inputs stay the same from call to call, as they do in the many products of a
 Fisher matrix with a vector, `program.bind(inputs)` takes these once and returns a
@@ -87,7 +88,7 @@ def get_backend(name: "str | Backend" = "auto", threads: int | None = None) -> B
     >>> get_backend("numpy").name
     'numpy'
     """
-    if not isinstance(name, str) and hasattr(name, "compile"):
+    if not isinstance(name, str | type) and hasattr(name, "compile"):
         return name
     if check_choice("backend", name, BACKENDS) == "auto":
         name = _automatic()

@@ -32,7 +32,7 @@ AnyRecipe = Recipe | SinusoidRecipe | NavigationRecipe
 class Initialisation(NamedTuple):
     """A trained theta to adapt from, with its recipe, network and facts."""
 
-    theta: Array  # (P,) float32
+    theta: Array  # (P,), float32 or float64; that of the package float32
     recipe: Any  # a Recipe, SinusoidRecipe or NavigationRecipe
     network: Any  # what theta is the parameters of; for navigation, a GaussianPolicy
     facts: dict[str, Any]  # data, method, test figures, command and more: as saved

@@ -201,7 +201,7 @@ def accuracy(logits: Array, y: Array) -> Array:
     classes share the largest logit, or if a logit is NaN.
 
     Raises TypeError or ValueError for labels that are numbers of classes, and for
-    anything else that is no probability.
+    anything else that is no probability. Without examples the result is NaN.
 
     >>> float(accuracy(np.array([[2.0, 1.0], [2.0, 1.0]]), np.eye(2)))
     0.5

@@ -3,10 +3,10 @@
     minimise the surrogate loss subject to mean KL(old || new) <= max_kl
 
 The direction of the step solves F x = gradient by conjugate gradients, which need
-products F v and never the matrix F, the Hessian of the KL divergence. The length of
-the step is where the quadratic model of the divergence reaches max_kl. A line search
-shortens the step until the true surrogate loss is lower and the true divergence is
-within its bound. If no length passes, theta stays as it was.
+products F v and never the matrix F, the Hessian of the KL divergence. To F is added a
+small damping; with it, the quadratic model of the divergence reaches max_kl at the end
+of the step. A line search shortens the step until the true surrogate loss is lower and
+the true divergence is within its bound. If no length passes, theta stays as it was.
 
 The optimiser does not know about policies: gradient, products and losses are arguments.
 Its constants are those of rllab, on which the authors' code is built.
@@ -130,8 +130,9 @@ def trust_region_step(
     if gradient @ gradient < TOLERANCE:
         return rejected("the gradient is 0, or too short for conjugate gradients")
     direction = conjugate_gradient(damped, gradient, iterations)
-    # The curvature x F x needs no further product. The residual of conjugate gradients
-    # is orthogonal to x, so x F x = x b, up to rounding (2 % in float32 at worst).
+    # The curvature x F x, with the damping in F, needs no further product. The residual
+    # of conjugate gradients is orthogonal to x, so x F x = x b, up to rounding (2 % in
+    # float32 at worst).
     curvature = float(direction @ gradient)
     if not 0 < curvature < np.inf:
         return rejected(f"the curvature along the direction is {curvature:.3g}")

@@ -87,6 +87,7 @@ class Episodes:
         dtype: str = "float32",
     ) -> None:
         check_sizes(ways=ways, shots=shots, queries=queries, tasks=tasks)
+        check_that(rotations in (False, True), "rotations", "True or False", rotations)
         for name, values in (("images", images), ("labels", labels)):
             arrays = values if isinstance(values, list | tuple) else [values]
             if any(map(np.ma.isMaskedArray, arrays)):
@@ -109,10 +110,10 @@ class Episodes:
         expected, came = f"one for each of {shape[0]} images", f"shape {labels.shape}"
         check_that(labels.shape == shape[:1], "labels", expected, came)
         # NumPy would make strings of integers, and one class of 1 and "1".
-        strings = any(all(isinstance(x, kind) for x in given) for kind in (str, bytes))
-        if labels.dtype.kind not in "biu" and not strings:
-            kinds = ", ".join(sorted({type(label).__name__ for label in given}))
-            raise TypeError(f"labels: expected integers or strings, got {kinds}")
+        alike = any(all(isinstance(x, t) for x in given) for t in (str, bytes, int))
+        if labels.dtype.kind not in "biu" and not alike:
+            came = ", ".join(sorted({type(label).__name__ for label in given}))
+            raise TypeError(f"labels: expected integers or strings, got {came}")
         names, self.class_of = np.unique(labels, return_inverse=True)
         self._counts = np.bincount(self.class_of)
         # Class c owns the images order[starts[c] : starts[c] + counts[c]].
@@ -155,7 +156,7 @@ class Episodes:
     def look_up(self, indices: EpisodeIndices) -> Tasks:
         """The tasks that these indices stand for.
 
-        Raises ValueError: a number is negative.
+        Raises ValueError: a number is negative. IndexError: one is too large.
         """
         least = min(np.min(array, initial=0) for array in indices)
         check_that(least >= 0, "indices", "numbers from 0 on", least)

@@ -92,6 +92,7 @@ def load(data: FilePath | None = None, download: bool = False) -> ImageSet:
     of PNG files are verified.
 
     Raises DataError: something is missing, damaged, of another size or format.
+    ImportError: `download` needs pooch.
     """
     folder = find_data(data)
     with ExitStack() as stack:

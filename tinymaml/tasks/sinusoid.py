@@ -26,16 +26,21 @@ class Waves(NamedTuple):
     phase: Array
 
     def __call__(self, x: Array) -> Array:
-        """A sin(x - p) at x (T, points, 1), in the dtype of x."""
-        return (self.amplitude * np.sin(x - self.phase)).astype(x.dtype, copy=False)
+        """A sin(x - p) at x (T, points, 1), in the dtype of x; float64 for integers."""
+        y = self.amplitude * np.sin(x - self.phase)
+        return y.astype(np.result_type(x, np.float32), copy=False)
 
     def __repr__(self) -> str:
         return array_table("Waves", self._asdict())
 
 
 def sample_waves(rng: np.random.Generator, tasks: int) -> Waves:
-    """T waves drawn from the paper's distribution."""
+    """T waves drawn from the paper's distribution.
+
+    Raises ValueError or TypeError unless `tasks` is a whole number of at least 1.
+    """
     check_generator(rng)
+    check_sizes(tasks=tasks)
     amplitude = rng.uniform(*AMPLITUDES, (tasks, 1, 1))
     return Waves(amplitude, rng.uniform(*PHASES, (tasks, 1, 1)))
 
@@ -70,8 +75,12 @@ def sample_points(
     query: int,
     dtype: str = "float32",
 ) -> Tasks:
-    """New points on given waves: K support and `query` query points on each."""
+    """New points on given waves: K support and `query` query points on each.
+
+    Raises ValueError or TypeError unless both are whole numbers of at least 1.
+    """
     check_generator(rng)
+    check_sizes(shots=shots, query=query)
     # [alg2-line5]
     x = rng.uniform(*INPUTS, (len(waves.phase), shots + query, 1))
     x = x.astype(check_dtype(dtype))

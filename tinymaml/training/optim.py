@@ -20,7 +20,7 @@ import numpy as np
 from tinymaml.checks import check_arrays, check_that, number_in, whole_number
 
 # The smallest normal float32: smaller settings are imprecise there, or count as 0.
-TINY = float(np.finfo(np.float32).tiny)
+TINY, HUGE = float(np.finfo("float32").tiny), float(np.finfo("float64").max)
 
 
 # --- schedules ------------------------------------------------------------------------
@@ -62,7 +62,7 @@ def step(learning_rate: float, every: int, factor: float = 0.1) -> Schedule:
     [0.8, 0.8, 0.4, 0.4, 0.2]
     """
     numbers = _positive("learning_rate", learning_rate), whole_number("every", every)
-    factor = number_in("factor", factor, TINY, math.nextafter(1, 2))
+    factor = number_in("factor", factor, TINY, 1, "]")
     return Schedule("step", (*numbers, factor))
 
 
@@ -77,7 +77,7 @@ def cosine(learning_rate: float, iterations: int, last: float = 0.0) -> Schedule
     """
     learning_rate = _positive("learning_rate", learning_rate)
     iterations = whole_number("iterations", iterations)
-    last = number_in("last", last, 0, math.nextafter(learning_rate, math.inf))
+    last = number_in("last", last, 0, learning_rate, "]")
     return Schedule("cosine", (learning_rate, iterations, last))
 
 
@@ -236,6 +236,7 @@ class SGD(Optimiser):
 
     Raises:
         ValueError: `learning_rate` is neither a positive finite number nor a schedule.
+        TypeError: it is a function, and no schedule.
 
     >>> theta = np.array([1.0, 2.0])
     >>> SGD(learning_rate=0.5).update(theta, np.array([2.0, -2.0]))
@@ -266,7 +267,7 @@ class Adam(Optimiser):
     epsilon acts like its epsilon / sqrt(1 - beta2^t), 32 times epsilon at t = 1.
 
     Here g_t is the gradient and eta the learning rate, which the source calls alpha (on
-    these pages alpha is the inner learning rate). A step makes twelve passes over P
+    these pages alpha is the inner learning rate). A step makes thirteen passes over P
     numbers (12 us for P = 1761) and allocates no memory.
 
     Args:
@@ -305,7 +306,7 @@ class Adam(Optimiser):
             learning_rate=_rate_or_schedule(learning_rate),
             beta1=number_in("beta1", beta1, 0, 1),
             beta2=number_in("beta2", beta2, 0, 1),
-            epsilon=number_in("epsilon", epsilon, TINY, math.inf),
+            epsilon=number_in("epsilon", epsilon, TINY, HUGE),
         )
 
     def _apply(self, theta: np.ndarray, gradient: np.ndarray, t: int) -> None:
@@ -348,7 +349,7 @@ def _check_vector(name: str, array: np.ndarray) -> None:
 
 
 def _positive(name: str, value: float) -> float:
-    return number_in(name, value, TINY, math.inf)
+    return number_in(name, value, TINY, HUGE)
 
 
 def _rate_or_schedule(value: Any) -> Any:

@@ -187,10 +187,9 @@ def train(
         if function is not None:
             check_function(name, function)
     if not hasattr(optimiser, "load_state") or isinstance(optimiser, type):
-        expected = "expected an object such as Adam()"
-        raise TypeError(f"optimiser: {expected}, got {optimiser!r}")
+        raise TypeError(f"optimiser: expected an object like Adam(), got {optimiser!r}")
     check_theta(theta)
-    if isinstance(columns, str):
+    if not isinstance(columns, list | tuple) or {*map(type, columns)} - {str}:
         raise TypeError(f"columns: expected a list of names, got {columns!r}")
     if not isinstance(rng, np.random.Generator):
         raise TypeError(f"rng: expected a numpy.random.Generator, got {type(rng)}")

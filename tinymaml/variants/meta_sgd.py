@@ -8,7 +8,7 @@ of `maml.py` gives v_0 for theta; since theta_{j+1} depends on alpha through
 
     - sum_j grad S(theta_j) v_{j+1},   entry by entry
 
-First order: the same with v_J in the place of all cotangents.
+First order: the same with first-order cotangents, v_J for all without step_weights.
 
 Source: Li, Zhou, Chen, Li, Meta-SGD: learning to learn quickly for few-shot learning,
 2017, arXiv:1707.09835.

@@ -11,7 +11,7 @@ from tinymaml.backends.cuda import training
 from tinymaml.backends.cuda.backend import CupyStaging
 from tinymaml.backends.cuda.cublas import WORKSPACE
 from tinymaml.backends.cuda.device_plan import device_plan
-from tinymaml.backends.cuda.device_program import Layout
+from tinymaml.backends.cuda.device_program import DeviceProgram, Layout
 from tinymaml.tasks import sinusoid
 from tinymaml.tasks.episodes import Episodes
 from tinymaml.training.optim import cosine
@@ -233,6 +233,14 @@ def test_tasks_that_do_not_fit_together_are_refused():
     backend = gpu_backend("stand-in", free=free)
     with pytest.raises(MemoryError, match="5 tasks do not fit .* take at most [1-4]"):
         train(backend)
+
+
+def test_the_most_tasks_that_fit_are_said(monkeypatch):
+    """Not the size of equal parts: 5 tasks in parts are 3 and 2, but 4 may fit."""
+    parts = {5: 3, 4: 4, 3: 3, 2: 2, 1: 1}
+    monkeypatch.setattr(DeviceProgram, "tasks_per_run", lambda _, tasks: parts[tasks])
+    with pytest.raises(MemoryError, match="5 tasks do not fit .* take at most 4$"):
+        train(gpu_backend("stand-in"))
 
 
 def test_host_memory_used_again_too_early_would_be_noticed(monkeypatch):

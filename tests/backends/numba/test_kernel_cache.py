@@ -140,13 +140,20 @@ def test_files_of_other_sources_and_of_killed_processes_are_removed(
         hits(add_one, "one")
         hits(add_one, "other_one")
     old, other = files_in(folder)
-    left = old.with_name(f".{old.name}.0123abcd.tmp")  # as files.py names them
+    left = old.with_name(".tinymaml-0123abcd.tmp")  # as files.py names them
     left.write_bytes(b"half a file")
     assert hits(add_one, "one") == (2, False)
     assert not old.exists()
     assert not left.exists()
     assert other.exists()
     assert len(files_in(folder)) == 2
+
+
+def test_a_package_in_a_folder_whose_name_is_no_text_has_a_cache(monkeypatch):
+    name = os.fsdecode(b"/some/bad\xff/numba/kernel_cache.py")
+    monkeypatch.setattr(kernel_cache, "__file__", name)
+    places = [*kernel_cache._folders()]
+    assert places and all(os.fsencode(place) for place in places)
 
 
 def test_sources_that_changed_since_they_were_imported_keep_nothing(

@@ -42,6 +42,14 @@ def test_a_rule_may_be_replaced():
     assert call.kernel == "slow tanh"
 
 
+def test_a_primitive_without_a_kernel_is_named():
+    tape = tm.Tape()
+    tape.output("out", tanh(tape.input("x", (3,))))
+    rules = {name: rule for name, rule in CPU_RULES.items() if name != "tanh"}
+    with pytest.raises(ValueError, match="^primitive: .* a kernel, got 'tanh'$"):
+        select(fuse(tape, can_accumulate), rules)
+
+
 def test_constants_of_one_number_and_size_share_memory():
     selection = Selection(fuse(tm.Tape(), can_accumulate), CPU_RULES)
     one = selection.constant(2.0, 3)

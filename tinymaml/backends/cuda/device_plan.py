@@ -43,7 +43,9 @@ ELEMENTWISE = (
     *("add", "sub", "mul", "mul_add", "add_relu", "gate", "scale", "relu", "exp"),
     *("log", "sin", "cos", "tanh", "reciprocal", "rsqrt", "copy", "broadcast"),
 )
-LONG_SUM = 64  # a sum of more terms than this takes several passes
+# A sum of more terms than this takes several passes, if their number has a divisor from
+# 8 up to it.
+LONG_SUM = 64
 # A product with few results and more terms than this is computed in parts, which are
 # then added: cuBLAS gives each block of threads a tile of the results, so that few
 # results would keep few of a GPU's processors busy.

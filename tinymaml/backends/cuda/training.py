@@ -13,8 +13,8 @@ whenever the training loop needs them.
 A data set of bytes is copied to the device once. Batches of other samplers are sent
 from pinned memory, one by one.
 
-Left out: optimisers other than SGD and Adam, and further columns of the log, which are
-numbers that only the host computes.
+Left out: optimisers other than SGD and Adam, learning-rate schedules, and further
+columns of the log, which are numbers that only the host computes.
 """
 
 from collections.abc import Callable, Mapping
@@ -43,7 +43,7 @@ TRAINING = (
     *("step", "rate", "failed"),
 )
 HISTORY = 1024  # losses that the device can store before they must be fetched
-FAILURE = "the loss or its gradient is not finite, or too large for Adam to square"
+FAILURE = "the loss or its gradient is not finite, or Adam cannot square it"
 
 
 class DeviceTraining:
@@ -169,9 +169,11 @@ class DeviceTraining:
             self._images = self._put_images(self._episodes.images)
         together = program.tasks_per_run(count)
         if together < count:
+            # `together` is the size of equal parts; more may fit.
+            most = max(n for n in range(1, count) if program.tasks_per_run(n) == n)
             raise MemoryError(
                 f"backend: {count} tasks do not fit the GPU's memory together; take "
-                f"at most {together}"
+                f"at most {most}"
             )
         layout = self._layout = Layout(program.plan, count)
         self._theta_view = layout.inputs["theta"]

@@ -15,7 +15,8 @@ computed where there is no Python::
 A tape is data: a list of operations of a closed table, with numbers and shapes. So it
 can be written down, and whoever can compute the table can run it.
 
-Left out: arrays. A tape holds none; whoever runs it gives them, row after row.
+Left out: the data. A tape has at most constant arrays; whoever runs it gives the
+inputs, row after row.
 """
 
 import json

@@ -57,7 +57,7 @@ def _digest(name: str, contents: bytes = b"") -> bytes:
 def _folders() -> Iterator[Path]:
     """Where files may lie, the best place first."""
     here = Path(__file__).parent
-    place = f"numba-{_digest(str(here)).hex()[:32]}"
+    place = f"numba-{_digest('', bytes(here)).hex()[:32]}"
     if not SOURCES:
         return
     if config.CACHE_DIR:
@@ -103,8 +103,6 @@ class KernelCache(NullCache):
                 folder.mkdir(parents=True, exist_ok=True)
                 with write_atomically(folder / name) as file:
                     file.write(_digest(name, payload) + payload)
-                # Also what a killed process left. A process that is writing now may
-                # lose its file, and compiles it again next time.
-                for other in {*folder.glob(f"*{start}*")} - {folder / name}:
+                for other in {*folder.glob(f"{start}*")} - {folder / name}:
                     other.unlink(missing_ok=True)
                 return

@@ -10,9 +10,10 @@ The loops are written so that the compiler vectorises them:
 
 - A kernel does not write where it reads, except where its docstring says so.
 - Offsets plus counters are never negative, so no bounds or wraparound are checked.
-- Fast-math may contract and reassociate. It may not assume that there is no NaN and no
-  infinity: these are results, and they must come out. It may not divide by way of the
-  processor's estimate of a reciprocal either, which makes 1 / sqrt(0) a NaN in float32.
+- Fast-math may contract, reassociate and ignore the sign of a zero. It may not assume
+  that there is no NaN and no infinity: these are results, and they must come out. It
+  may not divide by way of the processor's estimate of a reciprocal either, which makes
+  1 / sqrt(0) a NaN in float32.
 
 Compiled kernels are kept on disk (`kernel_cache.py`) and compiled again when this file
 or another with compiled functions has changed.

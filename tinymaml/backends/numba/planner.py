@@ -143,8 +143,7 @@ def summary(tape: Tape, dtype: str = "float32") -> str:
     """What running a tape costs for one task: operations, FLOPs, memory.
 
     The workspace is what the numba backend allocates for each thread, to the byte;
-    nothing is run or compiled to know it. Raises TypeError or ValueError for another
-    dtype than "float32" or "float64".
+    nothing is run or compiled to know it. dtype: "float32" or "float64".
 
     >>> import tinymaml as tm
     >>> tape = tm.Tape()

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from tinymaml.autodiff.convolution import pooled
 from tinymaml.autodiff.tape import Node, Shape
 from tinymaml.backends.numba.fusion import Fusion
+from tinymaml.checks import check_that
 
 LONG_SUM = 64  # a sum of more terms than this takes several passes
 NARROW = 4  # a result with fewer columns does not fill half a vector of float32
@@ -87,8 +88,9 @@ class Selection:
 
     def apply_rule(self, index: int, node: Node, **options: Any) -> None:
         """Emit the calls that write the value of `node` into the memory of `index`."""
-        rule = self.rules[node.primitive.name]
-        rule(self, index, node, **dict(node.attributes), **options)
+        name = node.primitive.name
+        check_that(name in self.rules, "primitive", "one with a kernel", repr(name))
+        self.rules[name](self, index, node, **dict(node.attributes), **options)
 
     def emit(self, kernel: str, index: int, reads: Views, sizes: Shape) -> None:
         """Append the call that writes value `index`."""
