@@ -50,6 +50,50 @@ def results_of(maml, theta, tasks):
     ]
 
 
+# --- the loss -------------------------------------------------------------------------
+
+
+def test_a_loss_of_shape_1_is_one_number():
+    loss, theta, tasks = sinusoids(tasks=4, dtype="float64")
+    plain = tm.MAML(loss, backend="numpy")
+    listed = tm.MAML(lambda *given: loss(*given).reshape(1), backend="numpy")
+    assert listed.meta_gradient(theta, tasks).losses.shape == (4,)
+    assert listed.evaluate(theta, tasks).shape == (4, 2)
+    for ours, theirs in zip(
+        results_of(listed, theta, tasks), results_of(plain, theta, tasks), strict=True
+    ):
+        assert np.array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("name", ["loss", "query_loss"])
+@pytest.mark.parametrize("call", ["meta_gradient", "evaluate"])
+def test_a_loss_that_is_not_one_number_is_refused(name, call):
+    loss, theta, tasks = sinusoids(tasks=2)
+    for wrong, error, got in (
+        (lambda theta, x, *_: x, ValueError, r"shape \(10, 1\)"),
+        (lambda *_: 3.0, TypeError, "float"),
+    ):
+        losses = {"loss": loss, name: wrong}
+        maml = tm.MAML(**losses, steps=0, backend="numpy")
+        with pytest.raises(error, match=f"^loss: expected .*{got}"):
+            getattr(maml, call)(theta, tasks)
+
+
+def test_an_alpha_that_is_changed_in_place_afterwards_changes_nothing():
+    loss, theta, tasks = sinusoids(tasks=2)
+    alpha = np.full(theta.size, 0.01)
+    maml = tm.MAML(loss, alpha, backend="numpy")
+    before = maml.meta_gradient(theta, tasks).gradient
+    alpha *= 10
+    assert np.array_equal(maml.meta_gradient(theta, tasks).gradient, before)
+
+
+def test_parts_without_steps_have_the_dtype_of_theta():
+    loss, theta, tasks = sinusoids(tasks=2)
+    maml = tm.MAML(loss, steps=0, backend="numpy")
+    assert maml.meta_gradient(theta, tasks, parts=True).parts.corrections.dtype == "f4"
+
+
 # --- adaptation -----------------------------------------------------------------------
 
 

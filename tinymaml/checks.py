@@ -222,7 +222,7 @@ def check_theta(theta: Array, size: int | None = None, finite: bool = True) -> A
         came = dtype_or_type(theta)
         raise TypeError(f"theta: expected a float32 or float64 array, got {came}")
     if theta.ndim != 1 or theta.size == 0 or size not in (None, theta.size):
-        expected = "(P,), P > 0" if size is None else f"({size},)"
+        expected = f"({size},)" if size else "(P,), P > 0"
         raise ValueError(f"theta: expected shape {expected}, got {theta.shape}")
     if finite:
         check_finite(theta=theta)
@@ -230,12 +230,12 @@ def check_theta(theta: Array, size: int | None = None, finite: bool = True) -> A
 
 
 def check_alpha(alpha: float | Array, size: int | None = None) -> Array:
-    """The inner learning rate as an array: one finite number (), or a vector (P,).
+    """A copy of the inner learning rate as an array: a finite number (), or (P,).
 
     size: P, or None where theta is not known yet.
     """
     try:
-        array = np.asarray(None if isinstance(alpha, MASKED) else alpha)
+        array = np.array(None if isinstance(alpha, MASKED) else alpha)
     except ValueError:  # a ragged list
         array = np.asarray(None)
     if array.dtype.kind not in "fiu" or array.ndim > 1:

@@ -20,7 +20,7 @@ import numpy as np
 
 from tinymaml.autodiff.derivatives import grad, hvp
 from tinymaml.autodiff.functions import concatenate
-from tinymaml.autodiff.tape import Tape, Value
+from tinymaml.autodiff.tape import Tape, Value, check_values
 from tinymaml.backends import Backend, Program, get_backend
 from tinymaml.backends.programs import ProgramCache, weakly
 from tinymaml.checks import (
@@ -168,7 +168,10 @@ class MAML(Trainable):
         self._weights()
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set an attribute; what the constructor refuses is refused here as well."""
+        """Set an attribute; what the constructor refuses is refused here as well.
+
+        Step weights are compared with J at the next call; `threads` is the backend's.
+        """
         check = self.own_settings.get(name) or CHECKS.get(name)
         super().__setattr__(name, check(value) if check else value)
         if name in ("loss", "query_loss"):  # its programs are those of another loss
@@ -326,8 +329,11 @@ class MAML(Trainable):
         support, query = (values[0], values[1]), values[2:]
 
         def query_loss(theta: Value, x: Value, y: Value) -> Value:
-            own, arguments = self.query_loss, (theta, x, y)
-            return self.loss(*arguments) if own is None else own(*arguments, values[0])
+            own, given = self.query_loss, (theta, x, y)
+            value = self.loss(*given) if own is None else own(*given, values[0])
+            check_values(loss=value)
+            check_that(value.size == 1, "loss", "one number", f"shape {value.shape}")
+            return value.reshape()
 
         thetas = self.record_inner_loop(theta_0, support, alpha, call.steps)
         if call.kind == "meta-gradient":
@@ -391,7 +397,8 @@ class MAML(Trainable):
         tape.output("gradient", cotangents[0], "sum")
         if not parts:
             return
-        # These operations are on the tape already: recording them again finds them.
+        # These operations are on the tape already, without `recompute`: recording them
+        # again finds them.
         first_order = self.record_meta_gradient(thetas, task, order=1)[1]
         tape.output("query_gradient", first_order[0], "sum")
         for j, v in enumerate(cotangents[1:]):
@@ -433,10 +440,10 @@ class MAML(Trainable):
             inputs["x_query"], inputs["y_query"] = tasks.x_query, tasks.y_query
         results = program(inputs)
         # To read all inputs takes longer than to read the results, so the results come
-        # first: their sum of squares is finite unless something in them is not. Only
-        # then are the inputs searched for the cause. They are also searched where the
-        # results may hide infinite data: tanh does so in a loss (not in its gradient),
-        # and without inner steps nothing has read the support examples.
+        # first: their sum of squares is finite unless something in them is not, or is
+        # huge. Only then are the inputs searched for the cause. They are also searched
+        # where the results may hide infinite data: tanh does so in a loss (not in its
+        # gradient), and without inner steps nothing has read the support examples.
         finite = all(isfinite(np.vdot(r, r)) for r in results.values())
         if call.steps == 0 or call.kind in ("evaluate", "predict") or not finite:
             check_finite(**inputs)
@@ -494,7 +501,7 @@ def _parts_of(
     norms = float(np.linalg.norm(first)), float(np.linalg.norm(gradient))
     return Parts(
         first,
-        np.array(corrections).reshape(steps, len(gradient)),
+        np.array(corrections, gradient.dtype).reshape(steps, len(gradient)),
         results["alpha_gradient"] * scale,
         float(first @ gradient) / (norms[0] * norms[1]) if all(norms) else float("nan"),
         norms[0] / norms[1] if norms[1] else float("nan"),

@@ -75,7 +75,8 @@ def cross_entropy(
     "per_shot" divides the sum by K = `shots`, as the authors' code does. The inner step
     is then larger than with "mean", by a factor of the number of classes.
 
-    Raises ValueError when shapes differ, scaling is unknown, or shots is below 1.
+    Raises ValueError when shapes differ, scaling is unknown, or, for "per_shot", shots
+    is below 1; nothing else reads it.
 
     Two examples of two classes, both with probability 1/2 for the right one:
 

@@ -5,6 +5,8 @@ case is written as a user would and in plain NumPy, with the operations that are
 expected on the tape. A rule that changes a value, or is no longer used, is noticed.
 """
 
+import pickle
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -35,6 +37,19 @@ every_dtype = pytest.mark.parametrize("dtype", DTYPES)
 
 def test_cases_cover_the_table():
     assert CASES.keys() == PRIMITIVES.keys()
+
+
+@pytest.mark.parametrize("primitive", sorted({*CASES} - {"input"}))
+def test_a_primitive_can_be_pickled_and_with_it_a_tape(primitive):
+    assert pickle.loads(pickle.dumps(PRIMITIVES[primitive])) is PRIMITIVES[primitive]
+    shapes, attributes = CASES[primitive].odd[0]
+    tape = Tape()
+    values = [tape.input(f"x{i}", shape) for i, shape in enumerate(shapes)]
+    tape.output("out", tape.record(primitive, *values, **attributes))
+    copied = pickle.loads(pickle.dumps(tape))
+    assert [(n.primitive, n.shape) for n in copied.nodes] == [
+        (n.primitive, n.shape) for n in tape.nodes
+    ]
 
 
 @every_primitive

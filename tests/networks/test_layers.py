@@ -287,6 +287,18 @@ def record(network, *shapes):
             TypeError,
             "x: expected an array of float64, got float32",
         ),
+        (
+            lambda: tm.Network([tm.Linear(2, 3, lambda rng, shape: np.zeros(2))]).init(
+                np.random.default_rng(0)
+            ),
+            ValueError,
+            "init: expected 9 numbers, got 5",
+        ),
+        (
+            lambda: tm.Network([tm.Flatten()]).predict(np.zeros(0), np.ones((2, 1))),
+            ValueError,
+            r"theta: expected shape \(P,\), P > 0, got \(0,\)",
+        ),
         (lambda: Layer()([], None), NotImplementedError, None),
     ],
 )
@@ -360,6 +372,10 @@ def test_a_layer_of_ones_own_sets_each_attribute_once():
         (lambda: tm.Network(3), "layers: expected a list of layers, got 3"),
         (lambda: tm.MLP([1, 1]).init(0), "rng: expected a numpy.random.Generator"),
         (lambda: tm.MLP([1, 1]).vector("0"), "default: expected a number"),
+        (
+            lambda: tm.MLP([1, 2, 1], initialiser="he"),
+            "initialiser: expected a function, got 'he'",
+        ),
         (lambda: truncated_normal("1"), "std: expected a number"),
         (
             lambda: tm.BatchNorm(3, gamma="no"),

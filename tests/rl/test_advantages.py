@@ -125,6 +125,7 @@ def test_standardised_advantages_have_mean_0_and_standard_deviation_1(seed):
 def test_equal_advantages_become_0():
     mask = np.ones((1, 2, 3), bool)
     assert (standardise(np.full(mask.shape, 7.0), mask) == 0).all()
+    assert (standardise(np.full(mask.shape, 7.0), mask & False) == 0).all()
 
 
 def test_what_comes_after_the_end_of_a_trajectory_does_not_matter():

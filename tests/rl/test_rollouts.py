@@ -140,6 +140,8 @@ def test_start_noise_places_each_trajectory():
     for wrong in (None, start_noise[:, :2], start_noise[..., :1], start_noise[:1]):
         with pytest.raises(ValueError, match=r"^start_noise: expected shape .2, 3, 2."):
             roll_out(*arguments, wrong)
+    with pytest.raises(TypeError, match="^start_noise: expected an array, got list"):
+        roll_out(*arguments, start_noise.tolist())
 
 
 # --- bad input ------------------------------------------------------------------------

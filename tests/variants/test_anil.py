@@ -1,5 +1,7 @@
 """ANIL and BOIL: the numbers of MAML with zeros in alpha, for less work."""
 
+import copy
+import pickle
 import re
 import time
 
@@ -206,6 +208,40 @@ def test_an_alpha_that_is_changed_in_place_is_none_of_anils():
     assert np.array_equal(anil.meta_gradient(p.theta, p.tasks).gradient, expected)
     with pytest.raises(ValueError, match="read-only"):
         anil.alpha[:] = 0.1
+
+
+def squared_error(theta, x, y):  # of this file, so that it can be pickled
+    return tm.squared_error(NETWORK(theta, x), y)
+
+
+def pickled(learner):
+    return pickle.loads(pickle.dumps(learner))
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, pickled, copy.copy])
+def test_a_copy_keeps_its_alpha_as_well(copied):
+    p = problem()._replace(loss=squared_error)
+    anil = variant_of(ANIL, p, alpha=alpha_of("head"))
+    other = copied(anil)
+    with pytest.raises(ValueError, match="read-only"):
+        other.alpha[:] = 0.1
+    assert other.adapted == anil.adapted
+    ours, theirs = (a.meta_gradient(p.theta, p.tasks).gradient for a in (anil, other))
+    assert np.array_equal(ours, theirs)
+
+
+def test_a_loss_may_not_differentiate_in_a_partly_adapted_theta():
+    """It reads the parts, so the derivative was silently 0."""
+    p = problem()
+
+    def penalised(theta, x, y):
+        g = tm.grad(p.loss(theta, x, y), theta)
+        return p.loss(theta, x, y) + 0.1 * (g * g).sum()
+
+    for alpha in (alpha_of("head"), 0.3):
+        anil = ANIL(penalised, alpha, backend="numpy")
+        with pytest.raises(TypeError, match="^theta: expected a plain Value, got Part"):
+            anil.evaluate(p.theta, p.tasks, steps=1)
 
 
 def test_parts_are_where_alpha_is_not_zero():

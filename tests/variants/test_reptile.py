@@ -167,6 +167,7 @@ def test_the_tape_has_no_second_order_operation():
     ("options", "message"),
     [
         ({"batch": 0}, "batch: expected at least 1, got 0"),
+        ({"steps": 0}, "steps: expected at least 1, got 0"),
         ({"step_weights": [1.0]}, r"step_weights: expected None, got \[1.0\]"),
     ],
 )

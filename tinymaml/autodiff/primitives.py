@@ -232,8 +232,9 @@ def smooth(name, value, derivative):
     def rule(i, t, out, a):
         return derivative(t, out, a)
 
-    functions = {"evaluate": value, "vjp": rule, "jvp": rule}
-    type(name, (Elementwise,), {"name": name, **functions})
+    body = {"name": name, "evaluate": value, "vjp": rule, "jvp": rule}
+    # As a name of this file, the class can be pickled, and with it a tape.
+    globals()[name.title()] = type(name.title(), (Elementwise,), body)
 
 
 def relu(a):
@@ -379,8 +380,7 @@ class Sum(Linear):
         return np.expand_dims(x.sum(axis), axes)
 
     def vjp(i, g, out, a, *, start, stop):
-        sizes = a.shape[start:stop]
-        return g.tape.record("broadcast", g, start=start, sizes=sizes)
+        return g.tape.record("broadcast", g, start=start, sizes=a.shape[start:stop])
 
     def simplify(a, *, start, stop):
         """A factor of all terms is applied after the sum."""

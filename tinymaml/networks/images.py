@@ -290,8 +290,7 @@ class OmniglotFC(ImageNetwork):
         for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
             linear = Linear(inputs, outputs, truncated_normal(0.01))
             layers += _normalised(linear, outputs, mode, gamma)
-        last = Linear(sizes[-1], ways, truncated_normal(0.01))
-        super().__init__([*layers, last])
+        super().__init__([*layers, Linear(sizes[-1], ways, truncated_normal(0.01))])
 
 
 class MiniImagenetConv(ImageNetwork):

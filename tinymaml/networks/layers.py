@@ -28,6 +28,7 @@ from tinymaml.checks import (
     check_arrays,
     check_choice,
     check_dtype,
+    check_function,
     check_generator,
     check_sizes,
     check_that,
@@ -191,7 +192,7 @@ class Linear(Layer):
     ) -> None:
         check_sizes(inputs=inputs, outputs=outputs)
         self.shapes = {"weight": (inputs, outputs), "bias": (outputs,)}
-        self.initialiser = initialiser or he_normal()
+        self.initialiser = check_function("initialiser", initialiser or he_normal())
 
     def init(self, rng: np.random.Generator) -> list[Array]:
         """Weights from the initialiser, biases 0."""
@@ -275,16 +276,17 @@ class Network(ReadOnly):
         width = max((len(f"{size:,}") for size in sizes), default=0)
         rows = zip(sizes, self.layers, strict=True)
         lines = [f"  {size:{width},}  {layer}" for size, layer in rows]
-        title = f"{type(self).__name__} of {self.size:,} parameters"
-        return "\n".join([title, *lines])
+        return "\n".join([f"{type(self).__name__} of {self.size:,} parameters", *lines])
 
     def init(self, rng: np.random.Generator, dtype: str = "float32") -> Array:
         """Initial parameters theta, shape (size,)."""
         check_generator(rng)
         # [alg2-line1]
         arrays = [array.ravel() for layer in self.layers for array in layer.init(rng)]
-        return np.concatenate([np.zeros(0), *arrays]).astype(check_dtype(dtype))
+        theta = np.concatenate([np.zeros(0), *arrays]).astype(check_dtype(dtype))
         # [/alg2-line1]
+        check_that(theta.size == self.size, "init", f"{self.size} numbers", theta.size)
+        return theta
 
     def __call__(self, theta: Value, x: Value, x_support: Value | None = None) -> Value:
         """f_theta(x), recorded: theta (size,), x (N, inputs) -> (N, outputs).

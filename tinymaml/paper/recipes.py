@@ -136,8 +136,7 @@ class Recipe:
         """
         compare = partial(cross_entropy, scaling=self.scaling, shots=self.shots)
         loss = RecipeLoss(network, compare)
-        alpha = network.adapted_only(self.alpha, "float64")
-        first = loss, alpha, self.steps, order
+        first = loss, network.adapted_only(self.alpha, "float64"), self.steps, order
         return MAML(*first, query_loss=loss, clip=self.clip, **options)
 
 

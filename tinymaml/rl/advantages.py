@@ -94,7 +94,7 @@ def standardise(advantages: Array, mask: Array) -> Array:
     array([[[-1.,  1.,  0.]]])
     """
     axes = (1, 2)
-    count = mask.sum(axis=axes, keepdims=True)
+    count = np.maximum(mask.sum(axis=axes, keepdims=True), 1)
     mean = np.where(mask, advantages, 0.0).sum(axis=axes, keepdims=True) / count
     centred = np.where(mask, advantages - mean, 0.0)
     std = np.sqrt(np.square(centred).sum(axis=axes, keepdims=True) / count)

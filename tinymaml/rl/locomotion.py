@@ -24,7 +24,7 @@ Deviations from the authors' code:
   cheetah share its 14 kg a little differently.
 - Where physics becomes unstable (a number in a state is not finite or beyond 1e6), the
   trajectory ends with a reward of 0 and is counted in `unstable`. MuJoCo notes it on
-  the terminal and in a file MUJOCO_LOG.TXT of the current folder, once in each thread.
+  the terminal and in a file MUJOCO_LOG.TXT of the current folder, several times.
 - A direction is drawn as -1 or 1; the authors draw a number and compare it with the
   middle of its range.
 

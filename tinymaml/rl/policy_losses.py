@@ -260,8 +260,7 @@ class PolicyLosses:
         run = rest_program.bind({key: inputs[key] for key in rest.inputs if key != "v"})
 
         def product(v: Array) -> Array:
-            outputs = run({"v": v[samples.task_of_chunk]})
-            return _sum_chunks(outputs, samples)["product"]
+            return _sum_chunks(run({"v": v[samples.task_of_chunk]}), samples)["product"]
 
         return product
 

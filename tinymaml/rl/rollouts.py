@@ -85,7 +85,8 @@ class Trajectories(NamedTuple):
     def returns(self) -> Array:
         """The mean over a task's trajectories of the sum of their rewards: (T,).
 
-        Rewards are not discounted, and trajectories without a step do not count.
+        Rewards are not discounted, and trajectories without a step do not count: a task
+        that has no others gets NaN.
         """
         # Contiguous: NumPy else adds in another order where there is one task only.
         rewards = np.ascontiguousarray(self.rewards).sum(axis=(1, 2))
@@ -135,6 +136,7 @@ def roll_out(
     count, trajectories, horizon, _ = noise.shape
     if start_noise is None:
         start_noise = np.zeros((count, trajectories, 0))
+    check_arrays(start_noise=start_noise)
     shape, came = (count, trajectories, environment.start_noise), start_noise.shape
     check_that(came == shape, "start_noise", f"shape {shape}", came)
     # Time is the first axis until all steps are taken, so that each step is contiguous.

@@ -169,8 +169,7 @@ def _standin_classes() -> tuple[str, ...]:
 def _standin_characters() -> tuple[Character, ...]:
     """The splits of the stand-in: six of its alphabets count as background."""
     order = np.random.default_rng(SEED).permutation(_standin_classes()).tolist()
-    authors = dict.fromkeys(order, "train")
-    authors |= dict.fromkeys(order[186:], "validation")
+    authors = dict.fromkeys(order, "train") | dict.fromkeys(order[186:], "validation")
     authors |= dict.fromkeys(order[210:], "test")
     background = ["validation", *["train"] * 5, *["test"] * 4]  # of each alphabet
     return tuple(

@@ -40,8 +40,7 @@ def draw(
     strokes: Array, size: int, ink: Colour = 0, ground: Colour = 255
 ) -> Image.Image:
     """An image of strokes (strokes, 24, 2); the colours decide if it is grey or RGB."""
-    mode = "L" if isinstance(ink, int) else "RGB"
-    image = Image.new(mode, (size, size), ground)
+    image = Image.new("L" if isinstance(ink, int) else "RGB", (size, size), ground)
     pen = ImageDraw.Draw(image)
     for points in strokes * size:
         pen.line(points.ravel().tolist(), ink, max(size // 30, 2))  # x, y, x, y ...

@@ -162,8 +162,7 @@ class ProgressBar(AbstractContextManager["ProgressBar"]):
         """Give tqdm the loss to show when it draws the next time."""
         count = self._iteration - self._start
         if count:
-            loss = self._average / (1 - 0.98**count)
-            text = f"loss {loss:.4g}{self._value}"
+            text = f"loss {self._average / (1 - 0.98**count):.4g}{self._value}"
             self._bar.set_postfix_str(text, refresh=False)
 
     def __exit__(self, *_: object) -> None:

@@ -98,10 +98,14 @@ class ANIL(Unrolled):
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an attribute; alpha says what is adapted."""
         if name == "alpha":
-            value = check_alpha(value).copy()
-            value.flags.writeable = False  # else it could differ from `adapted`
-            self.adapted = adapted_parts(value)  # before alpha: it may refuse
+            self.adapted = adapted_parts(check_alpha(value))  # it may refuse
         super().__setattr__(name, value)
+        if name == "alpha":
+            self.alpha.flags.writeable = False  # else it could differ from `adapted`
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.alpha = self.alpha  # NumPy's copies and pickles are writeable
 
     def record_inner_loop(
         self, theta: Value, support: Examples, alpha: Value, steps: int

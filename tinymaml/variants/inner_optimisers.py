@@ -68,7 +68,8 @@ class InnerAdam(Unrolled):
     """MAML whose inner steps are those of Adam.
 
     beta1, beta2: decay rates of the moments, in [0, 1).
-    epsilon: positive. A gradient much smaller than this hardly moves its parameter.
+    epsilon: at least 1e-12 and below 1. A gradient much smaller than this hardly moves
+        its parameter.
 
     The rest as in `MAML`; `recompute` is refused.
 

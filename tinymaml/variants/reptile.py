@@ -36,7 +36,7 @@ class Reptile(MAML):
     parameters whose alpha is 0 are trained jointly. The reported loss is that of the
     query examples after J training steps.
 
-    Raises ValueError for a batch larger than a task.
+    Raises ValueError for a batch larger than a task, and for steps=0.
 
     >>> import numpy as np
     >>> def loss(theta, x, y):                        # f_theta(x) = theta x
@@ -49,6 +49,7 @@ class Reptile(MAML):
 
     own_settings = {
         "batch": lambda n: n if n is None else whole_number("batch", n),
+        "steps": lambda steps: whole_number("steps", steps),
         "step_weights": lambda w: check_that(w is None, "step_weights", "None", w),
     }
 

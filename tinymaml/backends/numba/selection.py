@@ -190,8 +190,7 @@ def select_elementwise(s: Selection, index: int, node: Node) -> None:
 
 def select_scale(s: Selection, index: int, node: Node, *, number: float) -> None:
     """The factor is read from memory, so that the code of a program is integers."""
-    reads = (*s.reads(node), s.constant(number, 1))
-    s.emit("scale", index, reads, (prod(node.shape),))
+    s.emit("scale", index, (*s.reads(node), s.constant(number, 1)), (prod(node.shape),))
 
 
 def select_pad(s: Selection, index: int, node: Node, *, start: int, size: int) -> None:
