@@ -346,8 +346,8 @@ def make_parser() -> Parser:
         parser,
         "--task",
         ITERATIONS,
-        "sinusoid (default) or omniglot; the latter has seed 0 unless --seeds is given "
-        f"and {ITERATIONS['omniglot'][1]} iterations with --fast",
+        "sinusoid (default) or omniglot, which has seed 0 (unless --seeds is given) "
+        f"and with --fast {ITERATIONS['omniglot'][1]} iterations",
     )
     add = parser.add_argument
     add(

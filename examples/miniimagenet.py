@@ -22,7 +22,6 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from few_shot import Experiment, make_parser, run_example
-from shared import file_path
 from tinymaml.tasks import miniimagenet
 from tinymaml.tasks.images import ImageSet
 
@@ -33,18 +32,12 @@ def load(options: argparse.Namespace) -> Mapping[str, ImageSet]:
     """Images to train, to validate and to test on."""
     if options.standin:
         return miniimagenet.standin()
-    return miniimagenet.load(options.data, options.splits)
+    return miniimagenet.load(options.data)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run with command-line arguments; return the exit status."""
     parser = make_parser(__doc__ or "", "miniimagenet", RECIPES)
-    parser.add_argument(
-        "--splits",
-        type=file_path,
-        metavar="DIR",
-        help="folder of train.csv, val.csv and test.csv (default: that of the images)",
-    )
     experiment = Experiment(
         "miniimagenet", "examples/miniimagenet.py", load, rotations=False
     )

@@ -179,7 +179,7 @@ def add_problem(
         ) -> None:
             setattr(options, self.dest, problem)
             options.default_iterations, options.fast_iterations = iterations[problem]
-            if problem != first and options.out is out:  # not if --out gave the same
+            if problem != first and options.out is out:  # `is`: --out may give the same
                 options.out = out.with_name(f"{out.name}_{problem}")
 
     parser.add_argument(
@@ -187,7 +187,7 @@ def add_problem(
         choices=tuple(iterations),
         default=first,
         action=Choose,
-        help=f"{words}; without --out its folder has the name at the end, too",
+        help=f"{words}; the default of --out ends in its name, if it is not the first",
     )
 
 

@@ -75,7 +75,7 @@ def test_a_loss_that_is_not_one_number_is_refused(name, call):
     ):
         losses = {"loss": loss, name: wrong}
         maml = tm.MAML(**losses, steps=0, backend="numpy")
-        with pytest.raises(error, match=f"^loss: expected .*{got}"):
+        with pytest.raises(error, match=f"^{name}: expected .*{got}"):
             getattr(maml, call)(theta, tasks)
 
 

@@ -81,7 +81,7 @@ def check_sizes(**sizes: int) -> None:
 
 
 def check_numbers(**numbers: float) -> None:
-    """Check that every argument is a real number: NaN may be, a bool may not."""
+    """Check that every argument is a real number: NaN is allowed, a bool is not."""
     for name, value in numbers.items():
         real_number(name, value)
 
@@ -104,7 +104,7 @@ def number_in(name: str, value: Any, low: float, high: float, end: str = ")") ->
     number = isinstance(value, Real) and not isinstance(value, bool)
     valid = number and (low <= value < high or (value == high and end == "]"))
     check_that(valid, name, f"a number in [{low:.3g}, {high:.3g}{end}", shown(value))
-    return float(value)
+    return real_number(name, value)
 
 
 def check_fractions(**numbers: float) -> None:

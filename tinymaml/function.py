@@ -37,7 +37,7 @@ class Function:
         return f"Function({name}, backend={self.backend.name!r})"
 
     def __call__(self, theta: Array, *data: Array) -> Any:
-        """The value of the loss: a number, or an array if the loss is one."""
+        """The value of the loss: a number, or an array if the loss is an array."""
         return self._run("value", theta, data)[0]
 
     def gradient(self, theta: Array, *data: Array) -> Array:

@@ -331,8 +331,9 @@ class MAML(Trainable):
         def query_loss(theta: Value, x: Value, y: Value) -> Value:
             own, given = self.query_loss, (theta, x, y)
             value = self.loss(*given) if own is None else own(*given, values[0])
-            check_values(loss=value)
-            check_that(value.size == 1, "loss", "one number", f"shape {value.shape}")
+            name = "loss" if own is None else "query_loss"
+            check_values(**{name: value})
+            check_that(value.size == 1, name, "one number", f"shape {value.shape}")
             return value.reshape()
 
         thetas = self.record_inner_loop(theta_0, support, alpha, call.steps)

@@ -355,7 +355,7 @@ WORDS: dict[str, dict[str, str]] = {
         "iterations": "how many it takes to fall.",
         "last": "from 0 to `learning_rate`.",
     },
-    "Ranks.agree": {"wish": "this rank's."},
+    "Ranks.agree": {"request": "this rank's."},
     "Ranks.share": {"tasks": "T, the number of tasks of all ranks."},
     "Ranks.gather": {"rows": "those of this rank; each may have another number."},
     "Ranks.mean": {"rows": "those of this rank, with a leading task axis."},

@@ -376,6 +376,10 @@ def test_a_layer_of_ones_own_sets_each_attribute_once():
             lambda: tm.MLP([1, 2, 1], initialiser="he"),
             "initialiser: expected a function, got 'he'",
         ),
+        (
+            lambda: tm.Conv2d(1, 2, initialiser="he"),
+            "initialiser: expected a function, got 'he'",
+        ),
         (lambda: truncated_normal("1"), "std: expected a number"),
         (
             lambda: tm.BatchNorm(3, gamma="no"),

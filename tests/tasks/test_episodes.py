@@ -252,13 +252,6 @@ def refused(kind, message, images=None, labels=None, **changed):
         Episodes(images, labels, **options)
 
 
-def test_labels_may_be_objects_that_are_integers():
-    images = np.arange(6 * 16, dtype=np.uint8).reshape(6, 4, 4)
-    given = {"ways": 2, "shots": 1, "queries": 1}
-    objects = Episodes(images, np.array([7, 7, 7, 3, 3, 3], object), **given)
-    assert objects.class_of.tolist() == [1, 1, 1, 0, 0, 0]
-
-
 def test_arguments_that_cannot_work_are_refused_with_a_reason():
     refused(ValueError, r"class y: expected at least 2 \+ 1 images .* got 2",
             labels=np.array(list("xxxxyy")), shots=2)  # fmt: skip
@@ -301,7 +294,8 @@ def test_data_that_would_be_taken_for_others_are_refused():
     ):
         refused(TypeError, f"labels: expected integers or strings, got {kinds}$",
                 labels=labels)  # fmt: skip
-    refused(ValueError, "rotations: expected True or False, got no", rotations="no")
+    for value in ("no", 1.0, np.ones(2)):
+        refused(ValueError, "rotations: expected True or False, got", rotations=value)
     for shape in ((6, 0, 4), (6, 4, 4, 0), (0, 4, 4)):
         refused(ValueError, "images: expected pixels, got none, shape",
                 np.zeros(shape, np.uint8), labels=["x"] * shape[0])  # fmt: skip

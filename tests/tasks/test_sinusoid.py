@@ -78,10 +78,12 @@ def test_waves_keep_the_dtype_of_x():
 
 def test_waves_at_whole_numbers_are_not_truncated():
     waves = sinusoid.sample_waves(np.random.default_rng(0), 2)
-    x = np.arange(-5, 6).reshape(1, -1, 1)
-    y = waves(np.repeat(x, 2, axis=0))
-    assert y.dtype == np.float64
-    assert np.array_equal(y, waves(np.repeat(x, 2, axis=0).astype(float)))
+    x = np.repeat(np.arange(-5, 6).reshape(1, -1, 1), 2, axis=0)
+    for dtype in ("int64", "int16", "int8"):
+        y = waves(x.astype(dtype))
+        assert y.dtype == np.float64
+        assert np.array_equal(y, waves(x.astype(float)))
+    assert waves(x.astype(np.float16)).dtype == np.float16
 
 
 def test_waves_and_points_are_at_least_one():

@@ -394,7 +394,7 @@ def test_the_configuration_of_a_schedule_is_json_and_names_all_of_it():
         (lambda: step(0.1, 5, 0), ValueError, "factor: expected a number in"),
         (lambda: cosine(1, 5, 1.5), ValueError, r"last: .* in \[0, 1\], got 1.5"),
         (lambda: step(0.1, 5, 1.5), ValueError, r"factor: .*, 1\], got 1.5"),
-        (lambda: SGD(10**400), ValueError, r"learning_rate: .* 1.8e\+308\), got 1000"),
+        (lambda: SGD(10**400), ValueError, "learning_rate: expected a number below"),
         (lambda: constant(-1), ValueError, "learning_rate: expected a number in"),
         (
             lambda: Adam(lambda t: 0.1),

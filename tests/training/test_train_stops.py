@@ -40,7 +40,7 @@ def test_a_number_that_is_not_finite_stops_training_by_name(tmp_path, bad, where
     else:
         assert "1 of 3 entries of the gradient" in message
         assert f"at 1, is {bad}" in message
-    assert "smaller inner step size alpha" in message
+    assert "smaller inner learning rate alpha" in message
     assert f"{out} of iteration 4" in message
     assert caught.value.iteration == 5
     # The step was not taken, and the checkpoint is the one of iteration 4.

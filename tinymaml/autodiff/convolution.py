@@ -363,7 +363,8 @@ def max_pool(x: Value, size: int = 2) -> Value:
     """The largest element of each window: (N, H, W, C) -> (N, H // size, W // size, C).
 
     Rows and columns after the last whole window are left out (VALID padding). Raises
-    ValueError where x is no images or has no whole window.
+    ValueError where x is not images (N, H, W, C) or has no whole window, TypeError for
+    what is no `Value`.
 
     >>> import numpy as np
     >>> import tinymaml as tm

@@ -246,8 +246,8 @@ def _nodes_between(theta: Value, output: Value) -> set[int]:
     Only these have both a cotangent and a tangent to speak of: a node that does not
     depend on theta never moves, and one that the output does not read never matters.
     """
-    if type(theta) is not Value:  # A loss reads the parts of ANIL's theta, not itself.
-        raise TypeError(f"theta: expected a plain Value, got {type(theta).__name__}")
+    if (kind := type(theta)) is not Value:  # ANIL's: a loss reads its parts instead.
+        raise TypeError(f"theta: expected a Value, got {kind.__name__}; use MAML")
     tape = output.tape
     dependent = {theta.index}
     for index in range(theta.index + 1, output.index + 1):

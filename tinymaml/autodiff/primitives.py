@@ -42,7 +42,7 @@ def whole(*numbers, least=0):
 
 
 def fold(a, shape, factor=1.0):
-    """The constant that an operation makes of a constant `a`, or None for another."""
+    """What an operation makes of a constant `a`; None if `a` is not constant."""
     return None if a.constant is None else a.tape.constant(a.constant * factor, shape)
 
 

@@ -22,6 +22,7 @@ from tinymaml.autodiff.tape import Value, check_values
 from tinymaml.checks import (
     check_choice,
     check_flags,
+    check_function,
     check_sizes,
     check_that,
     real_number,
@@ -70,7 +71,8 @@ class Conv2d(Layer):
         if bias:
             self.shapes["bias"] = (features,)
         self.stride = stride
-        self.initialiser = initialiser or xavier_uniform()
+        default = initialiser or xavier_uniform()
+        self.initialiser = check_function("initialiser", default)
 
     def init(self, rng: np.random.Generator) -> list[Array]:
         """Weights from the initialiser, biases 0."""

@@ -115,8 +115,7 @@ def xavier_uniform() -> Initialiser:
 
 def _draw_xavier_uniform(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
     *kernel, inputs, outputs = shape
-    bound = sqrt(6 / (prod(kernel) * (inputs + outputs)))
-    return rng.uniform(-1, 1, shape) * bound
+    return rng.uniform(-1, 1, shape) * sqrt(6 / (prod(kernel) * (inputs + outputs)))
 
 
 # --- layers ---------------------------------------------------------------------------
@@ -226,8 +225,7 @@ class Activation(Layer):
 
     def __call__(self, parameters: Sequence[Value], x: Value) -> Value:
         """The activation of x."""
-        function = self.name if callable(self.name) else ACTIVATIONS[self.name]
-        result = function(x)
+        result = (self.name if callable(self.name) else ACTIVATIONS[self.name])(x)
         fits = isinstance(result, Value) and result.shape == x.shape
         check_that(fits, "activation", f"a Value of shape {x.shape}", shown(result))
         return result

@@ -118,6 +118,5 @@ def advantages(
     came = f"arrays of shape {rewards.shape}"
     check_that(fits, "trajectories", "at least one step in each task", came)
     check_finite(rewards=rewards)
-    returns = discounted_sums(rewards, discount)
-    values = linear_baseline(observations, returns, mask)
+    values = linear_baseline(observations, discounted_sums(rewards, discount), mask)
     return standardise(gae(rewards, values, mask, discount, decay), mask)

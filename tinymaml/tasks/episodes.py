@@ -63,7 +63,7 @@ class Episodes:
             integers nor strings, an array is masked, or the dtype is another.
         ValueError: shapes do not fit; there are no pixels, or uint8 pixels of 0 and 1
             only; there are fewer than N classes; a class has fewer than K + queries
-            images; images to be rotated are not square.
+            images; rotations is no bool, or images to be rotated are not square.
 
     >>> images, labels = np.zeros((60, 8, 8), np.uint8), np.repeat(np.arange(6), 10)
     >>> episodes = Episodes(images, labels, ways=5, shots=1, queries=3, tasks=4)
@@ -87,7 +87,8 @@ class Episodes:
         dtype: str = "float32",
     ) -> None:
         check_sizes(ways=ways, shots=shots, queries=queries, tasks=tasks)
-        check_that(rotations in (False, True), "rotations", "True or False", rotations)
+        flag = isinstance(rotations, bool | np.bool_)
+        check_that(flag, "rotations", "True or False", repr(rotations))
         for name, values in (("images", images), ("labels", labels)):
             arrays = values if isinstance(values, list | tuple) else [values]
             if any(map(np.ma.isMaskedArray, arrays)):
@@ -110,10 +111,10 @@ class Episodes:
         expected, came = f"one for each of {shape[0]} images", f"shape {labels.shape}"
         check_that(labels.shape == shape[:1], "labels", expected, came)
         # NumPy would make strings of integers, and one class of 1 and "1".
-        alike = any(all(isinstance(x, t) for x in given) for t in (str, bytes, int))
-        if labels.dtype.kind not in "biu" and not alike:
-            came = ", ".join(sorted({type(label).__name__ for label in given}))
-            raise TypeError(f"labels: expected integers or strings, got {came}")
+        strings = any(all(isinstance(x, kind) for x in given) for kind in (str, bytes))
+        if labels.dtype.kind not in "biu" and not strings:
+            kinds = ", ".join(sorted({type(label).__name__ for label in given}))
+            raise TypeError(f"labels: expected integers or strings, got {kinds}")
         names, self.class_of = np.unique(labels, return_inverse=True)
         self._counts = np.bincount(self.class_of)
         # Class c owns the images order[starts[c] : starts[c] + counts[c]].

@@ -127,8 +127,7 @@ def _read_list(folder: FilePath, split: str) -> dict[str, list[str]]:
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(
             f"{path}: expected a list of MiniImagenet's images, but {error}; put "
-            "train.csv, val.csv and test.csv there, or give their folder as splits= "
-            "(--splits)"
+            "train.csv, val.csv and test.csv there, or call load with splits="
         ) from error
     if not rows or rows[0] != ["filename", "label"] or {*map(len, rows)} != {2}:
         raise DataError(f"{path}: expected lines filename,label under that heading")

@@ -28,7 +28,7 @@ class Waves(NamedTuple):
     def __call__(self, x: Array) -> Array:
         """A sin(x - p) at x (T, points, 1), in the dtype of x; float64 for integers."""
         y = self.amplitude * np.sin(x - self.phase)
-        return y.astype(np.result_type(x, np.float32), copy=False)
+        return y.astype(x.dtype if x.dtype.kind == "f" else y.dtype, copy=False)
 
     def __repr__(self) -> str:
         return array_table("Waves", self._asdict())

@@ -372,9 +372,9 @@ class Distributed(Trainable):
     learner: a `MAML` or a `MAMLTRPO`; it stays as it is. comm: what `launched()`
     returns, the same for all learners of a program; or a communicator of mpi4py, such
     as MPI.COMM_WORLD. exact: whether results have the bits of one process, for any
-    number of ranks; a `MAML` then needs the backend numba. This is a
-    setting of the ranks: earlier learners on them become exact if their backend can,
-    and a later `MAML` with another backend raises ValueError.
+    number of ranks; a `MAML` then needs the backend numba. This is a setting of the
+    ranks: earlier learners on them become exact if their backend can, and a later
+    `MAML` with another backend raises ValueError.
 
     It has all methods and attributes of the learner, and every rank must call the same
     ones in the same order. Outside of `train`, an exception on one rank leaves the

@@ -20,7 +20,7 @@ import numpy as np
 from tinymaml.checks import check_arrays, check_that, number_in, whole_number
 
 # The smallest normal float32: smaller settings are imprecise there, or count as 0.
-TINY, HUGE = float(np.finfo("float32").tiny), float(np.finfo("float64").max)
+TINY = float(np.finfo(np.float32).tiny)
 
 
 # --- schedules ------------------------------------------------------------------------
@@ -306,7 +306,7 @@ class Adam(Optimiser):
             learning_rate=_rate_or_schedule(learning_rate),
             beta1=number_in("beta1", beta1, 0, 1),
             beta2=number_in("beta2", beta2, 0, 1),
-            epsilon=number_in("epsilon", epsilon, TINY, HUGE),
+            epsilon=number_in("epsilon", epsilon, TINY, math.inf),
         )
 
     def _apply(self, theta: np.ndarray, gradient: np.ndarray, t: int) -> None:
@@ -349,7 +349,7 @@ def _check_vector(name: str, array: np.ndarray) -> None:
 
 
 def _positive(name: str, value: float) -> float:
-    return number_in(name, value, TINY, HUGE)
+    return number_in(name, value, TINY, math.inf)
 
 
 def _rate_or_schedule(value: Any) -> Any:

@@ -189,7 +189,8 @@ def train(
     if not hasattr(optimiser, "load_state") or isinstance(optimiser, type):
         raise TypeError(f"optimiser: expected an object like Adam(), got {optimiser!r}")
     check_theta(theta)
-    if not isinstance(columns, list | tuple) or {*map(type, columns)} - {str}:
+    listed = isinstance(columns, list | tuple)
+    if not (listed and all(isinstance(name, str) for name in columns)):
         raise TypeError(f"columns: expected a list of names, got {columns!r}")
     if not isinstance(rng, np.random.Generator):
         raise TypeError(f"rng: expected a numpy.random.Generator, got {type(rng)}")

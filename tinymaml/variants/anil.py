@@ -77,7 +77,8 @@ class ANIL(Unrolled):
         With one number, all parameters are adapted. A copy is kept.
 
     The rest as in `MAML`, but `recompute`, which is refused. Raises ValueError for an
-    alpha that is not 0 in more than 100 pieces of theta.
+    alpha that is not 0 in more than 100 pieces of theta, and TypeError where the loss
+    itself takes a derivative with respect to theta (`MAML` can).
 
     >>> from tinymaml.tasks.batch import Tasks
     >>> def loss(theta, x, y):                        # f(x) = w u x, theta = (w, u)

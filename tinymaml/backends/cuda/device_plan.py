@@ -43,8 +43,8 @@ ELEMENTWISE = (
     *("add", "sub", "mul", "mul_add", "add_relu", "gate", "scale", "relu", "exp"),
     *("log", "sin", "cos", "tanh", "reciprocal", "rsqrt", "copy", "broadcast"),
 )
-# A sum of more terms than this takes several passes, if their number has a divisor from
-# 8 up to it.
+# A sum of more terms than this takes several passes, if the number of terms has a
+# divisor from 8 to 64.
 LONG_SUM = 64
 # A product with few results and more terms than this is computed in parts, which are
 # then added: cuBLAS gives each block of threads a tile of the results, so that few

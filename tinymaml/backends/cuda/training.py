@@ -43,7 +43,7 @@ TRAINING = (
     *("step", "rate", "failed"),
 )
 HISTORY = 1024  # losses that the device can store before they must be fetched
-FAILURE = "the loss or its gradient is not finite, or Adam cannot square it"
+FAILURE = "the loss or its gradient is not finite, or too large for Adam to square"
 
 
 class DeviceTraining:

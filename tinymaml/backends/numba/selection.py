@@ -217,8 +217,7 @@ def broadcast_sizes(node: Node) -> tuple[int, int, int]:
     """(outer, middle, inner): outer * inner numbers, each of them `middle` times."""
     attributes = dict(node.attributes)
     start, sizes = attributes["start"], attributes["sizes"]
-    inner = prod(node.shape[start + len(sizes) :])
-    return prod(node.shape[:start]), prod(sizes), inner
+    return prod(node.shape[:start]), prod(sizes), prod(node.shape[start + len(sizes) :])
 
 
 def select_pair(s: Selection, index: int, node: Node, *, accumulate: int = 0) -> None:
