@@ -60,7 +60,7 @@ from benchmarks.common import (
     print_machine,
     usable_cores,
 )
-from benchmarks.workers import THREAD_VARIABLES
+from benchmarks.workers import ALLOWED, THREAD_VARIABLES
 from tinymaml.files import write_atomically
 from tinymaml.paper.recipes import NavigationRecipe
 from tinymaml.tasks import omniglot, sinusoid
@@ -75,13 +75,6 @@ Array = np.ndarray[Any, Any]
 WORKS = ("sinusoid", "omniglot-5w1s", "omniglot-20w1s", "navigation")
 TARGETS = {"omniglot-5w1s": 1.10, "omniglot-20w1s": 1.05, "navigation": 1.10}
 META_BATCHES = (32, 256, 4096)  # tasks, in the figure
-ALLOWED = {  # more ranks than cores, and the user root, on Open MPI
-    "OMPI_ALLOW_RUN_AS_ROOT": "1",
-    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-    "OMPI_MCA_rmaps_base_oversubscribe": "1",  # Open MPI 4
-    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",  # Open MPI 5
-    "OMPI_MCA_mpi_yield_when_idle": "1",
-}
 
 
 # --- the model ------------------------------------------------------------------------

@@ -35,6 +35,14 @@ import numpy as np
 from benchmarks import common
 
 Array = np.ndarray[Any, Any]
+# More ranks than cores, and the user root, under mpirun of Open MPI.
+ALLOWED = {
+    "OMPI_ALLOW_RUN_AS_ROOT": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    "OMPI_MCA_rmaps_base_oversubscribe": "1",  # Open MPI 4
+    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",  # Open MPI 5
+    "OMPI_MCA_mpi_yield_when_idle": "1",
+}
 # Each library reads its own variable; OpenMP creates its thread pools at these sizes.
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",

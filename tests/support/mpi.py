@@ -13,15 +13,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from benchmarks.workers import ALLOWED
 from tests.support.source_tree import ROOT
 
-ALLOWED = {
-    "OMPI_ALLOW_RUN_AS_ROOT": "1",
-    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-    "OMPI_MCA_rmaps_base_oversubscribe": "1",  # Open MPI 4
-    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",  # Open MPI 5
-    "OMPI_MCA_mpi_yield_when_idle": "1",
-}
 SECONDS = 120  # for a whole program, on a busy computer
 
 
