@@ -66,8 +66,12 @@ def find_source(name: str) -> tuple[str, int] | None:
     return None
 
 
+@cache
 def find_object(module: str, name: str) -> tuple[str, int] | None:
-    """Return the file and the line that define an object of an imported module."""
+    """Return the file and the line that define an object of an imported module.
+
+    To find the line Python parses the whole file, and many pages ask for one object.
+    """
     thing: object = sys.modules.get(module)
     for part in name.split(".") if name else ():
         thing = getattr(thing, part, None)

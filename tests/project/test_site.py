@@ -256,13 +256,13 @@ def test_a_browser_finds_planted_faults_and_no_others(tmp_path: Path) -> None:
             "a formula is cut",
         ),
     ]
-    folders = [tmp_path / str(number) for number in range(len(planted) + 1)]
-    for folder in folders:
-        folder.mkdir()
-    site(folders[-1])
-    assert check_site.browser_faults(folders[-1], ["index.html"], None, {}) == []
-    for folder, (old, new, fault) in zip(folders, planted, strict=False):
-        found = check_site.browser_faults(
-            site(folder, old, new), ["index.html"], None, {}
-        )
-        assert any(fault in line for line in found), (fault, found)
+    folder = site(tmp_path)
+    for number, (old, new, _) in enumerate(planted):
+        assert old in PAGE
+        (folder / f"{number}.html").write_text(PAGE.replace(old, new, 1), "utf-8")
+    names = ["index.html", *(f"{number}.html" for number in range(len(planted)))]
+    found = check_site.browser_faults(folder, names, None, {})
+    assert not [line for line in found if line.startswith("index.html")]
+    for number, (_, _, fault) in enumerate(planted):
+        lines = [line for line in found if line.startswith(f"{number}.html")]
+        assert any(fault in line for line in lines), (fault, found)
