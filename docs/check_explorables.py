@@ -687,6 +687,7 @@ def main(arguments: list[str] | None = None) -> int:
     if reason := why_no_browser():
         print(f"explorables not checked: {reason}")
         return 0
+    html = options.html.resolve()  # a relative path has no file: address
     names = [options.only] if options.only else [*CHECKS]
     if options.pictures:
         options.pictures.mkdir(parents=True, exist_ok=True)
@@ -696,7 +697,7 @@ def main(arguments: list[str] | None = None) -> int:
     jobs = [(name, setting) for name in reversed(names) for setting in settings]
     with ProcessPoolExecutor(os.cpu_count() or 1, get_context("spawn")) as pool:
         others = options.pictures, options.figures
-        results = [pool.submit(check, options.html, *job, *others) for job in jobs]
+        results = [pool.submit(check, html, *job, *others) for job in jobs]
         for result in results:
             for fault in result.result():
                 count += 1

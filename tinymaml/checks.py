@@ -11,7 +11,7 @@ Conditions that only one function has stay in that function.
 This file imports nothing of the package, so every file of the package may import it.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
@@ -22,15 +22,17 @@ DTYPES = (np.dtype("float32"), np.dtype("float64"))
 MASKED = np.ma.MaskedArray
 
 
-def check_that(fits: Any, name: str, expected: str, came: Any) -> None:
-    """Raise a ValueError in the one form of all messages unless the argument fits.
+def check_that(
+    fits: Any, name: object, expected: str, came: Any, error: Any = ValueError
+) -> None:
+    """Raise an error in the one form of all messages unless the argument fits.
 
     >>> check_that(2 < 1, "actions", "shape (2,)", (3,))
     Traceback (most recent call last):
     ValueError: actions: expected shape (2,), got (3,)
     """
     if not fits:
-        raise ValueError(f"{name}: expected {expected}, got {came}")
+        raise error(f"{name}: expected {expected}, got {came}")
 
 
 # --- numbers and names ----------------------------------------------------------------
@@ -40,6 +42,18 @@ def shown(value: Any) -> str:
     """What came, in one line of a message."""
     text = " ".join(repr(value).split())
     return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def check_kind(name: str, value: Any, kind: Any, expected: str) -> Any:
+    """The value, if it is of this type, or of one in a tuple of types.
+
+    >>> check_kind("tape", 3, np.ndarray, "an array")
+    Traceback (most recent call last):
+    TypeError: tape: expected an array, got 3
+    """
+    if not isinstance(value, kind):
+        raise TypeError(f"{name}: expected {expected}, got {shown(value)}")
+    return value
 
 
 def whole_number(name: str, value: Any, least: int = 1) -> int:
@@ -124,8 +138,7 @@ def plain(value: Any) -> Any:
 def check_flags(**flags: bool) -> None:
     """Check that every argument is True or False."""
     for name, value in flags.items():
-        if not isinstance(value, bool | np.bool_):
-            raise TypeError(f"{name}: expected True or False, got {shown(value)}")
+        check_kind(name, value, (bool, np.bool_), "True or False")
 
 
 def check_end(
@@ -133,8 +146,7 @@ def check_end(
 ) -> None:
     """Check a new input or output of a tape, which has the `taken` names already."""
     check_flags(per_task=per_task)
-    if not isinstance(name, str):
-        raise TypeError(f"name: expected text, got {shown(name)}")
+    check_kind("name", name, str, "text")
     if name in taken:
         raise ValueError(f"{kind} {name!r}: the tape already has an {kind} so named")
 
@@ -160,9 +172,7 @@ def check_choice(name: str, value: Any, choices: Iterable[Any]) -> Any:
 
 def check_function(name: str, function: Any) -> Any:
     """The function, or any other object that can be called."""
-    if not callable(function):
-        raise TypeError(f"{name}: expected a function, got {shown(function)}")
-    return function
+    return check_kind(name, function, Callable, "a function")
 
 
 # --- arrays ---------------------------------------------------------------------------
@@ -196,8 +206,7 @@ def check_arrays(**arrays: Array) -> None:
 
 def check_generator(rng: Any) -> None:
     """Check that the argument `rng` is a random generator of NumPy."""
-    if not isinstance(rng, np.random.Generator):
-        raise TypeError(f"rng: expected a numpy.random.Generator, got {shown(rng)}")
+    check_kind("rng", rng, np.random.Generator, "a numpy.random.Generator")
 
 
 def check_finite(**arrays: Array) -> None:

@@ -12,7 +12,9 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+from tinymaml.checks import check_kind
 
 try:
     import fcntl
@@ -20,6 +22,12 @@ except ImportError:  # Windows has no such locks: there nothing is removed
     fcntl = None  # type: ignore[assignment]
 
 FilePath = str | os.PathLike[str]
+
+
+def check_path(name: str, path: Any, or_none: bool = False) -> None:
+    """Raise TypeError unless the argument is a path: text, or a `pathlib.Path`."""
+    if not (or_none and path is None):
+        check_kind(name, path, (str, os.PathLike), "a path")
 
 
 @contextmanager
@@ -39,6 +47,7 @@ def write_atomically(path: FilePath) -> Iterator[BinaryIO]:
         OSError: the folder is missing or cannot be written, or `path` is something else
             than a plain file, or the disk is full.
     """
+    check_path("path", path)
     target = Path(os.path.realpath(path))
     try:
         # os.replace would replace a device such as /dev/null by a plain file.
@@ -109,7 +118,7 @@ def check_plain(path: FilePath) -> None:
 
     Opening a pipe can wait for ever, and a device can be endless.
     """
-    # An open file's number is no path: to open it would end in closing it.
+    check_path("path", path)  # The number of an open file would end in closing it.
     if os.path.exists(path := os.fspath(path)) and not os.path.isfile(path):
         raise OSError(errno.EEXIST, "something that is no plain file is there", path)
 
@@ -120,8 +129,7 @@ def check_writable(path: FilePath) -> None:
     An existing file is not changed, and no new one is left.
     """
 
-    class Abandon(Exception):
-        pass
+    class Abandon(Exception): ...
 
     with suppress(Abandon), write_atomically(path):
         raise Abandon

@@ -94,11 +94,11 @@ def gradcheck(
     """
     check_choice("order", order, (1, 2))
     check_function("loss", loss)
-    check_arrays(theta=theta, **{f"x{i}": array for i, array in enumerate(arguments)})
+    fixed = {f"x{i}": array for i, array in enumerate(arguments)}
+    check_arrays(theta=theta, **fixed)
     h, default = STEPS[check_dtype(theta.dtype).name]
     tolerance = default if tolerance is None else real_number("tolerance", tolerance)
     check_that(tolerance > 0, "tolerance", "more than 0", tolerance)
-    fixed = {f"x{i}": array for i, array in enumerate(arguments)}
     tape = Tape()
     point = tape.input("theta", theta.shape)
     direction = tape.input("v", theta.shape)

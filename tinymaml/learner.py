@@ -410,6 +410,7 @@ class MAML(Trainable):
 
     def _check_parts(self, parts: bool) -> None:
         """Refuse parts where the meta-gradient is not made of them."""
+        check_flags(parts=parts)
         if not parts:
             return
         if self.order == 1:

@@ -150,7 +150,7 @@ def refusal(*arguments, **options):
 
 
 def test_a_missing_folder_or_list_is_named(tmp_path, data):
-    assert "expected a folder of images, but" in refusal(tmp_path / "nowhere")
+    assert "expected a folder of images, got" in refusal(tmp_path / "nowhere")
     (data / "val.csv").unlink()
     message = refusal(data)
     assert "val.csv: expected a list" in message and "splits=" in message

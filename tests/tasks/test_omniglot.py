@@ -294,7 +294,8 @@ DAMAGED = [
     ),
     (
         DRAWINGS | {"images_evaluation/New/character01/0001_03.png": b"x"},
-        "images_evaluation: expected 20 drawings of each of 2 characters; not expected",
+        "images_evaluation: expected 20 drawings of each of 2 characters, got others; "
+        "not expected",
     ),
     (DRAWINGS | {ODD: DRAWINGS[ODD][:60]}, NO_IMAGE),
     (DRAWINGS | {ODD: b"GIF nonsense"}, NO_IMAGE),

@@ -71,8 +71,8 @@ class Conv2d(Layer):
         if bias:
             self.shapes["bias"] = (features,)
         self.stride = stride
-        default = initialiser or xavier_uniform()
-        self.initialiser = check_function("initialiser", default)
+        chosen = xavier_uniform() if initialiser is None else initialiser
+        self.initialiser = check_function("initialiser", chosen)
 
     def init(self, rng: np.random.Generator) -> list[Array]:
         """Weights from the initialiser, biases 0."""

@@ -191,7 +191,8 @@ class Linear(Layer):
     ) -> None:
         check_sizes(inputs=inputs, outputs=outputs)
         self.shapes = {"weight": (inputs, outputs), "bias": (outputs,)}
-        self.initialiser = check_function("initialiser", initialiser or he_normal())
+        chosen = he_normal() if initialiser is None else initialiser
+        self.initialiser = check_function("initialiser", chosen)
 
     def init(self, rng: np.random.Generator) -> list[Array]:
         """Weights from the initialiser, biases 0."""

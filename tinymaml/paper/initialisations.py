@@ -17,7 +17,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tinymaml.checks import Array, check_choice, check_that, check_theta
+from tinymaml.checks import Array, check_choice, check_kind, check_that, check_theta
 from tinymaml.files import FilePath
 from tinymaml.paper.recipes import RECIPES, NavigationRecipe, Recipe, SinusoidRecipe
 from tinymaml.training.checkpoint import (
@@ -65,6 +65,7 @@ def save_initialisation(
     is not finite, and if the recipe is not what a reader will find: one of RECIPES,
     perhaps scaled, of which the file has the name.
     """
+    check_kind("recipe", recipe, AnyRecipe, "a recipe, such as one of RECIPES")
     network: Any = recipe.network()
     check_theta(theta, network.size)
     recipe.maml(network, backend="numpy")  # refuses what a reader would refuse

@@ -33,6 +33,7 @@ from tinymaml.checks import (
     check_choice,
     check_dtype,
     check_fractions,
+    check_kind,
     check_sizes,
     check_that,
     check_theta,
@@ -175,6 +176,7 @@ class MAMLTRPO(ReadOnly):
         backend: str | Backend = "auto",
         threads: int | None = None,
     ) -> None:
+        check_kind("policy", policy, GaussianPolicy, "a GaussianPolicy")
         check_sizes(trajectories=trajectories)
         if transitions is not None:
             check_sizes(transitions=transitions)
@@ -335,10 +337,7 @@ class Objective:
     """
 
     def __init__(
-        self,
-        learner: MAMLTRPO,
-        adaptation: Adaptation,
-        ranks: OneProcess = ONE_PROCESS,
+        self, learner: MAMLTRPO, adaptation: Adaptation, ranks: OneProcess = ONE_PROCESS
     ) -> None:
         self.learner, self.losses, self.ranks = learner, learner.losses, ranks
         *inner_thetas, adapted = adaptation.thetas

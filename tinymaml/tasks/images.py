@@ -23,7 +23,7 @@ from typing import IO, Any, NamedTuple, Self
 import numpy as np
 
 from tinymaml.checks import check_that
-from tinymaml.files import cache_folder, write_atomically
+from tinymaml.files import cache_folder, check_path, write_atomically
 
 EXTRA = ' is missing: pip install "tinymaml[images]"'
 try:
@@ -89,6 +89,7 @@ def data_folder(data: FilePath | None, names: list[str], parts: list[str]) -> Pa
     of its subfolders `names`: the first place that has one of `parts`. If none has, the
     result is the first subfolder, which need not exist.
     """
+    check_path("data", data, or_none=True)
     given = data or os.environ.get("TINYMAML_DATA") or cache_folder()
     folder = Path(os.path.expanduser(given))
     for place in (folder, *(folder / name for name in names)):

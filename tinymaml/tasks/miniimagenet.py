@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from tinymaml.checks import check_that
 from tinymaml.tasks import images
 from tinymaml.tasks.images import STANDIN, Array, DataError, FilePath, Image, ImageSet
 from tinymaml.tasks.strokes import draw, sample_strokes
@@ -56,24 +57,20 @@ def load(
     folder = images.data_folder(data, ["miniimagenet"], parts)
     if not folder.is_dir():  # a bare folder of images or classes, or nothing
         folder = folder.parent
-    if not folder.is_dir():
-        raise DataError(
-            f"MiniImagenet: expected a folder of images, but {folder} is none; "
-            "name it with --data or TINYMAML_DATA"
-        )
+    came = f"{folder}, which is none; name it with --data or TINYMAML_DATA"
+    is_there = folder.is_dir()
+    check_that(is_there, "MiniImagenet", "a folder of images", came, DataError)
     listed = {name: _read_list(splits or folder, name) for name in LISTS}
     for one, other in combinations(LISTS, 2):
-        if both := sorted(listed[one].keys() & listed[other].keys()):
-            raise DataError(
-                f"{LISTS[other]}.csv: expected classes that no other list has, got "
-                f"{images.abbreviate(both)} of {LISTS[one]}.csv too"
-            )
+        both = sorted(listed[one].keys() & listed[other].keys())
+        expected = "classes that no other list has"
+        came = f"{images.abbreviate(both)} of {LISTS[one]}.csv too"
+        check_that(not both, f"{LISTS[other]}.csv", expected, came, DataError)
     files = {name: _find(folder, name, listed[name]) for name in LISTS}
     paths = Counter(path for split in files.values() for path in chain(*split.values()))
     if twice := [path.name for path, count in paths.items() if count > 1]:
-        raise DataError(
-            f"expected different images, got twice {images.abbreviate(twice)}"
-        )
+        came = images.abbreviate(twice)
+        raise DataError(f"expected different images, got twice {came}")
     return {name: _load_split(name, files[name]) for name in LISTS}
 
 
@@ -134,20 +131,16 @@ def _read_list(folder: FilePath, split: str) -> dict[str, list[str]]:
     classes: dict[str, list[str]] = {}
     for name, label in sorted(rows[1:], key=lambda row: row[::-1]):
         classes.setdefault(label, []).append(name)
-    if len(classes) != CLASSES[split]:
-        raise DataError(
-            f"{path}: expected {CLASSES[split]} classes, got {len(classes)}"
-        )
+    expected, count = f"{CLASSES[split]} classes", len(classes)
+    check_that(count == CLASSES[split], path, expected, count, DataError)
     wrong = [
         f"{label} ({len({*names})})"
         for label, names in classes.items()
         if not len(names) == len({*names}) == IMAGES
     ]
-    if wrong:
-        raise DataError(
-            f"{path}: expected {IMAGES} different images of each class, got other "
-            f"numbers for {images.abbreviate(wrong)}"
-        )
+    expected = f"{IMAGES} different images of each class"
+    came = f"other numbers for {images.abbreviate(wrong)}"
+    check_that(not wrong, path, expected, came, DataError)
     return classes
 
 

@@ -271,13 +271,10 @@ def _group_drawings(
         else:
             extra.append(file.path)
     missing = _name_missing(drawings)
+    expected = f"{DRAWINGS} drawings of each of {len(names)} characters"
     for problem, paths in (("missing", missing), ("not expected", extra)):
-        if paths:
-            which = f"{problem}: {images.abbreviate(paths)}"
-            raise DataError(
-                f"{part}: expected {DRAWINGS} drawings of each of {len(names)} "
-                f"characters; {which}; get this part again"
-            )
+        came = f"others; {problem}: {images.abbreviate(paths)}; get this part again"
+        check_that(not paths, part, expected, came, DataError)
     return {name: [drawings[name][n] for n in NUMBERS] for name in drawings}
 
 

@@ -28,7 +28,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from tinymaml.checks import check_that, dtype_or_type, is_array
+from tinymaml.checks import check_kind, check_that, dtype_or_type, is_array
 from tinymaml.files import FilePath, check_plain, write_atomically
 
 FORMAT = "tinymaml checkpoint 1"
@@ -79,6 +79,7 @@ def save_checkpoint(
 state={'iteration': 7})
     >>> folder.cleanup()
     """
+    check_kind("arrays", arrays, Mapping, "a dictionary of arrays")
     members = {
         "format": _text_to_array(FORMAT),
         "config": _text_to_array(to_json("config", config)),
@@ -166,8 +167,7 @@ def _check_keys(name: str, value: Any) -> None:
     """Refuse keys that are no text: JSON would make text of them, or one of two."""
     if isinstance(value, Mapping):
         for key in value:
-            if not isinstance(key, str):
-                raise TypeError(f"{name}: expected text as keys, got {key!r}")
+            check_kind(name, key, str, "text as keys")
         value = value.values()
     elif not isinstance(value, list | tuple):
         return

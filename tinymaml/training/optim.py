@@ -62,8 +62,7 @@ def step(learning_rate: float, every: int, factor: float = 0.1) -> Schedule:
     [0.8, 0.8, 0.4, 0.4, 0.2]
     """
     numbers = _positive("learning_rate", learning_rate), whole_number("every", every)
-    factor = number_in("factor", factor, TINY, 1, "]")
-    return Schedule("step", (*numbers, factor))
+    return Schedule("step", (*numbers, number_in("factor", factor, TINY, 1, "]")))
 
 
 def cosine(learning_rate: float, iterations: int, last: float = 0.0) -> Schedule:

@@ -39,8 +39,7 @@ class NonFiniteLossError(FloatingPointError):
 
     def __init__(self, message: str, iteration: int, theta: np.ndarray) -> None:
         super().__init__(message)
-        self.iteration = iteration
-        self.theta = theta
+        self.iteration, self.theta = iteration, theta
 
 
 @dataclass
@@ -147,7 +146,6 @@ class TrainingRun:
         The caller's generator is left as it is until nothing can be refused any more.
         """
         checkpoint = load_checkpoint(path)
-        problem: str
         try:
             self._adopt(checkpoint, path)
             self.saved = (os.path.realpath(path), self.iteration)

@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from tinymaml.checks import check_function, check_sizes, check_theta, whole_number
-from tinymaml.files import FilePath, check_writable
+from tinymaml.checks import check_kind, check_sizes, check_theta, shown, whole_number
+from tinymaml.files import FilePath, check_path, check_writable
 from tinymaml.training.checkpoint import to_json
 from tinymaml.training.console import CsvLog, Interrupt, LogRow, ProgressBar
 from tinymaml.training.optim import Optimiser
@@ -181,23 +181,25 @@ def train(
     iterations = whole_number("iterations", iterations, least=0)
     check_sizes(checkpoint_every=checkpoint_every, log_every=log_every)
     check_sizes(validate_every=validate_every)
-    check_function("gradient", gradient)
-    check_function("sample", sample)
+    check_kind("gradient", gradient, Callable, "a function")
+    check_kind("sample", sample, Callable, "a function")
     for name, function in (("validate", validate), ("stop", stop), ("after", after)):
         if function is not None:
-            check_function(name, function)
+            check_kind(name, function, Callable, "a function")
+    for name, path in (("out", out), ("log", log), ("resume", resume)):
+        check_path(name, path, or_none=True)
     if not hasattr(optimiser, "load_state") or isinstance(optimiser, type):
-        raise TypeError(f"optimiser: expected an object like Adam(), got {optimiser!r}")
+        came = shown(optimiser)
+        raise TypeError(f"optimiser: expected an object like Adam(), got {came}")
     check_theta(theta)
     listed = isinstance(columns, list | tuple)
     if not (listed and all(isinstance(name, str) for name in columns)):
-        raise TypeError(f"columns: expected a list of names, got {columns!r}")
-    if not isinstance(rng, np.random.Generator):
-        raise TypeError(f"rng: expected a numpy.random.Generator, got {type(rng)}")
+        raise TypeError(f"columns: expected a list of names, got {shown(columns)}")
+    check_kind("rng", rng, np.random.Generator, "a numpy.random.Generator")
     checkpoints = {os.path.realpath(path) for path in (out, resume) if path is not None}
     if log is not None and os.path.realpath(log) in checkpoints:
         raise ValueError(f"log: expected a file of its own, got the checkpoint {log}")
-    plain_config = json.loads(to_json("config", config or {}))
+    plain_config = json.loads(to_json("config", {} if config is None else config))
 
     run = TrainingRun(
         theta.copy(), copy.deepcopy(optimiser), rng, plain_config, tuple(columns)
@@ -254,8 +256,8 @@ def train(
             return 2 if interrupt.requested else int(stop_now)
 
         started = time.perf_counter() - run.seconds
-        shown = "".join(run.columns[:1])
-        bar = ProgressBar(progress, description, run.iteration, iterations, shown)
+        column = "".join(run.columns[:1])
+        bar = ProgressBar(progress, description, run.iteration, iterations, column)
         with csv_log, bar, Interrupt() as interrupt:
             stop_now, complete, before = stops(), run.iteration, None
             try:

@@ -20,13 +20,12 @@ inputs, row after row.
 """
 
 import json
-import os
 from math import isfinite
 from typing import Any
 
 from tinymaml.autodiff.tape import Tape
-from tinymaml.checks import check_that, shown
-from tinymaml.files import FilePath, write_atomically
+from tinymaml.checks import check_kind, check_that
+from tinymaml.files import FilePath, check_path, write_atomically
 
 FORMAT = "tinymaml-tape-1"
 
@@ -55,8 +54,7 @@ def export(tape: Tape, file: FilePath) -> None:
     ...     pathlib.Path(folder, "loss.json").read_text()[:30]
     '{"format":"tinymaml-tape-1","n'
     """
-    if not isinstance(file, str | os.PathLike):
-        raise TypeError(f"file: expected a path, got {shown(file)}")
+    check_path("file", file)
     text = json.dumps(exported(tape), allow_nan=False, separators=(",", ":"))
     with write_atomically(file) as written:
         written.write(text.encode())
@@ -91,8 +89,7 @@ def exported(tape: Tape) -> dict[str, Any]:
     {'theta': {'node': 0, 'shape': [3], 'per_task': False}}
     {'square': {'node': 1, 'shape': [3], 'reduction': 'sum'}}
     """
-    if not isinstance(tape, Tape):
-        raise TypeError(f"tape: expected a Tape, got {shown(tape)}")
+    check_kind("tape", tape, Tape, "a Tape")
     check_that(tape.outputs, "tape", "at least one output", tape)
     # An input that nothing reads is kept: programs of all backends take the same ones.
     given = {placeholder.node for placeholder in tape.inputs.values()}

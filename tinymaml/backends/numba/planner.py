@@ -36,6 +36,7 @@ from tinymaml.backends.numba.selection import (
     can_accumulate,
     select,
 )
+from tinymaml.checks import check_kind
 
 ALIGNMENT = 16  # elements: 64 bytes of float32, one cache line
 Integers = NDArray[np.int64]
@@ -159,6 +160,7 @@ def summary(tape: Tape, dtype: str = "float32") -> str:
     total                  6               820
     3 kernel calls and 1,984 bytes of workspace per thread (float32)
     """
+    check_kind("tape", tape, Tape, "a Tape")
     counts, flops = Counter[str](), Counter[str]()
     for index in tape.live():
         name = tape.nodes[index].primitive.name
