@@ -34,6 +34,7 @@ from shared import (
     experiment_parser,
     file_path,
     open_stages,
+    positive_number,
     random_stream,
     read_options,
     reason,
@@ -46,6 +47,7 @@ from tinymaml.networks.images import ImageNetwork
 from tinymaml.paper.initialisations import save_initialisation
 from tinymaml.paper.recipes import RECIPES, SCALINGS, Recipe, accuracy
 from tinymaml.tasks.images import STANDIN, DataError, ImageSet
+from tinymaml.training.optim import Schedule, cosine
 
 Array = np.ndarray[Any, Any]
 FILES = ("curve.png", "episode.png", "results.json", INITIALISATION)
@@ -121,6 +123,20 @@ def make_parser(
         "(per_shot, the default), or its mean, with inner steps N times smaller",
     )
     add(
+        "--clip",
+        type=positive_number,
+        metavar="X",
+        help="clip every entry of the meta-gradient to [-X, X] (default: 10 for "
+        "MiniImagenet, as in the authors' code, and else no clipping)",
+    )
+    add(
+        "--decay",
+        action="store_true",
+        help="let Adam's learning rate fall to 0 over --iterations, as half a cosine "
+        "wave (default: it stays, as in the authors' code); a run continued with "
+        "--resume then needs the same --iterations",
+    )
+    add(
         "--data",
         type=file_path,
         metavar="DIR",
@@ -133,14 +149,14 @@ def make_parser(
     )
     add_resume(
         parser,
-        "--recipe, --order, --method, --scaling, --seed, --standin, --fast"
-        f"{own_options}",
+        "--recipe, --order, --method, --scaling, --clip, --decay, --seed, --standin, "
+        f"--fast{own_options}",
     )
     parser.set_defaults(no_rotations=False, split="authors")  # Omniglot's own options
     return parser
 
 
-def describe(recipe: Recipe) -> str:
+def describe(recipe: Recipe, decay: bool = False) -> str:
     """A recipe in words, with one fact on each line."""
     losses = {
         "per_shot": "sum over examples / K, as in the authors' code",
@@ -155,7 +171,8 @@ def describe(recipe: Recipe) -> str:
         "the mean cross-entropy",
         "inner steps": f"{recipe.steps} in training; the paper reports "
         f"{recipe.test_steps} at test",
-        "outer step": f"Adam, {recipe.learning_rate:g}, {recipe.tasks} tasks"
+        "outer step": f"Adam, {recipe.learning_rate:g}{' falling to 0' * decay}, "
+        f"{recipe.tasks} tasks"
         + (f", entries clipped to {recipe.clip:g}" if recipe.clip else ""),
     }
     return "\n".join(f"{name + ':':<15}{fact}" for name, fact in facts.items())
@@ -169,7 +186,10 @@ def learner(
 ) -> tm.MAML:
     """MAML or its relative, with the settings of the recipe."""
     maml = recipe.maml(network, backend=backend)
-    return RELATIVES[options.method].learner(maml, network)
+    maml = RELATIVES[options.method].learner(maml, network)
+    if options.clip is not None:
+        maml.clip = options.clip
+    return maml
 
 
 def train(
@@ -199,6 +219,9 @@ def train(
         after = logits(maml, [network], theta, validation_tasks, steps)[0, :, steps]
         return float(accuracy(after, validation_tasks.y_query).mean())
 
+    rate: float | Schedule = recipe.learning_rate
+    if options.decay:
+        rate = cosine(recipe.learning_rate, options.iterations)
     theta = network.init(random_stream(INITIAL, options.seed))
     return stages.train(
         options.method,
@@ -206,7 +229,7 @@ def train(
         RELATIVES[options.method].start(maml, theta),
         sample,
         iterations=options.iterations,
-        optimiser=tm.Adam(recipe.learning_rate),
+        optimiser=tm.Adam(rate),
         rng=random_stream(TRAINING, options.seed),
         validate=validate,
         validate_every=options.validate_every,
@@ -233,8 +256,9 @@ def run(
     source = sets["train"].source
     maml = learner(recipe.network(), recipe, options, backend)
     # A relative has its own inner loop; of several rates this is the largest.
-    own = replace(recipe, alpha=float(np.max(maml.alpha)), steps=maml.steps)
-    print(describe(own))
+    alpha = float(np.max(maml.alpha))
+    own = replace(recipe, alpha=alpha, steps=maml.steps, clip=maml.clip)
+    print(describe(own, options.decay))
     print(f"{'data:':<15}{source}, classes: {class_counts(sets)}")
     result = train(stages, experiment, recipe, sets, options, backend)
     theta = result.theta if result.best is None else result.best
@@ -268,6 +292,8 @@ def run(
         "order": maml.order,
         "method": options.method,
         "scaling": recipe.scaling,
+        "clip": maml.clip,
+        "decay": options.decay,
         "step_on_mean": own.step_on_mean,
         "best_iteration": best[0],
         "test_tasks": options.test_tasks,
@@ -350,6 +376,10 @@ def start(experiment: Experiment, parser: Parser, arguments: Sequence[str]) -> N
         "seed": options.seed,
         "validate_every": options.validate_every,
     }
+    if options.clip is not None:
+        config["recipe"] += f", clipped to {options.clip:g}"
+    if options.decay:
+        config["recipe"] += f", with decay over {options.iterations} iterations"
     if options.no_rotations:
         config["data"] += ", not rotated"
     if options.method is not None and "context" in options.recipe:

@@ -213,9 +213,7 @@ def test_what_is_no_plain_file_is_not_read(tmp_path, kind):
         path.mkdir()
     elif kind == "descriptor":
         path = os.open(os.devnull, os.O_RDONLY)
-    with pytest.raises(
-        (OSError, TypeError), match="no plain file|^path: expected"
-    ):
+    with pytest.raises((OSError, TypeError), match="no plain file|^path: expected"):
         load_checkpoint(path)
     if kind == "descriptor":
         os.close(path)  # it is still open

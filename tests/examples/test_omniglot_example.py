@@ -263,6 +263,37 @@ def test_without_rotations_tasks_hold_drawings_as_they_are(
     assert "not rotated" in refusal(example, given, capsys)
 
 
+def test_clipping_and_a_falling_rate_reach_the_training(example, capsys):
+    def moment(folder):
+        arrays = load_checkpoint(f"{folder}/exact/checkpoint.npz").arrays
+        return np.abs(arrays["optimiser/first_moment"]).max()
+
+    run(example, "--iterations", 3, out="plain")
+    clip, limit = ("--clip", "1e-3"), np.float32(1e-3)
+    results = run(example, "--iterations", 3, *clip, "--decay", out="both")
+    assert (results["clip"], results["decay"]) == (1e-3, True)
+    assert moment("both") <= limit < moment("plain")  # of entries up to the limit
+    state = load_checkpoint("both/exact/checkpoint.npz").state
+    assert state["optimiser"]["learning_rate"] == "cosine(0.001, 3, 0.0)"
+    line = "Adam, 0.001 falling to 0, 32 tasks, entries clipped to 0.001\n"
+    assert line in capsys.readouterr().out
+    given = ["--standin", "--resume", "both", "--iterations", "3"]
+    for options, ours in (
+        (
+            [*clip, "--decay", "--iterations", "4"],
+            "with decay over 4 iterations'",
+        ),
+        (clip, "clipped to 0.001', but"),
+        (["--decay"], "5w1s, with decay over 3 iterations', but"),
+    ):
+        message = refusal(example, [*given, *options], capsys)
+        assert ours in message, message
+        assert "written with '5w1s, clipped to 0.001, with decay over 3" in message
+    assert "argument --clip" in refusal(example, ["--standin", "--clip", "0"], capsys)
+    run(example, "--iterations", 1, "--method", "step-rates", *clip, out="rates")
+    assert "entries clipped to 0.001\n" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
