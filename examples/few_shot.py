@@ -127,14 +127,14 @@ def make_parser(
         type=positive_number,
         metavar="X",
         help="clip every entry of the meta-gradient to [-X, X] (default: 10 for "
-        "MiniImagenet, as in the authors' code, and else no clipping)",
+        "MiniImagenet, as in the authors' code, and with the methods step-rates and "
+        "maml++; else no clipping)",
     )
     add(
         "--decay",
         action="store_true",
         help="let Adam's learning rate fall to 0 over --iterations, as half a cosine "
-        "wave (default: it stays, as in the authors' code); a run continued with "
-        "--resume then needs the same --iterations",
+        "wave (default: it stays, as in the authors' code)",
     )
     add(
         "--data",
@@ -151,6 +151,7 @@ def make_parser(
         parser,
         "--recipe, --order, --method, --scaling, --clip, --decay, --seed, --standin, "
         f"--fast{own_options}",
+        ", but not with --decay",
     )
     parser.set_defaults(no_rotations=False, split="authors")  # Omniglot's own options
     return parser
@@ -171,8 +172,9 @@ def describe(recipe: Recipe, decay: bool = False) -> str:
         "the mean cross-entropy",
         "inner steps": f"{recipe.steps} in training; the paper reports "
         f"{recipe.test_steps} at test",
-        "outer step": f"Adam, {recipe.learning_rate:g}{' falling to 0' * decay}, "
-        f"{recipe.tasks} tasks"
+        "outer step": f"Adam, {recipe.learning_rate:g}"
+        + (" falling to 0, " if decay else ", ")
+        + f"{recipe.tasks} tasks"
         + (f", entries clipped to {recipe.clip:g}" if recipe.clip else ""),
     }
     return "\n".join(f"{name + ':':<15}{fact}" for name, fact in facts.items())
@@ -184,7 +186,7 @@ def describe(recipe: Recipe, decay: bool = False) -> str:
 def learner(
     network: ImageNetwork, recipe: Recipe, options: argparse.Namespace, backend: Backend
 ) -> tm.MAML:
-    """MAML or its relative, with the settings of the recipe."""
+    """MAML or its relative, with the settings of the recipe and of --clip."""
     maml = recipe.maml(network, backend=backend)
     maml = RELATIVES[options.method].learner(maml, network)
     if options.clip is not None:
@@ -220,7 +222,7 @@ def train(
         return float(accuracy(after, validation_tasks.y_query).mean())
 
     rate: float | Schedule = recipe.learning_rate
-    if options.decay:
+    if options.decay and options.iterations:
         rate = cosine(recipe.learning_rate, options.iterations)
     theta = network.init(random_stream(INITIAL, options.seed))
     return stages.train(
@@ -376,10 +378,11 @@ def start(experiment: Experiment, parser: Parser, arguments: Sequence[str]) -> N
         "seed": options.seed,
         "validate_every": options.validate_every,
     }
+    # Not with keys of their own, which the checkpoints of older runs have not.
     if options.clip is not None:
-        config["recipe"] += f", clipped to {options.clip:g}"
+        config["recipe"] += f" --clip {options.clip!r}"
     if options.decay:
-        config["recipe"] += f", with decay over {options.iterations} iterations"
+        config["recipe"] += f" --decay over {options.iterations} iterations"
     if options.no_rotations:
         config["data"] += ", not rotated"
     if options.method is not None and "context" in options.recipe:

@@ -123,7 +123,7 @@ def step_rates(maml: tm.MAML, network: Network) -> tm.MAML:
 def maml_plus_plus(maml: tm.MAML, network: Network) -> tm.MAML:
     """The same with annealed losses; second order always, so that a step has one cost.
 
-    Batch normalisation is that of the network, and the outer rate is not annealed.
+    Batch normalisation is that of the network; the outer rate is not annealed here.
     """
     options = settings(maml) | {"alpha": first_rate(maml), "steps": INNER_STEPS}
     options["clip"] = CLIP

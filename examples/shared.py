@@ -151,14 +151,17 @@ def experiment_parser(
     return parser
 
 
-def add_resume(parser: Parser, settings: str) -> None:
-    """Add --resume; `settings` are the options in which both runs must agree."""
+def add_resume(parser: Parser, settings: str, unless: str = "") -> None:
+    """Add --resume; `settings` are the options in which both runs must agree.
+
+    unless: when --iterations must be the same, too.
+    """
     parser.add_argument(
         "--resume",
         type=file_path,
         metavar="DIR",
         help="folder of an earlier run to continue from, its --out and perhaps this "
-        f"one's too, with the same {settings}; --iterations may be larger",
+        f"one's too, with the same {settings}; --iterations may be larger{unless}",
     )
 
 

@@ -27,6 +27,8 @@ def check_that(
 ) -> None:
     """Raise an error in the one form of all messages unless the argument fits.
 
+    name: of the argument, or the path of a file. error: the type of what is raised.
+
     >>> check_that(2 < 1, "actions", "shape (2,)", (3,))
     Traceback (most recent call last):
     ValueError: actions: expected shape (2,), got (3,)

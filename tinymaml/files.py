@@ -25,9 +25,9 @@ FilePath = str | os.PathLike[str]
 
 
 def check_path(name: str, path: Any, or_none: bool = False) -> None:
-    """Raise TypeError unless the argument is a path: text, or a `pathlib.Path`."""
+    """Raise TypeError unless the argument is text or a `pathlib.Path`."""
     if not (or_none and path is None):
-        check_kind(name, path, (str, os.PathLike), "a path")
+        check_kind(name, path, (str, os.PathLike), "text or a Path")
 
 
 @contextmanager
@@ -118,7 +118,8 @@ def check_plain(path: FilePath) -> None:
 
     Opening a pipe can wait for ever, and a device can be endless.
     """
-    check_path("path", path)  # The number of an open file would end in closing it.
+    # An open file's number is no path: to open it would end in closing it.
+    check_path("path", path)
     if os.path.exists(path := os.fspath(path)) and not os.path.isfile(path):
         raise OSError(errno.EEXIST, "something that is no plain file is there", path)
 

@@ -70,7 +70,8 @@ def find_source(name: str) -> tuple[str, int] | None:
 def find_object(module: str, name: str) -> tuple[str, int] | None:
     """Return the file and the line that define an object of an imported module.
 
-    To find the line Python parses the whole file, and many pages ask for one object.
+    The result is kept: Python parses the whole file to find the line, and many pages
+    ask for the same object.
     """
     thing: object = sys.modules.get(module)
     for part in name.split(".") if name else ():

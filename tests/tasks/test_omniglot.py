@@ -294,7 +294,7 @@ DAMAGED = [
     ),
     (
         DRAWINGS | {"images_evaluation/New/character01/0001_03.png": b"x"},
-        "images_evaluation: expected 20 drawings of each of 2 characters, got others; "
+        "images_evaluation: expected 20 drawings of each of 2 characters, got more; "
         "not expected",
     ),
     (DRAWINGS | {ODD: DRAWINGS[ODD][:60]}, NO_IMAGE),

@@ -39,7 +39,7 @@ from tinymaml.training.optim import Adam
         ({"columns": iter(["a"])}, TypeError, "^columns: expected a list of names"),
         ({"columns": [1], "log": "file"}, TypeError, "^columns: expected a list"),
         ({"config": {"f": print}}, TypeError, "^config: expected JSON values"),
-        ({"out": 3}, TypeError, "^out: expected a path, got 3"),
+        ({"out": 3}, TypeError, "^out: expected text or a Path, got 3"),
         ({"out": "missing/c.npz"}, FileNotFoundError, "out: .*folder does not exist"),
         ({"out": "file/c.npz"}, NotADirectoryError, "out: .*'file/c.npz'"),
         ({"out": "folder"}, FileExistsError, "out: .*no plain file.*'folder'"),

@@ -23,6 +23,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tinymaml.checks import check_that
+from tinymaml.files import check_path
 from tinymaml.tasks import images
 from tinymaml.tasks.images import STANDIN, Array, DataError, FilePath, Image, ImageSet
 from tinymaml.tasks.strokes import draw, sample_strokes
@@ -55,11 +56,11 @@ def load(
     """
     parts = [*(f"{name}.csv" for name in LISTS.values()), "images", *LISTS.values()]
     folder = images.data_folder(data, ["miniimagenet"], parts)
-    if not folder.is_dir():  # a bare folder of images or classes, or nothing
-        folder = folder.parent
-    came = f"{folder}, which is none; name it with --data or TINYMAML_DATA"
-    is_there = folder.is_dir()
-    check_that(is_there, "MiniImagenet", "a folder of images", came, DataError)
+    # A bare folder of images or classes, or nothing, has no folder "miniimagenet".
+    folder = folder if folder.is_dir() else folder.parent
+    came = f"{folder}, which is no folder; choose one with --data or TINYMAML_DATA"
+    check_that(folder.is_dir(), "data", "a folder of images", came, DataError)
+    check_path("splits", splits, or_none=True)
     listed = {name: _read_list(splits or folder, name) for name in LISTS}
     for one, other in combinations(LISTS, 2):
         both = sorted(listed[one].keys() & listed[other].keys())

@@ -272,8 +272,8 @@ def _group_drawings(
             extra.append(file.path)
     missing = _name_missing(drawings)
     expected = f"{DRAWINGS} drawings of each of {len(names)} characters"
-    for problem, paths in (("missing", missing), ("not expected", extra)):
-        came = f"others; {problem}: {images.abbreviate(paths)}; get this part again"
+    for what, paths in (("fewer; missing", missing), ("more; not expected", extra)):
+        came = f"{what}: {images.abbreviate(paths)}; get this part again"
         check_that(not paths, part, expected, came, DataError)
     return {name: [drawings[name][n] for n in NUMBERS] for name in drawings}
 

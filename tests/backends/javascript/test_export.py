@@ -139,7 +139,7 @@ def test_a_tape_without_output_is_refused(tmp_path):
 
 @pytest.mark.parametrize("came", [None, 3, ["tape.json"]])
 def test_what_is_no_path_is_refused(came):
-    with pytest.raises(TypeError, match="^file: expected a path, got "):
+    with pytest.raises(TypeError, match="^file: expected text or a Path, got "):
         export(loss_tape(), came)
 
 
