@@ -72,7 +72,7 @@ def calls():
     trpo = {"steps": 1, "order": 2, "trajectories": 3, "damping": 0.0, "discount": 0.99}
     sinusoid = SinusoidRecipe()
     weights = sinusoid.network().init(rng)
-    table = {
+    return {
         "MAML": (tm.MAML, inner | more | {"step_weights": None, "threads": None}),
         "meta_gradient": (
             maml.meta_gradient,
@@ -115,8 +115,7 @@ def calls():
         ),
         "MAMLTRPO": (
             lambda **a: tm.MAMLTRPO(environment=Navigation(), backend="numpy", **a),
-            {"policy": POLICY, "alpha": 0.1, "transitions": None, "damping": 0.0}
-            | trpo,
+            {"policy": POLICY, "alpha": 0.1, "transitions": None} | trpo,
         ),
         "sample_tasks": (
             sample_tasks,
@@ -163,7 +162,6 @@ def calls():
             | {"weights_at": lambda _: [1.0], "order_at": lambda _: 1},
         ),
     }
-    return table
 
 
 @pytest.mark.parametrize("name", calls())

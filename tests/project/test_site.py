@@ -158,11 +158,16 @@ PICTURE = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"/>'
 STYLE = "p { background: url(picture.svg) }"
 
 
+def write_page(folder: Path, name: str, old: str, new: str) -> None:
+    """Write PAGE with one change."""
+    assert old in PAGE
+    (folder / name).write_text(PAGE.replace(old, new, 1), "utf-8")
+
+
 def site(folder: Path, old: str = "", new: str = "") -> Path:
     """Write a site of two pages, with one change."""
     (folder / "other").mkdir()
-    assert old in PAGE
-    (folder / "index.html").write_text(PAGE.replace(old, new, 1), "utf-8")
+    write_page(folder, "index.html", old, new)
     (folder / "other" / "page.html").write_text(OTHER, "utf-8")
     (folder / "picture.svg").write_text(PICTURE, "utf-8")
     (folder / "favicon.ico").write_bytes(b"")
@@ -258,8 +263,7 @@ def test_a_browser_finds_planted_faults_and_no_others(tmp_path: Path) -> None:
     ]
     folder = site(tmp_path)
     for number, (old, new, _) in enumerate(planted):
-        assert old in PAGE
-        (folder / f"{number}.html").write_text(PAGE.replace(old, new, 1), "utf-8")
+        write_page(folder, f"{number}.html", old, new)
     names = ["index.html", *(f"{number}.html" for number in range(len(planted)))]
     found = check_site.browser_faults(folder, names, None, {})
     assert not [line for line in found if line.startswith("index.html")]
