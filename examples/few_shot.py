@@ -40,6 +40,7 @@ from shared import (
     reason,
     run_to_the_end,
     training_command,
+    whole_number,
     write_results,
 )
 from tinymaml.backends import Backend
@@ -123,6 +124,13 @@ def make_parser(
         "(per_shot, the default), or its mean, with inner steps N times smaller",
     )
     add(
+        "--queries",
+        type=whole_number(1),
+        metavar="Q",
+        help="query examples of each class in training (default: K, for MiniImagenet "
+        "15, as in the authors' code); validation and test have K",
+    )
+    add(
         "--clip",
         type=positive_number,
         metavar="X",
@@ -149,8 +157,8 @@ def make_parser(
     )
     add_resume(
         parser,
-        "--recipe, --order, --method, --scaling, --clip, --decay, --seed, --standin, "
-        f"--fast{own_options}",
+        "--recipe, --order, --method, --scaling, --queries, --clip, --decay, --seed, "
+        f"--standin, --fast{own_options}",
         ", but not with --decay",
     )
     parser.set_defaults(no_rotations=False, split="authors")  # Omniglot's own options
@@ -206,7 +214,7 @@ def train(
     network = recipe.network()
     maml = learner(network, recipe, options, backend)
     sample = sampler(
-        sets["train"], recipe, experiment.rotations, recipe.queries, recipe.tasks
+        sets["train"], recipe, experiment.rotations, options.queries, recipe.tasks
     )
     validation_tasks = fixed_tasks(
         sets["validation"],
@@ -259,7 +267,13 @@ def run(
     maml = learner(recipe.network(), recipe, options, backend)
     # A relative has its own inner loop; of several rates this is the largest.
     alpha = float(np.max(maml.alpha))
-    own = replace(recipe, alpha=alpha, steps=maml.steps, clip=maml.clip)
+    own = replace(
+        recipe,
+        alpha=alpha,
+        steps=maml.steps,
+        clip=maml.clip,
+        queries=options.queries,
+    )
     print(describe(own, options.decay))
     print(f"{'data:':<15}{source}, classes: {class_counts(sets)}")
     result = train(stages, experiment, recipe, sets, options, backend)
@@ -294,6 +308,7 @@ def run(
         "order": maml.order,
         "method": options.method,
         "scaling": recipe.scaling,
+        "queries": options.queries,
         "clip": maml.clip,
         "decay": options.decay,
         "step_on_mean": own.step_on_mean,
@@ -379,6 +394,14 @@ def start(experiment: Experiment, parser: Parser, arguments: Sequence[str]) -> N
         "validate_every": options.validate_every,
     }
     # Not with keys of their own, which the checkpoints of older runs have not.
+    recipe = RECIPES[options.recipe]
+    options.queries = options.queries or recipe.queries
+    if options.queries != recipe.queries:
+        try:
+            sampler(sets["train"], recipe, False, options.queries)
+        except ValueError as error:
+            parser.error(f"argument --queries: {reason(error)}")
+        config["recipe"] += f" --queries {options.queries}"
     if options.clip is not None:
         config["recipe"] += f" --clip {options.clip!r}"
     if options.decay:

@@ -264,6 +264,40 @@ def test_without_rotations_tasks_hold_drawings_as_they_are(
     assert "not rotated" in refusal(example, given, capsys)
 
 
+def test_training_alone_has_the_number_of_query_examples_asked_for(
+    example, monkeypatch, capsys
+):
+    drawn, look_up = [], Episodes.look_up
+
+    def note(episodes, indices):
+        drawn.append(look_up(episodes, indices))
+        return drawn[-1]
+
+    monkeypatch.setattr(Episodes, "look_up", note)
+    results = run(example, "--iterations", 1, "--queries", "3")
+    shapes = {tasks.x_query.shape[:2] for tasks in drawn}
+    assert shapes == {(32, 15), (4, 5), (6, 5)}  # training, validation, test
+    assert results["queries"] == 3
+    assert "5-way 1-shot, 3 query examples a class in training, 1 at test" in (
+        capsys.readouterr().out
+    )
+    start = load_initialisation("out/initialisation.npz")
+    assert (start.facts["queries"], start.recipe) == (3, RECIPES["5w1s"])
+    given = ["--standin", "--resume", "out", "--iterations", "1"]
+    message = refusal(example, [*given, "--queries", "2"], capsys)
+    assert "recipe = '5w1s --queries 2', but" in message
+    assert "written with '5w1s --queries 3'" in message
+    # One drawing of the 20 is the support example.
+    message = refusal(example, ["--standin", "--queries", "20"], capsys)
+    assert "argument --queries: class" in message
+    assert "argument --queries" in refusal(
+        example, ["--standin", "--queries", "0"], capsys
+    )
+    # What is the default anyway needs not be repeated to continue.
+    run(example, "--iterations", 1, "--queries", "1", out="one")
+    run(example, "--iterations", 2, "--resume", "one", out="two")
+
+
 def test_clipping_and_a_falling_rate_reach_the_training(example, capsys):
     def moment(folder):
         arrays = load_checkpoint(f"{folder}/exact/checkpoint.npz").arrays
