@@ -139,6 +139,12 @@ def make_parser(
         "maml++; else no clipping)",
     )
     add(
+        "--learning-rate",
+        type=positive_number,
+        metavar="X",
+        help="Adam's learning rate (default: 0.001, as in the authors' code)",
+    )
+    add(
         "--decay",
         action="store_true",
         help="let Adam's learning rate fall to 0 over --iterations, as half a cosine "
@@ -157,8 +163,8 @@ def make_parser(
     )
     add_resume(
         parser,
-        "--recipe, --order, --method, --scaling, --queries, --clip, --decay, --seed, "
-        f"--standin, --fast{own_options}",
+        "--recipe, --order, --method, --scaling, --queries, --clip, --learning-rate, "
+        f"--decay, --seed, --standin, --fast{own_options}",
         ", but not with --decay",
     )
     parser.set_defaults(no_rotations=False, split="authors")  # Omniglot's own options
@@ -202,6 +208,15 @@ def learner(
     return maml
 
 
+def training_recipe(recipe: Recipe, options: argparse.Namespace) -> Recipe:
+    """The recipe with what --queries and --learning-rate say of the training."""
+    return replace(
+        recipe,
+        queries=options.queries or recipe.queries,
+        learning_rate=options.learning_rate or recipe.learning_rate,
+    )
+
+
 def train(
     stages: Stages,
     experiment: Experiment,
@@ -214,7 +229,7 @@ def train(
     network = recipe.network()
     maml = learner(network, recipe, options, backend)
     sample = sampler(
-        sets["train"], recipe, experiment.rotations, options.queries, recipe.tasks
+        sets["train"], recipe, experiment.rotations, recipe.queries, recipe.tasks
     )
     validation_tasks = fixed_tasks(
         sets["validation"],
@@ -267,16 +282,11 @@ def run(
     maml = learner(recipe.network(), recipe, options, backend)
     # A relative has its own inner loop; of several rates this is the largest.
     alpha = float(np.max(maml.alpha))
-    own = replace(
-        recipe,
-        alpha=alpha,
-        steps=maml.steps,
-        clip=maml.clip,
-        queries=options.queries,
-    )
+    trained = training_recipe(recipe, options)
+    own = replace(trained, alpha=alpha, steps=maml.steps, clip=maml.clip)
     print(describe(own, options.decay))
     print(f"{'data:':<15}{source}, classes: {class_counts(sets)}")
-    result = train(stages, experiment, recipe, sets, options, backend)
+    result = train(stages, experiment, trained, sets, options, backend)
     theta = result.theta if result.best is None else result.best
     best = max(
         result.scores, key=lambda score: score[1], default=(result.iteration, None)
@@ -308,8 +318,9 @@ def run(
         "order": maml.order,
         "method": options.method,
         "scaling": recipe.scaling,
-        "queries": options.queries,
+        "queries": trained.queries,
         "clip": maml.clip,
+        "learning_rate": trained.learning_rate,
         "decay": options.decay,
         "step_on_mean": own.step_on_mean,
         "best_iteration": best[0],
@@ -395,13 +406,15 @@ def start(experiment: Experiment, parser: Parser, arguments: Sequence[str]) -> N
     }
     # Not with keys of their own, which the checkpoints of older runs have not.
     recipe = RECIPES[options.recipe]
-    options.queries = options.queries or recipe.queries
-    if options.queries != recipe.queries:
+    trained = training_recipe(recipe, options)
+    if trained.queries != recipe.queries:
         try:
-            sampler(sets["train"], recipe, False, options.queries)
+            sampler(sets["train"], recipe, False, trained.queries)
         except ValueError as error:
             parser.error(f"argument --queries: {reason(error)}")
-        config["recipe"] += f" --queries {options.queries}"
+        config["recipe"] += f" --queries {trained.queries}"
+    if trained.learning_rate != recipe.learning_rate:
+        config["recipe"] += f" --learning-rate {trained.learning_rate!r}"
     if options.clip is not None:
         config["recipe"] += f" --clip {options.clip!r}"
     if options.decay:

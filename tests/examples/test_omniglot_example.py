@@ -298,6 +298,24 @@ def test_training_alone_has_the_number_of_query_examples_asked_for(
     run(example, "--iterations", 2, "--resume", "one", out="two")
 
 
+def test_learning_rate_reaches_the_training(example, capsys):
+    faster = ("--learning-rate", "3e-3")
+    results = run(example, "--iterations", 3, *faster)
+    assert results["learning_rate"] == 0.003
+    assert "Adam, 0.003, 32 tasks" in capsys.readouterr().out
+    state = load_checkpoint("out/exact/checkpoint.npz").state
+    assert state["optimiser"]["learning_rate"] == 0.003
+    given = ["--standin", "--resume", "out", "--iterations", "3"]
+    message = refusal(example, given, capsys)
+    assert "written with '5w1s --learning-rate 0.003'" in message
+    run(example, "--iterations", 3, *faster, "--decay", out="falling")
+    state = load_checkpoint("falling/exact/checkpoint.npz").state
+    assert state["optimiser"]["learning_rate"] == "cosine(0.003, 3, 0.0)"
+    for rate in ("0", "nan", "x"):
+        message = refusal(example, ["--standin", "--learning-rate", rate], capsys)
+        assert "argument --learning-rate: expected a positive number" in message
+
+
 def test_clipping_and_a_falling_rate_reach_the_training(example, capsys):
     def moment(folder):
         arrays = load_checkpoint(f"{folder}/exact/checkpoint.npz").arrays
