@@ -387,7 +387,7 @@ def start(experiment: Experiment, parser: Parser, arguments: Sequence[str]) -> N
     try:
         sets = experiment.load(options)
     except (DataError, ImportError, OSError) as error:
-        parser.error(f"argument --data: {reason(error)}")
+        parser.error(f"argument --data: {reason(error).removeprefix('data: ')}")
     try:
         one_shot = experiment.one_shot(options, sets["test"])
     except ValueError as error:

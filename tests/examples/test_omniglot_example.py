@@ -378,6 +378,11 @@ def test_wrong_options_are_refused_in_one_line_before_anything_is_written(
     assert list(folder.iterdir()) == []
 
 
+def test_missing_folder_of_miniimagenet_names_the_option_once(few_shot, capsys):
+    message = refusal(load_example("miniimagenet"), ["--data", "nowhere"], capsys)
+    assert "argument --data: expected a folder of images, got" in message
+
+
 def test_checkpoint_of_another_recipe_is_refused(example, capsys):
     run(example, "--iterations", 1)
     given = ["--standin", "--recipe", "5w5s", "--resume", "out"]
