@@ -126,7 +126,7 @@ def make_parser(
     add(
         "--queries",
         type=whole_number(1),
-        metavar="Q",
+        metavar="N",
         help="query examples of each class in training (default: K, for MiniImagenet "
         "15, as in the authors' code); validation and test have K",
     )
