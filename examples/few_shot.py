@@ -208,15 +208,6 @@ def learner(
     return maml
 
 
-def training_recipe(recipe: Recipe, options: argparse.Namespace) -> Recipe:
-    """The recipe with what --queries and --learning-rate say of the training."""
-    return replace(
-        recipe,
-        queries=options.queries or recipe.queries,
-        learning_rate=options.learning_rate or recipe.learning_rate,
-    )
-
-
 def train(
     stages: Stages,
     experiment: Experiment,
@@ -282,7 +273,9 @@ def run(
     maml = learner(recipe.network(), recipe, options, backend)
     # A relative has its own inner loop; of several rates this is the largest.
     alpha = float(np.max(maml.alpha))
-    trained = training_recipe(recipe, options)
+    trained = replace(
+        recipe, queries=options.queries, learning_rate=options.learning_rate
+    )
     own = replace(trained, alpha=alpha, steps=maml.steps, clip=maml.clip)
     print(describe(own, options.decay))
     print(f"{'data:':<15}{source}, classes: {class_counts(sets)}")
@@ -404,17 +397,18 @@ def start(experiment: Experiment, parser: Parser, arguments: Sequence[str]) -> N
         "seed": options.seed,
         "validate_every": options.validate_every,
     }
-    # Not with keys of their own, which the checkpoints of older runs have not.
     recipe = RECIPES[options.recipe]
-    trained = training_recipe(recipe, options)
-    if trained.queries != recipe.queries:
+    options.queries = options.queries or recipe.queries
+    options.learning_rate = options.learning_rate or recipe.learning_rate
+    # Not with keys of their own, which the checkpoints of older runs have not.
+    if options.queries != recipe.queries:
         try:
-            sampler(sets["train"], recipe, False, trained.queries)
+            sampler(sets["train"], recipe, False, options.queries)
         except ValueError as error:
             parser.error(f"argument --queries: {reason(error)}")
-        config["recipe"] += f" --queries {trained.queries}"
-    if trained.learning_rate != recipe.learning_rate:
-        config["recipe"] += f" --learning-rate {trained.learning_rate!r}"
+        config["recipe"] += f" --queries {options.queries}"
+    if options.learning_rate != recipe.learning_rate:
+        config["recipe"] += f" --learning-rate {options.learning_rate!r}"
     if options.clip is not None:
         config["recipe"] += f" --clip {options.clip!r}"
     if options.decay:

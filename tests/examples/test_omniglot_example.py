@@ -64,6 +64,19 @@ def example(few_shot):
     return load_example("omniglot")
 
 
+@pytest.fixture
+def drawn(monkeypatch):
+    """All tasks that a run draws, in their order."""
+    tasks, look_up = [], Episodes.look_up
+
+    def note(episodes, indices):
+        tasks.append(look_up(episodes, indices))
+        return tasks[-1]
+
+    monkeypatch.setattr(Episodes, "look_up", note)
+    return tasks
+
+
 def run(module, *arguments, out="out"):
     """Run on stand-ins; return results.json."""
     given = [*map(str, arguments), "--threads", "1", "--out", str(out)]
@@ -242,15 +255,8 @@ def test_one_shot_tests_within_an_alphabet_as_well(example, capsys):
 
 
 def test_without_rotations_tasks_hold_drawings_as_they_are(
-    example, few_shot, monkeypatch, capsys
+    example, few_shot, drawn, capsys
 ):
-    drawn, look_up = [], Episodes.look_up
-
-    def note(episodes, indices):
-        drawn.append(look_up(episodes, indices))
-        return drawn[-1]
-
-    monkeypatch.setattr(Episodes, "look_up", note)
     results = run(example, "--iterations", 1, "--no-rotations")
     assert sorted(map(len, (tasks.x_query for tasks in drawn))) == [4, 6, 32]
     assert results["rotations"] is False
@@ -265,15 +271,8 @@ def test_without_rotations_tasks_hold_drawings_as_they_are(
 
 
 def test_training_alone_has_the_number_of_query_examples_asked_for(
-    example, monkeypatch, capsys
+    example, drawn, capsys
 ):
-    drawn, look_up = [], Episodes.look_up
-
-    def note(episodes, indices):
-        drawn.append(look_up(episodes, indices))
-        return drawn[-1]
-
-    monkeypatch.setattr(Episodes, "look_up", note)
     results = run(example, "--iterations", 1, "--queries", "3")
     shapes = {tasks.x_query.shape[:2] for tasks in drawn}
     assert shapes == {(32, 15), (4, 5), (6, 5)}  # training, validation, test
