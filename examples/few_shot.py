@@ -5,6 +5,7 @@ that they do is here.
 """
 
 import argparse
+import hashlib
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -45,7 +46,11 @@ from shared import (
 )
 from tinymaml.backends import Backend
 from tinymaml.networks.images import ImageNetwork
-from tinymaml.paper.initialisations import save_initialisation
+from tinymaml.paper.initialisations import (
+    Initialisation,
+    load_initialisation,
+    save_initialisation,
+)
 from tinymaml.paper.recipes import RECIPES, SCALINGS, Recipe, accuracy
 from tinymaml.tasks.images import STANDIN, DataError, ImageSet
 from tinymaml.training.optim import Schedule, cosine
@@ -78,6 +83,16 @@ class Experiment(NamedTuple):
 
 
 # %% Options
+
+
+def initialisation(text: str) -> Initialisation:
+    """An argparse type: an initialisation, by its .npz file or its name."""
+    try:
+        if text.endswith(".npz"):
+            return load_initialisation(file_path(text))
+        return tm.pretrained(text)
+    except (OSError, ValueError) as error:
+        raise argparse.ArgumentTypeError(reason(error).removeprefix("name: ")) from None
 
 
 def make_parser(
@@ -151,6 +166,14 @@ def make_parser(
         "wave (default: it stays, as in the authors' code)",
     )
     add(
+        "--initialisation",
+        type=initialisation,
+        metavar="NAME",
+        help="start from these parameters, not from random ones: the .npz file that a "
+        "run wrote, or a name that tinymaml.pretrained knows; with --iterations 0 they "
+        "are tested as they are",
+    )
+    add(
         "--data",
         type=file_path,
         metavar="DIR",
@@ -164,7 +187,7 @@ def make_parser(
     add_resume(
         parser,
         "--recipe, --order, --method, --scaling, --queries, --clip, --learning-rate, "
-        f"--decay, --seed, --standin, --fast{own_options}",
+        f"--decay, --initialisation, --seed, --standin, --fast{own_options}",
         ", but not with --decay",
     )
     parser.set_defaults(no_rotations=False, split="authors")  # Omniglot's own options
@@ -238,7 +261,10 @@ def train(
     rate: float | Schedule = recipe.learning_rate
     if options.decay and options.iterations:
         rate = cosine(recipe.learning_rate, options.iterations)
-    theta = network.init(random_stream(INITIAL, options.seed))
+    if options.initialisation is None:
+        theta = network.init(random_stream(INITIAL, options.seed))
+    else:
+        theta = options.initialisation.theta
     return stages.train(
         options.method,
         maml,
@@ -357,6 +383,21 @@ def class_counts(sets: Mapping[str, ImageSet]) -> str:
     return ", ".join(f"{len(sets[part].classes)} {part}" for part in PARTS)
 
 
+def check_network(parser: Parser, start: Initialisation, recipe: Recipe) -> None:
+    """End with an error unless `start` has the parameters of this recipe's network."""
+    networks = [
+        f"{other.architecture} for {other.ways} classes"
+        if isinstance(other, Recipe)
+        else type(start.network).__name__
+        for other in (recipe, start.recipe)
+    ]
+    if networks[0] != networks[1]:
+        parser.error(
+            f"argument --initialisation: expected parameters of the network of "
+            f"{recipe.name}, {networks[0]}, got those of {networks[1]}"
+        )
+
+
 def run_example(
     experiment: Experiment, parser: Parser, arguments: Sequence[str] | None
 ) -> int:
@@ -407,6 +448,10 @@ def start(experiment: Experiment, parser: Parser, arguments: Sequence[str]) -> N
         except ValueError as error:
             parser.error(f"argument --queries: {reason(error)}")
         config["recipe"] += f" --queries {options.queries}"
+    if options.initialisation is not None:
+        check_network(parser, options.initialisation, recipe)
+        digest = hashlib.sha256(options.initialisation.theta.tobytes()).hexdigest()
+        config["recipe"] += f" --initialisation of digest {digest[:12]}"
     if options.learning_rate != recipe.learning_rate:
         config["recipe"] += f" --learning-rate {options.learning_rate!r}"
     if options.clip is not None:

@@ -315,6 +315,53 @@ def test_learning_rate_reaches_the_training(example, capsys):
         assert "argument --learning-rate: expected a positive number" in message
 
 
+def test_training_starts_from_an_initialisation(example, few_shot, capsys):
+    run(example, "--iterations", 2, "--recipe", "fc-5w1s", out="first")
+    path = "first/initialisation.npz"
+    first = load_initialisation(path)
+    given = ("--recipe", "fc-5w1s", "--initialisation", path)
+    run(example, "--iterations", 0, *given, "--seed", "3", out="none")
+    untrained = load_initialisation("none/initialisation.npz")
+    assert untrained.theta.tobytes() == first.theta.tobytes()
+    # Adam's first step moves no parameter further than the learning rate.
+    results = run(example, "--iterations", 1, *given, "--learning-rate", "1e-4")
+    arrays = load_checkpoint("out/exact/checkpoint.npz").arrays
+    moved = np.abs(arrays["theta"] - first.theta).max()
+    assert 0.9e-4 < moved < 1.1e-4
+    assert path in results["command"]
+    assert path in load_initialisation("out/initialisation.npz").facts["command"]
+    # A copy of the file is the same initialisation; another theta is not.
+    Path("moved.npz").write_bytes(Path(path).read_bytes())
+    same = ("--initialisation", "moved.npz", "--learning-rate", "1e-4")
+    run(example, "--iterations", 2, *given[:2], *same, "--resume", "out", out="more")
+    run(example, "--iterations", 1, "--recipe", "fc-5w1s", out="second")
+    for other in ([], ["--initialisation", "second/initialisation.npz"]):
+        resumed = [*given[:2], "--learning-rate", "1e-4", *other, "--resume", "out"]
+        message = refusal(example, ["--standin", *resumed], capsys)
+        assert "--initialisation of digest " in message and "written with" in message
+
+
+def test_an_initialisation_that_does_not_fit_is_refused(example, capsys):
+    message = refusal(
+        example, ["--standin", "--initialisation", "omniglot-7w1s"], capsys
+    )
+    assert "argument --initialisation: expected one of " in message
+    assert " omniglot-5w1s, " in message and "got 'omniglot-7w1s'" in message
+    for recipe, name, expected, came in (
+        ("fc-5w1s", "omniglot-5w1s", "omniglot-fc for 5", "omniglot for 5 classes"),
+        ("20w1s", "omniglot-5w1s", "omniglot for 20", "omniglot for 5 classes"),
+        ("5w1s", "sinusoid-maml", "omniglot for 5", "MLP"),
+    ):
+        given = ["--standin", "--recipe", recipe, "--initialisation", name]
+        message = refusal(example, given, capsys)
+        assert f"{recipe}, {expected} classes, got those of {came}\n" in message
+    Path("broken.npz").write_bytes(b"PK")
+    for path in ("missing.npz", "broken.npz"):
+        message = refusal(example, ["--standin", "--initialisation", path], capsys)
+        assert "argument --initialisation: " in message and path in message
+    assert not Path("results").exists()
+
+
 def test_clipping_and_a_falling_rate_reach_the_training(example, capsys):
     def moment(folder):
         arrays = load_checkpoint(f"{folder}/exact/checkpoint.npz").arrays
