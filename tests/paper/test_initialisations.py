@@ -204,11 +204,12 @@ def test_an_unknown_name_is_refused_with_all_names():
 
 
 def test_the_package_has_initialisations_of_three_experiments():
-    assert OMNIGLOT == ["omniglot-5w1s", "omniglot-5w1s-background"]
+    trainings = ["20w1s", "5w1s", "5w1s-background"]
+    assert OMNIGLOT == [f"omniglot-{training}" for training in trainings]
     methods = ["first-order", "maml", "pretrained"]
     assert SINUSOID == [f"sinusoid-{method}" for method in methods]
     assert NAVIGATION == ["navigation-maml", "navigation-pretrained"]
-    assert len(NAMES) == 7
+    assert len(NAMES) == 8
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -220,7 +221,7 @@ def test_pretrained_is_small_and_has_facts_about_its_training(name):
     assert start.facts["command"].startswith(f"python examples/{data}.py")
     if data == "omniglot":
         assert start.facts["data"] == "Omniglot"
-        assert start.facts["accuracy"] > 95
+        assert start.facts["accuracy"] > (92 if "20w" in name else 95)
         assert 0 < start.facts["ci95"] < 1
         assert "--resume" not in start.facts["command"]
     else:
