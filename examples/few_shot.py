@@ -305,6 +305,9 @@ def run(
     own = replace(trained, alpha=alpha, steps=maml.steps, clip=maml.clip)
     print(describe(own, options.decay))
     print(f"{'data:':<15}{source}, classes: {class_counts(sets)}")
+    if options.initialisation is not None:
+        first = options.initialisation.recipe
+        print(f"{'start:':<15}parameters of {first.name}, scaling {first.scaling}")
     result = train(stages, experiment, trained, sets, options, backend)
     theta = result.theta if result.best is None else result.best
     best = max(

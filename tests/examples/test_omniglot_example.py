@@ -321,6 +321,9 @@ def test_training_starts_from_an_initialisation(example, few_shot, capsys):
     first = load_initialisation(path)
     given = ("--recipe", "fc-5w1s", "--initialisation", path)
     run(example, "--iterations", 0, *given, "--seed", "3", out="none")
+    assert "start:         parameters of fc-5w1s, scaling per_shot\n" in (
+        capsys.readouterr().out
+    )
     untrained = load_initialisation("none/initialisation.npz")
     assert untrained.theta.tobytes() == first.theta.tobytes()
     # Adam's first step moves no parameter further than the learning rate.
