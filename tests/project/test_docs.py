@@ -66,6 +66,16 @@ def test_block_is_left_out_only_where_its_package_is_missing(
     assert run_page(page) == compared
 
 
+def test_block_is_left_out_where_its_data_are_not(tmp_path, monkeypatch) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("```python\n# needs TINYMAML_DATA\nprint(1)  # -> 1\n```\n")
+    for folder, compared in (("", 0), (str(tmp_path), 1)):
+        monkeypatch.setenv("TINYMAML_DATA", folder)
+        assert run_page(page) == compared
+    monkeypatch.delenv("TINYMAML_DATA")
+    assert run_page(page) == 0
+
+
 def test_page_that_prints_nothing_fails(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("```python\nx = 3  # -> 3\n```\n")

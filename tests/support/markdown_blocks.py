@@ -4,7 +4,8 @@ The blocks of a page run one after the other, in one namespace. A block with the
 
     # needs mujoco
 
-is left out where that package is not installed. A line that prints says so behind
+is left out where that package is not installed, and one that needs TINYMAML_DATA where
+this variable, the folder with the data, is not set. A line that prints says so behind
 itself,
 
     print(2 / 3)  # -> 0.67
@@ -19,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+import os
 import re
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -29,6 +31,11 @@ BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NEEDS = re.compile(r"^# needs (\w+)$", re.MULTILINE)
 PROMISE = re.compile(r"# -> (.*)$")
 NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?")
+
+
+def is_there(name: str) -> bool:
+    """Whether a package is installed or, in capitals, an environment variable set."""
+    return bool(os.environ.get(name) if name.isupper() else find_spec(name))
 
 
 def python_blocks(page: Path) -> Iterator[str]:
@@ -68,7 +75,7 @@ def run_page(page: Path, relative: float = 0.0) -> int:
     namespace: dict[str, Any] = {"__name__": "__page__"}
     compared = 0
     for block in python_blocks(page):
-        if not all(map(find_spec, NEEDS.findall(block))):
+        if not all(map(is_there, NEEDS.findall(block))):
             continue
         output = io.StringIO()
         with contextlib.redirect_stdout(output):
