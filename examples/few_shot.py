@@ -92,7 +92,10 @@ def initialisation(text: str) -> Initialisation:
             return load_initialisation(file_path(text))
         return tm.pretrained(text)
     except (OSError, ValueError) as error:
-        raise argparse.ArgumentTypeError(reason(error).removeprefix("name: ")) from None
+        words = reason(error)
+        if words.startswith("name: "):
+            words = words.removeprefix("name: ") + ", which is no .npz file either"
+        raise argparse.ArgumentTypeError(words) from None
 
 
 def make_parser(
@@ -171,7 +174,7 @@ def make_parser(
         metavar="NAME",
         help="start from these parameters, not from random ones: the .npz file that a "
         "run wrote, or a name that tinymaml.pretrained knows; with --iterations 0 they "
-        "are tested as they are",
+        "are tested as they are. The --seed of that run draws its tasks again",
     )
     add(
         "--data",
@@ -344,6 +347,7 @@ def run(
         "clip": maml.clip,
         "learning_rate": trained.learning_rate,
         "decay": options.decay,
+        "initialisation": source_of_start(options.initialisation),
         "step_on_mean": own.step_on_mean,
         "best_iteration": best[0],
         "test_tasks": options.test_tasks,
@@ -386,8 +390,19 @@ def class_counts(sets: Mapping[str, ImageSet]) -> str:
     return ", ".join(f"{len(sets[part].classes)} {part}" for part in PARTS)
 
 
-def check_network(parser: Parser, start: Initialisation, recipe: Recipe) -> None:
-    """End with an error unless `start` has the parameters of this recipe's network."""
+def source_of_start(start: Initialisation | None) -> str | None:
+    """The command that made the start of a training; None: it was random."""
+    return None if start is None else str(start.facts.get("command", "not known"))
+
+
+def check_start(
+    parser: Parser, start: Initialisation, recipe: Recipe, sets: Mapping[str, ImageSet]
+) -> None:
+    """End with an error unless training on these sets can go on from `start`.
+
+    It must have the parameters of this recipe's network. From another split of the same
+    data it may know the test classes.
+    """
     networks = [
         f"{other.architecture} for {other.ways} classes"
         if isinstance(other, Recipe)
@@ -398,6 +413,18 @@ def check_network(parser: Parser, start: Initialisation, recipe: Recipe) -> None
         parser.error(
             f"argument --initialisation: expected parameters of the network of "
             f"{recipe.name}, {networks[0]}, got those of {networks[1]}"
+        )
+    if start.theta.dtype != "float32":
+        parser.error(
+            "argument --initialisation: expected parameters in float32, got "
+            f"{start.theta.dtype}"
+        )
+    ours, theirs = class_counts(sets), start.facts.get("classes")
+    same_data = start.facts.get("data") == sets["train"].source
+    if same_data and theirs is not None and theirs != ours:
+        parser.error(
+            "argument --initialisation: expected parameters of the same split, "
+            f"{ours}, got those of {theirs}, which may know classes of the test"
         )
 
 
@@ -452,7 +479,7 @@ def start(experiment: Experiment, parser: Parser, arguments: Sequence[str]) -> N
             parser.error(f"argument --queries: {reason(error)}")
         config["recipe"] += f" --queries {options.queries}"
     if options.initialisation is not None:
-        check_network(parser, options.initialisation, recipe)
+        check_start(parser, options.initialisation, recipe, sets)
         digest = hashlib.sha256(options.initialisation.theta.tobytes()).hexdigest()
         config["recipe"] += f" --initialisation of digest {digest[:12]}"
     if options.learning_rate != recipe.learning_rate:

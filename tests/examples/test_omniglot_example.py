@@ -19,11 +19,11 @@ from tests.support.running_examples import (
     refusal,
 )
 from tests.support.training import read_rows
-from tinymaml.paper.initialisations import load_initialisation
+from tinymaml.paper.initialisations import load_initialisation, save_initialisation
 from tinymaml.paper.recipes import RECIPES
 from tinymaml.tasks import miniimagenet, omniglot
 from tinymaml.tasks.episodes import Episodes
-from tinymaml.tasks.images import ImageSet
+from tinymaml.tasks.images import STANDIN, ImageSet
 from tinymaml.training.checkpoint import load_checkpoint
 
 FILES = [
@@ -315,7 +315,7 @@ def test_learning_rate_reaches_the_training(example, capsys):
         assert "argument --learning-rate: expected a positive number" in message
 
 
-def test_training_starts_from_an_initialisation(example, few_shot, capsys):
+def test_training_starts_from_an_initialisation(example, capsys):
     run(example, "--iterations", 2, "--recipe", "fc-5w1s", out="first")
     path = "first/initialisation.npz"
     first = load_initialisation(path)
@@ -332,7 +332,14 @@ def test_training_starts_from_an_initialisation(example, few_shot, capsys):
     moved = np.abs(arrays["theta"] - first.theta).max()
     assert 0.9e-4 < moved < 1.1e-4
     assert path in results["command"]
-    assert path in load_initialisation("out/initialisation.npz").facts["command"]
+    facts = load_initialisation("out/initialisation.npz").facts
+    assert path in facts["command"]
+    assert facts["initialisation"] == first.facts["command"]
+    assert first.facts["initialisation"] is None
+    method = ("--method", "meta-sgd", "--iterations", 0)
+    run(example, *given, *method, out="relative")
+    theta = load_checkpoint("relative/meta-sgd/checkpoint.npz").arrays["theta"]
+    assert theta[: first.theta.size].tobytes() == first.theta.tobytes()
     # A copy of the file is the same initialisation; another theta is not.
     Path("moved.npz").write_bytes(Path(path).read_bytes())
     same = ("--initialisation", "moved.npz", "--learning-rate", "1e-4")
@@ -349,7 +356,8 @@ def test_an_initialisation_that_does_not_fit_is_refused(example, capsys):
         example, ["--standin", "--initialisation", "omniglot-7w1s"], capsys
     )
     assert "argument --initialisation: expected one of " in message
-    assert " omniglot-5w1s, " in message and "got 'omniglot-7w1s'" in message
+    assert " omniglot-5w1s, " in message
+    assert "got 'omniglot-7w1s', which is no .npz file either" in message
     for recipe, name, expected, came in (
         ("fc-5w1s", "omniglot-5w1s", "omniglot-fc for 5", "omniglot for 5 classes"),
         ("20w1s", "omniglot-5w1s", "omniglot for 20", "omniglot for 5 classes"),
@@ -358,6 +366,21 @@ def test_an_initialisation_that_does_not_fit_is_refused(example, capsys):
         given = ["--standin", "--recipe", recipe, "--initialisation", name]
         message = refusal(example, given, capsys)
         assert f"{recipe}, {expected} classes, got those of {came}\n" in message
+    given = ["--standin", "--initialisation", "omniglot-5w1s"]
+    message = refusal(load_example("miniimagenet"), given, capsys)
+    assert "miniimagenet for 5 classes, got those of omniglot for 5 clas" in message
+    recipe = RECIPES["fc-5w1s"]
+    theta = np.zeros(recipe.network().size)
+    save_initialisation("float64.npz", theta, recipe, {})
+    known = {"data": STANDIN, "classes": "1100 train, 100 validation, 423 test"}
+    save_initialisation("split.npz", theta.astype("float32"), recipe, known)
+    for path, expected in (
+        ("float64.npz", "expected parameters in float32, got float64"),
+        ("split.npz", f"{known['classes']}, which may know classes of the test"),
+    ):
+        given = ["--standin", "--recipe", "fc-5w1s", "--initialisation", path]
+        message = refusal(example, [*given, "--split", "background"], capsys)
+        assert "argument --initialisation: " in message and expected in message
     Path("broken.npz").write_bytes(b"PK")
     for path in ("missing.npz", "broken.npz"):
         message = refusal(example, ["--standin", "--initialisation", path], capsys)

@@ -29,13 +29,14 @@ from typing import Any
 
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NEEDS = re.compile(r"^# needs (\w+)$", re.MULTILINE)
+DATA = "TINYMAML_DATA"  # the variable that names the folder with the data
 PROMISE = re.compile(r"# -> (.*)$")
 NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?")
 
 
 def is_there(name: str) -> bool:
-    """Whether a package is installed or, in capitals, an environment variable set."""
-    return bool(os.environ.get(name) if name.isupper() else find_spec(name))
+    """Whether a package is installed or, if that is the name, TINYMAML_DATA is set."""
+    return bool(os.environ.get(name) if name == DATA else find_spec(name))
 
 
 def python_blocks(page: Path) -> Iterator[str]:
