@@ -411,7 +411,7 @@ def check_start(
     ]
     if networks[0] != networks[1]:
         parser.error(
-            f"argument --initialisation: expected parameters of the network of "
+            "argument --initialisation: expected parameters of the network of "
             f"{recipe.name}, {networks[0]}, got those of {networks[1]}"
         )
     if start.theta.dtype != "float32":
