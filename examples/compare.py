@@ -66,11 +66,11 @@ from compare_problems import (
 from methods import RELATIVES, names_for
 from shared import (
     Parser,
+    add_images,
     add_problem,
     add_resume,
     command_line,
     experiment_parser,
-    file_path,
     mean_and_interval,
     open_stages,
     positive_number,
@@ -78,6 +78,7 @@ from shared import (
     read_json,
     read_options,
     reason,
+    refuse_images,
     run_to_the_end,
     shortest_seconds,
     write_json,
@@ -364,17 +365,7 @@ def make_parser() -> Parser:
         help="processor time that each method gets for the test at equal time "
         "(default: what MAML needs for --iterations)",
     )
-    add(
-        "--data",
-        type=file_path,
-        metavar="DIR",
-        help="folder with Omniglot (default: $TINYMAML_DATA, else the user's cache)",
-    )
-    add(
-        "--standin",
-        action="store_true",
-        help="use characters drawn by a program instead of Omniglot",
-    )
+    add_images(parser)
     add_resume(parser, "--task, --seconds and --fast")
     return parser
 
@@ -384,6 +375,7 @@ def choose_problem(
 ) -> Problem:
     """The problem of --task, with its data."""
     if options.task == "sinusoid":
+        refuse_images(parser, options, "--task")
         return sinusoids(backend, options.fast)
     try:
         images = omniglot.standin() if options.standin else omniglot.load(options.data)

@@ -30,6 +30,7 @@ from shared import (
     INITIALISATION,
     STARTS,
     Parser,
+    add_images,
     add_resume,
     command_line,
     experiment_parser,
@@ -120,14 +121,15 @@ def make_parser(
         default=recipes[0],
         help="the cell of table 1 or 3: N ways, K shots (default: %(default)s)",
     )
-    add(
+    trained = parser.add_mutually_exclusive_group()
+    trained.add_argument(
         "--order",
         type=int,
         choices=(1, 2),
         default=2,
         help="exact MAML (2, the default) or the first-order approximation (1)",
     )
-    add(
+    trained.add_argument(
         "--method",
         choices=meta_learners("omniglot"),
         metavar="NAME",
@@ -176,16 +178,10 @@ def make_parser(
         "run wrote, or a name that tinymaml.pretrained knows; with --iterations 0 they "
         "are tested as they are. The --seed of that run draws its tasks again",
     )
-    add(
-        "--data",
-        type=file_path,
-        metavar="DIR",
-        help="folder with the data (default: $TINYMAML_DATA, else the user's cache)",
-    )
-    add(
-        "--standin",
-        action="store_true",
-        help="use images drawn by a program instead of the data, to try the example",
+    add_images(
+        parser,
+        "the data",
+        standin="images drawn by a program instead of the data, to try the example",
     )
     add_resume(
         parser,
@@ -193,7 +189,8 @@ def make_parser(
         f"--decay, --initialisation, --seed, --standin, --fast{own_options}",
         ", but not with --decay",
     )
-    parser.set_defaults(no_rotations=False, split="authors")  # Omniglot's own options
+    # Omniglot's own options.
+    parser.set_defaults(download=False, no_rotations=False, split="authors")
     return parser
 
 
@@ -448,6 +445,8 @@ def start(experiment: Experiment, parser: Parser, arguments: Sequence[str]) -> N
     else:
         options.validate_every = VALIDATE_EVERY
         options.validation_tasks, options.test_tasks = VALIDATION_TASKS, TEST_TASKS
+    if options.standin and options.download:
+        parser.error("argument --download: not allowed with argument --standin")
     try:
         sets = experiment.load(options)
     except (DataError, ImportError, OSError) as error:

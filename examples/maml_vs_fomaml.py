@@ -58,14 +58,15 @@ from maml_vs_fomaml_problems import (
 )
 from shared import (
     Parser,
+    add_images,
     add_problem,
     command_line,
     experiment_parser,
-    file_path,
     open_folder,
     random_stream,
     read_options,
     reason,
+    refuse_images,
     run_to_the_end,
     shortest_seconds,
     write_results,
@@ -222,7 +223,6 @@ def make_parser() -> Parser:
     parser = experiment_parser(
         __doc__ or "", "results/maml_vs_fomaml", *ITERATIONS["sinusoid"]
     )
-    add = parser.add_argument
     add_problem(
         parser,
         "--problem",
@@ -231,18 +231,7 @@ def make_parser() -> Parser:
         f"{ITERATIONS['omniglot'][0]:,} iterations, {ITERATIONS['omniglot'][1]} with "
         "--fast)",
     )
-    add(
-        "--data",
-        type=file_path,
-        metavar="DIR",
-        help="folder with Omniglot (default: $TINYMAML_DATA, else the user's cache; "
-        "stand-ins if they have none)",
-    )
-    add(
-        "--standin",
-        action="store_true",
-        help="use characters drawn by a program instead of Omniglot",
-    )
+    add_images(parser, otherwise="; stand-ins if they have none")
     return parser
 
 
@@ -251,6 +240,7 @@ def choose_problem(
 ) -> Problem:
     """The problem of --problem, with its data."""
     if options.problem == "sinusoid":
+        refuse_images(parser, options, "--problem")
         return sinusoids(backend)
     try:
         images = omniglot.standin() if options.standin else omniglot.load(options.data)

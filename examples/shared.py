@@ -194,6 +194,40 @@ def add_problem(
     )
 
 
+def add_images(
+    parser: Parser,
+    data: str = "Omniglot",
+    otherwise: str = "",
+    standin: str = "characters drawn by a program instead of Omniglot",
+) -> None:
+    """Add --data and --standin, of which a run takes one.
+
+    The rest are words of the help: what the folder holds, what is done without it, and
+    what takes its place.
+    """
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument(
+        "--data",
+        type=file_path,
+        metavar="DIR",
+        help=f"folder with {data} (default: $TINYMAML_DATA, else the user's "
+        f"cache{otherwise})",
+    )
+    group.add_argument("--standin", action="store_true", help=f"use {standin}")
+
+
+def refuse_images(parser: Parser, options: argparse.Namespace, option: str) -> None:
+    """End with an error if images are given for a problem that has none.
+
+    option: the one that chose the problem, such as "--task".
+    """
+    for name in ("data", "standin"):
+        if getattr(options, name):
+            parser.error(
+                f"argument --{name}: expected {option} omniglot, got {option} sinusoid"
+            )
+
+
 def file_path(text: str) -> Path:
     """An argparse type: a path; ~ is the home folder, which shells leave in --out=~."""
     return Path(os.path.expanduser(text))

@@ -375,13 +375,14 @@ def make_parser() -> Parser:
         ITERATIONS_FAST,
         f", He's initial weights and outer learning rate {OUTER_LEARNING_RATE_FAST}",
     )
-    parser.add_argument(
+    trained = parser.add_mutually_exclusive_group()
+    trained.add_argument(
         "--order",
         choices=("1", "2", "both"),
         default="both",
         help="exact MAML (2), the first-order approximation (1), or both (default)",
     )
-    parser.add_argument(
+    trained.add_argument(
         "--method",
         nargs="+",
         choices=meta_learners("sinusoid"),

@@ -398,6 +398,11 @@ def test_a_run_is_not_continued_on_other_data(example, capsys):
         (["--seeds", "-1"], "--seeds: expected a whole number of at least 0, got '-1'"),
         (["--task", "chess"], "--task: invalid choice: 'chess'"),
         (["--task", "omniglot", "--data", "nowhere"], "--data: "),
+        (
+            ["--data", "nowhere"],
+            "--data: expected --task omniglot, got --task sinusoid",
+        ),
+        (["--standin"], "--standin: expected --task omniglot, got --task sinusoid"),
         (["--out", "file"], "--out: "),
         (["--resume", "nowhere"], "--resume: No such file or directory: nowhere"),
         (["--resume", "empty"], "expected the costs of an earlier run, got another"),

@@ -262,6 +262,11 @@ def test_ctrl_c_stops_with_one_line(example, folder, monkeypatch, capsys):
         (["--out", "file"], "--out: "),
         (["--problem", "chess"], "--problem: invalid choice: 'chess'"),
         (["--problem", "omniglot", "--data", "nowhere"], "--data: "),
+        (
+            ["--problem", "omniglot", "--data", "nowhere", "--standin"],
+            "--standin: not allowed with argument --data",
+        ),
+        (["--standin"], "--standin: expected --problem omniglot, got --problem sinu"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(example, folder, capsys, arguments, message):

@@ -440,6 +440,19 @@ def test_clipping_and_a_falling_rate_reach_the_training(example, capsys):
             "argument --method: expected a --recipe that adapts weights, got context",
         ),
         (["--standin", "--resume", "nowhere"], "argument --resume"),
+        # What contradicts another option is not ignored.
+        (
+            ["--standin", "--data", "nowhere"],
+            "argument --data: not allowed with argument --standin",
+        ),
+        (
+            ["--standin", "--download"],
+            "argument --download: not allowed with argument --standin",
+        ),
+        (
+            ["--standin", "--order", "1", "--method", "anil"],
+            "argument --method: not allowed with argument --order",
+        ),
     ],
 )
 def test_wrong_options_are_refused_in_one_line_before_anything_is_written(

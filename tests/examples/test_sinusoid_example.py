@@ -462,6 +462,10 @@ def test_a_loss_that_is_not_finite_stops_with_one_line_naming_the_iteration(
         (["--order", "3"], "--order: invalid choice: '3'"),
         (["--method", "sgd"], "--method: invalid choice: 'sgd'"),
         (["--method", "pretrained"], "--method: invalid choice: 'pretrained'"),
+        (
+            ["--order", "2", "--method", "anil"],
+            "--method: not allowed with argument --order",
+        ),
         (["--out", "file"], "--out: "),
         (["--out", "file/below"], "--out: "),
         (["--out", "taken"], "--out: "),
