@@ -116,5 +116,9 @@ def draw(
     panel.set(xlabel="processor time of outer steps, seconds", ylabel=label)
     panel.set_title(problem.title, fontsize=9)
     panel.grid(color="0.9")
-    figure.legend(loc="outside right upper", fontsize=8, frameon=False)
+    if panel.lines:
+        figure.legend(loc="outside right upper", fontsize=8, frameon=False)
+    else:
+        text = "every training is shorter than the time to its first validation"
+        panel.text(0.5, 0.5, text, ha="center", transform=panel.transAxes)
     save_figure(figure, out)

@@ -126,7 +126,6 @@ def make_parser(
         "--order",
         type=int,
         choices=(1, 2),
-        default=2,
         help="exact MAML (2, the default) or the first-order approximation (1)",
     )
     trained.add_argument(
@@ -457,6 +456,8 @@ def start(experiment: Experiment, parser: Parser, arguments: Sequence[str]) -> N
         parser.error(f"argument --evaluate: {reason(error)}")
     if options.no_rotations:
         experiment = experiment._replace(rotations=False)
+    # As a default of argparse, --order 2 beside --method would pass for not given.
+    options.order = options.order or 2
     config = {
         "experiment": experiment.name,
         "data": sets["train"].source,

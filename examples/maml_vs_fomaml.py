@@ -245,7 +245,10 @@ def choose_problem(
     try:
         images = omniglot.standin() if options.standin else omniglot.load(options.data)
     except (DataError, OSError) as error:
-        if options.data is not None:
+        folder = omniglot.find_data(options.data)
+        parts = [*omniglot.PARTS, *omniglot.ARCHIVES]
+        damaged = any((folder / part).exists() for part in parts)
+        if options.data is not None or damaged:
             parser.error(f"argument --data: {reason(error)}")
         print(f"Drawn stand-ins take the place of Omniglot: {reason(error)}")
         images = omniglot.standin()

@@ -9,10 +9,12 @@ each of five new classes about 80 % of further images are classified correctly; 
 is 20 %.
 """
 
+import sys
+
 import numpy as np
 
 import tinymaml as tm
-from shared import plain_parser
+from shared import plain_parser, run_to_the_end
 from tinymaml.networks.images import ImageNetwork
 from tinymaml.tasks.episodes import Episodes
 
@@ -46,13 +48,10 @@ def main(iterations: int = 1000) -> np.ndarray:
     test_tasks = tests.fixed(seed=1)
     maml, adam, theta = tm.MAML(loss, alpha=0.3), tm.Adam(0.001), network.init(rng)
     result = tm.train(
-        maml,
-        theta,
-        sample,
-        iterations=iterations,
-        optimiser=adam,
-        rng=rng,
+        maml, theta, sample, iterations=iterations, optimiser=adam, rng=rng
     )
+    if result.interrupted:  # by Ctrl-C, which `train` notices between two steps
+        raise KeyboardInterrupt
     # For each task the logits before and after a step: (600, 2, 15, 5).
     logits = maml.predict(network, result.theta, test_tasks)
     accuracy = tm.accuracy(logits, test_tasks.y_query[:, None]).mean(0)
@@ -61,5 +60,6 @@ def main(iterations: int = 1000) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    plain_parser(__doc__ or "").parse_args()  # --help
-    main()
+    parser = plain_parser(__doc__ or "")
+    parser.parse_args()  # --help
+    sys.exit(run_to_the_end(parser, main))

@@ -1,14 +1,16 @@
 """One table from the results of several seeds, with the interval over seeds.
 
     python examples/seeds.py results/seed*/results.json
+    python examples/seeds.py results/5w1s*/results.json --shots 1 --steps 3
 
 Reads the `results.json` of sinusoid.py, omniglot.py, miniimagenet.py, navigation.py,
 locomotion.py or compare.py and writes nothing. For each method, order and number of
 gradient steps it prints, in Markdown, the mean over seeds, the half-width of its 95 %
-interval (Student's t, one sample for each seed) and the value of each seed. Images have
-a line for each normalisation of query examples, transductive and by support statistics.
-A method of compare.py has one line at equal iterations and one at equal time. Needs
-SciPy, for the quantiles of Student's t.
+interval (Student's t, one sample for each seed) and the value of each seed. Runs of one
+line must differ in their seeds alone; others are refused. Images have a line for each
+normalisation of query examples, transductive and by support statistics. A method of
+compare.py has one line at equal iterations and one at equal time. Needs SciPy, for the
+quantiles of Student's t.
 """
 
 import argparse
@@ -31,7 +33,20 @@ from tinymaml.checks import real_number
 
 Row = dict[str, Any]
 METRICS = ("mse", "accuracy", "return")
+KEYS = ("method", "order", "steps", "shots", "paper", "seed")
 STATISTICS = {"batch": ", transductive", "support": ", support statistics"}
+# What is measured in a run, or says where it was made. All else that two results have
+# is a setting, and must agree.
+MEASURED = {"accepted_steps", "backend", "best_iteration", "command", "costs", "curves"}
+MEASURED |= {
+    "equal_seconds",
+    "mujoco",
+    "one_shot",
+    "returns_by_goal",
+    "rows",
+    "seconds",
+}
+MEASURED |= {"seed", "validation", "version"}
 
 
 def interval(values: Sequence[float]) -> float:
@@ -46,59 +61,92 @@ def interval(values: Sequence[float]) -> float:
     return quantile * stdev(values) / len(values) ** 0.5
 
 
-def read_rows(file: Path) -> list[Row]:
-    """The rows of a results.json, with its metric under "value".
+def read_results(file: Path) -> dict[str, Any]:
+    """A results.json; its rows have their metric under "value", and their seed.
 
     Raises ValueError if it is another file.
     """
 
-    def parse(results: Any) -> list[Row]:
+    def parse(results: Any) -> dict[str, Any]:
         for row in results["rows"]:
             row["value"] = next(row[metric] for metric in METRICS if metric in row)
             for key in ("value", "paper"):
                 if row[key] is not None:
                     row[key] = real_number(key, row[key])
-            {(row[key], row["paper"]) for key in ("method", "order", "steps", "shots")}
-        return list(results["rows"])
+            row.setdefault("seed", results.get("seed"))
+            hash(tuple(row[key] for key in KEYS))
+        return dict(results)
 
     expected = "the results.json of an experiment with seeds"
-    rows: list[Row] = read_json(file, expected, parse)
-    return rows
+    results: dict[str, Any] = read_json(file, expected, parse)
+    return results
+
+
+class Line:
+    """One line of the table: the value of each seed, beginning with that of a file."""
+
+    def __init__(self, file: Path, results: Row, paper: float | None) -> None:
+        self.file, self.results, self.paper = file, results, paper
+        self.values: list[float | None] = []
+        self.seeds: set[int] = set()
+
+    def add(self, file: Path, results: Row, row: Row) -> None:
+        """Take a row of a run.
+
+        Raises ValueError if its run differs from the first in a setting that both have,
+        or has a seed that is here already.
+        """
+        first = self.results
+        for name in sorted((results.keys() & first.keys()) - MEASURED):
+            if results[name] != first[name]:
+                raise ValueError(
+                    f"{file}: expected a run that differs from {self.file} in its seed "
+                    f"alone, got {name} {results[name]!r} and not {first[name]!r}"
+                )
+        seed = row["seed"]
+        if seed in self.seeds:
+            raise ValueError(f"{file}: expected another seed, got {seed} once more")
+        if seed is not None:  # results of before had none
+            self.seeds.add(seed)
+        self.values.append(row["value"])
 
 
 def table(options: argparse.Namespace) -> list[str]:
     """The lines of the table."""
-    values: dict[tuple[str, int | None, int], list[float | None]] = defaultdict(list)
-    papers: dict[tuple[str, int | None, int], float | None] = {}
-    found: set[int] = set()
+    found: dict[tuple[str, int | None, int], Line] = {}
+    steps_of: dict[int, set[int]] = defaultdict(set)  # by number of shots
     for file in options.files:
-        for row in read_rows(file):
-            found.add(row["shots"])
+        results = read_results(file)
+        for row in results["rows"]:
+            steps_of[row["shots"]].add(row["steps"])
             if row["shots"] == options.shots and row["steps"] in options.steps:
                 name = row["method"] + STATISTICS.get(row.get("statistics", ""), "")
                 name += f", {row['at']}" if "at" in row else ""
                 key = (name, row["order"], row["steps"])
-                values[key].append(row["value"])
-                papers[key] = row["paper"]
-    if not values:
-        shots = ", ".join(map(str, sorted(found)))
+                line = found.setdefault(key, Line(file, results, row["paper"]))
+                line.add(file, results, row)
+    if not found:
+        there = f"{', '.join(map(str, sorted(steps_of)))} shots"
+        if options.shots in steps_of:
+            numbers = map(str, sorted(steps_of[options.shots]))
+            there = f"these shots after {', '.join(numbers)}"
         raise ValueError(
             f"expected results with --shots {options.shots} after one of --steps "
-            f"{' '.join(map(str, options.steps))}, got those with {shots} shots"
+            f"{' '.join(map(str, options.steps))}, got those with {there}"
         )
     lines = ["| method | order | steps | paper | mean | 95 % | each seed |"]
     lines.append("|---|---:|---:|---:|---:|---:|---|")
-    for (method, order, steps), seeds in values.items():
-        finite = [value for value in seeds if value is not None]  # null: inf or NaN
-        all_finite = len(finite) == len(seeds)
+    for (method, order, steps), line in found.items():
+        finite = [value for value in line.values if value is not None]  # or inf, NaN
+        all_finite = len(finite) == len(line.values)
         cells = (
             method,
             order or "",
             steps,
-            papers[method, order, steps] or "",
+            line.paper or "",
             f"{mean(finite):.3g}" if all_finite else "not finite",
             f"{interval(finite):.2g}" if all_finite and len(finite) > 1 else "",
-            ", ".join("inf" if v is None else f"{v:.3g}" for v in seeds),
+            ", ".join("inf" if v is None else f"{v:.3g}" for v in line.values),
         )
         lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
     return lines

@@ -32,7 +32,7 @@ from stages import CHECKPOINT, LOG, Stages
 
 from tinymaml.backends import BACKENDS, Backend, get_backend
 from tinymaml.files import check_plain, check_writable, write_atomically
-from tinymaml.training.checkpoint import CheckpointError
+from tinymaml.training.checkpoint import CheckpointError, load_checkpoint
 from tinymaml.training.distributed import DistributedBackend, launched
 from tinymaml.training.steps import OneProcess, RankError
 
@@ -230,6 +230,8 @@ def refuse_images(parser: Parser, options: argparse.Namespace, option: str) -> N
 
 def file_path(text: str) -> Path:
     """An argparse type: a path; ~ is the home folder, which shells leave in --out=~."""
+    if not text:  # a shell variable that is not set; Path("") is the current folder
+        raise argparse.ArgumentTypeError("expected a path, got an empty text")
     return Path(os.path.expanduser(text))
 
 
@@ -334,7 +336,7 @@ def earlier_run(parser: Parser, options: argparse.Namespace) -> list[Path]:
     There is one if there are checkpoints, an initialisation or results.json; logs and
     initialisations beside them are its files, too. If there is one, the program ends
     with a one-line error, unless --overwrite is given. A run that continues this very
-    folder replaces nothing.
+    folder replaces nothing. Checkpoints of a training of the user's own stay.
     """
     resume = getattr(options, "resume", None)
     if resume is not None:
@@ -343,7 +345,7 @@ def earlier_run(parser: Parser, options: argparse.Namespace) -> list[Path]:
             return []
     patterns = ("results.json", CHECKPOINT, f"*/{CHECKPOINT}", INITIALISATION)
     found = [path for pattern in patterns for path in options.out.glob(pattern)]
-    found = [path for path in found if path.is_file()]
+    found = [path for path in found if path.is_file() and not is_foreign(path)]
     if not found:
         return []
     if not options.overwrite:
@@ -357,6 +359,29 @@ def earlier_run(parser: Parser, options: argparse.Namespace) -> list[Path]:
     places = {options.out, *(path.parent for path in found)}
     beside = [place / name for place in places for name in (LOG, INITIALISATION)]
     return found + [path for path in beside if path.is_file()]
+
+
+def is_foreign(path: Path) -> bool:
+    """Whether this is a whole checkpoint, but of no experiment of these programs."""
+    if path.name != CHECKPOINT:
+        return False
+    try:
+        config = load_checkpoint(path).config
+    except (OSError, ValueError):
+        return False
+    return not {"experiment", "trainings"} & config.keys()  # the second: older ones
+
+
+def lost_trainings(options: argparse.Namespace, names: Iterable[str]) -> list[str]:
+    """Trainings in the folder that this run continues, which it does not take up.
+
+    It would replace results.json and the figures by some without them.
+    """
+    if not (options.out / "results.json").exists():
+        return []
+    paths = sorted(options.out.glob(f"*/{CHECKPOINT}"))
+    ours = [path.parent.name for path in paths if not is_foreign(path)]
+    return [name for name in ours if name not in names]
 
 
 @contextmanager
@@ -462,6 +487,13 @@ def open_stages(
                 stages.resume(options.resume)
             except (OSError, ValueError) as error:
                 parser.error(f"argument --resume: {reason(error)}")
+            lost = lost_trainings(options, stages.names)
+            if lost and not options.overwrite:
+                parser.error(
+                    f"argument --resume: expected the trainings of {options.out}, "
+                    f"whose results would lose {', '.join(lost)}; --overwrite replaces "
+                    "them"
+                )
         # All processes have read it before the first changes the folder.
         launched().agree()
 
@@ -483,7 +515,7 @@ def reason(error: Exception) -> str:
     return " ".join(text.split())
 
 
-def run_to_the_end(parser: argparse.ArgumentParser, run: Callable[[], None]) -> int:
+def run_to_the_end(parser: argparse.ArgumentParser, run: Callable[[], object]) -> int:
     """Run; return the exit status. Whatever stops it says so in one line.
 
     Of several processes only the first says it. One that fails tells the others, and
@@ -510,7 +542,7 @@ def run_to_the_end(parser: argparse.ArgumentParser, run: Callable[[], None]) -> 
 
 
 def _run_to_the_end(
-    parser: argparse.ArgumentParser, run: Callable[[], None], ranks: OneProcess
+    parser: argparse.ArgumentParser, run: Callable[[], object], ranks: OneProcess
 ) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="in ASCII")
@@ -599,8 +631,11 @@ def as_started(text: str) -> str:
 
 
 def how_to_continue(command: str, stages: Stages) -> str:
-    """What to print after Ctrl-C: the command that resumes this run."""
+    """What to print after Ctrl-C: the command that resumes this run, from here."""
     started = without(command, "--resume")
+    program = shlex.split(started)[1]
+    if os.path.basename(program) == os.path.basename(sys.argv[0]):  # by another path
+        started = started.replace(program, shlex.quote(sys.argv[0]), 1)
     return f"Continue with\n  {started} --resume {for_a_shell(stages.folder)}"
 
 

@@ -250,6 +250,17 @@ def test_a_baseline_is_tested_with_the_rate_that_is_best_on_validation_tasks(exa
 
 
 @pytest.mark.usefixtures("painted")
+def test_trainings_without_a_validation_leave_a_sentence_and_no_warning(
+    example, tmp_path, recwarn
+):
+    problem = example.sinusoids(tm.get_backend("numpy"), True)
+    curve = {"method": "exact", "seed": 0, "iterations": [], "scores": []}
+    example.draw(problem, [curve], {"exact": {"seconds": 1.0}}, tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    assert not recwarn.list
+
+
+@pytest.mark.usefixtures("painted")
 def test_run_writes_its_files_into_its_folder_and_nothing_elsewhere(
     example, folder, capsys
 ):

@@ -182,6 +182,20 @@ def test_omniglot_without_data_takes_stand_ins_and_says_so(
     assert str(options.out) == "results/maml_vs_fomaml_omniglot"
 
 
+def test_damaged_data_are_no_missing_data(example, folder, monkeypatch, capsys):
+    data = folder / "omniglot"
+    data.mkdir(parents=True)
+    (data / "images_background.zip").write_bytes(b"PK")
+    monkeypatch.setenv("TINYMAML_DATA", str(folder))
+    parser = example.make_parser()
+    options = parser.parse_args(["--problem", "omniglot"])
+    with pytest.raises(SystemExit) as stop:
+        example.choose_problem(parser, options, tm.get_backend("numpy"))
+    out, err = capsys.readouterr()
+    assert (stop.value.code, out, err.count("\n")) == (2, "", 1)
+    assert "argument --data: " in err and "images_background.zip" in err
+
+
 def test_problem_chooses_the_iterations_unless_they_are_given(example):
     parser = example.make_parser()
     for arguments, iterations in (

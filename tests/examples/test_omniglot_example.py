@@ -453,6 +453,10 @@ def test_clipping_and_a_falling_rate_reach_the_training(example, capsys):
             ["--standin", "--order", "1", "--method", "anil"],
             "argument --method: not allowed with argument --order",
         ),
+        (
+            ["--standin", "--order", "2", "--method", "first-order"],
+            "argument --method: not allowed with argument --order",
+        ),
     ],
 )
 def test_wrong_options_are_refused_in_one_line_before_anything_is_written(

@@ -89,6 +89,44 @@ def test_equal_iterations_and_equal_time_are_not_seeds_of_each_other(
     ]
 
 
+def test_runs_that_differ_in_more_than_the_seed_are_not_averaged(
+    example, tmp_path, capsys
+):
+    def refusal(**second):
+        row = {**ROW, "paper": 0.67}
+        run = {"experiment": "sinusoid", "seed": 0, "iterations": 9, "seconds": 1.0}
+        files = [tmp_path / "first.json", tmp_path / "second.json"]
+        for file, results in zip(files, (run, {**run, **second}), strict=True):
+            file.write_text(json.dumps({**results, "rows": [row]}))
+        try:
+            example.main([*map(str, files)])
+        except SystemExit as stop:
+            assert stop.code == 2
+        return capsys.readouterr().err.replace(f"{tmp_path}/", "")
+
+    error = "error: argument files: second.json: expected "
+    assert error + "another seed, got 0 once more" in refusal()
+    for name, value in (("iterations", 8), ("experiment", "omniglot")):
+        got = refusal(seed=1, **{name: value})
+        assert error + "a run that differs from first.json in its seed alone" in got
+        assert f"got {name} {value!r} and not" in got
+    # What is measured may differ, and so may a setting that older results did not have.
+    assert refusal(seed=1, seconds=2.0, decay=False) == ""
+
+
+def test_steps_that_no_run_has_are_told_from_shots_that_none_has(
+    example, tmp_path, capsys
+):
+    files = write(tmp_path, 1.0)
+    for options, there in (
+        (["--steps", "7"], "those with these shots after 1"),
+        (["--shots", "7"], "those with 5, 10 shots"),
+    ):
+        with pytest.raises(SystemExit):
+            example.main([*files, *options])
+        assert capsys.readouterr().err.endswith(f"got {there}\n")
+
+
 @pytest.mark.parametrize("program", ["seeds.py", "compare.py"])
 def test_without_scipy_one_line_says_what_to_install(example, monkeypatch, program):
     monkeypatch.setitem(sys.modules, "scipy.stats", None)

@@ -13,6 +13,7 @@ import pytest
 from stages import Stages
 
 import shared
+import tinymaml as tm
 from tests.support.kill_runs import fork
 from tests.support.running_examples import FOLDER, read_strict_json
 from tinymaml.training.checkpoint import CheckpointError
@@ -123,6 +124,21 @@ def test_a_folder_that_begins_with_a_dash_is_no_option_in_the_command_to_continu
     )
 
 
+def test_a_program_that_another_path_started_is_continued_by_that_path(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["../my code/x.py"])
+    assert shared.how_to_continue(
+        "python examples/x.py", Stages("s", ["a"], {}, 9)
+    ) == ("Continue with\n  python '../my code/x.py' --resume s")
+
+
+def test_an_empty_path_is_refused_and_is_not_the_current_folder(capsys):
+    with pytest.raises(SystemExit):
+        shared.experiment_parser("doc", "out", 9, 1).parse_args(["--out", ""])
+    assert (
+        "argument --out: expected a path, got an empty text" in capsys.readouterr().err
+    )
+
+
 def test_the_command_of_an_initialisation_names_no_folder():
     command = "python x.py --data 'my images' --seed 1 --overwrite --out a --resume a"
     assert shared.training_command(command) == "python x.py --seed 1"
@@ -204,6 +220,44 @@ def test_nothing_is_left_of_trainings_that_the_new_run_does_not_have(tmp_path, e
     left = [path for path in out.rglob("*") if path.is_file()]
     assert sorted(left) == [notes / "log.csv", out / "results.json"]
     assert (out / "results.json").read_text() == "{}"
+
+
+def test_trainings_of_the_users_own_stay(tmp_path):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    arrays, files = {"theta": np.zeros(3)}, ("log.csv", "initialisation.npz")
+    for name in files:
+        (mine / name).write_text("the user's own")
+    tm.save_checkpoint(mine / "checkpoint.npz", arrays, {"alpha": 0.1}, {})
+    opens(tmp_path)  # nothing is in its way
+    opens(tmp_path, "--overwrite")
+    assert {path.name for path in mine.iterdir()} == {"checkpoint.npz", *files}
+    tm.save_checkpoint(mine / "checkpoint.npz", arrays, {"experiment": "x"}, {})
+    opens(tmp_path, "--overwrite")
+    assert not [*mine.iterdir()]
+
+
+def test_a_continued_run_loses_no_training_of_its_results_unasked(tmp_path, capsys):
+    def continues(names, *arguments):
+        parser, options = options_for(tmp_path, "--resume", tmp_path, *arguments)
+        options.iterations = 9
+        config = {"experiment": "x"}
+        with shared.open_stages(parser, options, "python x.py", names, config, []):
+            pass
+
+    for name in ("exact", "pretrained"):
+        (tmp_path / name).mkdir()
+        path = tmp_path / name / "checkpoint.npz"
+        tm.save_checkpoint(path, {"theta": np.zeros(3)}, {"experiment": "x"}, {})
+    continues(["exact"])  # there are no results yet, as after Ctrl-C
+    (tmp_path / "results.json").write_text("precious")
+    with pytest.raises(SystemExit):
+        continues(["exact"])
+    err = capsys.readouterr().err
+    assert "whose results would lose pretrained; --overwrite replaces them" in err
+    continues(["exact", "pretrained", "oracle"])
+    continues(["exact"], "--overwrite")
+    assert (tmp_path / "results.json").read_text() == "precious"  # until it has others
 
 
 def test_figures_of_an_earlier_run_do_not_stay_beside_the_files_of_a_new_one(tmp_path):

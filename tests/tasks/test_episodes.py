@@ -1,5 +1,6 @@
 """Episodes: classes and images of a task, order, rotations, seeds, refusals."""
 
+import signal
 from hashlib import sha256
 
 import numpy as np
@@ -324,3 +325,20 @@ def test_counts_must_be_whole_numbers_and_images_may_be_lists():
 def test_the_example_of_own_images_learns_more_than_chance():
     before, after = load_example("own_images").main(iterations=60)
     assert before < 0.3 < 0.4 < after
+
+
+def test_the_example_of_own_images_reports_nothing_after_ctrl_c(monkeypatch, capsys):
+    example = load_example("own_images")
+    train = example.tm.train
+
+    def stopped(*arguments, **options):
+        return train(*arguments, **options, stop=interrupt, log_every=1)
+
+    def interrupt(_):
+        signal.raise_signal(signal.SIGINT)
+        return False
+
+    monkeypatch.setattr(example.tm, "train", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        example.main(iterations=60)
+    assert capsys.readouterr().out == ""
