@@ -147,6 +147,7 @@ ROW = {"method": "maml", "order": 2, "shots": 5, "steps": 1, "mse": 1.0, "paper"
         json.dumps({"rows": [{"quantity": "exact_norm", "value": 1.0, "paper": None}]}),
         *(json.dumps({"rows": [{**ROW, key: []}]}) for key in ROW),
         json.dumps({"rows": [{**ROW, "mse": "1"}]}),
+        json.dumps({"seed": [0], "rows": [ROW]}),
         "[" * 10**5,
     ],
 )
