@@ -413,6 +413,7 @@ def run(
     facts = {
         "task": problem.title,
         "equal_seconds": options.seconds,
+        "given_seconds": options.given_seconds,
         "costs": costs,
         "curves": curves,
     }
@@ -453,6 +454,7 @@ def start(parser: Parser, arguments: Sequence[str]) -> None:
         measured = {REFERENCE: training(problem, REFERENCE), **trainings}
     missing = {name: entry for name, entry in measured.items() if name not in costs}
     costs |= measure_costs(problem, missing, backend)
+    options.given_seconds = options.seconds
     if options.seconds is None:
         options.seconds = options.iterations * costs[REFERENCE]["seconds"]
 
@@ -467,7 +469,11 @@ def start(parser: Parser, arguments: Sequence[str]) -> None:
     command = command_line("examples/compare.py", arguments)
     folders = [part.name for part in parts]
     most = max(part.ends for part in parts)
-    with open_stages(parser, options, command, folders, config, FILES, most) as stages:
+    tested = [f"{course.name}-seed{course.seed}" for course in planned]
+    tested += [name for name in names if not RELATIVES[name].trained]
+    with open_stages(
+        parser, options, command, folders, config, FILES, most, tested
+    ) as stages:
         others = test_nearest_neighbour(problem) if "nearest" in names else []
         run(stages, problem, planned, others, costs, options, backend, command)
 

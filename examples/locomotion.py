@@ -376,7 +376,10 @@ def start(parser: Parser, arguments: Sequence[str]) -> None:
     command = command_line("examples/locomotion.py", arguments)
     files = [*FILES, ANIMATION] if options.gif else FILES
     most = max(recipe.iterations.values())
-    with open_stages(parser, options, command, names, config, files, most) as stages:
+    tested = [*experiment.methods]
+    with open_stages(
+        parser, options, command, names, config, files, most, tested
+    ) as stages:
         experiment.run(stages, command, partial(draw, experiment), **settings, **more)
 
 

@@ -245,10 +245,9 @@ def choose_problem(
     try:
         images = omniglot.standin() if options.standin else omniglot.load(options.data)
     except (DataError, OSError) as error:
-        folder = omniglot.find_data(options.data)
-        parts = [*omniglot.PARTS, *omniglot.ARCHIVES]
-        damaged = any((folder / part).exists() for part in parts)
-        if options.data is not None or damaged:
+        folder, parts = omniglot.find_data(), [*omniglot.PARTS, *omniglot.ARCHIVES]
+        there = any((folder / part).exists() for part in parts)
+        if options.data is not None or there:
             parser.error(f"argument --data: {reason(error)}")
         print(f"Drawn stand-ins take the place of Omniglot: {reason(error)}")
         images = omniglot.standin()

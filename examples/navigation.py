@@ -256,7 +256,10 @@ def start(parser: Parser, arguments: Sequence[str]) -> None:
     draw = partial(draw_figure, experiment)
     save = partial(save_starts, experiment, command)
     files = [*FILES, *starts]
-    with open_stages(parser, options, command, names, config, files) as stages:
+    tested = [*experiment.methods]
+    with open_stages(
+        parser, options, command, names, config, files, tested=tested
+    ) as stages:
         more = {**settings, "context": options.context}
         experiment.run(stages, command, draw, save, **more)
 

@@ -332,6 +332,7 @@ class Experiment:
                 {
                     "method": "maml" if name in ("exact", "first-order") else name,
                     "order": ORDERS.get(name),
+                    "iterations": self.recipe.iterations[name] * (name != "random"),
                     "shots": self.recipe.shots,
                     "trajectories": float(counts.mean()),
                     "steps": steps,

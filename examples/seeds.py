@@ -1,7 +1,7 @@
 """One table from the results of several seeds, with the interval over seeds.
 
     python examples/seeds.py results/seed*/results.json
-    python examples/seeds.py results/5w1s*/results.json --shots 1 --steps 3
+    python examples/seeds.py results/seed*/results.json --shots 1 --steps 3
 
 Reads the `results.json` of sinusoid.py, omniglot.py, miniimagenet.py, navigation.py,
 locomotion.py or compare.py and writes nothing. For each method, order and number of
@@ -28,25 +28,21 @@ from shared import (
     reason,
     run_to_the_end,
     whole_number,
+    without,
 )
 from tinymaml.checks import real_number
 
 Row = dict[str, Any]
 METRICS = ("mse", "accuracy", "return")
-KEYS = ("method", "order", "steps", "shots", "paper", "seed")
+LABELS = ("method", "order", "steps", "shots", "paper", "seed")  # of a row
 STATISTICS = {"batch": ", transductive", "support": ", support statistics"}
-# What is measured in a run, or says where it was made. All else that two results have
-# is a setting, and must agree.
-MEASURED = {"accepted_steps", "backend", "best_iteration", "command", "costs", "curves"}
-MEASURED |= {
-    "equal_seconds",
-    "mujoco",
-    "one_shot",
-    "returns_by_goal",
-    "rows",
-    "seconds",
-}
-MEASURED |= {"seed", "validation", "version"}
+# Entries of a results.json that are measured or differ from seed to seed. All others
+# are settings.
+NO_SETTINGS = frozenset(
+    "accepted_steps backend baseline_iterations best_iteration command costs curves "
+    "equal_seconds mujoco one_shot returns_by_goal rows seconds seed tested validation "
+    "version".split()
+)
 
 
 def interval(values: Sequence[float]) -> float:
@@ -74,7 +70,7 @@ def read_results(file: Path) -> dict[str, Any]:
                 if row[key] is not None:
                     row[key] = real_number(key, row[key])
             row.setdefault("seed", results.get("seed"))
-            hash(tuple(row[key] for key in KEYS))
+            hash(tuple(row[label] for label in LABELS))
         return dict(results)
 
     expected = "the results.json of an experiment with seeds"
@@ -82,32 +78,49 @@ def read_results(file: Path) -> dict[str, Any]:
     return results
 
 
-class Line:
-    """One line of the table: the value of each seed, beginning with that of a file."""
+def settings_of(results: Row, row: Row) -> Row:
+    """The settings under which a row was trained and tested."""
+    settings = {k: v for k, v in results.items() if k not in NO_SETTINGS}
+    if "iterations" in row:  # its own, where methods of a run have different ones
+        settings["iterations"] = row["iterations"]
+    if row["method"] != "context":
+        settings.pop("context", None)
+    if settings.get("initialisation"):  # the command that made it
+        made_by = without(settings["initialisation"], "--seed", "--threads")
+        settings["initialisation"] = made_by
+    return settings
 
-    def __init__(self, file: Path, results: Row, paper: float | None) -> None:
-        self.file, self.results, self.paper = file, results, paper
+
+class Line:
+    """One line of the table: the value of each seed."""
+
+    def __init__(self, paper: float | None) -> None:
+        self.paper = paper
         self.values: list[float | None] = []
         self.seeds: set[int] = set()
+        self.settings: Row = {}  # those of all runs until now
 
-    def add(self, file: Path, results: Row, row: Row) -> None:
+    def add(self, file: Path, settings: Row, row: Row) -> None:
         """Take a row of a run.
 
-        Raises ValueError if its run differs from the first in a setting that both have,
-        or has a seed that is here already.
+        Raises ValueError if its run differs from an earlier one in a setting that both
+        have, or has a seed that is here already.
         """
-        first = self.results
-        for name in sorted((results.keys() & first.keys()) - MEASURED):
-            if results[name] != first[name]:
+        for name in sorted(settings.keys() & self.settings.keys()):
+            ours, theirs = settings[name], self.settings[name]
+            if ours != theirs:
                 raise ValueError(
-                    f"{file}: expected a run that differs from {self.file} in its seed "
-                    f"alone, got {name} {results[name]!r} and not {first[name]!r}"
+                    f"{file}: expected a run of {row['method']} that differs in its "
+                    f"seed alone, got {name} {ours!r} and not {theirs!r}"
                 )
-        seed = row["seed"]
-        if seed in self.seeds:
-            raise ValueError(f"{file}: expected another seed, got {seed} once more")
-        if seed is not None:  # results of before had none
-            self.seeds.add(seed)
+        if row["seed"] in self.seeds:
+            raise ValueError(
+                f"{file}: expected another seed of {row['method']}, got {row['seed']} "
+                "once more"
+            )
+        if row["seed"] is not None:  # older results have none, and `nearest` has none
+            self.seeds.add(row["seed"])
+        self.settings |= settings
         self.values.append(row["value"])
 
 
@@ -123,8 +136,8 @@ def table(options: argparse.Namespace) -> list[str]:
                 name = row["method"] + STATISTICS.get(row.get("statistics", ""), "")
                 name += f", {row['at']}" if "at" in row else ""
                 key = (name, row["order"], row["steps"])
-                line = found.setdefault(key, Line(file, results, row["paper"]))
-                line.add(file, results, row)
+                line = found.setdefault(key, Line(row["paper"]))
+                line.add(file, settings_of(results, row), row)
     if not found:
         there = f"{', '.join(map(str, sorted(steps_of)))} shots"
         if options.shots in steps_of:

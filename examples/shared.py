@@ -330,13 +330,16 @@ def prepare_folder(folder: Path, files: Iterable[str]) -> None:
         raise
 
 
-def earlier_run(parser: Parser, options: argparse.Namespace) -> list[Path]:
+def earlier_run(
+    parser: Parser, options: argparse.Namespace, files: Iterable[str] = ()
+) -> list[Path]:
     """Files of an earlier run in `options.out` that this run replaces.
 
     There is one if there are checkpoints, an initialisation or results.json; logs and
     initialisations beside them are its files, too. If there is one, the program ends
     with a one-line error, unless --overwrite is given. A run that continues this very
-    folder replaces nothing. Checkpoints of a training of the user's own stay.
+    folder replaces nothing. files: what this run will write. In folders where it writes
+    nothing, checkpoints of the user's own trainings stay, and what is beside them.
     """
     resume = getattr(options, "resume", None)
     if resume is not None:
@@ -345,7 +348,12 @@ def earlier_run(parser: Parser, options: argparse.Namespace) -> list[Path]:
             return []
     patterns = ("results.json", CHECKPOINT, f"*/{CHECKPOINT}", INITIALISATION)
     found = [path for pattern in patterns for path in options.out.glob(pattern)]
-    found = [path for path in found if path.is_file() and not is_foreign(path)]
+    written = {(options.out / file).parent for file in files} - {options.out}
+    found = [
+        path
+        for path in found
+        if path.is_file() and (path.parent in written or not is_foreign(path))
+    ]
     if not found:
         return []
     if not options.overwrite:
@@ -356,7 +364,9 @@ def earlier_run(parser: Parser, options: argparse.Namespace) -> list[Path]:
             f"argument --out: {options.out} holds an earlier run "
             f"({found[0].relative_to(options.out)}); {', '.join(ways)}"
         )
-    places = {options.out, *(path.parent for path in found)}
+    places = {path.parent for path in found}
+    if not is_foreign(options.out / CHECKPOINT):
+        places.add(options.out)
     beside = [place / name for place in places for name in (LOG, INITIALISATION)]
     return found + [path for path in beside if path.is_file()]
 
@@ -372,16 +382,15 @@ def is_foreign(path: Path) -> bool:
     return not {"experiment", "trainings"} & config.keys()  # the second: older ones
 
 
-def lost_trainings(options: argparse.Namespace, names: Iterable[str]) -> list[str]:
-    """Trainings in the folder that this run continues, which it does not take up.
-
-    It would replace results.json and the figures by some without them.
-    """
-    if not (options.out / "results.json").exists():
-        return []
-    paths = sorted(options.out.glob(f"*/{CHECKPOINT}"))
-    ours = [path.parent.name for path in paths if not is_foreign(path)]
-    return [name for name in ours if name not in names]
+def lost_results(options: argparse.Namespace) -> list[str]:
+    """What results.json in the folder has been tested on, and this run will not be."""
+    try:
+        text = (options.out / "results.json").read_text(encoding="utf-8")
+        return [
+            name for name in json.loads(text)["tested"] if name not in options.tested
+        ]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []  # there is none, or an older one, which does not say it
 
 
 @contextmanager
@@ -448,7 +457,7 @@ def open_folder(
         try:
             stack.enter_context(lock_folder(options.out))
             files = list(files)
-            earlier = earlier_run(parser, options)
+            earlier = earlier_run(parser, options, files)
             check()
             prepare_folder(options.out, files)
             if earlier:  # its figures, too, which have the names of this run's
@@ -468,10 +477,13 @@ def open_stages(
     config: Mapping[str, Any],
     files: Iterable[str],
     iterations: int | None = None,
+    tested: Sequence[str] = (),
 ) -> Iterator[Stages]:
     """The trainings of this run, resumed if --resume is given, in `options.out`.
 
-    iterations: the most of any training, if it is not `options.iterations`.
+    iterations: the most of any training, if it is not `options.iterations`. tested:
+    what `write_results` will have results of, if it is not the trainings; a run that
+    would drop some of an earlier run's from results.json is refused.
 
     Before anything is trained, this reads and checks `options.resume`, and checks that
     the trainings' files and `files` can be written into `options.out`. If not, the
@@ -480,6 +492,7 @@ def open_stages(
     """
     most = options.iterations if iterations is None else iterations
     stages = Stages(options.out, names, config, most)
+    options.tested = [*(tested or stages.names)]
 
     def resume() -> None:
         if options.resume is not None:
@@ -487,12 +500,11 @@ def open_stages(
                 stages.resume(options.resume)
             except (OSError, ValueError) as error:
                 parser.error(f"argument --resume: {reason(error)}")
-            lost = lost_trainings(options, stages.names)
+            lost = lost_results(options)
             if lost and not options.overwrite:
                 parser.error(
-                    f"argument --resume: expected the trainings of {options.out}, "
-                    f"whose results would lose {', '.join(lost)}; --overwrite replaces "
-                    "them"
+                    f"argument --resume: {options.out} has results that this run would "
+                    f"drop ({', '.join(lost)}); --overwrite drops them"
                 )
         # All processes have read it before the first changes the folder.
         launched().agree()
@@ -744,6 +756,7 @@ def write_results(
         "seed": options.seed,
         "iterations": options.iterations,
         "backend": backend.name,
+        "tested": getattr(options, "tested", []),
         "seconds": seconds,
         **more,
         "rows": rows,

@@ -454,7 +454,12 @@ def run(
     draw_figure_2(thetas, rates, backend, chosen, options.out / "figure2.png")
     seconds["figures"] = time.perf_counter() - started
     seconds["total"] = sum(seconds.values())
-    write_results("sinusoid", command, options, backend, seconds, rows)
+    settings = {
+        "alpha": options.alpha,
+        "initial": options.initial,
+        "outer_learning_rate": options.outer_learning_rate,
+    }
+    write_results("sinusoid", command, options, backend, seconds, rows, **settings)
 
     print(table_2(rows, list(thetas)))
     for name in thetas:

@@ -102,8 +102,9 @@ def test_full_run_writes_all_its_files_into_its_folder_and_nothing_elsewhere(
     assert set(results["best_iteration"].values()) == {2}
     assert len(results["rows"]) == 4 * 5 + 1
     for row in results["rows"]:
-        columns = "method order shots trajectories steps return ci95 paper"
+        columns = "method order iterations shots trajectories steps return ci95 paper"
         assert set(row) == {*columns.split()}
+        assert row["iterations"] == (0 if row["method"] == "random" else 3)
         assert row["shots"] == 40 and -40 < row["return"] < 0
         assert row["trajectories"] == 4  # of 5, since 4 have 40 steps
     assert [row["paper"] for row in select(results, "maml", 2)] == [

@@ -92,12 +92,13 @@ def test_equal_iterations_and_equal_time_are_not_seeds_of_each_other(
 def test_runs_that_differ_in_more_than_the_seed_are_not_averaged(
     example, tmp_path, capsys
 ):
-    def refusal(**second):
-        row = {**ROW, "paper": 0.67}
+    def refusal(first=None, row=None, **second):
         run = {"experiment": "sinusoid", "seed": 0, "iterations": 9, "seconds": 1.0}
+        run |= first or {}
         files = [tmp_path / "first.json", tmp_path / "second.json"]
         for file, results in zip(files, (run, {**run, **second}), strict=True):
-            file.write_text(json.dumps({**results, "rows": [row]}))
+            rows = [{**ROW, **(row or {})}]
+            file.write_text(json.dumps({**results, "rows": rows}))
         try:
             example.main([*map(str, files)])
         except SystemExit as stop:
@@ -105,13 +106,56 @@ def test_runs_that_differ_in_more_than_the_seed_are_not_averaged(
         return capsys.readouterr().err.replace(f"{tmp_path}/", "")
 
     error = "error: argument files: second.json: expected "
-    assert error + "another seed, got 0 once more" in refusal()
+    assert error + "another seed of maml, got 0 once more" in refusal()
     for name, value in (("iterations", 8), ("experiment", "omniglot")):
         got = refusal(seed=1, **{name: value})
-        assert error + "a run that differs from first.json in its seed alone" in got
+        assert error + "a run of maml that differs in its seed alone" in got
         assert f"got {name} {value!r} and not" in got
-    # What is measured may differ, and so may a setting that older results did not have.
-    assert refusal(seed=1, seconds=2.0, decay=False) == ""
+    # What is measured may differ, and so may a setting that older results did not have,
+    # what concerns another method, and the seed with which a start was made.
+    assert refusal(seed=1, seconds=2.0, decay=False, context=5) == ""
+    assert refusal(seed=1, iterations=8, row={"iterations": 9}) == ""
+    made = "python examples/omniglot.py --recipe 20w1s --seed {}"
+    first = {"initialisation": made.format(0)}
+    assert refusal(first, seed=1, initialisation=made.format(1)) == ""
+    assert "got initialisation" in refusal(first, seed=1, initialisation="python x")
+
+
+def test_a_setting_that_the_first_run_does_not_say_must_agree_in_the_others(
+    example, tmp_path, capsys
+):
+    files = []
+    for seed, more in enumerate(({}, {"decay": True}, {"decay": False})):
+        files.append(str(tmp_path / f"{seed}.json"))
+        results = {"seed": seed, **more, "rows": [ROW]}
+        (tmp_path / f"{seed}.json").write_text(json.dumps(results))
+    example.main(files[:2])
+    with pytest.raises(SystemExit):
+        example.main(files)
+    assert "got decay False and not True" in capsys.readouterr().err
+
+
+def test_seeds_of_a_program_are_averaged_and_another_alpha_is_not(
+    example, tmp_path, capsys
+):
+    program = load_example("sinusoid")
+    program.TASKS, program.CANDIDATES, program.SHOTS = 12, (0.01,), (5,)
+    program.draw_figure_2 = program.draw_figure_3 = lambda *_: None
+    options = ["--fast", "--iterations", "0", "--order", "1", "--backend", "numba"]
+    files = []
+    for number, more in enumerate(
+        (["--seed", "1"], ["--seed", "2"], ["--alpha", "0.1"])
+    ):
+        out = tmp_path / str(number)
+        assert program.main([*options, *more, "--out", str(out)]) == 0
+        files.append(str(out / "results.json"))
+    capsys.readouterr()
+    example.main(files[:2])
+    line = capsys.readouterr().out.splitlines()[2]
+    assert line.startswith("| maml | 1 | 1 | ") and line.count(",") == 1
+    with pytest.raises(SystemExit):
+        example.main(files)
+    assert "got alpha 0.1 and not 0.001" in capsys.readouterr().err
 
 
 def test_steps_that_no_run_has_are_told_from_shots_that_none_has(

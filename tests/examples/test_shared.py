@@ -222,42 +222,51 @@ def test_nothing_is_left_of_trainings_that_the_new_run_does_not_have(tmp_path, e
     assert (out / "results.json").read_text() == "{}"
 
 
-def test_trainings_of_the_users_own_stay(tmp_path):
+def test_trainings_of_the_users_own_stay_where_the_run_writes_nothing(tmp_path, capsys):
     mine = tmp_path / "mine"
     mine.mkdir()
-    arrays, files = {"theta": np.zeros(3)}, ("log.csv", "initialisation.npz")
+    arrays, files = {"theta": np.zeros(3)}, {"log.csv", "initialisation.npz"}
     for name in files:
         (mine / name).write_text("the user's own")
     tm.save_checkpoint(mine / "checkpoint.npz", arrays, {"alpha": 0.1}, {})
     opens(tmp_path)  # nothing is in its way
     opens(tmp_path, "--overwrite")
     assert {path.name for path in mine.iterdir()} == {"checkpoint.npz", *files}
+    (tmp_path / "results.json").unlink()
+    parser, options = options_for(tmp_path)
+    with pytest.raises(SystemExit):
+        shared.open_folder(parser, options, ["mine/checkpoint.npz", "mine/log.csv"])
+    assert "holds an earlier run (mine/checkpoint.npz)" in capsys.readouterr().err
+    assert {path.name for path in mine.iterdir()} == {"checkpoint.npz", *files}
     tm.save_checkpoint(mine / "checkpoint.npz", arrays, {"experiment": "x"}, {})
     opens(tmp_path, "--overwrite")
     assert not [*mine.iterdir()]
 
 
-def test_a_continued_run_loses_no_training_of_its_results_unasked(tmp_path, capsys):
-    def continues(names, *arguments):
-        parser, options = options_for(tmp_path, "--resume", tmp_path, *arguments)
+def test_a_continued_run_drops_no_results_unasked(tmp_path, capsys):
+    def runs(tested, *arguments):
+        """An experiment that trains "exact" alone."""
+        parser, options = options_for(tmp_path, *arguments)
         options.iterations = 9
-        config = {"experiment": "x"}
-        with shared.open_stages(parser, options, "python x.py", names, config, []):
-            pass
+        given = ["python x.py", ["exact"], {"experiment": "x"}, ["results.json"]]
+        with shared.open_stages(parser, options, *given, tested=tested):
+            path = tmp_path / "exact/checkpoint.npz"
+            tm.save_checkpoint(path, {"theta": np.zeros(3)}, {"experiment": "x"}, {})
+            results = shared.write_results
+            results("x", "x", options, tm.get_backend("numpy"), {}, [])
 
-    for name in ("exact", "pretrained"):
-        (tmp_path / name).mkdir()
-        path = tmp_path / name / "checkpoint.npz"
-        tm.save_checkpoint(path, {"theta": np.zeros(3)}, {"experiment": "x"}, {})
-    continues(["exact"])  # there are no results yet, as after Ctrl-C
-    (tmp_path / "results.json").write_text("precious")
+    again = ("--resume", tmp_path)
+    runs(["exact", "random"])
+    runs(["exact", "random", "oracle"], *again)
     with pytest.raises(SystemExit):
-        continues(["exact"])
-    err = capsys.readouterr().err
-    assert "whose results would lose pretrained; --overwrite replaces them" in err
-    continues(["exact", "pretrained", "oracle"])
-    continues(["exact"], "--overwrite")
-    assert (tmp_path / "results.json").read_text() == "precious"  # until it has others
+        runs(["exact"], *again)
+    error = f"{tmp_path} has results that this run would drop (random, oracle); "
+    assert error + "--overwrite drops them" in capsys.readouterr().err
+    assert read_strict_json(tmp_path / "results.json")["tested"][1] == "random"
+    runs(["exact"], *again, "--overwrite")
+    runs(["exact"], *again)
+    (tmp_path / "results.json").write_text('{"rows": []}')  # older
+    runs(["exact"], *again)
 
 
 def test_figures_of_an_earlier_run_do_not_stay_beside_the_files_of_a_new_one(tmp_path):

@@ -106,7 +106,11 @@ def test_full_run_writes_all_its_files_into_its_folder_and_nothing_elsewhere(
         "seed",
         "iterations",
         "backend",
+        "tested",
         "seconds",
+        "alpha",
+        "initial",
+        "outer_learning_rate",
         "rows",
     }
     assert results["experiment"] == "sinusoid"
