@@ -204,12 +204,12 @@ def test_an_unknown_name_is_refused_with_all_names():
 
 
 def test_the_package_has_initialisations_of_three_experiments():
-    trainings = ["20w1s", "5w1s", "5w1s-background"]
+    trainings = ["20w1s", "5w1s", "5w1s-background", "5w5s"]
     assert OMNIGLOT == [f"omniglot-{training}" for training in trainings]
     methods = ["first-order", "maml", "pretrained"]
     assert SINUSOID == [f"sinusoid-{method}" for method in methods]
     assert NAVIGATION == ["navigation-maml", "navigation-pretrained"]
-    assert len(NAMES) == 8
+    assert len(NAMES) == 9
 
 
 @pytest.mark.parametrize("name", NAMES)
