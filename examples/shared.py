@@ -645,8 +645,9 @@ def as_started(text: str) -> str:
 def how_to_continue(command: str, stages: Stages) -> str:
     """What to print after Ctrl-C: the command that resumes this run, from here."""
     started = without(command, "--resume")
-    program = shlex.split(started)[1]
-    if os.path.basename(program) == os.path.basename(sys.argv[0]):  # by another path
+    program = next(iter(shlex.split(started)[1:]), "")
+    by_name = os.path.basename(program) == os.path.basename(sys.argv[0])
+    if program and by_name:  # which another path may have started
         started = started.replace(program, shlex.quote(sys.argv[0]), 1)
     return f"Continue with\n  {started} --resume {for_a_shell(stages.folder)}"
 
