@@ -86,7 +86,7 @@ def settings_of(results: Row, row: Row) -> Row:
     if row["method"] != "context":
         settings.pop("context", None)
     if settings.get("initialisation"):  # the command that made it
-        made_by = without(settings["initialisation"], "--seed", "--threads")
+        made_by = without(str(settings["initialisation"]), "--seed", "--threads")
         settings["initialisation"] = made_by
     return settings
 
