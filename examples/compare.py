@@ -469,7 +469,7 @@ def start(parser: Parser, arguments: Sequence[str]) -> None:
     command = command_line("examples/compare.py", arguments)
     folders = [part.name for part in parts]
     most = max(part.ends for part in parts)
-    tested = [f"{course.name}-seed{course.seed}" for course in planned]
+    tested = [course.parts[0].name for course in planned]
     tested += [name for name in names if not RELATIVES[name].trained]
     with open_stages(
         parser, options, command, folders, config, FILES, most, tested

@@ -325,6 +325,7 @@ class Experiment:
         mean number that was used: if some end early, more are sampled.
         """
         paper, rows = self.methods[name].paper, []
+        iterations = self.recipe.iterations[name] if name in self.trained else 0
         for steps, returns in enumerate(adaptation.returns().T):
             counts = adaptation.trajectories[steps].mask.any(axis=2).sum(axis=1)
             mean, interval = mean_and_interval(returns)
@@ -332,7 +333,7 @@ class Experiment:
                 {
                     "method": "maml" if name in ("exact", "first-order") else name,
                     "order": ORDERS.get(name),
-                    "iterations": self.recipe.iterations[name] * (name != "random"),
+                    "iterations": iterations,
                     "shots": self.recipe.shots,
                     "trajectories": float(counts.mean()),
                     "steps": steps,

@@ -384,13 +384,12 @@ def is_foreign(path: Path) -> bool:
 
 def lost_results(options: argparse.Namespace) -> list[str]:
     """What results.json in the folder has been tested on, and this run will not be."""
+    file = options.out / "results.json"
     try:
-        text = (options.out / "results.json").read_text(encoding="utf-8")
-        return [
-            name for name in json.loads(text)["tested"] if name not in options.tested
-        ]
-    except (OSError, ValueError, KeyError, TypeError):
+        earlier = read_json(file, "results", lambda results: list(results["tested"]))
+    except (OSError, ValueError):
         return []  # there is none, or an older one, which does not say it
+    return [name for name in earlier if name not in options.tested]
 
 
 @contextmanager

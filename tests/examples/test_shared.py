@@ -252,8 +252,8 @@ def test_a_continued_run_drops_no_results_unasked(tmp_path, capsys):
         with shared.open_stages(parser, options, *given, tested=tested):
             path = tmp_path / "exact/checkpoint.npz"
             tm.save_checkpoint(path, {"theta": np.zeros(3)}, {"experiment": "x"}, {})
-            results = shared.write_results
-            results("x", "x", options, tm.get_backend("numpy"), {}, [])
+            backend = tm.get_backend("numpy")
+            shared.write_results("x", "x", options, backend, {}, [])
 
     again = ("--resume", tmp_path)
     runs(["exact", "random"])
