@@ -416,8 +416,8 @@ def make_parser() -> Parser:
 def describe_fast(options: argparse.Namespace) -> str:
     """What --fast shortened and changed, in one line."""
     return (
-        f"--fast: {options.iterations:,} iterations instead of the paper's "
-        f"{ITERATIONS:,}, --initial {options.initial}, outer learning rate "
+        f"--fast: {options.iterations:,} iterations instead of {ITERATIONS:,}, "
+        f"--initial {options.initial}, outer learning rate "
         f"{options.outer_learning_rate} instead of {OUTER_LEARNING_RATE}"
     )
 

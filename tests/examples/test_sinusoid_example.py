@@ -215,7 +215,7 @@ def test_fast_says_in_one_line_what_it_shortened(small, capsys):
     run(small, "--fast")
     out, _ = capsys.readouterr()
     (line,) = (line for line in out.splitlines() if line.startswith("--fast: "))
-    assert "6 iterations instead of the paper's 70,000, --initial he" in line
+    assert "6 iterations instead of 70,000, --initial he" in line
     assert "outer learning rate 0.005 instead of 0.001" in line
     run(small, out="full")
     assert "--fast: " not in capsys.readouterr().out
