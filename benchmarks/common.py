@@ -311,7 +311,7 @@ def positive_float(text: str) -> float:
 
 def parser_of(
     description: str,
-    quick: str = "under a minute",
+    quick: str = "about a minute",
     peers: Sequence[str] = ("torch", "jax"),
 ) -> argparse.ArgumentParser:
     """The options that every benchmark has.

@@ -3,7 +3,7 @@
     workload = image_peers_torch.loop_workload(theta, tasks, settings, form, device)
     workload.read(workload.call())       # [loss, gradient ...], in the order of theta
 
-The convolutional networks of sections 5.2 and 6.1, and MAML of them, are in
+The convolutional networks of section 5.2, and MAML of them, are in
 `image_peers_torch.py` and `image_peers_jax.py`.
 
 Every peer divides tinymaml's flat theta once into arrays of its own layout, and returns

@@ -183,7 +183,7 @@ def serve_share(
 def process_workload(
     theta: Array, tasks: Sequence[Array], settings: Settings, form: str, count: int
 ) -> Workload:
-    """One process with one thread per core, each with its share of the tasks.
+    """`count` processes of one thread, each with its share of the tasks.
 
     Parameters, tasks and gradients are in shared memory; the pipes carry only a word
     and a loss.

@@ -366,7 +366,7 @@ def make_parser() -> Parser:
         "(default: what MAML needs for --iterations)",
     )
     add_images(parser)
-    add_resume(parser, "--task and --fast")
+    add_resume(parser, "--task, --standin and --fast")
     return parser
 
 

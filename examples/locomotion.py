@@ -5,11 +5,12 @@
     python examples/locomotion.py --env ant-direction --methods exact
     python examples/locomotion.py --fast      # a short run, under a minute
 
-A half-cheetah or an ant is to run at a velocity, or forward or backward, and does not
-see which; it learns it from the rewards of some trajectories. A policy meta-learned by
-MAML is compared with one pretrained on all tasks at once, with random weights, and with
-an oracle, which observes the goal as well; --methods chooses, and has first-order MAML
-and a context vector (table 5: free inputs are adapted in place of all weights) too.
+A half-cheetah or an ant is to run at a velocity, forward or backward, or, the ant, to a
+position, and does not see which; it learns it from the rewards of some trajectories. A
+policy meta-learned by MAML is compared with one pretrained on all tasks at once, with
+random weights, and with an oracle, which observes the goal as well; --methods chooses,
+and has first-order MAML and a context vector (table 5: free inputs are adapted in place
+of all weights) too.
 Needs MuJoCo: pip install "tinymaml[locomotion]".
 
 The recipe is that of the authors' code: a policy with two hidden layers of 100 relu
@@ -329,8 +330,8 @@ def make_parser() -> Parser:
     add("--gif", action="store_true", help=f"also write an animation, {ANIMATION}")
     add_resume(
         parser,
-        "--env, --seed, --context, --alpha, --max-kl, --decay, --tasks, --trajectories "
-        "and version of MuJoCo",
+        "--env, --seed, --context, --alpha, --max-kl, --decay, --tasks, "
+        "--trajectories, --fast and version of MuJoCo",
     )
     return parser
 

@@ -267,7 +267,7 @@ class MAML(Trainable):
         """The outer steps of `train`: on the backend's device if it has one, else here.
 
         Further `columns` of the log are computed here only, so with them all is done
-        here. Arguments as in `training.HostSteps`.
+        here. Arguments as in `training.steps.HostSteps`.
         """
 
         def compile(tasks: Tasks) -> Program:

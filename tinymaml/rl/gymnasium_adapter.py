@@ -15,7 +15,8 @@ for each trajectory of each task:
 The other way round, `ToGymnasium(HalfCheetah("direction"), [1.0])` is a
 `gymnasium.Env` of one task, one trajectory at a time.
 
-Left out: discrete actions, and observations that are not vectors.
+Left out: discrete actions, actions without bounds, and observations that are not
+vectors.
 """
 
 from collections.abc import Callable
@@ -54,7 +55,8 @@ class FromGymnasium:
     the true states, so time only goes forwards: `step` takes the states that the last
     call returned, and no others.
 
-    Raises ValueError or TypeError naming the argument that does not fit.
+    Raises ImportError if gymnasium is missing, and ValueError or TypeError naming the
+    argument that does not fit.
     """
 
     start_noise = 1
@@ -148,6 +150,9 @@ class ToGymnasium(Env):
         observation, reward, terminated, truncated, info = env.step(np.ones(2))
 
     Here the observation is [0.1, 0.1] and the reward -0.3606.
+
+    Raises ImportError if gymnasium is missing, and ValueError naming the argument that
+    does not fit.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 50}

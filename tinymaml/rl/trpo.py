@@ -34,7 +34,7 @@ class TrustRegionStep(NamedTuple):
     accepted: bool
     improvement: float  # decrease of the surrogate loss; 0 if no step was accepted
     kl: float  # mean KL(old || new); 0 if no step was accepted
-    backtracks: int  # times that the step was shortened; if no step was accepted, tries
+    backtracks: int  # lengths of the step that were tried in vain
     reason: str  # why no step was accepted, or "" if one was
 
 

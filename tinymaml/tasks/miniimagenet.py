@@ -45,9 +45,10 @@ def load(
     its size or date, and verify the contents of the cache.
 
     data: the folder of the images, or one with a subfolder "miniimagenet"; by default
-        $TINYMAML_DATA. An image is looked for in images/, train|val|test/<class>/,
-        <class>/ and the folder itself, in this order; it may be a .png or .jpeg file as
-        well. The checksums of a .png are verified, a .jpeg has none.
+        $TINYMAML_DATA, else the user's cache folder. An image is looked for in images/,
+        train|val|test/<class>/, <class>/ and the folder itself, in this order; it may
+        be a .png or .jpeg file as well. The checksums of a .png are verified, a .jpeg
+        has none.
     splits: the folder of train.csv, val.csv and test.csv; by default the folder of the
         images. Each file has lines `filename,label` under that heading; a byte-order
         mark and blank lines do no harm.

@@ -86,7 +86,7 @@ def load(data: FilePath | None = None, download: bool = False) -> ImageSet:
     Later calls verify the names and fingerprints of the drawings, and the contents of
     the cache.
 
-    data: folder, see `find_data`. download: fetch archives that are missing (14 MB).
+    data: folder, see `find_data`. download: fetch archives that are missing (16 MB).
 
     Drawings are PNG files, dark on white or on nothing. The checksums of archives and
     of PNG files are verified.

@@ -279,6 +279,7 @@ class Adam(Optimiser):
 
     Raises:
         ValueError: an argument is out of its range.
+        TypeError: `learning_rate` is a function, and no schedule.
 
     The first step changes each parameter by `learning_rate`, however large its gradient
     is, unless that is 0:

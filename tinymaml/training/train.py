@@ -139,6 +139,7 @@ def train(
             last good checkpoint is still there.
         CheckpointError: `resume` is damaged, or belongs to another run.
         OSError: `out`, `log` or `resume` cannot be written or read.
+        RankError: in one of several processes, when another has failed.
         TypeError, ValueError: an argument has the wrong type or value.
 
     >>> from types import SimpleNamespace

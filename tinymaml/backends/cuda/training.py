@@ -47,7 +47,7 @@ FAILURE = "the loss or its gradient is not finite, or too large for Adam to squa
 
 
 class DeviceTraining:
-    """The outer steps of one training on a device: the protocol `training.Steps`.
+    """The outer steps of one training on a device: the protocol `training.steps.Steps`.
 
     compile: from a batch to the program of its meta-gradient, which has the inputs of a
     batch by name, "theta" and those in `shared`, and the outputs "gradient", summed
