@@ -209,7 +209,8 @@ def test_other_dtypes_are_refused(backend, dtype):
     tape = Tape()
     tape.output("a", tape.input("a", (3,)))
     if dtype is None:
-        tm.get_backend(backend).compile(tape, dtype)  # NumPy's default, float64
+        program = tm.get_backend(backend).compile(tape, dtype)
+        assert program({"a": np.ones(3)})["a"].dtype == "float64"  # NumPy's default
         return
     with pytest.raises(TypeError, match=f"expected float32 or float64, got '?{dtype}"):
         tm.get_backend(backend).compile(tape, dtype)

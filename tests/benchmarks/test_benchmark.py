@@ -5,10 +5,12 @@ judged here.
 """
 
 import doctest
+import itertools
 import json
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -224,15 +226,37 @@ def test_choice_is_the_fastest_variant_and_the_others_close(bench, capsys):
 # --- workers --------------------------------------------------------------------------
 
 
-def test_batch_is_long_enough_and_at_least_one_call():
-    calls = []
-    seconds, count = workers.time_batch(lambda: calls.append(0), 0.02)
-    assert count > 100 and 0 < seconds < 0.02
-    assert workers.time_batch(lambda: None, 0.0)[1] == 1
+def test_batch_is_as_long_as_asked_for_and_at_least_one_call(monkeypatch):
+    now, second = [0.0], 2.0**-8
+
+    def call():
+        now[0] += second
+
+    clock = SimpleNamespace(perf_counter=lambda: now[0])
+    monkeypatch.setattr(workers, "time", clock)
+    assert workers.time_batch(call, 20 * second) == (second, 20)
+    assert workers.time_batch(call, 0.0) == (second, 1)
 
 
-def test_settle_returns_at_once_when_nobody_computes():
-    workers.settle(slice_seconds=0.005, limit=1.0)
+@pytest.mark.parametrize(("used", "slices"), [([0, 0], 1), ([0, 1, 1, 2, 2, 2], 3)])
+def test_settle_sleeps_until_nobody_computes(used, slices, monkeypatch):
+    process_time, sleeps = map(float, used).__next__, []
+    clock = SimpleNamespace(
+        perf_counter=lambda: 0.0, process_time=process_time, sleep=sleeps.append
+    )
+    monkeypatch.setattr(workers, "time", clock)
+    workers.settle(slice_seconds=0.5, limit=1.0)
+    assert sleeps == [0.5] * slices
+
+
+def test_settle_gives_up_at_its_limit(monkeypatch):
+    now, used, sleeps = itertools.count(), itertools.count(), []  # always busy
+    clock = SimpleNamespace(
+        perf_counter=now.__next__, process_time=used.__next__, sleep=sleeps.append
+    )
+    monkeypatch.setattr(workers, "time", clock)
+    workers.settle(slice_seconds=0.5, limit=3)
+    assert sleeps == [0.5, 0.5]
 
 
 def test_worker_computes_the_gradient_times_it_and_tells_its_memory(data):
@@ -355,7 +379,8 @@ def test_peers_left_out_are_named(capsys):
 
 def test_examples_in_the_docstrings_are_right():
     for module in (common, workers):
-        assert doctest.testmod(module).failed == 0
+        failed, attempted = doctest.testmod(module)
+        assert failed == 0 and attempted > 0
 
 
 @pytest.mark.slow

@@ -437,18 +437,22 @@ def test_output_that_nobody_reads_ends_quietly():
 
 
 @pytest.mark.parametrize("name", ["own_images", "seeds", "sinusoid"])
-def test_help_is_printed_and_nothing_is_trained(name):
+def test_help_is_printed_and_nothing_is_trained(name, tmp_path):
     path = FOLDER / f"{name}.py"
     for option, status in (("--help", 0), ("--wrong", 2)):
         done = subprocess.run(
             [sys.executable, path, option],
             capture_output=True,
             text=True,
+            cwd=tmp_path,
             env={**os.environ, "PYTHONPATH": str(FOLDER.parent)},
         )
         assert done.returncode == status
-        assert "usage: " in done.stdout + done.stderr or status
-        assert "accuracy before" not in done.stdout
+        if status:
+            assert done.stdout == "" and done.stderr.startswith(f"{name}.py: error: ")
+        else:
+            assert done.stdout.startswith("usage: ") and done.stderr == ""
+        assert [*tmp_path.iterdir()] == []
 
 
 def test_commands_are_those_of_the_package_if_it_was_started_so(monkeypatch):

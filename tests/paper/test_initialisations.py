@@ -99,20 +99,30 @@ def test_theta_of_another_dtype_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "config",
+    ("config", "message"),
     [
-        {},
-        {"recipe": "5w1s"},
-        {"recipe": "x", "scaling": "mean"},
-        {"recipe": ["5w1s"], "scaling": "mean"},
-        {"recipe": "5w1s", "scaling": "sum"},
-        {"recipe": "5w1s", "scaling": "mean"},
-        {"recipe": "sinusoid", "alpha": 0.001},
+        ({}, "recipe"),
+        ({"recipe": "5w1s"}, "scaling"),
+        ({"recipe": "x", "scaling": "mean"}, "'x'"),
+        ({"recipe": ["5w1s"], "scaling": "mean"}, "list"),
+        ({"recipe": "5w1s", "scaling": "sum"}, "scaling: expected one of"),
     ],
 )
-def test_another_checkpoint_is_refused(tmp_path, config):
+def test_another_checkpoint_is_refused(tmp_path, config, message):
+    theta = np.zeros(tm.RECIPES["5w1s"].network().size, np.float32)
+    save_checkpoint(tmp_path / "a.npz", {"theta": theta}, config, {})
+    with pytest.raises(CheckpointError, match=f"expected an initialisation.*{message}"):
+        load_initialisation(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{"recipe": "5w1s", "scaling": "mean"}, {"recipe": "sinusoid", "alpha": 0.001}],
+)
+def test_theta_of_another_size_is_refused(tmp_path, config):
     save_checkpoint(tmp_path / "a.npz", {"theta": np.zeros(3)}, config, {})
-    with pytest.raises(CheckpointError, match="expected an initialisation"):
+    expected = r"expected an initialisation.*theta: expected shape \(\d+,\), got \(3,\)"
+    with pytest.raises(CheckpointError, match=expected):
         load_initialisation(tmp_path / "a.npz")
 
 

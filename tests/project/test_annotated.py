@@ -13,6 +13,7 @@ PAGES = sorted((ROOT / "docs" / "annotated").glob("*.md"))
 EXCERPT = re.compile(
     r'^```\{excerpt\} (\S+)\n:from: "?(.*?)"?\n:to: "?(.*?)"?\n```$', re.MULTILINE
 )
+ITEM = re.compile(r"^:::\{grid-item\}\n(.*?)^:::$", re.MULTILINE | re.DOTALL)
 HEART = [
     "maml-inner-update",
     "maml-eq1",
@@ -54,6 +55,17 @@ def test_excerpts_quote_tags_in_the_form_that_is_read_here() -> None:
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         assert len(EXCERPT.findall(text)) == text.count("{excerpt}") > 0
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_excerpt_has_words_beside_it(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    items = ITEM.findall(text)
+    notes, code = items[::2], items[1::2]
+    assert len(notes) == len(code) > 0
+    assert sum(one.count("{excerpt}") for one in code) == text.count("{excerpt}")
+    for note in notes:
+        assert "{excerpt}" not in note and len(note.split()) > 3, note
 
 
 @pytest.mark.parametrize(

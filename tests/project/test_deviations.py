@@ -44,9 +44,10 @@ def test_no_two_boxes_have_one_name() -> None:
 def test_every_deviation_of_the_general_sections_has_a_name(name: str) -> None:
     page = DOCS / "paper" / (name if name == "appendix" else f"section-{name}")
     text = page.with_suffix(".md").read_text(encoding="utf-8")
-    for title, options in BOX.findall(text):
-        if title.startswith("Deviation"):
-            assert ":name: dev-" in options, f"{name}: {title}"
+    boxes = [box for box in BOX.findall(text) if box[0].startswith("Deviation")]
+    assert len(boxes) == text.count("{admonition} Deviation")
+    for title, options in boxes:
+        assert ":name: dev-" in options, f"{name}: {title}"
 
 
 def test_the_page_of_an_experiment_has_a_box() -> None:

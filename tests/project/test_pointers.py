@@ -180,6 +180,13 @@ def test_a_stale_pointer_is_found(text: str, tests: set[str], tmp_path: Path) ->
     assert stale_pointers(comment, tests) == [f"comment.py:2: {text}"]
 
 
+def test_a_stale_link_is_found(tests: set[str], tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# Page\n\n![A curve](gone.png) and [that page](gone.html)\n")
+    expected = ["page.md:3: gone.png", "page.md:3: gone.html"]
+    assert stale_pointers(page, tests) == expected
+
+
 @pytest.mark.parametrize(
     "text",
     [

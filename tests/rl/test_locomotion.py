@@ -559,11 +559,12 @@ def test_bad_arrays_are_refused_by_name():
             environment.observe(wrong, goals)
         with pytest.raises(ValueError, match=expected):
             environment.step(wrong, np.zeros((2, 3, 6)), goals)
-    with pytest.raises(TypeError, match="^goals: expected an array, got list"):
-        (
-            environment.observe(states, [[1.0], [1.0]]),
-            environment.step(states, np.zeros((2, 3, 6)), [[1.0], [1.0]]),
-        )
+    for call in (
+        lambda: environment.observe(states, [[1.0], [1.0]]),
+        lambda: environment.step(states, np.zeros((2, 3, 6)), [[1.0], [1.0]]),
+    ):
+        with pytest.raises(TypeError, match="^goals: expected an array, got list"):
+            call()
     with pytest.raises(ValueError, match=r"^actions: expected shape \(2, 3, 6\), got"):
         environment.step(states, np.zeros((2, 3, 5)), goals)
 

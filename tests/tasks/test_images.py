@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -52,7 +53,10 @@ def test_selected_classes_keep_their_images_and_get_new_labels():
 
 
 def test_bars_are_drawn_on_terminals_only_and_a_closed_stderr_does_no_harm(monkeypatch):
-    assert not images.show_progress()
+    for terminal in (True, False):
+        stderr = SimpleNamespace(isatty=lambda answer=terminal: answer)
+        monkeypatch.setattr(sys, "stderr", stderr)
+        assert images.show_progress() is terminal
     monkeypatch.setattr(sys, "stderr", None)
     assert not images.show_progress()
     assert list(omniglot._decode({})) == []

@@ -289,15 +289,25 @@ def test_members_that_claim_more_than_the_file_holds_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "shape", [(10**15,), (2**40, 2**40), (4,), (2,), (-3,), (-1, -3)]
+    ("shape", "fortran_order", "message"),
+    [
+        *(
+            (shape, False, "does not have the size its header says")
+            for shape in [(10**15,), (2**40, 2**40), (4,), (2,), (-3,)]
+        ),
+        ((3,), True, "does not have the size its header says"),
+        ((-1, -3), False, "damaged"),
+    ],
 )
-def test_a_header_that_claims_another_size_is_refused(tmp_path, shape):
+def test_a_header_that_claims_another_size_is_refused(
+    tmp_path, shape, fortran_order, message
+):
     header = io.BytesIO()
-    fields = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    fields = {"descr": "<f4", "fortran_order": fortran_order, "shape": shape}
     np.lib.format.write_array_header_1_0(header, fields)
     content = header.getvalue() + ARRAYS["theta"].tobytes()
     members = members_of(saved_bytes(tmp_path)) | {"theta.npy": content}
-    refusal(tmp_path, npz_of(members))
+    assert message in refusal(tmp_path, npz_of(members))
 
 
 def test_a_missing_file_is_a_file_not_found_error(tmp_path):

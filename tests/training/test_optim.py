@@ -390,7 +390,7 @@ def test_the_configuration_of_a_schedule_is_json_and_names_all_of_it():
         (lambda: cosine(0.1, 2.5), TypeError, "iterations: expected a whole number"),
         (lambda: cosine(0.1, 5, 0.2), ValueError, "last: expected a number in"),
         (lambda: step(0.1, 0), ValueError, "every: expected at least 1, got 0"),
-        (lambda: step(0.1, 5, 1.5), ValueError, "factor: expected a number in"),
+        (lambda: step(0.1, 5, -0.5), ValueError, "factor: expected a number in"),
         (lambda: step(0.1, 5, 0), ValueError, "factor: expected a number in"),
         (lambda: cosine(1, 5, 1.5), ValueError, r"last: .* in \[0, 1\], got 1.5"),
         (lambda: step(0.1, 5, 1.5), ValueError, r"factor: .*, 1\], got 1.5"),

@@ -48,6 +48,7 @@ def assert_agrees(tape, inputs, backend, dtype):
     expected = run_tape(tape, inputs, "numpy", dtype)
     actual = backend.compile(tape, dtype)(inputs)
     floor = max(np.abs(a).max() for a in all_values(tape, inputs).values())
+    assert np.isfinite(floor), "beside an infinite value every error would be 0"
     assert actual.keys() == expected.keys()
     for name, array in expected.items():
         assert actual[name].dtype == dtype
@@ -132,6 +133,10 @@ def test_adaptation_evaluation_and_prediction_agree(backend):
     x, y = p.tasks[:2]
     assert_close(*(m.adapt(p.theta, x, y, 3) for m in (ours, reference)), 1e-10)
     assert_close(*(m.evaluate(p.theta, p.tasks, 3) for m in (ours, reference)), 1e-10)
+    network = tm.MLP([2, 5, 3], "tanh")
+    logits = [m.predict(network, p.theta, p.tasks, 3) for m in (ours, reference)]
+    assert logits[0].shape[:2] == (5, 4)
+    assert_close(*logits, 1e-10)
 
 
 @every_backend
