@@ -274,10 +274,14 @@ TIMES = ["median ms", "min", "max", "ratio"]
 
 
 def output_file(text: str) -> Path:
-    """The type of an argument that names a writable file, which is tried at once."""
-    path = Path(text)
-    if path.is_dir():
-        raise argparse.ArgumentTypeError(f"expected a file, got the folder {text}")
+    """The type of an argument that names a writable file, which is tried at once.
+
+    A link stays; the file to which it leads is written.
+    """
+    path = Path(os.path.realpath(text))
+    if path.exists() and not path.is_file():
+        what = "the folder" if path.is_dir() else "the device or pipe"
+        raise argparse.ArgumentTypeError(f"expected a file, got {what} {text}")
     try:
         with tempfile.TemporaryFile(dir=path.parent):
             return path

@@ -408,6 +408,14 @@ def gains(works: dict[str, Work], network: Network) -> str:
     return format_table(header, rows)
 
 
+def figure_file(text: str) -> Path:
+    """The type of an argument that names a file for a figure."""
+    path = output_file(text)
+    if path.suffix not in (".pdf", ".png", ".svg"):
+        raise argparse.ArgumentTypeError(f"expected .pdf, .png or .svg, got {text!r}")
+    return path
+
+
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options."""
     parser = argparse.ArgumentParser(
@@ -432,7 +440,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--json", type=output_file, help="write all numbers into this file")
     add(
         "--figure",
-        type=output_file,
+        type=figure_file,
         help="draw the model of the second work into this file",
     )
     add("--bits", type=positive, help="compare theta after so many iterations instead")

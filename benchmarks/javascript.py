@@ -128,7 +128,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
         "--seconds",
-        type=float,
+        type=common.positive_float,
         default=5,
         metavar="N",
         help="how long each is timed (default: %(default)s)",

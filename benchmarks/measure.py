@@ -191,20 +191,31 @@ def check_float64(
     print_agreement(bench, "float64")
 
 
+def prepared(
+    variant: Variant, worker: Worker, what: str, limits: Limits | None = None
+) -> dict[str, Any] | None:
+    """The worker's reply to "prepare"; None, with one line, where a peer fails."""
+    try:
+        return worker.receive(limits)
+    except WorkerError as error:
+        if variant.implementation.module in OWN_MODULES:
+            raise
+        name = variant.implementation.name
+        print(f"skipped: {name} ({variant}, {what}): {error}")
+        return None
+
+
 def agrees(
     bench: Bench, variant: Variant, worker: Worker, order: int, dtype: str
 ) -> bool:
     """Whether the worker could build the variant; its gradient must then agree."""
-    name, module = variant.implementation.name, variant.implementation.module
-    try:
-        reply = worker.receive(bench.limits)
-    except WorkerError as error:
-        if module in OWN_MODULES:
-            raise
-        print(f"skipped: {name} ({variant}, order {order}, {dtype}): {error}")
+    what = f"order {order}, {dtype}"
+    reply = prepared(variant, worker, what, bench.limits)
+    if reply is None:
         return False
+    name = variant.implementation.name
     if name != PEAK:
-        label = f"{name} ({variant}, order {order}, {dtype})"
+        label = f"{name} ({variant}, {what})"
         result = np.array(reply["result"])
         bench.errors.append(bench.check(label, result, order, dtype))
     return True
@@ -359,15 +370,19 @@ def measure_scaling(
                 for threads in implementation.threads:
                     variant = Variant(implementation, form, threads)
                     worker = stack.enter_context(bench.start(threads))
-                    request = bench.request(variant, order, tasks=size)
-                    gradient = np.array(worker.ask("prepare", **request)["result"])
+                    worker.send("prepare", **bench.request(variant, order, tasks=size))
+                    reply = prepared(variant, worker, work(size))
+                    if reply is None:
+                        continue
+                    gradient = np.array(reply["result"])
                     if reference is None:
                         reference = gradient
                     label = f"{implementation.name} ({variant}, {work(size)})"
                     check_agreement(label, gradient, reference, TOLERANCES["float32"])
                     worker.ask("reset peak")
                     candidates.append(Runner(variant, worker))
-                runners.append(choose(bench, candidates))
+                if candidates:
+                    runners.append(choose(bench, candidates))
             workers = [runner.worker for runner in runners]
             samples = interleave_with_progress(
                 workers, bench.rounds(5, 15), f"{size} tasks"

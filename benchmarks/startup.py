@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.common import Row, row_of
-from benchmarks.measure import Bench, Variant
+from benchmarks.measure import Bench, Variant, prepared
 
 
 def import_seconds(module: str) -> float:
@@ -69,10 +69,15 @@ def measure_start(
                 for kind in ["cold"] + ["warm"] * (warms if cold == colds - 1 else 0):
                     start = time.perf_counter()
                     with bench.start(variant.threads, caches) as worker:
-                        reply = worker.ask("prepare", **bench.request(variant, order))
-                        samples[kind].append(time.perf_counter() - start)
+                        worker.send("prepare", **bench.request(variant, order))
+                        reply = prepared(variant, worker, f"{kind} start")
+                        seconds = time.perf_counter() - start
+                    if reply is not None:
+                        samples[kind].append(seconds)
                         peaks.append(reply["peak_bytes"])
         for kind, times in samples.items():
+            if not times:
+                continue
             peak = None if None in peaks else max(p for p in peaks if p is not None)
             rows.append(
                 row_of(

@@ -688,6 +688,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"explorables not checked: {reason}")
         return 0
     html = options.html.resolve()  # a relative path has no file: address
+    if not (html / "index.html").is_file():
+        parser.error(f"argument --html: expected a built site, got {options.html}")
     names = [options.only] if options.only else [*CHECKS]
     if options.pictures:
         options.pictures.mkdir(parents=True, exist_ok=True)

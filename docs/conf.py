@@ -55,7 +55,8 @@ exclude_patterns = ["_build", "_ext", "_static"]
 # Text notebooks (docs/tutorial) are executed, once for each change of the page or of
 # the package; an error in a cell fails the build. They import the package of this
 # checkout and draw in SVG, whatever the settings of whoever builds.
-sources = sorted((HERE.parent / "tinymaml").rglob("*.py"))
+files = (HERE.parent / "tinymaml").rglob("*")
+sources = sorted(path for path in files if path.suffix in (".py", ".npz", ".csv"))
 digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
 ipython = HERE / "_build" / "ipython"
 settings = ipython / "profile_default" / "ipython_kernel_config.py"

@@ -17,6 +17,7 @@ Left out: the figures that pages draw themselves when they are built.
 """
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,11 +52,13 @@ def write(picture: Image.Image, name: str, crop: Sequence[float] = WHOLE) -> Non
     for folder in (FIGURES, THUMBNAILS):
         folder.mkdir(parents=True, exist_ok=True)
     target = FIGURES / f"{name}.png"
+    file = io.BytesIO()
     picture.quantize(COLOURS, METHOD, kmeans=2, dither=Image.Dither.NONE).save(
-        target, optimize=True
+        file, "PNG", optimize=True
     )
-    if target.stat().st_size > LARGEST:
-        raise SystemExit(f"{target}: {target.stat().st_size:,} bytes are too many")
+    if file.tell() > LARGEST:
+        raise SystemExit(f"{target}: {file.tell():,} bytes are too many")
+    target.write_bytes(file.getvalue())
     thumbnail(picture, name, crop)
 
 

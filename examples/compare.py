@@ -192,7 +192,10 @@ def courses(
     """All trainings, seed by seed."""
 
     def ends(name: str) -> dict[str, int]:
-        in_time = max(1, round(options.seconds / costs[name]["seconds"]))
+        seconds = options.seconds
+        in_time = max(
+            int(seconds > 0), round(min(seconds / costs[name]["seconds"], 1e12))
+        )
         return {"equal iterations": options.iterations, "equal time": in_time}
 
     return [

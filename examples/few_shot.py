@@ -6,10 +6,12 @@ that they do is here.
 
 import argparse
 import hashlib
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -86,12 +88,13 @@ class Experiment(NamedTuple):
 # %% Options
 
 
-def initialisation(text: str) -> Initialisation:
-    """An argparse type: an initialisation, by its .npz file or its name."""
+def initialisation(text: str) -> tuple[Initialisation, Path | None]:
+    """An argparse type: an initialisation by its .npz file, with this, or its name."""
     try:
         if text.endswith(".npz"):
-            return load_initialisation(file_path(text))
-        return tm.pretrained(text)
+            path = file_path(text)
+            return load_initialisation(path), path
+        return tm.pretrained(text), None
     except (OSError, ValueError) as error:
         words = reason(error)
         if words.startswith("name: "):
@@ -479,6 +482,13 @@ def start(experiment: Experiment, parser: Parser, arguments: Sequence[str]) -> N
             parser.error(f"argument --queries: {reason(error)}")
         config["recipe"] += f" --queries {options.queries}"
     if options.initialisation is not None:
+        options.initialisation, file = options.initialisation
+        replaced = options.out / INITIALISATION
+        if file is not None and os.path.realpath(file) == os.path.realpath(replaced):
+            parser.error(
+                "argument --initialisation: expected a file that this run does not "
+                f"replace, got {file}"
+            )
         check_start(parser, options.initialisation, recipe, sets)
         digest = hashlib.sha256(options.initialisation.theta.tobytes()).hexdigest()
         config["recipe"] += f" --initialisation of digest {digest[:12]}"

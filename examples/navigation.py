@@ -198,7 +198,7 @@ def draw_figure(
                 for sampled in adapted[name].trajectories[:TEST_STEPS]
             ],
         )
-        for name in (next(iter(adapted)), "pretrained")
+        for name in dict.fromkeys((next(iter(adapted)), "pretrained"))
     ]
     out = experiment.options.out / "figure4.png"
     draw_figure_4(curves, training, paths, goals[chosen], out)

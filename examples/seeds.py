@@ -71,6 +71,10 @@ def read_results(file: Path) -> dict[str, Any]:
                     row[key] = real_number(key, row[key])
             row.setdefault("seed", results.get("seed"))
             hash(tuple(row[label] for label in LABELS))
+            texts = [row["method"], row.get("statistics", ""), row.get("at", "")]
+            fits = all(isinstance(text, str) for text in texts)
+            if not fits or {type(row["shots"]), type(row["steps"])} != {int}:
+                raise TypeError("a row of another kind")
         return dict(results)
 
     expected = "the results.json of an experiment with seeds"
@@ -83,6 +87,8 @@ def settings_of(results: Row, row: Row) -> Row:
     settings = {k: v for k, v in results.items() if k not in NO_SETTINGS}
     if "iterations" in row:  # its own, where methods of a run have different ones
         settings["iterations"] = row["iterations"]
+    if row.get("at") == "equal time":  # as many as the time allowed, which is measured
+        settings.pop("iterations", None)
     if row["method"] != "context":
         settings.pop("context", None)
     if settings.get("initialisation"):  # the command that made it

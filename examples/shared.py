@@ -112,7 +112,7 @@ def experiment_parser(
     )
     add(
         "--threads",
-        type=whole_number(1),
+        type=whole_number(1, most=2**16),
         metavar="N",
         help="threads of the numba backend, and of MuJoCo where it is used; no result "
         "but a time depends on it (default: cores, shared by the processes of a node)",
@@ -126,7 +126,7 @@ def experiment_parser(
     several: dict[str, Any] = {"dest": "seed", "nargs": "+"} if seeds else {}
     add(
         "--seeds" if seeds else "--seed",
-        type=whole_number(0),
+        type=whole_number(0, most=2**64),
         default=list(seeds) or 0,
         metavar="N",
         help="seed of the initial weights and training tasks; test tasks do not depend "
@@ -235,17 +235,18 @@ def file_path(text: str) -> Path:
     return Path(os.path.expanduser(text))
 
 
-def whole_number(least: int) -> Callable[[str], int]:
-    """An argparse type: a whole number of at least `least`."""
+def whole_number(least: int, most: int = 10**12) -> Callable[[str], int]:
+    """An argparse type: a whole number of at least `least`, and at most `most`."""
 
     def parse(text: str) -> int:
         try:
             number = int(text)
         except ValueError:
             number = least - 1
-        if number < least:
+        if not least <= number <= most:
+            limit = f"least {least}" if number < least else f"most {most:,}"
             raise argparse.ArgumentTypeError(
-                f"expected a whole number of at least {least}, got {text!r}"
+                f"expected a whole number of at {limit}, got {text!r}"
             )
         return number
 
@@ -258,8 +259,10 @@ def positive_number(text: str) -> float:
         number = float(text)
     except ValueError:
         number = math.nan
-    if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"expected a positive number, got {text!r}")
+    # In float32, in which the examples compute, a smaller number would be 0.
+    if not 1.2e-38 <= number < math.inf:
+        expected = "a positive number" + " of at least 1.2e-38" * (number > 0)
+        raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
     return number
 
 

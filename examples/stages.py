@@ -61,6 +61,7 @@ class Stages:
         self.names = list(names)
         self.config = dict(config)
         self.results: dict[str, TrainResult] = {}
+        self._saved: set[str] = set()  # those whose checkpoint is of this run
         self._resumed: set[str] = set()
         self._loaded: dict[str, tuple[Path, Checkpoint]] = {}
         self._prepared: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {}
@@ -145,21 +146,36 @@ class Stages:
             copied.parent.mkdir(exist_ok=True)
             save_checkpoint(copied, **vars(checkpoint))
             self._resumed.add(resumed)
-        result = train(
-            *arguments,
-            out=folder / CHECKPOINT,
-            log=folder / LOG,
-            resume=folder / CHECKPOINT if name in self._resumed else None,
-            **options,
-        )
+        out = folder / CHECKPOINT
+        before = _version(out)
+        try:
+            result = train(
+                *arguments,
+                out=out,
+                log=folder / LOG,
+                resume=out if name in self._resumed else None,
+                **options,
+            )
+        finally:  # one that diverges leaves its last good checkpoint
+            if _version(out) != before:
+                self._saved.add(name)
         self.results[name] = result
         # This run has saved something, so checkpoints of an earlier run in this folder
         # must not be continued together with it.
-        for other in {*self.names} - self.results.keys() - self._resumed:
+        for other in {*self.names} - {*self.results} - self._saved - self._resumed:
             (self.folder / other / CHECKPOINT).unlink(missing_ok=True)
         if result.interrupted:
             raise KeyboardInterrupt
         return result
+
+
+def _version(path: Path) -> tuple[int, int] | None:
+    """What another file in its place does not have; None if there is none."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_mtime_ns
 
 
 def _check_iterations(path: Path, checkpoint: Checkpoint, most: int) -> None:

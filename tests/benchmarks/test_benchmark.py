@@ -338,6 +338,29 @@ def test_start_up_has_a_cold_and_a_warm_row(bench):
     assert all(one.median_seconds > 0 for one in rows)
 
 
+def test_a_peer_that_fails_later_is_skipped_too(bench, capsys):
+    compared = [one("right"), one("failing", "peer")]
+    rows = measure.measure_scaling(bench, compared, [1], "{} tasks".format, order=2)
+    assert [one.implementation for one in rows] == ["right"]
+    assert (
+        "skipped: failing (1 thread, 1 tasks): RuntimeError" in capsys.readouterr().out
+    )
+    variants = [measure.Variant(one, "", 1) for one in compared]
+    rows = startup.measure_start(bench, variants, "work", order=2)
+    assert {one.implementation for one in rows} == {"right"}
+    assert "skipped: failing (1 thread, cold start): Runti" in capsys.readouterr().out
+
+
+def test_json_goes_where_a_link_leads(tmp_path):
+    (tmp_path / "link.json").symlink_to(tmp_path / "there.json")
+    common.write_json(common.output_file(str(tmp_path / "link.json")), {}, [])
+    assert (tmp_path / "link.json").is_symlink()
+    assert json.loads((tmp_path / "there.json").read_text()) == {
+        "machine": {},
+        "rows": [],
+    }
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("module", ["torch", "jax"])
 def test_peers_compute_the_same_gradients_in_float64(data, module):
@@ -362,6 +385,7 @@ def test_peers_compute_the_same_gradients_in_float64(data, module):
         (["--threads", "0"], "argument --threads: expected a whole number >= 1"),
         (["--json", "no/such/folder/file.json"], "argument --json: cannot write"),
         (["--json", "."], "argument --json: expected a file, got the folder"),
+        (["--json", "/dev/null"], "argument --json: expected a file, got the device"),
         (["--peers", "tensorflow"], "argument --peers: invalid choice"),
     ],
 )

@@ -49,6 +49,7 @@ def test_an_exchange_is_that_of_the_formula():
     [
         ("--json", "nowhere/found.json", "cannot write nowhere/found.json"),
         ("--figure", ".", "expected a file, got the folder ."),
+        ("--figure", "model.txt", "expected .pdf, .png or .svg, got 'model.txt'"),
         ("--rounds", "0", "expected a whole number >= 1, got '0'"),
         ("--bits", "0", "expected a whole number >= 1, got '0'"),
         ("--gbits", "0", "expected a number above 0, got '0'"),

@@ -53,6 +53,13 @@ def test_without_node_one_line_says_so(monkeypatch, capsys):
     assert "Node is missing: install it from" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("seconds", ["nan", "inf", "0", "-1"])
+def test_a_time_that_is_no_positive_number_is_refused(seconds, capsys):
+    with pytest.raises(SystemExit):
+        javascript.main(["--seconds", seconds])
+    assert "argument --seconds: expected a number above 0" in capsys.readouterr().err
+
+
 @needs_node
 def test_the_results_are_written(monkeypatch, tmp_path, capsys):
     few = javascript.meta_gradient_of_sinusoids(tasks=2)

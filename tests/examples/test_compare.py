@@ -108,6 +108,12 @@ def test_a_method_is_tested_after_equal_iterations_and_in_equal_time(example):
     }
 
 
+def test_without_iterations_there_is_no_time_either(example):
+    rows = run(example, "--iterations", 0, "--methods", "exact")["rows"]
+    assert {row["at"] for row in rows} == {"equal iterations", "equal time"}
+    assert [row["iterations"] for row in rows] == [0] * len(rows)
+
+
 def test_seconds_give_the_time_of_the_test_at_equal_time(example):
     results = run(example, "--seconds", 0.9)
     ends = {r["method"]: r["iterations"] for r in results["rows"] if "time" in r["at"]}

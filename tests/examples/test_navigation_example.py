@@ -278,6 +278,16 @@ def test_a_context_vector_is_one_policy_more_whose_steps_move_the_context(small)
     np.testing.assert_allclose(moved[0][:, :3], -0.4 * gradients[:, :3], rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("order", "expected"), [("2", ["MAML", "pretrained"]), ("none", ["pretrained"])]
+)
+def test_figure_4_has_the_paths_of_each_policy_once(example, order, expected):
+    drawn = []
+    example.draw_figure_4 = lambda *given: drawn.append(given[2])
+    run(example, "--order", order)
+    assert [path.label for path in drawn[0]] == expected
+
+
 def test_a_finished_run_may_be_continued_with_a_context_vector(small):
     before = run(small, "--order", 2)
     after = run(small, "--order", 2, "--context", 2, "--resume", "out", out="more")

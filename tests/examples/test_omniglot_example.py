@@ -381,6 +381,14 @@ def test_an_initialisation_that_does_not_fit_is_refused(example, capsys):
         given = ["--standin", "--recipe", "fc-5w1s", "--initialisation", path]
         message = refusal(example, [*given, "--split", "background"], capsys)
         assert "argument --initialisation: " in message and expected in message
+    Path("results").mkdir()
+    Path("split.npz").rename("results/initialisation.npz")
+    given = ["--standin", "--recipe", "fc-5w1s", "--out", "results", "--overwrite"]
+    given += ["--initialisation", "results/../results/initialisation.npz"]
+    message = refusal(example, given, capsys)
+    assert "argument --initialisation: expected a file that this run does" in message
+    Path("results/initialisation.npz").unlink()  # it is still there
+    Path("results").rmdir()
     Path("broken.npz").write_bytes(b"PK")
     for path in ("missing.npz", "broken.npz"):
         message = refusal(example, ["--standin", "--initialisation", path], capsys)

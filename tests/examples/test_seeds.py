@@ -76,9 +76,12 @@ def test_equal_iterations_and_equal_time_are_not_seeds_of_each_other(
 ):
     rows = [
         {"method": "anil", "order": 2, "shots": 5, "steps": 1, "paper": None}
-        | {"seed": seed, "at": at, "mse": mse + seed}
+        | {"seed": seed, "at": at, "mse": mse + seed, "iterations": iterations}
         for seed in (0, 1)
-        for at, mse in (("equal iterations", 1.0), ("equal time", 3.0))
+        for at, mse, iterations in (
+            ("equal iterations", 1.0, 100),
+            ("equal time", 3.0, 290 + seed),  # by the costs that this run has measured
+        )
     ]
     (tmp_path / "results.json").write_text(json.dumps({"rows": rows}))
     example.main([str(tmp_path / "results.json")])
@@ -190,6 +193,8 @@ ROW = {"method": "maml", "order": 2, "shots": 5, "steps": 1, "mse": 1.0, "paper"
         *("", '{"rows": [', "{}", "[]", '{"rows": null}', '{"rows": [3]}', "\xff\xfe"),
         json.dumps({"rows": [{"quantity": "exact_norm", "value": 1.0, "paper": None}]}),
         *(json.dumps({"rows": [{**ROW, key: []}]}) for key in ROW),
+        *(json.dumps({"rows": [{**ROW, key: 3}]}) for key in ("method", "statistics")),
+        *(json.dumps({"rows": [{**ROW, key: None}]}) for key in ("shots", "steps")),
         json.dumps({"rows": [{**ROW, "mse": "1"}]}),
         json.dumps({"seed": [0], "rows": [ROW]}),
         "[" * 10**5,

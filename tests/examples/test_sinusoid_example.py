@@ -461,6 +461,14 @@ def test_a_loss_that_is_not_finite_stops_with_one_line_naming_the_iteration(
             "--threads: expected a whole number of at least 1, got '0'",
         ),
         (["--seed", "-3"], "--seed: expected a whole number of at least 0, got '-3'"),
+        (
+            ["--iterations", "9" * 30],
+            "expected a whole number of at most 1,000,000,000",
+        ),
+        (
+            ["--threads", "9" * 30],
+            "--threads: expected a whole number of at most 65,536",
+        ),
         (["--alpha", "nan"], "--alpha: expected a positive number, got 'nan'"),
         (["--alpha", "-0.1"], "--alpha: expected a positive number, got '-0.1'"),
         (["--order", "3"], "--order: invalid choice: '3'"),

@@ -180,6 +180,22 @@ def test_a_fault_in_one_training_leaves_the_others_as_they_were(tmp_path):
     assert files_below(tmp_path / "first") == before
 
 
+def test_a_training_that_diverged_keeps_its_checkpoint_when_others_go_on(tmp_path):
+    both, factors = stages(tmp_path), iter([1, 1, np.nan])
+    diverging = {"sample": lambda rng: next(factors) * noise(rng)}
+    with pytest.raises(FloatingPointError, match="iteration 3"):
+        run(both, "first", **diverging, checkpoint_every=1)
+    run(both, "second")
+    saved = load_checkpoint(tmp_path / "first" / "checkpoint.npz")
+    assert saved.state["iteration"] == 2
+    # Where it had saved nothing yet, the checkpoint would be that of an earlier run.
+    both = stages(tmp_path, {"seed": 1})
+    with pytest.raises(FloatingPointError, match="iteration 1"):
+        run(both, "first", sample=lambda rng: np.nan * noise(rng))
+    run(both, "second")
+    assert not (tmp_path / "first" / "checkpoint.npz").exists()
+
+
 def test_each_training_has_a_log_of_its_own(tmp_path):
     both = stages(tmp_path)
     run(both, "first", log_every=5), run(both, "second", log_every=10)
