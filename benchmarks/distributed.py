@@ -441,7 +441,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add(
         "--figure",
         type=figure_file,
-        help="draw the model of the second work into this file",
+        help="draw the model of the second work into this .pdf, .png or .svg file",
     )
     add("--bits", type=positive, help="compare theta after so many iterations instead")
     add("--work", choices=(*WORKS, "network"), help=argparse.SUPPRESS)

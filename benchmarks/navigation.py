@@ -364,7 +364,7 @@ def run(bench: NavigationBench, threads: int, chosen_peers: Sequence[str]) -> li
 def main() -> int:
     """Run the benchmark from the command line."""
     parser = common.parser_of(
-        (__doc__ or "").splitlines()[0], "three minutes, or ten", ["torch"]
+        (__doc__ or "").splitlines()[0], "three minutes, or ten for cheetah", ["torch"]
     )
     parser.add_argument(
         "--env",

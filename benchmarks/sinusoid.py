@@ -211,8 +211,9 @@ def print_scaling(rows: Sequence[Row], workspace: int, threads: int) -> None:
     cells = []
     for row in rows:
         tasks = int(row.work.split()[1].replace(",", ""))  # as `run` has written it
-        first = smallest.setdefault(row.implementation, row.peak_bytes)
-        growth = None
+        if tasks == 1:
+            smallest[row.implementation] = row.peak_bytes
+        first, growth = smallest.get(row.implementation), None
         if row.peak_bytes is not None and first is not None:
             growth = row.peak_bytes - first
         cells.append(

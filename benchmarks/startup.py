@@ -72,12 +72,14 @@ def measure_start(
                         worker.send("prepare", **bench.request(variant, order))
                         reply = prepared(variant, worker, f"{kind} start")
                         seconds = time.perf_counter() - start
-                    if reply is not None:
-                        samples[kind].append(seconds)
-                        peaks.append(reply["peak_bytes"])
+                    if reply is None:
+                        break
+                    samples[kind].append(seconds)
+                    peaks.append(reply["peak_bytes"])
+            if reply is None:
+                samples.clear()
+                break
         for kind, times in samples.items():
-            if not times:
-                continue
             peak = None if None in peaks else max(p for p in peaks if p is not None)
             rows.append(
                 row_of(

@@ -9,8 +9,8 @@ gradient steps it prints, in Markdown, the mean over seeds, the half-width of it
 interval (Student's t, one sample for each seed) and the value of each seed. Runs of one
 line must differ in their seeds alone; others are refused. Images have a line for each
 normalisation of query examples, transductive and by support statistics. A method of
-compare.py has one line at equal iterations and one at equal time. Needs SciPy, for the
-quantiles of Student's t.
+compare.py has one line at equal iterations and one at equal time, in which each seed
+has its own number of outer steps. Needs SciPy, for the quantiles of Student's t.
 """
 
 import argparse
@@ -85,10 +85,10 @@ def read_results(file: Path) -> dict[str, Any]:
 def settings_of(results: Row, row: Row) -> Row:
     """The settings under which a row was trained and tested."""
     settings = {k: v for k, v in results.items() if k not in NO_SETTINGS}
-    if "iterations" in row:  # its own, where methods of a run have different ones
+    # Its own, where methods of a run have different ones. At equal time it is what the
+    # time allowed, by costs that are measured.
+    if "iterations" in row and row.get("at") != "equal time":
         settings["iterations"] = row["iterations"]
-    if row.get("at") == "equal time":  # as many as the time allowed, which is measured
-        settings.pop("iterations", None)
     if row["method"] != "context":
         settings.pop("context", None)
     if settings.get("initialisation"):  # the command that made it

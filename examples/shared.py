@@ -254,14 +254,15 @@ def whole_number(least: int, most: int = 10**12) -> Callable[[str], int]:
 
 
 def positive_number(text: str) -> float:
-    """An argparse type: a finite number above 0."""
+    """An argparse type: a number above 0 that float32 has in full precision."""
     try:
         number = float(text)
     except ValueError:
         number = math.nan
-    # In float32, in which the examples compute, a smaller number would be 0.
-    if not 1.2e-38 <= number < math.inf:
-        expected = "a positive number" + " of at least 1.2e-38" * (number > 0)
+    if not 1.2e-38 <= number <= 3.4e38:
+        expected = "a positive number"
+        if 0 < number < math.inf:
+            expected += " from 1.2e-38 to 3.4e38, as float32 has them"
         raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
     return number
 

@@ -68,7 +68,7 @@ def test_folder_that_cannot_be_used_is_left_as_it_was(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
 
 
-@pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "one", "", "1e-40"])
+@pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "one", "", "1e-40", "1e39"])
 def test_only_positive_finite_numbers_are_positive_numbers(text):
     assert shared.positive_number("1e-3") == 0.001
     with pytest.raises(argparse.ArgumentTypeError, match="expected a positive number"):

@@ -463,7 +463,7 @@ def test_a_loss_that_is_not_finite_stops_with_one_line_naming_the_iteration(
         (["--seed", "-3"], "--seed: expected a whole number of at least 0, got '-3'"),
         (
             ["--iterations", "9" * 30],
-            "expected a whole number of at most 1,000,000,000",
+            "a whole number of at most 1,000,000,000,000, got",
         ),
         (
             ["--threads", "9" * 30],

@@ -19,7 +19,7 @@ tinymaml.explorable(
   function model({ compile }, data, { random }) {
     const WAYS = 5, SIZE = 105, SMALL = 28, PIXELS = SMALL * SMALL;
     const PEN = 2.5; // radius in pixels of 105: Omniglot's lines are five pixels wide
-    const HAND = 2.5; // how far a hand moves lines, in units of those in strokes.py
+    const HAND = 2.5; // a hand moves lines by so many times the deviations of strokes.py
     const STATISTICS = ["batch", "alone", "support"];
     const programs = {};
     const program = (name, tape) => (programs[name] ??= compile(tape, "float32"));
