@@ -177,8 +177,9 @@ def make_parser(
         type=initialisation,
         metavar="NAME",
         help="start from these parameters, not from random ones: the .npz file that "
-        "another run wrote, or a name that tinymaml.pretrained knows; with --iterations "
-        "0 they are tested as they are. The --seed of that run draws its tasks again",
+        "another run wrote, or a name that tinymaml.pretrained knows; with "
+        "--iterations 0 they are tested as they are. The --seed of that run draws its "
+        "tasks again",
     )
     add_images(
         parser,

@@ -105,6 +105,16 @@ def test_what_does_not_fit_is_named(call, error, message):
         call(f) if call.__code__.co_argcount else call()
 
 
+def test_another_backend_takes_effect_in_the_next_call(monkeypatch):
+    f = tm.function(quadratic, "numpy")
+    expected = f(THETA, A, B)
+    other, compiled = tm.get_backend("numpy"), []
+    compile = other.compile
+    other.compile = lambda *given: compiled.append(given) or compile(*given)
+    f.backend = other
+    assert f(THETA, A, B) == expected and len(compiled) == 1
+
+
 def test_function_shows_what_it_is():
     assert repr(tm.function(quadratic, "numpy")) == (
         "Function(quadratic, backend='numpy')"

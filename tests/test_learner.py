@@ -361,6 +361,17 @@ def test_cosine_and_ratio_of_a_zero_gradient_are_not_numbers():
     assert np.isnan(parts.cosine) and np.isnan(parts.norm_ratio)
 
 
+@pytest.mark.parametrize("size", [1e-30, 1e-23, 1.0, 1e23, 1e30])
+def test_cosine_and_ratio_of_a_gradient_whose_squares_float32_has_not_are_exact(size):
+    """The loss is linear: there is no Hessian, and both gradients are the same."""
+    maml = tm.MAML(lambda theta, x, y: (theta * x).sum() * size, 0.1, backend="numpy")
+    one = np.ones((1, 1, 4), np.float32)
+    tasks = tm.Tasks(one, one, one, one)
+    parts = maml.meta_gradient(np.ones(4, np.float32), tasks, parts=True).parts
+    assert parts.cosine == pytest.approx(1, rel=1e-12)
+    assert parts.norm_ratio == pytest.approx(1, rel=1e-12)
+
+
 @every_backend
 @some_steps
 @pytest.mark.parametrize(("reduction", "share"), [("sum", 1), ("mean", 1 / 3)])

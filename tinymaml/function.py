@@ -87,7 +87,7 @@ class Function:
                 tape.output("derivative", along(value, point, direction))
             return self.backend.compile(tape, theta.dtype)
 
-        key = kind, shapes, theta.dtype, *weakly(self.loss)
+        key = kind, shapes, theta.dtype, self.backend, *weakly(self.loss)
         results = self._programs.get(key, compile_derivative)(arrays)
         # There is one task; and a number is Python's, not an array without axes.
         return [a[0] if a.ndim > 1 else a[0].item() for a in results.values()]

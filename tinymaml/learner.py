@@ -120,10 +120,10 @@ class MAML(Trainable):
     clip: largest size of an entry of the meta-gradient, or None; parts are not clipped.
     backend, threads: see `get_backend`.
 
-    Attributes may be set later; the next call uses them. A loss, or a function that
-    predicts, is recorded once for each shape of its inputs: a number that it takes from
-    elsewhere, such as an annealed weight, stays what it was then. A deep copy or a
-    pickle compiles anew.
+    Attributes may be set later; the next call uses them, but a training on a GPU keeps
+    those of its start. A loss, or a function that predicts, is recorded once for each
+    shape of its inputs: a number that it takes from elsewhere, such as an annealed
+    weight, stays what it was then. A deep copy or a pickle compiles anew.
 
     >>> import numpy as np
     >>> def loss(theta, x, y):                        # f_theta(x) = theta x
@@ -498,13 +498,14 @@ def _parts_of(
 
     results: sums over tasks, which `scale` makes sums or means; steps: J.
     """
-    first = results["query_gradient"] * scale
+    first, exact = results["query_gradient"] * scale, gradient.astype(float)
     corrections = [results[f"correction{j}"] * scale for j in range(steps)]
-    norms = float(np.linalg.norm(first)), float(np.linalg.norm(gradient))
+    # In float64: squares of small or large float32 numbers may be 0 or infinite.
+    norms = [float(np.linalg.norm(a)) for a in (first.astype(float), exact)]
     return Parts(
         first,
         np.array(corrections, gradient.dtype).reshape(steps, len(gradient)),
         results["alpha_gradient"] * scale,
-        float(first @ gradient) / (norms[0] * norms[1]) if all(norms) else float("nan"),
+        float(first @ exact) / norms[0] / norms[1] if all(norms) else float("nan"),
         norms[0] / norms[1] if norms[1] else float("nan"),
     )

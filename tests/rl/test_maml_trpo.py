@@ -328,6 +328,15 @@ def returns_of_training(order, seed):
     return before, learner.adapt(theta, test_batch).returns().mean(axis=0)
 
 
+def test_an_adaptation_keeps_the_parameters_that_sampled_it():
+    learner = small_learner()
+    theta, batch = start(learner)
+    adaptation = learner.adapt(theta, batch)
+    before = adaptation.thetas[0].copy()
+    theta += 1  # as an outer step in place
+    assert np.array_equal(adaptation.thetas[0], before)
+
+
 # --- the size of the inner step -------------------------------------------------------
 
 

@@ -268,3 +268,9 @@ def test_a_tilde_in_splits_is_the_home_folder(data, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     write_lists(tmp_path / "lists")
     assert len(miniimagenet.load("~/data", "~/lists")["test"].labels) == 2 * COUNT
+
+
+@pytest.mark.parametrize(("images", "error"), [(0, ValueError), (2.5, TypeError)])
+def test_a_number_of_stand_ins_that_is_none_is_refused(images, error):
+    with pytest.raises(error, match="^images: expected "):
+        miniimagenet.standin(images=images)

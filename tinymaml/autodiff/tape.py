@@ -194,7 +194,7 @@ class Tape:
         shape = whole_numbers(f"shape of input {name!r}", shape)
         attributes = ("name", name), ("shape", shape)
         value = self._append(Node(PRIMITIVES["input"], (), attributes, shape))
-        self.inputs[name] = Input(value.index, value.shape, per_task)
+        self.inputs[name] = Input(value.index, value.shape, bool(per_task))
         return value
 
     def constant(self, number: float, shape: Sequence[int] = ()) -> "Value":

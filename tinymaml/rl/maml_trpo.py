@@ -247,7 +247,7 @@ class MAMLTRPO(ReadOnly):
         starts = [None] * came if batch.start_noise is None else batch.start_noise
         expected = f"it for {came} policies"
         check_that(len(starts) == came, "start_noise", expected, len(starts))
-        thetas = np.broadcast_to(theta, (len(batch.tasks), theta.size))
+        thetas = np.broadcast_to(theta.copy(), (len(batch.tasks), theta.size))
         adaptation = Adaptation([], [], [])
         for j, (noise, start) in enumerate(zip(batch.noise, starts, strict=True)):
             if j > 0:

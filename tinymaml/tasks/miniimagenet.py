@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from tinymaml.checks import check_that
+from tinymaml.checks import check_that, whole_number
 from tinymaml.files import check_path
 from tinymaml.tasks import images
 from tinymaml.tasks.images import STANDIN, Array, DataError, FilePath, Image, ImageSet
@@ -86,7 +86,7 @@ def standin(seed: int = 0, images: int = 20) -> dict[str, ImageSet]:
     >>> validation.images.shape, len(validation.classes), validation.source
     ((32, 84, 84, 3), 16, 'procedural stand-in')
     """
-    sets, first = {}, 0
+    sets, first, images = {}, 0, whole_number("images", images)
     for split, count in CLASSES.items():
         drawn = [
             image

@@ -111,6 +111,14 @@ def test_the_file_is_what_exported_says(tmp_path):
     assert (tmp_path / "again.json").read_text("ascii") == text
 
 
+def test_a_flag_of_numpy_is_written(tmp_path):
+    tape = Tape()
+    tape.output("double", tape.input("x", (3,), per_task=np.bool_(True)) * 2.0)
+    export(tape, tmp_path / "tape.json")
+    written = strict_json((tmp_path / "tape.json").read_text("ascii"))
+    assert written["inputs"]["x"]["per_task"] is True
+
+
 def test_a_name_of_any_text_is_written(tmp_path):
     tape = Tape()
     tape.output('θ"\n\ud800', tape.input("NaN", ()) * 2.0)

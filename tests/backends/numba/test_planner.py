@@ -53,6 +53,12 @@ def test_summary_prints_the_bytes_that_a_thread_gets(dtype, threads):
         assert row.nbytes == int(printed.replace(",", ""))
 
 
+@pytest.mark.parametrize("dtype", ["int8", "float16", "float31", object])
+def test_a_summary_in_another_dtype_is_refused(dtype):
+    with pytest.raises(TypeError, match="^dtype: expected float32 or float64, got"):
+        summary(meta_gradient_tape(), dtype)
+
+
 def test_summary_counts_live_operations_and_their_flops():
     tape = tm.Tape()
     x, w = tape.input("x", (5, 3)), tape.input("w", (3, 7))

@@ -124,7 +124,8 @@ class DeviceTraining:
         losses = [float(history[number % HISTORY]) for number in numbers]
         self._fetched = self._steps
         self._failed += sum(not isfinite(loss) for loss in losses)
-        if np.isfinite(moments).all():
+        # Where no step succeeded the optimiser has no moments yet, and keeps none.
+        if self._steps > self._failed and np.isfinite(moments).all():
             state = dict(zip(self._moment_names, moments, strict=False))
             step = np.array(self._steps - self._failed, np.int64)
             self._optimiser.load_state({"step": step, **state})

@@ -36,7 +36,7 @@ from tinymaml.backends.numba.selection import (
     can_accumulate,
     select,
 )
-from tinymaml.checks import check_kind
+from tinymaml.checks import check_dtype, check_kind
 
 ALIGNMENT = 16  # elements: 64 bytes of float32, one cache line
 Integers = NDArray[np.int64]
@@ -56,7 +56,7 @@ class Plan:
 
     def bytes(self, dtype: str) -> int:
         """The size of one thread's workspace."""
-        return self.size * np.dtype(dtype).itemsize
+        return self.size * check_dtype(dtype).itemsize
 
     def offset(self, view: View) -> int:
         """Where a view begins in the workspace."""
