@@ -80,9 +80,8 @@ class PublicNames(SphinxDirective):
             for name in names:
                 thing = getattr(tinymaml, name)
                 text = inspect.getdoc(thing) if callable(thing) else None
-                words = (text or "The recipes of tables 1 and 3, by name.").split(
-                    "\n\n"
-                )[0]
+                text = text or "The recipes of tables 1 and 3, by name."
+                words = text.split("\n\n")[0]
                 words = re.sub(r"([|*<])", r"\\\1", " ".join(words.split()))
                 lines.append(f"| {{py:obj}}`{name} <tinymaml.{name}>` | {words} |")
             lines += [":::"]
