@@ -94,19 +94,16 @@ def with_ratios(rows: Sequence[Row], reference_name: str = REFERENCE) -> list[Ro
 def write_json(
     path: str | Path, machine: dict[str, Any], rows: Sequence[Row], **more: Any
 ) -> None:
-    """Write {"machine": ..., "rows": [...], **more}, all of it or nothing."""
-    path = Path(path)
+    """Write {"machine": ..., "rows": [...], **more}, all of it or nothing.
+
+    Raises ValueError for a number that is not finite.
+    """
+    from tinymaml.files import write_atomically  # not in the processes of the peers
+
     content = {"machine": machine, "rows": [asdict(row) for row in rows], **more}
     text = json.dumps(content, indent=1, allow_nan=False) + "\n"
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
+    with write_atomically(path) as file:
+        file.write(text.encode())
 
 
 # --- agreement ------------------------------------------------------------------------

@@ -48,42 +48,55 @@ def measure_imports(bench: Bench, modules: Mapping[str, tuple[str, int]]) -> lis
     ]
 
 
+def time_start(
+    bench: Bench, variant: Variant, order: int, caches: str, kind: str
+) -> tuple[float, int | None] | None:
+    """(seconds, peak bytes) of one start; None, with one line, where a peer fails.
+
+    caches is the folder of the compile caches. kind, cold or warm, is for the line.
+    """
+    folders = {
+        "NUMBA_CACHE_DIR": f"{caches}/numba",
+        "TORCHINDUCTOR_CACHE_DIR": f"{caches}/inductor",
+        "JAX_COMPILATION_CACHE_DIR": f"{caches}/jax",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    start = time.perf_counter()
+    with bench.start(variant.threads, folders) as worker:
+        worker.send("prepare", **bench.request(variant, order))
+        reply = prepared(variant, worker, f"{kind} start")
+        seconds = time.perf_counter() - start
+    return None if reply is None else (seconds, reply["peak_bytes"])
+
+
+def time_starts(
+    bench: Bench, variant: Variant, order: int
+) -> dict[str, list[tuple[float, int | None]]]:
+    """The cold and the warm starts of a variant; empty where a peer fails."""
+    starts: dict[str, list[tuple[float, int | None]]] = {"cold": [], "warm": []}
+    colds, warms = bench.rounds(1, 3), bench.rounds(2, 5)
+    for cold in range(colds):
+        with tempfile.TemporaryDirectory() as caches:  # empty: the first start is cold
+            for kind in ["cold"] + ["warm"] * (warms if cold == colds - 1 else 0):
+                measured = time_start(bench, variant, order, caches, kind)
+                if measured is None:
+                    return {}
+                starts[kind].append(measured)
+    return starts
+
+
 def measure_start(
     bench: Bench, variants: Sequence[Variant], work: str, order: int
 ) -> list[Row]:
     """Rows of cold and warm starts of each variant."""
     rows = []
-    colds, warms = bench.rounds(1, 3), bench.rounds(2, 5)
     for variant in variants:
         name = variant.implementation.name
-        samples: dict[str, list[float]] = {"cold": [], "warm": []}
-        peaks: list[int | None] = []
-        for cold in range(colds):
-            with tempfile.TemporaryDirectory() as folder:
-                caches = {
-                    "NUMBA_CACHE_DIR": f"{folder}/numba",
-                    "TORCHINDUCTOR_CACHE_DIR": f"{folder}/inductor",
-                    "JAX_COMPILATION_CACHE_DIR": f"{folder}/jax",
-                    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-                }
-                for kind in ["cold"] + ["warm"] * (warms if cold == colds - 1 else 0):
-                    start = time.perf_counter()
-                    with bench.start(variant.threads, caches) as worker:
-                        worker.send("prepare", **bench.request(variant, order))
-                        reply = prepared(variant, worker, f"{kind} start")
-                        seconds = time.perf_counter() - start
-                    if reply is None:
-                        break
-                    samples[kind].append(seconds)
-                    peaks.append(reply["peak_bytes"])
-            if reply is None:
-                samples.clear()
-                break
-        for kind, times in samples.items():
-            peak = None if None in peaks else max(p for p in peaks if p is not None)
-            rows.append(
-                row_of(
-                    times, f"{work}, {kind} start", name, order, variant.threads, peak
-                )
-            )
+        starts = time_starts(bench, variant, order)
+        known = [peak for _, peak in sum(starts.values(), []) if peak is not None]
+        peak = max(known, default=None)
+        for kind, measured in starts.items():
+            seconds = [seconds for seconds, _ in measured]
+            what = f"{work}, {kind} start"
+            rows.append(row_of(seconds, what, name, order, variant.threads, peak))
     return rows

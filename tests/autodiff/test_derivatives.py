@@ -89,6 +89,17 @@ def test_autodiff_grad_of_overlapping_slices_adds():
     assert gradient.tolist() == [2, 3, 5, 3, 3]
 
 
+def test_autodiff_more_slices_may_overlap_than_python_nests_calls():
+    size = 1200  # Python stops at a depth of 1000
+    theta = Tape().input("theta", (size,))
+    loss = theta[:1].sum() * 1.0
+    for end in range(2, size + 1):
+        loss = loss + (theta[:end] * float(end)).sum()
+    gradient = value_of(grad(loss, theta), theta=np.zeros(size))
+    numbers = np.arange(1, size + 1)
+    assert gradient.tolist() == np.cumsum(numbers[::-1])[::-1].tolist()
+
+
 @every_backend
 def test_autodiff_jvp_is_the_hand_computed_one(backend):
     # f = tanh(a b): df along (2, 3) at (0, 5) is b da = 10, tanh' being 1 there.

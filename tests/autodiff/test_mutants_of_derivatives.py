@@ -115,9 +115,9 @@ MUTANTS = {  # name: (module, function, old text, new text, the checks that must
     ),
     "overlapping slices are forgotten": (
         derivatives,
-        "_join_pads",
-        "joined + _join_pads(tape, overlapping, size) if overlapping else",
-        "",
+        "accumulate_cotangents",
+        "joined, pads = _join_pads(tape, pads, parts[0].size)",
+        "joined, pads = _join_pads(tape, pads, parts[0].size)[0], []",
         [overlapping_slices],
     ),
     "the gradient is one where nothing reads theta": (

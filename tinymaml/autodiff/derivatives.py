@@ -206,9 +206,10 @@ def accumulate_cotangents(tape: Tape, parts: Sequence[Value]) -> Value:
             pads.append((part.attributes["start"], part.arguments[0]))
         else:
             terms.append(part)
-    if pads:
-        pads.sort(key=lambda pad: pad[0])
-        terms.append(_join_pads(tape, pads, parts[0].size))
+    pads.sort(key=lambda pad: pad[0])
+    while pads:
+        joined, pads = _join_pads(tape, pads, parts[0].size)
+        terms.append(joined)
     # x * x contributes the same term twice: one factor 2 instead of a sum.
     counts = Counter(term.index for term in terms)
     total, *others = (tape.value(index) * count for index, count in counts.items())
@@ -217,11 +218,13 @@ def accumulate_cotangents(tape: Tape, parts: Sequence[Value]) -> Value:
     return total
 
 
-def _join_pads(tape: Tape, pads: list[tuple[int, Value]], size: int) -> Value:
-    """The sum of pads, given as (start, vector) by their starts: a vector (size,).
+def _join_pads(
+    tape: Tape, pads: list[tuple[int, Value]], size: int
+) -> tuple[Value, list[tuple[int, Value]]]:
+    """Pads, given as (start, vector) by their starts, in one vector (size,).
 
     Vectors that do not overlap are concatenated, with zeros in the gaps between them;
-    those that overlap an earlier one are left for a second concatenation, and so on.
+    those that overlap an earlier one are returned, for a second concatenation.
     """
     vectors: list[Value] = []
     overlapping: list[tuple[int, Value]] = []
@@ -236,8 +239,7 @@ def _join_pads(tape: Tape, pads: list[tuple[int, Value]], size: int) -> Value:
         end = start + vector.size
     if end < size:
         vectors.append(tape.constant(0.0, (size - end,)))
-    joined = functions.concatenate(vectors)
-    return joined + _join_pads(tape, overlapping, size) if overlapping else joined
+    return functions.concatenate(vectors), overlapping
 
 
 def _nodes_between(theta: Value, output: Value) -> set[int]:
