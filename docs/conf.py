@@ -2,7 +2,7 @@
 
 From the root of a clone:
 
-    python -m sphinx -W --keep-going -b html docs docs/_build/html
+    python -m sphinx -W --keep-going -j auto -b html docs docs/_build/html
 """
 
 import builtins
@@ -16,6 +16,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE / "_ext"), str(HERE.parent)]
 
 from docutils import nodes  # noqa: E402
+from jupyter_cache import get_cache  # noqa: E402
 
 import tinymaml  # noqa: E402
 
@@ -69,6 +70,8 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 )
 nb_execution_mode = "cache"
 nb_execution_cache_path = str(HERE / "_build" / "notebooks" / digest[:12])
+# With `-j` several processes read pages; the first use of a cache makes its database.
+get_cache(nb_execution_cache_path).list_cache_records()
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300
 nb_execution_show_tb = True

@@ -88,15 +88,20 @@ def largest(values):
 
 
 def all_values(tape, inputs):
-    """The values of all live nodes, by node, each with a leading task axis."""
+    """The values of all live nodes, by node, each with a leading task axis.
+
+    NumPy's warnings are off, as in the numpy backend: some of its matrix products read
+    numbers beside the matrices and warn of those. `largest` finds what is not finite.
+    """
     arrays = {}
     for name, (index, _, per_task) in tape.inputs.items():
         arrays[index] = inputs[name] if per_task else inputs[name][None]
-    for index in tape.live():
-        if index not in arrays:
-            primitive, arguments, attributes, _ = tape.nodes[index]
-            reads = (arrays[i] for i in arguments)
-            arrays[index] = primitive.evaluate(*reads, **dict(attributes))
+    with np.errstate(all="ignore"):
+        for index in tape.live():
+            if index not in arrays:
+                primitive, arguments, attributes, _ = tape.nodes[index]
+                reads = (arrays[i] for i in arguments)
+                arrays[index] = primitive.evaluate(*reads, **dict(attributes))
     return arrays
 
 

@@ -199,14 +199,9 @@ def accumulate_cotangents(tape: Tape, parts: Sequence[Value]) -> Value:
     network read slices that tile theta, so the sum of their pads is a concatenation.
     Recording it as one costs nothing, whereas a sum would add P numbers for each layer.
     """
-    pads: list[tuple[int, Value]] = []
-    terms: list[Value] = []
-    for part in parts:
-        if part.primitive.name == "pad":
-            pads.append((part.attributes["start"], part.arguments[0]))
-        else:
-            terms.append(part)
-    pads.sort(key=lambda pad: pad[0])
+    terms = [part for part in parts if part.primitive.name != "pad"]
+    pads = [part for part in parts if part.primitive.name == "pad"]
+    pads.sort(key=lambda pad: pad.attributes["start"])
     while pads:
         joined, pads = _join_pads(tape, pads, parts[0].size)
         terms.append(joined)
@@ -218,20 +213,19 @@ def accumulate_cotangents(tape: Tape, parts: Sequence[Value]) -> Value:
     return total
 
 
-def _join_pads(
-    tape: Tape, pads: list[tuple[int, Value]], size: int
-) -> tuple[Value, list[tuple[int, Value]]]:
-    """Pads, given as (start, vector) by their starts, in one vector (size,).
+def _join_pads(tape: Tape, pads: list[Value], size: int) -> tuple[Value, list[Value]]:
+    """The sum of pads, sorted by their starts, as one vector (size,), and what is left.
 
     Vectors that do not overlap are concatenated, with zeros in the gaps between them;
-    those that overlap an earlier one are returned, for a second concatenation.
+    the pads that overlap an earlier one are left for a second concatenation.
     """
     vectors: list[Value] = []
-    overlapping: list[tuple[int, Value]] = []
+    overlapping: list[Value] = []
     end = 0
-    for start, vector in pads:
+    for pad in pads:
+        start, vector = pad.attributes["start"], pad.arguments[0]
         if start < end:
-            overlapping.append((start, vector))
+            overlapping.append(pad)
             continue
         if start > end:
             vectors.append(tape.constant(0.0, (start - end,)))
