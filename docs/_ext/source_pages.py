@@ -15,9 +15,10 @@ a page names.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
+from functools import cache
 from html import escape
+from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -187,15 +188,29 @@ def title_of(env: BuildEnvironment, docname: str) -> str:
     return env.titles[docname].astext()
 
 
+@cache
+def module_of(name: str) -> str:
+    """Return the name of the module that has a documented object, and import it.
+
+    Another process may have read the page with the object, or an earlier build.
+    """
+    while name:
+        try:
+            import_module(name)
+        except ImportError:  # an object, or a module whose packages are missing
+            name = name.rpartition(".")[0]
+        else:
+            break
+    return name
+
+
 def objects_of_reference(
     env: BuildEnvironment,
 ) -> dict[tuple[str, int], tuple[str, str]]:
     """Return the page and the anchor of every documented object, by file and line."""
     found = {}
     for name, entry in env.domains["py"].objects.items():  # type: ignore[attr-defined]
-        module = name
-        while module and module not in sys.modules:
-            module = module.rpartition(".")[0]
+        module = module_of(name)
         place = find_object(module, name.removeprefix(module).lstrip("."))
         if place and not entry.aliased and name != module:
             found[place] = (entry.docname, entry.node_id)

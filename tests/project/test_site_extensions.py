@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -160,6 +163,23 @@ def test_public_object_finds_its_line() -> None:
     file, line = found
     lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
     assert "def meta_gradient" in lines[line - 1]
+
+
+def test_an_object_is_found_by_a_process_that_has_not_read_its_page() -> None:
+    """Of several that build the site, one writes what all have read."""
+    code = """
+import sys
+from source_files import find_object
+from source_pages import module_of
+for name in ("standin", "MiniImageNet.load"):
+    module = module_of(f"tinymaml.tasks.miniimagenet.{name}")
+    assert module == "tinymaml.tasks.miniimagenet", module
+assert find_object(module, "standin")[0] == "tinymaml/tasks/miniimagenet.py"
+assert module_of("nothing.of.ours") == ""
+"""
+    path = os.pathsep.join([str(ROOT / "docs" / "_ext"), str(ROOT)])
+    environment = {**os.environ, "PYTHONPATH": path}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
 
 
 @pytest.mark.parametrize(
