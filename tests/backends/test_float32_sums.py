@@ -26,9 +26,14 @@ PIXELS = 75 * 84 * 84  # in a query set of MiniImagenet, 5-way
 PRIME = 100_003  # it cannot be cut into blocks of one length
 
 
-def conv_weight(x, g):
-    how = {"stride": 1, "padding": (1, 1), "size": (3, 3)}
+def conv_weight(x, g, side=3):
+    padding = (side // 2, side // 2)
+    how = {"stride": 1, "padding": padding, "size": (side, side)}
     return x.tape.record("conv_weight", x, g, **how)
+
+
+def weights_of_pixels(x, g):
+    return conv_weight(x, g, 1)
 
 
 SUMS = {  # name: (function, shapes of its arguments)
@@ -45,13 +50,14 @@ SUMS = {  # name: (function, shapes of its arguments)
     "mean pool": (convolution.mean_pool, [(1, 300, 300, 2)]),
     "convolution": (convolution.conv2d, [(1, 8, 8, 500), (3, 3, 500, 2)]),
     "convolution's weights": (conv_weight, [(20, 84, 84, 2), (20, 84, 84, 3)]),
+    "weights of many images": (weights_of_pixels, [(PRIME, 1, 1, 1), (PRIME, 1, 1, 2)]),
     "logsumexp": (functions.logsumexp, [(2, PRIME)]),
     "softmax": (functions.softmax, [(2, PRIME)]),
     "squared error": (tm.squared_error, [(PRIME, 2)] * 2),
 }
 # Their blocks are those of BLAS or of the tiles, and longer.
 PRODUCTS = ("row times column", "narrow product", "matrix product", "convolution")
-PRODUCTS += ("convolution's weights",)
+PRODUCTS += ("convolution's weights", "weights of many images")
 
 
 def result_of(function, arrays, backend="numpy", dtype="float32"):
@@ -91,7 +97,8 @@ def test_a_long_sum_is_that_of_float64(name, backend, offset):
 
 
 IN_JAVASCRIPT = ("sum of rows", "sum of columns", "row times column")
-IN_JAVASCRIPT += ("convolution", "logsumexp", "softmax")  # the others take seconds
+IN_JAVASCRIPT += ("convolution", "weights of many images", "logsumexp", "softmax")
+# The others take seconds.
 
 
 @needs_node
@@ -108,6 +115,7 @@ CONSTANT = {
     "logsumexp": lambda c: c + np.log(PRIME),
     "softmax": lambda c: 1 / PRIME,
     "row times column": lambda c: PRIME * c**2,
+    "weights of many images": lambda c: PRIME * c**2,
     "squared error": lambda c: 0.0,
 }
 

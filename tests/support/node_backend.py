@@ -53,7 +53,8 @@ class Node:
 
     def ask(self, what, numbers=b"", **request):
         """The answer (dict, bytes) to a request with numbers as bytes."""
-        dropped, self.dropped = self.dropped, []
+        dropped = self.dropped[:]
+        del self.dropped[: len(dropped)]  # programs hold this list: it stays the same
         text = json.dumps({"what": what, "dropped": dropped, **request}).encode()
         head = struct.pack("<II", len(text), len(numbers))
         self.process.stdin.write(head + text + numbers)

@@ -5,6 +5,7 @@ Here are whole meta-gradients, the promises about infinite numbers, the interfac
 page calls, and mutants of its text.
 """
 
+import gc
 import json
 import re
 import subprocess
@@ -305,6 +306,32 @@ def test_a_second_run_does_not_remember_the_first():
             assert_close(results[name], array, 1e-13, name)
 
 
+def test_a_factor_is_rounded_to_the_dtype():
+    """1e40 is infinite in float32, and 1e-50 is zero."""
+    for factor in (1e40, 1e-50, -1e40, 0.1, np.nan):
+        tape = Tape()
+        tape.output("product", tape.input("x", (3,)) * factor)
+        inputs = {"x": np.array([1e-10, 0.0, 1e20])}
+        for dtype in DTYPES:
+            expected, result = (
+                run_tape(tape, inputs, backend, dtype)["product"]
+                for backend in ("numpy", javascript_backend())
+            )
+            assert np.array_equal(result, expected, equal_nan=True), (factor, dtype)
+
+
+def test_a_program_that_nothing_uses_is_dropped_in_node():
+    tape = Tape()
+    tape.output("x", tape.input("x", (1,)))
+    backend = javascript_backend()
+    program = backend.compile(tape, "float64")
+    program({"x": np.zeros(1)})  # other requests have been sent since it was compiled
+    number = program.number
+    del program
+    gc.collect()
+    assert number in backend.node.dropped
+
+
 # --- the interface --------------------------------------------------------------------
 
 PAGE = """
@@ -320,6 +347,7 @@ const compile = vm.runInContext("made.compile", worker);
 const exported = JSON.parse(process.argv[2]);
 const program = compile(exported, "float32");
 const theta = [1, 2, 3], x = Float64Array.from([1, 0, 0, 0, 1, 0]);
+x.toJSON = () => { throw new Error("text of numbers that fit"); };
 const first = program.run({ theta, x }), again = program.run({ x, theta: [0, 0, 0] });
 function message(act) {
   try { act(); } catch (error) { return error.message; }
@@ -342,6 +370,7 @@ console.log(JSON.stringify({
     () => program.run({ theta: [[1, 2, 3]], x }),
     () => program.run({ theta: 3, x }),
     () => program.run({ theta: [1, , 3], x }),
+    () => program.run({ theta: new BigInt64Array(3), x }),
     () => compile(exported, "float16"),
     () => compile(exported, "toString"),
     () => compile(bare, "float32"),
@@ -379,6 +408,7 @@ def test_a_page_and_a_worker_need_nothing_but_the_function():
         "theta: expected a flat array of numbers, got [[1,2,3]]",
         "theta: expected a flat array of numbers, got 3",
         "theta: expected a flat array of numbers, got [1,null,3]",
+        "theta: expected a flat array of numbers, got BigInt64Array",
         "dtype: expected float32 or float64, got float16",
         "dtype: expected float32 or float64, got toString",
         "exported: expected a tape of the format tinymaml-tape-1, got tinymaml-tape-2",
@@ -460,7 +490,7 @@ MUTANTS = {  # what goes wrong: (the check or primitive, old text, new text)
     ),
     "a pad has old numbers around it": (
         check_tasks,
-        "{ out.fill(0); out.set(a, start); }",
+        "{ out.fill(0).set(a, start); }",
         "{ out.set(a, start); }",
     ),
     "a slice starts one too late": (

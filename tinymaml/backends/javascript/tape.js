@@ -1,6 +1,6 @@
 /* A tape of tinymaml, run in JavaScript: in a browser, a Web Worker or Node.
  *
- *     const { compile } = tinymamlTape();
+ *     const { compile } = tinymamlTape();             // in Node: require("./tape.js")
  *     const program = compile(exported, "float32");   // or "float64"
  *     const results = program.run({ theta, x, y });   // flat arrays, row-major
  *     results.loss                                    // a new flat typed array
@@ -16,8 +16,7 @@
  * Numbers are stored in the dtype and added in float64, so that long sums of float32 keep
  * their digits.
  *
- * Left out: fusion of operations, threads, SIMD, and checks of the tape, which was
- * checked when it was recorded.
+ * Left out: fusion, threads, SIMD, and checks of the tape, which recording has made.
  */
 function tinymamlTape() {
   "use strict";
@@ -75,6 +74,7 @@ function tinymamlTape() {
     const [n, height, width, channels] = x, [kh, kw] = w, [, rows, columns, features] = g;
     const pixels = rows * columns, taps = kh * kw * channels, image = height * width * channels;
     scratch.needs("patches", pixels * taps);
+    scratch.needs("sums", taps * features);
     for (const sizes of [[taps, features], [features, taps], [pixels, features]]) // w, w^T, g
       scratch.needs("panels", panelled(...sizes));
 
@@ -140,7 +140,7 @@ function tinymamlTape() {
     sub: { run(out, a, b) { for (let i = 0; i < out.length; i++) out[i] = a[i] - b[i]; } },
     mul: { run(out, a, b) { for (let i = 0; i < out.length; i++) out[i] = a[i] * b[i]; } },
     scale: {
-      settings: ({ number }) => [Number(number)],
+      settings: ({ number }, _, { Floats }) => [new Floats([number])[0]], // rounded
       run(out, a, factor) { for (let i = 0; i < out.length; i++) out[i] = a[i] * factor; },
     },
     gate: { run(out, a, x) { for (let i = 0; i < out.length; i++) out[i] = x[i] <= 0 ? 0 : a[i]; } },
@@ -223,10 +223,7 @@ function tinymamlTape() {
     rematerialise: { view: () => 0 },
     stop_gradient: { view: () => 0 },
     slice: { view: ({ start }) => start },
-    pad: {
-      settings: ({ start }) => [start],
-      run(out, a, start) { out.fill(0); out.set(a, start); },
-    },
+    pad: { settings: ({ start }) => [start], run(out, a, start) { out.fill(0).set(a, start); } },
     concat: {
       run(out, ...vectors) {
         for (let i = 0, start = 0; i < vectors.length; start += vectors[i++].length)
@@ -258,13 +255,14 @@ function tinymamlTape() {
     },
     conv_weight: {
       settings: (attributes, [x, g, w], scratch) => convolution(x, w, g, attributes, scratch),
-      run(out, x, g, { n, image, pixels, taps, features, toPatches }, { panels, patches }) {
-        out.fill(0);
+      run(out, x, g, { n, image, pixels, taps, features, toPatches }, { panels, patches, sums }) {
+        sums.fill(0);
         for (let e = 0; e < n; e++) {
           toPatches(patches, x, e * image);
           pack(panels, g, e * pixels * features, features, 1, pixels, features);
-          addProduct(out, 0, taps, features, pixels, patches, 0, 1, taps, panels);
+          addProduct(sums, 0, taps, features, pixels, patches, 0, 1, taps, panels);
         }
+        out.set(sums.subarray(0, out.length));
       },
     },
     max_gather: {
@@ -329,9 +327,10 @@ function tinymamlTape() {
     let tasks;
     for (const [name, { shape, per_task }] of inputs) {
       const array = given[name], n = size(shape);
-      const flat = ArrayBuffer.isView(array) ||
-        (Array.isArray(array) && array.findIndex((number) => typeof number !== "number") < 0);
-      check(flat, name, "a flat array of numbers", JSON.stringify(array)?.slice(0, 60));
+      const view = ArrayBuffer.isView(array), flat = view ? typeof (array[0] ?? 0) === "number" :
+        Array.isArray(array) && array.findIndex((number) => typeof number !== "number") < 0;
+      const came = () => (view ? array.constructor.name : JSON.stringify(array)?.slice(0, 60));
+      if (!flat) check(false, name, "a flat array of numbers", came());
       if (per_task && tasks === undefined) {
         tasks = array.length / n;
         check(tasks > 0 && tasks % 1 === 0, name, `${n} numbers for each task`, array.length);
@@ -361,8 +360,8 @@ function tinymamlTape() {
     const arrays = allot(exported, order, perTask, Floats);
 
     // Products and convolutions share this memory: each needs it during its own run only.
-    const most = { panels: 0, patches: 0 };
-    const scratch = { needs(name, count) { most[name] = Math.max(most[name], count); } };
+    const most = { panels: 0, patches: 0, sums: 0 };
+    const scratch = { Floats, needs(name, count) { most[name] = Math.max(most[name], count); } };
     const once = [], everyTask = [];
     for (const i of order) {
       const [name, args, attributes, shape] = nodes[i];
@@ -375,6 +374,7 @@ function tinymamlTape() {
     }
     scratch.panels = new Float64Array(most.panels);
     scratch.patches = new Floats(most.patches);
+    scratch.sums = new Float64Array(most.sums);
 
     function load(given, which, task) {
       for (const [name, { node, per_task }] of inputs) {
