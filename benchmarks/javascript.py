@@ -1,12 +1,12 @@
-"""Two tapes in Node, by `tape.js`, beside the numba backend: checked, then timed.
+"""Two tapes in Node, by `tape.js`, beside the numba backend, checked and timed.
 
     python benchmarks/javascript.py             # half a minute; needs Node
 
 There are two works, in float32: one exact meta-gradient of the sinusoid experiment, 25
 tasks of 10 + 10 points, and the gradient of one inner step of the 5-way Omniglot
 network that comes with the package, on five drawings. Every result is compared with the
-numpy backend's in float64 before it is timed. Node runs in a process of its own, numba
-on one thread.
+numpy backend's in float64 before its times are reported. Node runs in a process of its
+own, numba on one thread.
 
 Left out: browsers, which have the same compiler (V8) or one about as good.
 """
@@ -47,6 +47,7 @@ class Work(NamedTuple):
     name: str
     tape: tm.Tape
     inputs: dict[str, Array]
+    order: int
 
 
 def meta_gradient_of_sinusoids(tasks: int = 25) -> Work:
@@ -59,7 +60,7 @@ def meta_gradient_of_sinusoids(tasks: int = 25) -> Work:
     maml, theta = tm.MAML(loss, alpha=0.01, steps=1, order=2), network.init(rng)
     drawn = sinusoid.sample_tasks(rng, tasks, shots=10)
     inputs = {"theta": theta, "alpha": np.array(0.01, "float32"), **drawn._asdict()}
-    return Work(f"sinusoid, {tasks} tasks", maml.tape(theta, drawn), inputs)
+    return Work(f"sinusoid, {tasks} tasks", maml.tape(theta, drawn), inputs, 2)
 
 
 def gradient_of_drawings() -> Work:
@@ -75,7 +76,7 @@ def gradient_of_drawings() -> Work:
     loss = maml.loss(*values)
     tape.output("loss", loss)
     tape.output("gradient", grad(loss, values[0]))
-    return Work("5-way inner step", tape, inputs)
+    return Work("5-way inner step", tape, inputs, 1)
 
 
 def reference(work: Work) -> dict[str, Array]:
@@ -121,7 +122,7 @@ def on_numba(work: Work, seconds: float) -> Row:
 def row_of(work: Work, implementation: str, samples: list[float]) -> Row:
     """A row of the second half of the samples: before, Node is still compiling."""
     late = samples[len(samples) // 2 :]
-    return common.row_of(late, work.name, implementation, 2, 1, None)
+    return common.row_of(late, work.name, implementation, work.order, 1, None)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -140,7 +141,7 @@ def main(arguments: list[str] | None = None) -> None:
         help="also write the results there",
     )
     options = parser.parse_args(arguments)
-    node = shutil.which("node")
+    node = shutil.which("node") or shutil.which("nodejs")
     if node is None:
         parser.error("Node is missing: install it from nodejs.org")
     machine = common.describe_machine()

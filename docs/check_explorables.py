@@ -42,6 +42,7 @@ SETTINGS = (
 NO_WORKER = """window.Worker = class {
   constructor() { setTimeout(() => this.onerror({ message: "blocked" }), 20); }
   postMessage() {}
+  terminate() {}
 };"""
 # Chance, the same in every run: a new goal could lie where the next tap goes, and a tap
 # on the goal moves nothing.
@@ -379,9 +380,6 @@ def check_five_characters(page: Any) -> None:
         right = [int(text.split("→")[1].split("of")[0]) for text in cells]
         return page.locator(".x-draw .x-status").inner_text(), right
 
-    def press(name: str) -> None:
-        page.get_by_role("button", name=name, exact=True).click()
-
     def choose(name: str, label: str) -> None:
         group = page.get_by_role("group", name=name)
         group.get_by_text(label, exact=True).click()
@@ -423,10 +421,10 @@ def check_five_characters(page: Any) -> None:
     expect(shown()[1][0] == batch, f"with alpha = 0.4 again: {shown()[1]}")
     # A plus sign, drawn with the mouse and, as the query, with the keyboard.
     query = page.locator(".x-pad").nth(5)
-    press("Clear character 2")
+    press(page, "Clear character 2")
     expect("blank" in shown()[0], f"with a blank character: {shown()[0]}")
     plus(1)
-    press("Clear the query")
+    press(page, "Clear the query")
     if page.viewport_size["width"] < 500:
         query.tap()
         expect("1 stroke," in query.get_attribute("aria-label"), "a tap is a dot")
@@ -451,12 +449,12 @@ def check_five_characters(page: Any) -> None:
     # Another one, somewhere else; one stroke less; and by the program.
     plus(5, across=0.05)
     expect("taken for 2" in shown()[0], f"a plus on the right: {shown()[0]}")
-    press("Undo a stroke of the query")
+    press(page, "Undo a stroke of the query")
     expect("1 stroke," in query.get_attribute("aria-label"), "a stroke is undone")
-    press("The program draws the query")
-    press("Draw by another hand character 2")
+    press(page, "The program draws the query")
+    press(page, "Draw by another hand character 2")
     expect("taken for 2" in shown()[0], f"by the program: {shown()[0]}")
-    press("Five new samples")
+    press(page, "Five new samples")
     expect(shown()[1][0] >= 36, f"with new samples: {shown()}")
     choose("Mean and variance from", "batch of five queries")
 

@@ -22,7 +22,10 @@ FOLDER = "explorables"  # of the pages, and of the scripts in _static
 
 
 def encode(value: Any) -> Any:
-    """Return JSON for data of a page: tapes as exported, arrays as text of bytes."""
+    """Return JSON for data of a page: tapes as exported, arrays as text of bytes.
+
+    On the page an array is flat.
+    """
     if isinstance(value, tinymaml.Tape):
         return exported(value)
     if isinstance(value, dict):
@@ -32,13 +35,11 @@ def encode(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, np.ndarray):
-        if value.dtype.name not in ("float32", "float64", "uint8"):
-            raise TypeError(
-                f"data: expected float32, float64, uint8, got {value.dtype}"
-            )
+        if value.dtype.name not in ("float32", "float64"):
+            raise TypeError(f"data: expected float32 or float64, got {value.dtype}")
         array = np.ascontiguousarray(value, value.dtype.newbyteorder("<"))
         text = base64.b64encode(array.tobytes()).decode("ascii")
-        return {"base64": text, "dtype": value.dtype.name, "shape": list(value.shape)}
+        return {"base64": text, "dtype": value.dtype.name}
     return value
 
 

@@ -5,7 +5,6 @@ tinymaml in float64, on the numpy backend. docs/check_explorables.py uses the pa
 browser.
 """
 
-import base64
 import importlib.util
 import json
 import subprocess
@@ -18,13 +17,8 @@ import pytest
 from scipy import stats
 
 import tinymaml as tm
-from tests.support.explorables import (
-    NODE,
-    SCRIPTS,
-    needs_node,
-    recorded_data,
-    run_model,
-)
+from tests.support.explorables import SCRIPTS, recorded_data, run_model
+from tests.support.node_backend import NODE, needs_node
 from tinymaml.backends import get_backend
 from tinymaml.rl.advantages import CLIP, advantages
 from tinymaml.rl.maml_trpo import MAMLTRPO, MetaBatch
@@ -105,6 +99,7 @@ globalThis.tinymamlTools = () => ({});
 globalThis.Worker = class {
   constructor() { setTimeout(() => this.onerror({ message: "blocked" }), 20); }
   postMessage() {}
+  terminate() {}
 };
 const tinymaml = require(process.argv[1]);
 const model = () => ({ *count(n) { for (let i = 0; i < n; i++) yield i; } });
@@ -135,14 +130,28 @@ def test_a_page_whose_worker_is_blocked_answers_all_but_what_was_stopped() -> No
     }
 
 
+DECODED = """
+const { decode } = require(process.argv[1]), data = decode(JSON.parse(process.argv[2]));
+const bytes = (array) => [array.constructor.name, [...new Uint8Array(array.buffer)]];
+console.log(JSON.stringify([bytes(data.a), bytes(data.b[0]), data.b.slice(1)]));
+"""
+
+
+@needs_node
 def test_data_of_a_page_come_back_as_they_were() -> None:
     from recorded import encode
 
-    array = np.array([[1.5, -0.0], [np.inf, 2.0**-149]], np.float32)
-    encoded = encode({"a": array, "b": [np.float64(0.5), "words", None, True]})
-    assert encoded["b"] == [0.5, "words", None, True]
-    raw = np.frombuffer(base64.b64decode(encoded["a"]["base64"]), "<f4")
-    assert raw.tobytes() == array.tobytes() and encoded["a"]["shape"] == [2, 2]
+    assert NODE is not None
+    a = np.array([[1.5, -0.0], [np.inf, 2.0**-149]], np.float32)
+    b = np.array([np.nan, 2.0**-1074])
+    text = json.dumps(encode({"a": a, "b": [b, np.float64(0.5), "words", None, True]}))
+    command = [NODE, "-e", DECODED, str(SCRIPTS / "explorable.js"), text]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(run.stdout) == [
+        ["Float32Array", [*a.tobytes()]],
+        ["Float64Array", [*b.tobytes()]],
+        [0.5, "words", None, True],
+    ]
     with pytest.raises(TypeError, match="int64"):
         encode(np.arange(3))
 

@@ -1,7 +1,7 @@
 """Run the models of the site's explorables in Node, on what the build gives them.
 
-    names = load_data("walk-back")                    # docs/explorables/walk_back.py
-    (path,) = run_model("walk-back", [("walk", [[2.0, 0.0], 0.5, 2])])
+    data = recorded_data("walk-back")                 # docs/explorables/walk_back.py
+    (path,) = run_model("walk-back", [("walk", ["quadratic", [2.0, 0.0], 0.5, 2])])
 
 A model is the part of a page's script that computes. It has no document, so Node runs
 the very text that a reader's browser does. Arrays go in as NumPy arrays or lists and
@@ -9,7 +9,6 @@ come back as lists.
 """
 
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -17,15 +16,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import pytest
+from tests.support.node_backend import NODE, TAPE_JS
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "docs" / "_static" / "explorables"
-TAPE = ROOT / "tinymaml" / "backends" / "javascript" / "tape.js"
 RUNNER = Path(__file__).with_name("run_explorable.js")
-NODE = shutil.which("node") or shutil.which("nodejs")
-
-needs_node = pytest.mark.skipif(NODE is None, reason="Node.js is not installed")
 
 sys.path.append(str(ROOT / "docs" / "_ext"))
 
@@ -37,14 +32,14 @@ def run_model(
     from recorded import encode
 
     assert NODE is not None
-    files = (TAPE, *(SCRIPTS / f"{part}.js" for part in ("tools", "explorable", name)))
+    scripts = (SCRIPTS / f"{part}.js" for part in ("tools", "explorable", name))
     request = {
         "name": name,
         "data": encode(data) if data is not None else recorded_data(name),
         "calls": [encode(call if len(call) == 3 else (*call, None)) for call in calls],
     }
     run = subprocess.run(
-        [NODE, str(RUNNER), *map(str, files)],
+        [NODE, RUNNER, TAPE_JS, *scripts],
         input=json.dumps(request),
         capture_output=True,
         text=True,

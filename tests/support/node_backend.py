@@ -26,7 +26,7 @@ from tinymaml.checks import check_dtype, check_inputs
 
 TAPE_JS = Path(tinymaml.backends.javascript.__file__).with_name("tape.js")
 SERVER = Path(__file__).with_name("node_server.js")
-NODE = shutil.which("node")
+NODE = shutil.which("node") or shutil.which("nodejs")
 WHY_NOT = "" if NODE else "Node is missing"
 needs_node = pytest.mark.skipif(not NODE, reason=WHY_NOT)
 JAVASCRIPT = pytest.param("javascript", marks=needs_node)

@@ -19,7 +19,10 @@ function tinymamlAnswers(model, answer) {
       if (done) streams.delete(id);
       answer(done ? { id, done } : { id, value });
       if (!done) setTimeout(advance, 0, id); // requests are read between two values
-    } catch (error) { answer({ id, error: String(error) }); }
+    } catch (error) {
+      streams.delete(id);
+      answer({ id, error: String(error) });
+    }
   }
   return ({ id, method, args, stop }) => {
     if (stop) return void streams.delete(id);
@@ -73,10 +76,8 @@ const tinymaml = {
     if (value === null || typeof value !== "object") return value;
     if ("base64" in value) {
       const bytes = Uint8Array.from(atob(value.base64), (c) => c.charCodeAt(0));
-      const kinds = { float32: Float32Array, float64: Float64Array, uint8: Uint8Array };
-      const array = new kinds[value.dtype](bytes.buffer);
-      array.shape = value.shape;
-      return array;
+      const kinds = { float32: Float32Array, float64: Float64Array };
+      return new kinds[value.dtype](bytes.buffer);
     }
     const entries = Object.entries(value).map(([k, v]) => [k, tinymaml.decode(v)]);
     return Object.fromEntries(entries);
@@ -112,6 +113,7 @@ const tinymaml = {
       const address = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
       const worker = new Worker(address);
       worker.onmessage = ({ data: message }) => {
+        if (!answered) URL.revokeObjectURL(address);
         answered = true;
         receive(message);
       };
@@ -119,6 +121,8 @@ const tinymaml = {
         const open = [...waiting];
         if (answered) return open.forEach(([id]) => receive({ id, error: message }));
         worker.onerror = null;
+        worker.terminate();
+        URL.revokeObjectURL(address);
         onThePage();
         for (const [id, { request, stopped }] of open)
           if (stopped) receive({ id, done: true });

@@ -344,7 +344,7 @@ tinymaml.explorable(
     }
 
     function say() {
-      if (!isComplete(state.step)) return; // it is said when the adaptation has got there
+      if (!isComplete(state.step)) return; // it is said at the end of the adaptation
       const count = ["Before any step", "After 1 step"][state.step] ?? `After ${state.step} steps`;
       const results = model.names.map((name) => {
         const { paths } = chosen(name);
@@ -398,8 +398,8 @@ tinymaml.explorable(
         show();
       }, (error) => {
         running = null;
-        if (error) status.say(`This could not be computed: ${error.message}`);
-        else if (asked !== state.asked) begin();
+        if (asked !== state.asked) begin();
+        else if (error) status.say(`This could not be computed: ${error.message}`);
         else say();
       });
     }

@@ -220,7 +220,7 @@ tinymaml.explorable(
     }
 
     // Squeeze the points into the right half, or spread them again; their distances from
-    // the wave stay.
+    // the wave stay, as far as the plot has room for them.
     function setHalf(half) {
       state.half = half;
       points = points.map(([x, y]) => {

@@ -67,7 +67,7 @@ function tinymamlKit() {
       text = value.toFixed(Math.max(0, Math.min(after, 6)));
       if (text.includes(".")) text = text.replace(/\.?0+$/, "");
     }
-    return (text === "-0" ? "0" : text).replace("-", "−");
+    return (text === "-0" ? "0" : text).replaceAll("-", "−");
   }
 
   const pair = (point, digits = 3) => `(${number(point[0], digits)}, ${number(point[1], digits)})`;
@@ -90,7 +90,7 @@ function tinymamlKit() {
   // for a click or tap on the ground; background(plot) draws what lies below and changes
   // seldom: updateBackground() draws it again.
   function plot(parent, options) {
-    const svg = shape("svg", { class: "x-plot", role: "group", "aria-label": options.label });
+    const svg = shape("svg", { class: "x-plot", role: "img", "aria-label": options.label });
     const ground = shape("rect", { class: "x-ground" });
     const frame = shape("g", { class: "x-frame", "aria-hidden": "true", "pointer-events": "none" });
     const clip = unique("clip");
@@ -240,6 +240,7 @@ function tinymamlKit() {
         },
       };
       handles.push(handle);
+      svg.setAttribute("role", "group"); // of an img nothing inside is read out
       above.append(node);
       if (width) handle.place();
       return handle;
@@ -302,7 +303,10 @@ function tinymamlKit() {
     };
     if (options.onTap) {
       svg.classList.add("x-taps");
-      ground.addEventListener("click", (event) => options.onTap(where(event)));
+      ground.addEventListener("click", (event) => {
+        options.onTap(where(event));
+        handles.at(-1)?.node.focus({ preventScroll: true }); // arrow keys move it, not the page
+      });
     }
     new ResizeObserver(() => {
       if (holder.clientWidth === 0 || holder.clientWidth === width) return;
