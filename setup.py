@@ -25,8 +25,6 @@ setup(
     # are, and tinymaml/__main__.py finds them in either place.
     packages=[*PACKAGES, "tinymaml.examples"],
     package_dir={"tinymaml.examples": "examples"},
-    long_description=RELATIVE_LINK.sub(
-        absolute, (ROOT / "README.md").read_text("utf-8")
-    ),
+    long_description=RELATIVE_LINK.sub(absolute, README),
     long_description_content_type="text/markdown",
 )

@@ -167,5 +167,11 @@ def split_keywords(app, doctree):
 
 def setup(app):
     """Sphinx calls this. The priority puts plain text before napoleon's markup."""
+    # All pages are made again when an extension has changed.
+    extensions = b"".join(
+        path.read_bytes() for path in sorted((HERE / "_ext").iterdir())
+    )
+    digest = hashlib.sha256(extensions).hexdigest()
+    app.add_config_value("digest_of_extensions", digest, "env")
     app.connect("doctree-read", split_keywords)
     app.connect("autodoc-process-docstring", escape_plain_text, priority=400)

@@ -209,6 +209,26 @@ WORDS: dict[str, dict[str, str]] = {
     "BatchNorm.init": {"rng": RNG},
     "MaxPool": {"size": "the height and width of a window."},
     "MeanPool": {"size": "the height and width of a window; None: the whole image."},
+    # variants
+    "MetaSGD.start": {"theta": THETA},
+    "StepRates.start": {"theta": THETA},
+    "MAMLPlusPlus": {"network": "whose layers have rates of their own."},
+    "MAMLPlusPlus.at": {"iteration": "of the outer loop, counted from 0."},
+    "annealed_weights": {
+        "iteration": "of the outer loop, counted from 0.",
+        "steps": "J, the number of inner steps.",
+        "until": "the iteration from which only the last loss counts.",
+    },
+    "new_last_layer": {
+        "trained": "the network to which theta belongs.",
+        "network": "one that differs from it in its last layer.",
+    },
+    "Unrolled.record_inner_step": {
+        "j": "the number of the step, counted from 0.",
+        "gradient": "of the support loss at theta_j, a Value (P,).",
+        "alpha": "the inner learning rate, a Value () or (P,).",
+        "moments": "two Values (P,) that the optimiser of the inner loop keeps.",
+    },
     # autodiff
     "Tape.input": {
         "name": "the name under which a run gets the array.",

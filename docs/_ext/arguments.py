@@ -21,8 +21,12 @@ from argument_words import REMARKS, WORDS
 from sphinx.application import Sphinx
 from sphinx.util.logging import getLogger
 
+import tinymaml.variants
+
 LOGGER = getLogger(__name__)
 HIDDEN = {"self", "cls", "args", "kwargs"}
+# What a variant takes as `MAML` does, and says so.
+SETTINGS = {*inspect.signature(tinymaml.MAML).parameters, "options", "settings", "rest"}
 
 
 def arguments_of(thing: Any) -> list[str]:
@@ -183,6 +187,14 @@ def keep_blocks(
             lines[i] += ":"
 
 
+def is_public(name: str) -> bool:
+    """Say whether a name, or the class of a method, is exported under it."""
+    words = name.split(".")
+    if words[:2] == ["tinymaml", "variants"]:
+        return len(words) > 2 and hasattr(tinymaml.variants, words[2])
+    return words[0] == "tinymaml" and words[1] in tinymaml.__all__
+
+
 def describe(
     app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]
 ) -> None:
@@ -193,13 +205,14 @@ def describe(
     if what not in ("class", "exception", "function", "method"):
         return
     list_arguments(thing, lines)
-    where = getattr(thing, "__module__", "")
-    own = name.startswith(where) or name.removeprefix("tinymaml.")[:1].isupper()
+    own = name.startswith(getattr(thing, "__module__", "")) or is_public(name)
     fields = isinstance(thing, type) and issubclass(thing, tuple)
     text = "\n".join(lines)
+    variant = name.startswith("tinymaml.variants.")
     missing = [
         argument
         for argument in arguments_of(thing)
+        if not (variant and argument in SETTINGS)
         if not re.search(rf"(\*|, |^\s*){argument}(, \w+)*(\*|: )", text, re.M)
     ]
     if missing and own and not fields:

@@ -26,7 +26,7 @@ import tinymaml
 
 KINDS = {"paper": "paper", "derivations": "derivation"}  # of pages, by their folder
 # Public names that are also words: in backticks they may be something else.
-WORDS = {"exp", "log", "accuracy", "summary", "train"}
+WORDS = {"exp", "log", "accuracy", "clip", "function", "summary", "train"}
 
 
 class paper_links(nodes.inline):
@@ -157,7 +157,12 @@ def link_public_names(app: Sphinx, doctree: nodes.document, docname: str) -> Non
             nodes.reference | nodes.title | nodes.caption | addnodes.desc_signature,
         ):
             inside = inside.parent
-        if entry is None or inside is not None or name in WORDS or name in linked:
+        if (
+            entry is None
+            or inside is not None
+            or literal.astext() in WORDS
+            or name in linked
+        ):
             continue
         linked.add(name)
         literal.replace_self(

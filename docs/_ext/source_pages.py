@@ -103,6 +103,8 @@ def link_names(app: Sphinx, doctree: nodes.document) -> None:
             and not isinstance(literal.parent, addnodes.pending_xref)
         ):
             literal.replace_self(make_link(*found, literal.deepcopy()))
+            if found[1]:  # the line of a test, which moves with the file
+                app.env.note_dependency(str(ROOT / found[0]))
     for description in doctree.findall(addnodes.desc):
         if description.get("domain") != "py":
             continue
@@ -210,9 +212,12 @@ def objects_of_reference(
     """Return the page and the anchor of every documented object, by file and line."""
     found = {}
     for name, entry in env.domains["py"].objects.items():  # type: ignore[attr-defined]
-        module = module_of(name)
+        if entry.objtype == "module":
+            continue
+        # tinymaml.function is a function of the package, and the name of a module, too.
+        module = module_of(name.rpartition(".")[0])
         place = find_object(module, name.removeprefix(module).lstrip("."))
-        if place and not entry.aliased and name != module:
+        if place and not entry.aliased:
             found[place] = (entry.docname, entry.node_id)
     return found
 

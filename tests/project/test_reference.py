@@ -106,6 +106,7 @@ def test_an_argument_without_words_is_reported(monkeypatch: pytest.MonkeyPatch) 
         arguments.LOGGER, "warning", lambda *values: reported.append(values)
     )
     lines = [function.__doc__ or ""]
-    arguments.describe(None, "function", f"{__name__}.function", function, {}, lines)  # type: ignore[arg-type]
+    function.__module__ = "tinymaml.training.train"  # its page calls it tinymaml.train
+    arguments.describe(None, "function", "tinymaml.train", function, {}, lines)  # type: ignore[arg-type]
     assert lines == ["Do it.", "", ":Arguments:", "    * **known** – a number.", ""]
     assert [values[2] for values in reported] == [["unknown"]]

@@ -3,7 +3,7 @@
 Every damage must end in one line of `DataError` or `CheckpointError`, or in right
 data. Any other exception, a file that is waited for, and wrong data where a checksum
 could have told are failures. The suite runs a short form of the campaign, and this is
-the long one, of some minutes:
+the long one:
 
     python -m tests.support.damaged_files --count 3000
     python -m tests.support.damaged_files --kind archives --seed 7 --count 500

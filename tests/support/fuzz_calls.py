@@ -281,3 +281,4 @@ if __name__ == "__main__":
     ends, complaints = fuzz(int(sys.argv[1]))
     print(*complaints, sep="\n")
     print(f"{dict(ends)}, {len(complaints)} complaints")
+    sys.exit(bool(complaints))

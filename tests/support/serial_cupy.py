@@ -7,6 +7,7 @@ shuffled order, since no result may depend on it. While a graph is captured, cal
 recorded and not made. cuBLAS is serial_cublas.c.
 """
 
+import atexit
 import ctypes
 import re
 import shutil
@@ -32,7 +33,9 @@ WHY_NOT = "" if COMPILER else "no C++ compiler is on the PATH"
 
 @cache
 def build_folder():
-    return Path(mkdtemp(prefix="tinymaml-kernels-"))
+    folder = mkdtemp(prefix="tinymaml-kernels-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 @cache

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -92,6 +93,20 @@ def test_an_interrupt_is_noted_once_and_raised_the_second_time(first, second):
         assert interrupt.requested
         signal.raise_signal(second)
     assert [signal.getsignal(number) for number in (first, second)] == handlers
+
+
+def test_ctrl_c_is_given_back_where_there_is_no_sigusr1():
+    """As on Windows."""
+    code = """
+import signal
+del signal.SIGUSR1
+from tinymaml.training.console import Interrupt
+before = signal.getsignal(signal.SIGINT)
+with Interrupt():
+    assert signal.getsignal(signal.SIGINT) is not before
+assert signal.getsignal(signal.SIGINT) is before
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_sigterm_is_noted_where_ctrl_c_is_ignored():

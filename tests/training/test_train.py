@@ -176,6 +176,17 @@ def test_seconds_go_on_across_a_resume(tmp_path):
     assert seconds[0] < 0.05 <= seconds[1]
 
 
+def test_an_optimiser_whose_settings_are_a_tuple_is_resumed(tmp_path):
+    class Paired(SGD):
+        def config(self):
+            return {**super().config(), "betas": (0.9, 0.99)}
+
+    out = tmp_path / "c.npz"
+    run(2, optimiser=Paired(0.1), out=out)
+    resumed = run(4, optimiser=Paired(0.1), resume=out)
+    assert resumed.theta.tobytes() == run(4, optimiser=Paired(0.1)).theta.tobytes()
+
+
 def test_in_memory_continuation_takes_the_optimiser_along():
     whole = run(8, rng=np.random.default_rng(1))
     rng = np.random.default_rng(1)

@@ -169,6 +169,19 @@ def test_stop_is_asked_after_every_score_and_every_row_of_the_log():
     assert (result.iteration, len(result.losses)) == (8, 2)
 
 
+def test_stop_and_after_see_the_seconds_at_each_score():
+    """Whether the log is written then or not."""
+    seen = []
+    options = {**VALIDATED, "validate_every": 1, "log_every": 100}
+    run(
+        3,
+        sample=at_call(2, lambda: time.sleep(0.05)),
+        stop=lambda r: seen.append(r.seconds),
+        **options,
+    )
+    assert 0 < seen[0] < 0.05 < seen[1] < seen[2]
+
+
 def test_after_sees_every_score_and_every_row_of_the_log():
     seen = []
 

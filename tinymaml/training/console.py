@@ -68,7 +68,8 @@ class CsvLog(AbstractContextManager["CsvLog"]):
 
 
 # Windows has no SIGUSR1.
-STOPPING = (signal.SIGINT, signal.SIGTERM, *{getattr(signal, "SIGUSR1", signal.SIGINT)})
+NAMES = ("SIGINT", "SIGTERM", "SIGUSR1")
+STOPPING = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
 
 
 class Interrupt:

@@ -22,6 +22,7 @@ from tinymaml.training.checkpoint import (
     CheckpointError,
     load_checkpoint,
     save_checkpoint,
+    to_json,
 )
 from tinymaml.training.console import LogRow, ProgressBar
 from tinymaml.training.optim import Optimiser
@@ -136,7 +137,8 @@ class TrainingRun:
             "seconds": self.seconds,
             "rng": _rng_state(self.rng.bit_generator.state),
             "seeds": _rng_state(_seeds(self.rng)),
-            "optimiser": self.optimiser.config(),
+            # As it comes back from the file: with lists for tuples.
+            "optimiser": json.loads(to_json("optimiser", self.optimiser.config())),
         }
         return Checkpoint(arrays, self.config, state)
 

@@ -242,7 +242,7 @@ def train(
                 run.fetch(steps, bar)
             if validate is not None and validates:
                 run.note_score(float(validate(run.theta.copy())))
-            if logs or saves:
+            if validates or logs or saves:
                 run.seconds = time.perf_counter() - started
             if logs:
                 csv_log.write(run.close_row())
