@@ -11,11 +11,11 @@ In the files: every link inside the site leads to a page and an anchor that exis
 page loads a script, style, font or picture from elsewhere; every picture has a text and
 every table a caption; every figure with a name is there; no markup is shown.
 
-In the browser, with no network, at three widths, light and dark: nothing is requested
-from outside, no script complains, no code, table or formula is cut, no text is smaller
-than 12 pixels or has a contrast below 4.5 (large text: 3), and the search finds what
-people type. The browser is Chromium, driven by Playwright; without either this part is
-left out, with a line that says so.
+In the browser, with no network: nothing is requested from outside, no script complains;
+at three widths no code, table or formula is cut; light, dark and on a phone no text is
+smaller than 12 pixels or has a contrast below 4.5 (large text: 3); and the search finds
+what people type. The browser is Chromium, driven by Playwright; without either
+this part is left out, with a line that says so.
 """
 
 from __future__ import annotations
@@ -280,6 +280,9 @@ class Browser:
             self.page.evaluate(TWO_FRAMES)
             for fault in self.page.evaluate(f"{MEASURES}.layout()"):
                 yield f"{name} at {width}: {fault}"
+            if width == WIDTHS[-1]:  # some text is for phones only
+                for fault in self.page.evaluate(f"{MEASURES}.colours()"):
+                    yield f"{name} at {width}: {fault}"
             if pictures:
                 stem = name.removesuffix(".html").replace("/", "-")
                 file = pictures / f"{stem}-{width}.png"

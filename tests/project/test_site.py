@@ -239,6 +239,8 @@ def needs_browser() -> None:
 
 
 LONG = "x" * 300
+ON_PHONES = """<p class="phone">Words</p><style>.phone { display: none }
+@media (width < 500px) { .phone { display: block; font-size: 8px } }</style>"""
 
 
 @pytest.mark.slow
@@ -249,6 +251,7 @@ def test_a_browser_finds_planted_faults_and_no_others(tmp_path: Path) -> None:
         ("<td>1</td>", f"<td>{LONG}</td>", "a table is cut"),
         ("color: #222", "color: #888", "contrast 3.5"),
         ("font-size: 16px", "font-size: 11px", "text of 11 pixels"),
+        ("</article>", f"{ON_PHONES}</article>", "at 390: text of 8 pixels"),
         ("</article>", "<script>gone()</script></article>", "gone is not defined"),
         (
             "</article>",
