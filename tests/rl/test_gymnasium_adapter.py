@@ -188,6 +188,27 @@ def test_environments_that_do_not_fit_are_refused_by_name(make, complaint):
         )
 
 
+@pytest.mark.parametrize(
+    "box",
+    [
+        gymnasium.spaces.Box(0, 1, (1,), np.int64),  # 1 would be sent for 1 alone
+        gymnasium.spaces.Box(-np.finfo("f").max, np.finfo("f").max, (1,), np.float32),
+        gymnasium.spaces.Box(-np.inf, np.inf, (1,), np.float64),
+    ],
+    ids=["whole numbers", "half of the range is infinite", "no bounds"],
+)
+def test_actions_that_cannot_be_scaled_are_refused(box):
+    class Simulator(gymnasium.Env):
+        observation_space = gymnasium.spaces.Box(-1, 1, (2,), np.float64)
+        action_space = box
+
+    def make(count):
+        return gymnasium.vector.SyncVectorEnv([Simulator] * count)
+
+    with pytest.raises(ValueError, match="^make: expected actions that are real numb"):
+        FromGymnasium(make, masses_of, 5)
+
+
 def test_states_of_an_earlier_time_are_refused():
     environment, masses = pendulums(), np.ones((1, 1))
     first = environment.start(masses, 1, np.ones((1, 1, 1)))

@@ -129,6 +129,17 @@ def test_a_policy_of_something_else_than_a_network_is_refused(network):
         tm.GaussianPolicy(network, 6)
 
 
+@pytest.mark.parametrize("mode", ["batch", "support", "none"])
+def test_a_policy_that_would_depend_on_the_batch_is_refused(mode):
+    """`act` and the losses see batches of other observations."""
+    layers = [tm.Linear(2, 8), tm.BatchNorm(8, mode), tm.Linear(8, 2)]
+    if mode == "none":
+        assert tm.GaussianPolicy(tm.Network(layers), 2).actions == 2
+    else:
+        with pytest.raises(TypeError, match="^network: expected a network from obs"):
+            tm.GaussianPolicy(tm.Network(layers), 2)
+
+
 def test_a_used_policy_can_be_copied_and_pickled():
     policy = small_policy("numba")
     theta = small_theta(policy)

@@ -182,6 +182,20 @@ def test_stop_and_after_see_the_seconds_at_each_score():
     assert 0 < seen[0] < 0.05 < seen[1] < seen[2]
 
 
+def test_a_gradient_that_raises_floating_point_error_loses_no_theta():
+    """As MAMLTRPO does, where a step is so large that actions overflow."""
+    whole = run(2)
+
+    def overflow():
+        raise FloatingPointError("alpha: actions are not finite")
+
+    with pytest.raises(NonFiniteLossError, match="^iteration 3: alpha: act") as raised:
+        run(5, gradient=at_call(3, overflow, parabola))
+    assert raised.value.iteration == 3
+    assert raised.value.theta.tobytes() == whole.theta.tobytes()
+    assert type(raised.value.__cause__) is FloatingPointError
+
+
 def test_after_sees_every_score_and_every_row_of_the_log():
     seen = []
 

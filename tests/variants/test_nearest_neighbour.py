@@ -1,5 +1,7 @@
 """Nearest neighbour: the same as a loop over pairs, on inputs and on features."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -81,3 +83,14 @@ def test_what_maml_refuses_is_refused():
         nearest_neighbour(
             learner("numpy"), lambda t, x, s: x, np.zeros(1, "float32"), tasks
         )
+
+
+def test_nearest_neighbour_holds_the_distances_of_one_task_at_a_time():
+    """Differences of all pairs of 40 tasks would be 50 MB here, and GB of real ones."""
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((40, 20, 400)), np.zeros((40, 20, 1))
+    tracemalloc.start()
+    nearest_neighbour(learner("numpy"), lambda t, x, s: x, np.zeros(1), (x, y, x, y))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20e6

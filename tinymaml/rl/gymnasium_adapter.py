@@ -86,9 +86,9 @@ class FromGymnasium:
         for name, box in (("observations", states), ("actions", space)):
             vectors = isinstance(box, gymnasium.spaces.Box) and len(box.shape) == 1
             check_that(vectors, "make", f"{name} that are vectors of numbers", box)
-        fits = bool(np.isfinite([space.low, space.high]).all())
-        check_that(fits, "make", "actions with bounds", space)
-        self._low, self._high = space.low, space.high
+        self._low, self._high = low, high = space.low, space.high
+        fits = space.dtype.kind == "f" and bool((np.abs([low, high]) < 1e38).all())
+        check_that(fits, "make", "actions that are real numbers with bounds", space)
         (self.observations,), (self.actions,) = states.shape, space.shape
         self._envs, self._states = envs, np.zeros(0)
 

@@ -329,7 +329,8 @@ class MAMLTRPO(ReadOnly):
 class Objective:
     """What the outer step optimises, as functions of theta: means over all tasks.
 
-    adaptation: of T tasks, this rank's share; `ranks` take the means over all ranks.
+    adaptation: of T tasks, this rank's share, by the learner's own alpha; `ranks` take
+        the means over all ranks.
     loss, gradient: the surrogate loss of the adapted policies, and its gradient (P,).
 
     All values are on the trajectories of `adaptation`; nothing is sampled here. With

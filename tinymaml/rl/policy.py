@@ -22,7 +22,7 @@ from tinymaml.autodiff import functions
 from tinymaml.autodiff.tape import Tape, Value
 from tinymaml.backends import Backend, Program, get_backend
 from tinymaml.backends.programs import ProgramCache
-from tinymaml.checks import Array, check_dtype, check_sizes, check_that
+from tinymaml.checks import Array, check_sizes, check_that
 from tinymaml.networks.layers import MLP, Network, ReadOnly, xavier_uniform
 
 LEAST_LOG_STD = log(1e-6)  # the lower bound in the authors' code
@@ -62,9 +62,12 @@ class GaussianPolicy(ReadOnly):
         threads: int | None = None,
     ) -> None:
         check_sizes(actions=actions)
-        if not hasattr(network, "size") or not callable(network):
-            expected = "expected a network from observations to means, such as an MLP"
-            raise TypeError(f"network: {expected}, got {network!r}")
+        layers = getattr(network, "layers", [])
+        # Statistics of a batch would be others in `act` than in the losses.
+        fits = not {getattr(layer, "mode", "none") for layer in layers} - {"none"}
+        fits = fits and hasattr(network, "size") and callable(network)
+        expected = "a network from observations to means, such as an MLP"
+        check_that(fits, "network", expected, network, TypeError)
         if type(network) is MLP and network.initialiser is None:
             network = MLP(network.sizes, network.activation, xavier_uniform())
         self.network, self.actions = network, actions
@@ -80,9 +83,7 @@ class GaussianPolicy(ReadOnly):
 
     def init(self, rng: np.random.Generator, dtype: str = "float32") -> Array:
         """Initial parameters theta (P,): the network's, and log sigma = 0."""
-        theta = np.zeros(self.size, check_dtype(dtype))
-        theta[: self.network.size] = self.network.init(rng, dtype)
-        return theta
+        return np.r_[self.network.init(rng, dtype), np.zeros(self.actions, dtype)]
 
     def __call__(self, theta: Value, x: Value) -> Gaussian:
         """Record the distribution of actions for observations x (N, O) on their tape.

@@ -67,9 +67,8 @@ class CsvLog(AbstractContextManager["CsvLog"]):
             self._file.close()
 
 
-# Windows has no SIGUSR1.
-NAMES = ("SIGINT", "SIGTERM", "SIGUSR1")
-STOPPING = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
+# Windows has no SIGUSR1. A set has each signal once.
+STOPPING = {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGUSR1", signal.SIGINT)}
 
 
 class Interrupt:

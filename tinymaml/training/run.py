@@ -73,7 +73,7 @@ class TrainingRun:
         for loss, columns, failure in results:
             iteration += 1
             if failure:
-                raise self._error(iteration, failure)
+                raise self.non_finite(iteration, failure)
             self.loss_sum += loss
             self.loss_count += 1
             if columns:
@@ -111,7 +111,7 @@ class TrainingRun:
         """Check that all numbers are finite; write them to `out` unless it is None."""
         for name, array in {"theta": self.theta, **self.optimiser.state()}.items():
             if not np.isfinite(array).all():
-                raise self._error(self.iteration, f"{name} is no longer finite")
+                raise self.non_finite(self.iteration, f"{name} is no longer finite")
         if out is None or self.saved == (os.path.realpath(out), self.iteration):
             return
         save_checkpoint(out, **vars(self._checkpoint()))
@@ -210,7 +210,8 @@ class TrainingRun:
         again, read = self._checkpoint(), Checkpoint(checkpoint.arrays, {}, state)
         _require(_contents(again) == _contents(read), "not all of it is used")
 
-    def _error(self, iteration: int, what: str) -> NonFiniteLossError:
+    def non_finite(self, iteration: int, what: str) -> NonFiniteLossError:
+        """The error of an iteration that failed, with what is left of the run."""
         rescue = "no checkpoint has been written"
         if self.saved is not None:
             path, saved_at = self.saved

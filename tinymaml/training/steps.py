@@ -178,8 +178,7 @@ class Trainable:
         columns: Sequence[str] = (),
     ) -> Steps:
         """The steps that `train` takes from theta on; arguments as in `HostSteps`."""
-        sample = self.ranks.sampler(sample)
-        return HostSteps(self, theta, optimiser, sample, columns)
+        return HostSteps(self, theta, optimiser, self.ranks.sampler(sample), columns)
 
 
 def _failure(loss: float, gradient: Array) -> str:

@@ -274,13 +274,15 @@ def train(
                     stop_now = after_step()
                     complete = run.iteration
                 # [/alg2-line2]
-            except Exception:
+            except Exception as error:
                 # One of several ranks has failed. What all have completed is saved. A
                 # second Ctrl-C is left out: it may break off an update of theta.
                 if ranks.size > 1 and run.iteration == complete:
                     if before is not None:
                         run.set_random_state(before)
                     run.save(out)
+                if type(error) is FloatingPointError:  # as MAMLTRPO raises it
+                    raise run.non_finite(complete + 1, str(error)) from error
                 raise
             run.fetch(steps, bar)
             run.seconds = time.perf_counter() - started

@@ -40,7 +40,8 @@ def nearest_neighbour(
         for batch in (tasks, Tasks(x, y, x, y))
     )
     # [nearest-neighbour]
-    distances = ((query[:, :, None] - support[:, None]) ** 2).sum(axis=-1)
-    nearest = distances.argmin(axis=-1)  # (T, N) numbers of support examples
+    pairs = zip(query, support, strict=True)  # by task: all distances at once are large
+    # T arrays (N',), the numbers of support examples
+    nearest = [((q[:, None] - s) ** 2).sum(-1).argmin(-1) for q, s in pairs]
     # [/nearest-neighbour]
     return y[np.arange(len(y))[:, None], nearest]
