@@ -106,7 +106,9 @@ def describe_card() -> dict[str, Any]:
 
     device, runtime = cupy.cuda.Device(), cupy.cuda.runtime
     facts = runtime.getDeviceProperties(device.id)
-    names = {d.metadata["Name"].lower(): d.version for d in distributions()}
+    # What a broken installation has left behind may have no name.
+    found = [(d.metadata["Name"] or "", d.version) for d in distributions()]
+    names = {name.lower(): version for name, version in found}
     return {
         "name": facts["name"].decode(),
         "memory_bytes": int(facts["totalGlobalMem"]),

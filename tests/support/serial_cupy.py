@@ -183,6 +183,7 @@ class SerialCupy:
         self.grid, self.threads = grid, threads
         self.rng = None if seed is None else np.random.default_rng(seed)
         self.launches = []  # (kernel, grid, block) of each launch
+        self.allocated = {}  # start and end of all memory, with its margins
         self.cuda = SimpleNamespace(
             Stream=lambda non_blocking: Stream(self.queue),
             Event=lambda disable_timing: Event(self.queue),
@@ -212,6 +213,9 @@ class SerialCupy:
         memory = filled(size + 2 * MARGIN, dtype)
         self._free(-bytes_needed)
         weakref.finalize(memory, self._free, bytes_needed)
+        start = memory.ctypes.data
+        self.allocated[start] = start + memory.nbytes
+        weakref.finalize(memory, self.allocated.pop, start)
         return Ndarray(memory[MARGIN : MARGIN + size], self.queue)
 
     def _free(self, size):
@@ -249,9 +253,14 @@ class SerialCupy:
 
 
 class SerialCublas:
-    """cuBLAS as `cublas.py` calls it."""
+    """cuBLAS as `cublas.py` calls it.
 
-    def __init__(self, queue):
+    allocated: from the start to the end of each memory on the device. A product that
+    reads or writes elsewhere fails, where a mutant would end the process.
+    """
+
+    def __init__(self, queue, allocated=None):
+        self.allocated = allocated
         source = (HERE / "serial_cublas.c").read_text(encoding="utf-8")
         self.library, self.queue = compiled(source, "-O1", "-x", "c"), queue
 
@@ -259,7 +268,27 @@ class SerialCublas:
         function = getattr(self.library, name)
         if "gemm" not in name:
             return function
-        return lambda *arguments: self.queue.call(function, *arguments)
+
+        def run(*arguments):
+            if self.allocated is not None and not self._fits(name, arguments):
+                return 11  # CUBLAS_STATUS_MAPPING_ERROR
+            return function(*arguments)
+
+        return lambda *arguments: self.queue.call(run, *arguments)
+
+    def _fits(self, name, arguments):
+        """Whether all matrices of a product lie in memory of the device."""
+        numbers = [getattr(argument, "value", None) for argument in arguments]
+        ta, tb, m, n, k = numbers[1:6]
+        size, tasks = (4 if "Sgemm" in name else 8), numbers[-1]
+        shapes = (k, m) if ta else (m, k), (n, k) if tb else (k, n), (m, n)
+        for (rows, columns), first in zip(shapes, (7, 10, 14), strict=True):
+            address, ld, step = numbers[first : first + 3]
+            count = (tasks - 1) * step + (columns - 1) * ld + rows
+            ends = self.allocated.items()
+            if not any(a <= address and address + count * size <= b for a, b in ends):
+                return False
+        return True
 
 
 class SerialBackend:
@@ -269,7 +298,7 @@ class SerialBackend:
 
     def __init__(self, **options):
         self.cupy = SerialCupy(**options)
-        cublas = SerialCublas(self.cupy.queue)
+        cublas = SerialCublas(self.cupy.queue, self.cupy.allocated)
         self.device = CupyDevice(self.cupy, self.cupy, cublas)
 
     def compile(self, tape, dtype):

@@ -212,7 +212,7 @@ def check_squares(backend, shape, tasks):
 
 
 @every_backend
-def test_more_tasks_than_a_grid_has_rows(backend):
+def test_more_tasks_than_are_launched_together(backend):
     check_squares(gpu_backend(backend), (3,), 70_000)
 
 

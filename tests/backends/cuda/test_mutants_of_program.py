@@ -48,7 +48,12 @@ LAYOUT = {
         "self._allocate(plan.size)",
     ),
     "one block of tasks": ("__init__", sound, "min(BLOCKS, tasks)", "1"),
-    "one task's outputs": ("__init__", sound, "size * tasks if each else size", "size"),
+    "one task's outputs": (
+        "__init__",
+        sound,
+        'size * tasks if output.reduction == "each" else size',
+        "size",
+    ),
     "constants differ by task": (
         "__init__",
         sound,
@@ -331,7 +336,7 @@ PROGRAM = {
     "parts are not equal": (
         "tasks_per_run",
         parts,
-        "return -(-tasks // parts)",
+        "return ceil(tasks / ceil(tasks / fit))",
         "return fit",
     ),
     "one task at a time": (

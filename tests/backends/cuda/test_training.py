@@ -247,6 +247,24 @@ def test_the_most_tasks_that_fit_are_said(monkeypatch):
         train(gpu_backend("stand-in"))
 
 
+def test_training_has_the_memory_that_its_program_held(monkeypatch):
+    """`meta_gradient` of the same shapes ran before: both together would not fit."""
+    theta = NETWORK.init(np.random.default_rng(0), "float64")
+    maml = tm.MAML(loss, 0.02, backend=gpu_backend("stand-in"))
+    held, release = [], DeviceProgram.release
+
+    def watched(program):
+        release(program)
+        held.append((program._memory, program._size, program._captured))
+
+    monkeypatch.setattr(DeviceProgram, "release", watched)
+    before = maml.meta_gradient(theta, sample_waves(np.random.default_rng(1)))
+    train(maml.backend, gradient=maml)
+    assert held == [(None, 0, {})]
+    again = maml.meta_gradient(theta, sample_waves(np.random.default_rng(1)))
+    assert again.gradient.tobytes() == before.gradient.tobytes()
+
+
 def test_host_memory_used_again_too_early_would_be_noticed(monkeypatch):
     """The stand-in copies as late as it can; without waiting, batches are mixed up."""
     right = train("numpy", log_every=10)

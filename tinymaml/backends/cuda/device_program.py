@@ -22,7 +22,7 @@ Left out: copies that overlap with computation; `training.py` has them.
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from math import prod
+from math import ceil, prod
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -133,8 +133,7 @@ class Layout:
         self.outputs_start = self.size
         for name, output in outputs:
             size = prod(output.shape)
-            each = output.reduction == "each"
-            start = self._allocate(size * tasks if each else size)
+            start = self._allocate(size * tasks if output.reduction == "each" else size)
             self.outputs[name] = Operand(start, size)
 
     def _allocate(self, size: int) -> int:
@@ -193,8 +192,7 @@ class Commands:
 
     def argument(self, operand: Operand) -> tuple[int, int]:
         """The two arguments of a kernel that stand for an operand: address and step."""
-        itemsize = self.dtype.itemsize
-        return self.memory.address + operand.start * itemsize, operand.step
+        return self.memory.address + operand.start * self.dtype.itemsize, operand.step
 
     def _view(self, view: View) -> tuple[int, int]:
         return self.argument(self.layout.operand(view))
@@ -214,8 +212,7 @@ class Commands:
         if kernel == "elementwise":
             return self._fused_group(operations, sizes[0])
         views = [number for view in (out, *reads) for number in self._view(view)]
-        work = threads_per_task(launch)
-        return self.launch(kernel, work, self.tasks, *views, *sizes)
+        return self.launch(kernel, threads_per_task(launch), self.tasks, *views, *sizes)
 
     def _fused_group(self, operations: Iterable[Instruction], n: int) -> Command:
         """One launch for several elementwise operations on arrays of n elements."""
@@ -446,8 +443,7 @@ class DeviceProgram:
                 f"{self._gigabytes(MOST_ELEMENTS)} can be used for it; take fewer "
                 "examples or inner steps, recompute=True, or float32"
             )
-        parts = -(-tasks // fit)
-        return -(-tasks // parts)
+        return ceil(tasks / ceil(tasks / fit))
 
     def _capture(self, tasks: int) -> CapturedProgram:
         """The program for a number of tasks, from the cache or captured now.
@@ -468,6 +464,12 @@ class DeviceProgram:
                 layout, self._memory, self.dtype, self.device
             )
         return self._captured[tasks]
+
+    def release(self) -> None:
+        """Give back the memory of all graphs; the next call captures its graph anew."""
+        self._captured.clear()
+        self._memory, self._size = None, 0
+        self._tasks_per_run.clear()  # decided when less may have been free
 
     def _gigabytes(self, elements: int) -> str:
         return f"{elements * self.dtype.itemsize / 1e9:.3g} GB"

@@ -160,6 +160,7 @@ class DeviceTraining:
         tasks = batch if self._episodes is None else self._episodes.look_up(batch)
         program = self._compile(tasks)
         count, device = len(tasks[0]), program.device
+        program.release()  # `meta_gradient` may have run it: here it has other memory
         dtype, size = program.dtype, self._theta.size
         self._device = device
         self._moments = device.zeros(2 * size, dtype)
