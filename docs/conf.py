@@ -169,7 +169,7 @@ def setup(app):
     """Sphinx calls this. The priority puts plain text before napoleon's markup."""
     # All pages are made again when an extension has changed.
     extensions = b"".join(
-        path.read_bytes() for path in sorted((HERE / "_ext").iterdir())
+        path.read_bytes() for path in sorted((HERE / "_ext").glob("*.py"))
     )
     digest = hashlib.sha256(extensions).hexdigest()
     app.add_config_value("digest_of_extensions", digest, "env")

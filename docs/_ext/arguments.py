@@ -25,7 +25,7 @@ import tinymaml.variants
 
 LOGGER = getLogger(__name__)
 HIDDEN = {"self", "cls", "args", "kwargs"}
-# What a variant takes as `MAML` does, and says so.
+# Arguments that a variant passes on to `MAML`; its docstring says so once.
 SETTINGS = {*inspect.signature(tinymaml.MAML).parameters, "options", "settings", "rest"}
 
 
@@ -188,7 +188,7 @@ def keep_blocks(
 
 
 def is_public(name: str) -> bool:
-    """Say whether a name, or the class of a method, is exported under it."""
+    """Say whether the package or `tinymaml.variants` exports a name, or its class."""
     words = name.split(".")
     if words[:2] == ["tinymaml", "variants"]:
         return len(words) > 2 and hasattr(tinymaml.variants, words[2])

@@ -193,9 +193,10 @@ def test_environments_that_do_not_fit_are_refused_by_name(make, complaint):
     [
         gymnasium.spaces.Box(0, 1, (1,), np.int64),  # 1 would be sent for 1 alone
         gymnasium.spaces.Box(-np.finfo("f").max, np.finfo("f").max, (1,), np.float32),
+        gymnasium.spaces.Box(-65504, 65504, (1,), np.float16),
         gymnasium.spaces.Box(-np.inf, np.inf, (1,), np.float64),
     ],
-    ids=["whole numbers", "half of the range is infinite", "no bounds"],
+    ids=["whole numbers", "infinite in float32", "infinite in float16", "no bounds"],
 )
 def test_actions_that_cannot_be_scaled_are_refused(box):
     class Simulator(gymnasium.Env):

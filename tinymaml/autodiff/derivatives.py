@@ -214,10 +214,10 @@ def accumulate_cotangents(tape: Tape, parts: Sequence[Value]) -> Value:
 
 
 def _join_pads(tape: Tape, pads: list[Value], size: int) -> tuple[Value, list[Value]]:
-    """The sum of pads, sorted by their starts, as one vector (size,), and what is left.
+    """The sum (size,) of the pads that overlap no earlier one, and the other pads.
 
-    Vectors that do not overlap are concatenated, with zeros in the gaps between them;
-    the pads that overlap an earlier one are left for a second concatenation.
+    They are sorted by their starts. The sum is what they hold, end to end, with zeros
+    in the gaps.
     """
     vectors: list[Value] = []
     overlapping: list[Value] = []

@@ -549,8 +549,7 @@ class Value:
     def __rpow__(self, base: float) -> "Value":
         """base^self for a base above 0."""
         # base^x is exp(x log(base)), and the logarithm is taken while recording.
-        base = real_number("base", base)
-        check_that(base > 0, "base", "more than 0", base)
+        check_that(real_number("base", base) > 0, "base", "more than 0", base)
         return self.tape.record("exp", self * log(base))
 
     def __abs__(self) -> "Value":

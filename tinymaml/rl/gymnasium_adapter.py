@@ -15,8 +15,8 @@ for each trajectory of each task:
 The other way round, `ToGymnasium(HalfCheetah("direction"), [1.0])` is a
 `gymnasium.Env` of one task, one trajectory at a time.
 
-Left out: discrete actions, actions without bounds, and observations that are not
-vectors.
+Left out: actions that are whole numbers or have no bounds, and observations that are
+not vectors.
 """
 
 from collections.abc import Callable
@@ -86,8 +86,9 @@ class FromGymnasium:
         for name, box in (("observations", states), ("actions", space)):
             vectors = isinstance(box, gymnasium.spaces.Box) and len(box.shape) == 1
             check_that(vectors, "make", f"{name} that are vectors of numbers", box)
-        self._low, self._high = low, high = space.low, space.high
-        fits = space.dtype.kind == "f" and bool((np.abs([low, high]) < 1e38).all())
+        with np.errstate(over="ignore"):
+            self._low, self._span = space.low, space.high - space.low
+        fits = space.dtype.kind == "f" and bool(np.isfinite(self._span).all())
         check_that(fits, "make", "actions that are real numbers with bounds", space)
         (self.observations,), (self.actions,) = states.shape, space.shape
         self._envs, self._states = envs, np.zeros(0)
@@ -127,8 +128,7 @@ class FromGymnasium:
         shape = (*states.shape[:2], self.actions)
         check_that(actions.shape == shape, "actions", f"shape {shape}", actions.shape)
         clipped = np.clip(np.nan_to_num(actions), -1, 1).reshape(-1, self.actions)
-        span = self._high - self._low
-        scaled = (self._low + (clipped + 1) / 2 * span).astype(span.dtype)
+        scaled = (self._low + (clipped + 1) / 2 * self._span).astype(self._low.dtype)
         rows, rewards, terminated, truncated, _ = self._envs.step(scaled)
         self._states = rows.reshape(states.shape)
         ends = (terminated | truncated).reshape(shape[:2])

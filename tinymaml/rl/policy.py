@@ -22,7 +22,8 @@ from tinymaml.autodiff import functions
 from tinymaml.autodiff.tape import Tape, Value
 from tinymaml.backends import Backend, Program, get_backend
 from tinymaml.backends.programs import ProgramCache
-from tinymaml.checks import Array, check_sizes, check_that
+from tinymaml.checks import Array, check_dtype, check_sizes, check_that
+from tinymaml.networks.images import BatchNorm
 from tinymaml.networks.layers import MLP, Network, ReadOnly, xavier_uniform
 
 LEAST_LOG_STD = log(1e-6)  # the lower bound in the authors' code
@@ -47,7 +48,8 @@ class GaussianPolicy(ReadOnly):
     starts from the authors' weights, `xavier_uniform()`: with the larger ones of
     `he_normal()` the observations of a fast body make actions so large that the first
     inner step ruins the policy. Other networks, a class derived from MLP among them,
-    start as they say themselves. Attributes are read-only.
+    start as they say themselves. Batch normalisation is refused: actions are chosen in
+    other batches than the losses see. Attributes are read-only.
 
     >>> from tinymaml.networks.layers import MLP
     >>> GaussianPolicy(MLP([2, 100, 100, 2]), actions=2, backend="numpy")
@@ -62,12 +64,14 @@ class GaussianPolicy(ReadOnly):
         threads: int | None = None,
     ) -> None:
         check_sizes(actions=actions)
-        layers = getattr(network, "layers", [])
-        # Statistics of a batch would be others in `act` than in the losses.
-        fits = not {getattr(layer, "mode", "none") for layer in layers} - {"none"}
-        fits = fits and hasattr(network, "size") and callable(network)
-        expected = "a network from observations to means, such as an MLP"
-        check_that(fits, "network", expected, network, TypeError)
+        if not hasattr(network, "size") or not callable(network):
+            expected = "expected a network from observations to means, such as an MLP"
+            raise TypeError(f"network: {expected}, got {network!r}")
+        for layer in network.layers if isinstance(network, Network) else []:
+            alone = not isinstance(layer, BatchNorm) or layer.mode == "none"
+            check_that(
+                alone, "network", "one whose means depend on one row each", layer
+            )
         if type(network) is MLP and network.initialiser is None:
             network = MLP(network.sizes, network.activation, xavier_uniform())
         self.network, self.actions = network, actions
@@ -83,7 +87,9 @@ class GaussianPolicy(ReadOnly):
 
     def init(self, rng: np.random.Generator, dtype: str = "float32") -> Array:
         """Initial parameters theta (P,): the network's, and log sigma = 0."""
-        return np.r_[self.network.init(rng, dtype), np.zeros(self.actions, dtype)]
+        theta = np.zeros(self.size, check_dtype(dtype))
+        theta[: self.network.size] = self.network.init(rng, dtype)
+        return theta
 
     def __call__(self, theta: Value, x: Value) -> Gaussian:
         """Record the distribution of actions for observations x (N, O) on their tape.

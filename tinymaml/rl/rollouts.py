@@ -18,7 +18,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from tinymaml.checks import DTYPES, Array, check_arrays, check_sizes, check_that
+from tinymaml.checks import Array, check_arrays, check_choice, check_sizes, check_that
 
 
 class Actor(Protocol):
@@ -171,8 +171,7 @@ def _check_arguments(
     check_arrays(thetas=thetas, noise=noise)
     came, n = policy.actions, environment.actions
     check_that(came == n, "policy", f"{n} actions, as the environment has", came)
-    came = thetas.dtype
-    check_that(came in DTYPES, "thetas", "float32 or float64", came, TypeError)
+    check_choice("thetas", thetas.dtype.name, ("float32", "float64"))
     fits = thetas.ndim == 2 and thetas.shape[1] == policy.size and len(thetas) > 0
     check_that(fits, "thetas", f"shape (tasks, {policy.size})", thetas.shape)
     count, horizon, actions = len(thetas), environment.horizon, policy.actions

@@ -30,7 +30,7 @@ from tinymaml.training.steps import Steps
 
 
 class NonFiniteLossError(FloatingPointError):
-    """Loss, gradient or parameters became NaN or infinite.
+    """Loss, gradient or parameters became NaN or infinite, or the gradient said so.
 
     Attributes:
         iteration: the iteration that failed, counted from 1.
@@ -73,7 +73,7 @@ class TrainingRun:
         for loss, columns, failure in results:
             iteration += 1
             if failure:
-                raise self.non_finite(iteration, failure)
+                raise self._error(iteration, failure)
             self.loss_sum += loss
             self.loss_count += 1
             if columns:
@@ -111,7 +111,7 @@ class TrainingRun:
         """Check that all numbers are finite; write them to `out` unless it is None."""
         for name, array in {"theta": self.theta, **self.optimiser.state()}.items():
             if not np.isfinite(array).all():
-                raise self.non_finite(self.iteration, f"{name} is no longer finite")
+                raise self._error(self.iteration, f"{name} is no longer finite")
         if out is None or self.saved == (os.path.realpath(out), self.iteration):
             return
         save_checkpoint(out, **vars(self._checkpoint()))
@@ -192,8 +192,7 @@ class TrainingRun:
         finite = all(math.isfinite(real_number("state", x)) for x in numbers)
         _require(finite and self.seconds >= 0, "a number is not finite, or negative")
         logged = [row.iteration for row in self.rows]
-        scored = [iteration for iteration, _ in self.scores]
-        for past in (logged, scored):
+        for past in (logged, [iteration for iteration, _ in self.scores]):
             ascending = all(a < b for a, b in pairwise([0, *past, self.iteration + 1]))
             _require(ascending, "iterations do not follow each other")
         summed = self.iteration - max(logged, default=0)
@@ -210,8 +209,7 @@ class TrainingRun:
         again, read = self._checkpoint(), Checkpoint(checkpoint.arrays, {}, state)
         _require(_contents(again) == _contents(read), "not all of it is used")
 
-    def non_finite(self, iteration: int, what: str) -> NonFiniteLossError:
-        """The error of an iteration that failed, with what is left of the run."""
+    def _error(self, iteration: int, what: str) -> NonFiniteLossError:
         rescue = "no checkpoint has been written"
         if self.saved is not None:
             path, saved_at = self.saved

@@ -133,18 +133,18 @@ class HostSteps:
 
     def step(self, batch: Any) -> None:
         """Compute the gradient and let the optimiser change theta."""
+        loss, columns = math.nan, tuple[float, ...]()
         # [alg2-line10]
-        result = self._gradient(self._theta, batch)
-        loss = float(result.loss)
-        failure = _failure(loss, result.gradient)
-        if not failure:
-            try:
+        try:
+            result = self._gradient(self._theta, batch)
+            loss = float(result.loss)
+            failure = _failure(loss, result.gradient)
+            if not failure:
                 self._optimiser.update(self._theta, result.gradient)
-            except FloatingPointError as error:
-                failure = str(error)
+        except FloatingPointError as error:  # of MAMLTRPO, or of Adam
+            failure = str(error)
         # [/alg2-line10]
-        columns: tuple[float, ...] = ()
-        if self._columns:
+        if self._columns and not failure:
             columns = tuple(float(getattr(result, name)) for name in self._columns)
         self._results.append(StepResult(loss, columns, failure))
 

@@ -135,8 +135,8 @@ def train(
         A `TrainResult`.
 
     Raises:
-        NonFiniteLossError: loss, gradient or parameters became NaN or infinite; the
-            last good checkpoint is still there.
+        NonFiniteLossError: loss, gradient or parameters became NaN or infinite, or the
+            gradient raised FloatingPointError; the last good checkpoint is still there.
         CheckpointError: `resume` is damaged, or belongs to another run.
         OSError: `out`, `log` or `resume` cannot be written or read.
         RankError: in one of several processes, when another has failed.
@@ -274,15 +274,13 @@ def train(
                     stop_now = after_step()
                     complete = run.iteration
                 # [/alg2-line2]
-            except Exception as error:
+            except Exception:
                 # One of several ranks has failed. What all have completed is saved. A
                 # second Ctrl-C is left out: it may break off an update of theta.
                 if ranks.size > 1 and run.iteration == complete:
                     if before is not None:
                         run.set_random_state(before)
                     run.save(out)
-                if type(error) is FloatingPointError:  # as MAMLTRPO raises it
-                    raise run.non_finite(complete + 1, str(error)) from error
                 raise
             run.fetch(steps, bar)
             run.seconds = time.perf_counter() - started

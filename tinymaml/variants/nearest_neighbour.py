@@ -40,8 +40,9 @@ def nearest_neighbour(
         for batch in (tasks, Tasks(x, y, x, y))
     )
     # [nearest-neighbour]
-    pairs = zip(query, support, strict=True)  # by task: all distances at once are large
-    # T arrays (N',), the numbers of support examples
+    # For each task the numbers of the nearest support examples. One task at a time,
+    # because the differences of all pairs of all tasks would be large.
+    pairs = zip(query, support, strict=True)
     nearest = [((q[:, None] - s) ** 2).sum(-1).argmin(-1) for q, s in pairs]
     # [/nearest-neighbour]
     return y[np.arange(len(y))[:, None], nearest]

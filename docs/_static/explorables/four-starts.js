@@ -198,10 +198,14 @@ tinymaml.explorable(
     }
 
     function addPoint([x, y]) {
-      if (points.length >= data.places) return status.say(`There is room for ${data.places} points.`);
+      if (points.length >= data.places) {
+        status.say(`There is room for ${data.places} points.`);
+        return false;
+      }
       points.push([clamp(x, state.half ? 0 : -5, 5), clamp(y, -HEIGHT, HEIGHT)]);
       makeHandles();
       adaptAll();
+      return true;
     }
 
     // On the wave, in the middle of the widest gap between two points.

@@ -87,7 +87,8 @@ function tinymamlKit() {
   // options: label (what the plot shows, for who does not see it), x: [low, high],
   // y: [low, high], ratio (height / width; or equal: true for the same unit on both
   // axes), xLabel, yLabel, least (pixels of height), logY, redraw(plot), onTap([x, y])
-  // for a click or tap on the ground; background(plot) draws what lies below and changes
+  // for a click or tap on the ground, after which the last handle has the focus, unless
+  // it returns false; background(plot) draws what lies below and changes
   // seldom: updateBackground() draws it again.
   function plot(parent, options) {
     const svg = shape("svg", { class: "x-plot", role: "img", "aria-label": options.label });
@@ -304,7 +305,7 @@ function tinymamlKit() {
     if (options.onTap) {
       svg.classList.add("x-taps");
       ground.addEventListener("click", (event) => {
-        options.onTap(where(event));
+        if (options.onTap(where(event)) === false) return;
         handles.at(-1)?.node.focus({ preventScroll: true }); // arrow keys move it, not the page
       });
     }

@@ -390,8 +390,8 @@ class DeviceProgram:
         self._size = 0  # elements in this memory
         self._captured: dict[int, CapturedProgram] = {}  # by number of tasks
         # How many tasks run at once, by number of tasks. It is decided in the first
-        # call with that number: if it changed with the free memory, so would the bits
-        # of sums.
+        # call with that number, and after `release` once more: if it changed with the
+        # free memory in every call, so would the bits of sums.
         self._tasks_per_run: dict[int, int] = {}
 
     bind = bind_by_merging

@@ -16,7 +16,7 @@
  * Numbers are stored in the dtype and added in float64, so that long sums of float32 keep
  * their digits.
  *
- * Left out: fusion, threads, SIMD, and checks of the tape, which recording has made.
+ * Left out: fusion, threads, SIMD, and checks of the tape: it was checked when recorded.
  */
 function tinymamlTape() {
   "use strict";
@@ -74,7 +74,7 @@ function tinymamlTape() {
     const [n, height, width, channels] = x, [kh, kw] = w, [, rows, columns, features] = g;
     const pixels = rows * columns, taps = kh * kw * channels, image = height * width * channels;
     scratch.needs("patches", pixels * taps);
-    scratch.needs("sums", taps * features);
+    scratch.needs("sums", taps * features); // of the images, for the gradient of w
     for (const sizes of [[taps, features], [features, taps], [pixels, features]]) // w, w^T, g
       scratch.needs("panels", panelled(...sizes));
 
@@ -256,7 +256,7 @@ function tinymamlTape() {
     conv_weight: {
       settings: (attributes, [x, g, w], scratch) => convolution(x, w, g, attributes, scratch),
       run(out, x, g, { n, image, pixels, taps, features, toPatches }, { panels, patches, sums }) {
-        sums.fill(0);
+        sums.fill(0, 0, out.length);
         for (let e = 0; e < n; e++) {
           toPatches(patches, x, e * image);
           pack(panels, g, e * pixels * features, features, 1, pixels, features);
