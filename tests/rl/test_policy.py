@@ -136,7 +136,10 @@ def test_a_policy_that_would_depend_on_the_batch_is_refused(mode):
     if mode == "none":
         assert tm.GaussianPolicy(tm.Network(layers), 2).actions == 2
     else:
-        with pytest.raises(TypeError, match="^network: expected a network from obs"):
+        complaint = (
+            "^network: expected one whose means depend on one row each, got Batch"
+        )
+        with pytest.raises(ValueError, match=complaint):
             tm.GaussianPolicy(tm.Network(layers), 2)
 
 
