@@ -451,4 +451,4 @@ def test_an_alpha_too_large_ends_the_run_in_one_line(small, capsys):
     arguments = ["--fast", "--alpha", "1e3", "--methods", "exact", "--backend", "numpy"]
     assert small.main([*arguments, "--out", "out"]) == 1
     *_, last = capsys.readouterr().err.splitlines()
-    assert "error: alpha: " in last
+    assert "error: iteration 1: alpha: " in last

@@ -399,7 +399,7 @@ def test_an_alpha_too_large_ends_the_run_in_one_line(small, capsys):
     arguments = ["--alpha", "1e30", "--iterations", "2", "--backend", "numpy"]
     assert small.main([*arguments, "--out", "out"]) == 1
     *_, last = capsys.readouterr().err.splitlines()
-    assert "error: alpha: after inner step 1 actions are not finite" in last
+    assert "error: iteration 1: alpha: after inner step 1 actions are not fin" in last
 
 
 @pytest.mark.parametrize(
