@@ -20,6 +20,12 @@ from jupyter_cache import get_cache  # noqa: E402
 
 import tinymaml  # noqa: E402
 
+
+def digest_of(paths):
+    """Return a hash of the contents of files."""
+    return hashlib.sha256(b"".join(p.read_bytes() for p in sorted(paths))).hexdigest()
+
+
 project = "tinymaml"
 author = "tinymaml contributors"
 copyright = "tinymaml contributors"
@@ -57,8 +63,7 @@ exclude_patterns = ["_build", "_ext", "_static"]
 # the package; an error in a cell fails the build. They import the package of this
 # checkout and draw in SVG, whatever the settings of whoever builds.
 files = (HERE.parent / "tinymaml").rglob("*")
-sources = sorted(path for path in files if path.suffix in (".py", ".npz", ".csv"))
-digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
+digest = digest_of(path for path in files if path.suffix in (".py", ".npz", ".csv"))
 ipython = HERE / "_build" / "ipython"
 settings = ipython / "profile_default" / "ipython_kernel_config.py"
 settings.parent.mkdir(parents=True, exist_ok=True)
@@ -168,10 +173,7 @@ def split_keywords(app, doctree):
 def setup(app):
     """Sphinx calls this. The priority puts plain text before napoleon's markup."""
     # All pages are made again when an extension has changed.
-    extensions = b"".join(
-        path.read_bytes() for path in sorted((HERE / "_ext").glob("*.py"))
-    )
-    digest = hashlib.sha256(extensions).hexdigest()
-    app.add_config_value("digest_of_extensions", digest, "env")
+    extensions = digest_of((HERE / "_ext").glob("*.py"))
+    app.add_config_value("digest_of_extensions", extensions, "env")
     app.connect("doctree-read", split_keywords)
     app.connect("autodoc-process-docstring", escape_plain_text, priority=400)

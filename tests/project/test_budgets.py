@@ -132,6 +132,7 @@ def test_lines_of_code_and_of_prose_are_told_apart(
 
 
 def test_no_file_is_counted_twice() -> None:
+    assert len({path.resolve() for path in MODULES}) == len(MODULES)
     shares = [*OWN_SHARE.values(), CUDA]
     places = [PACKAGE / place for share in shares for place in share]
     for path in MODULES:

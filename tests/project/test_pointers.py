@@ -119,12 +119,12 @@ def stale_pointers(path: Path, tests: set[str]) -> list[str]:
             (match.start(), match[0])
             for pattern, exists in (
                 (PATH, lambda pointer: file_exists(pointer, path)),
-                (MODULE, module_exists),
+                # In a script `tinymaml` is an object of the page.
+                (MODULE, lambda name: path.suffix == ".js" or module_exists(name)),
                 (TEST, tests.__contains__),
             )
             for match in pattern.finditer(text)
-            # In a script `tinymaml` is an object of the page.
-            if not (pattern is MODULE and path.suffix == ".js" or exists(match[0]))
+            if not exists(match[0])
         ]
         if path.suffix == ".md":
             found += [

@@ -97,7 +97,16 @@ def test_every_field_of_a_public_tuple_has_words(name: str) -> None:
         assert field_words(thing, field), field
 
 
-def test_an_argument_without_words_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        (__name__, f"{__name__}.function"),
+        ("tinymaml.training.train", "tinymaml.train"),  # so the page calls it
+    ],
+)
+def test_an_argument_without_words_is_reported(
+    monkeypatch: pytest.MonkeyPatch, module: str, name: str
+) -> None:
     def function(known: int, unknown: int) -> None:
         """Do it. known: a number."""
 
@@ -106,7 +115,7 @@ def test_an_argument_without_words_is_reported(monkeypatch: pytest.MonkeyPatch) 
         arguments.LOGGER, "warning", lambda *values: reported.append(values)
     )
     lines = [function.__doc__ or ""]
-    function.__module__ = "tinymaml.training.train"  # its page calls it tinymaml.train
-    arguments.describe(None, "function", "tinymaml.train", function, {}, lines)  # type: ignore[arg-type]
+    function.__module__ = module
+    arguments.describe(None, "function", name, function, {}, lines)  # type: ignore[arg-type]
     assert lines == ["Do it.", "", ":Arguments:", "    * **known** – a number.", ""]
     assert [values[2] for values in reported] == [["unknown"]]
