@@ -103,7 +103,8 @@ def measure_steps(
 ) -> Measurement:
     """Choose and check a variant of each implementation, then time them in turn.
 
-    budget: seconds. A sample is one call after one that is not timed.
+    budget: seconds. A sample is the mean of a batch of calls, after some that are not
+    timed (`workers.time_batch`).
     """
     with ExitStack() as stack:
         runners, round_seconds, errors = [], 0.0, []

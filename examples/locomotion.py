@@ -257,7 +257,7 @@ def make_parser() -> Parser:
     parser = experiment_parser(
         __doc__ or "",
         out="results/locomotion",
-        iterations="400 to 800, by --env",
+        iterations="400 to 800, by --env; baselines have an option of their own",
         fast=3,
         fast_changes=", fewer tasks and trajectories",
     )
@@ -280,9 +280,9 @@ def make_parser() -> Parser:
     add(
         "--context",
         type=whole_number(1),
-        default=5,
         metavar="SIZE",
-        help="free inputs of the policy with a context vector (default: %(default)s)",
+        help="free inputs of the policy with a context vector, for --methods context "
+        f"(default: {Recipe.context})",
     )
     add(
         "--baseline-iterations",
@@ -327,7 +327,12 @@ def make_parser() -> Parser:
         help="trajectories of each task before and after the inner step of training "
         "(default: 10 to 40, by --env)",
     )
-    add("--gif", action="store_true", help=f"also write an animation, {ANIMATION}")
+    add(
+        "--gif",
+        action="store_true",
+        help=f"also write an animation, {ANIMATION}; without it, one that is in the "
+        "folder of --out is removed",
+    )
     add_resume(
         parser,
         "--env, --seed, --context, --alpha, --max-kl, --decay, --tasks, "
@@ -339,6 +344,8 @@ def make_parser() -> Parser:
 def fill_in(options: argparse.Namespace) -> None:
     """Give options without a value that of the environment."""
     setting = SETTINGS[options.env]
+    if options.context is None:
+        options.context = Recipe.context
     if options.iterations is None:
         options.iterations = setting.iterations
     if options.baseline_iterations is None:
@@ -352,6 +359,8 @@ def fill_in(options: argparse.Namespace) -> None:
 def start(parser: Parser, arguments: Sequence[str]) -> None:
     """Read the options, check everything, and run."""
     options, backend = read_options(parser, arguments)
+    if options.context is not None and "context" not in options.methods:
+        parser.error("argument --context: expected context among --methods")
     fill_in(options)
     try:
         experiment = make_experiment(options, backend)

@@ -22,10 +22,10 @@ for the first gradient step and alpha / 2 after it; 95 % intervals of 1.96 stand
 deviations / sqrt(40). Every 5 outer steps the mean return after 1 to 3 gradient steps
 on 40 validation goals is measured, and the parameters with the highest are tested.
 
-Deviations: alpha = 0.5 is in the name of the authors' file with the results of figure
-4; the paper's text has 0.1 (try --alpha 0.1). The reward is minus the distance, as in
-the code, and not minus its square, as in the text (try --reward squared). More are
-listed in docs/paper/section-5-3.md.
+Deviations: alpha = 0.5 is the authors' script's, and in the name of their file with the
+results of figure 4; the paper's text has 0.1 (try --alpha 0.1). The reward is minus the
+distance, as in the code, and not minus its square, as in the text (try --reward
+squared). More are listed in docs/paper/section-5-3.md.
 
 Written into the folder of --out: figure4.png (return against gradient steps, training,
 and trajectories), results.json, and for each training a folder with log.csv and

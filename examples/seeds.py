@@ -40,7 +40,7 @@ STATISTICS = {"batch": ", transductive", "support": ", support statistics"}
 # are settings.
 NO_SETTINGS = frozenset(
     "accepted_steps backend baseline_iterations best_iteration command costs curves "
-    "equal_seconds mujoco one_shot returns_by_goal rows seconds seed tested validation "
+    "equal_seconds one_shot returns_by_goal rows seconds seed tested validation "
     "version".split()
 )
 

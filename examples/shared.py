@@ -108,14 +108,15 @@ def experiment_parser(
         choices=BACKENDS,
         default="auto",
         help="what runs the computations (default: auto, a GPU if there is one, else "
-        "numba)",
+        "numba where it is installed)",
     )
     add(
         "--threads",
         type=whole_number(1, most=2**16),
         metavar="N",
-        help="threads of the numba backend, and of MuJoCo where it is used; no result "
-        "but a time depends on it (default: cores, shared by the processes of a node)",
+        help="threads of the numba backend, and of MuJoCo where it is used; only times "
+        "depend on it, and results at equal time (default: cores, shared by the "
+        "processes of a node)",
     )
     add(
         "--exact",

@@ -441,6 +441,7 @@ def test_a_missing_package_ends_in_one_line_with_the_remedy(
         (["--alpha", "nan"], "argument --alpha: expected a positive number"),
         (["--tasks", "0"], "argument --tasks: expected a whole number of at least 1"),
         (["--baseline-iterations", "x"], "argument --baseline-iterations: expected"),
+        (["--context", "3"], "argument --context: expected context among --methods"),
     ],
 )
 def test_bad_options_are_refused_in_one_line(bare, arguments, complaint, capsys):
