@@ -230,9 +230,18 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[1], lines[0], *lines[2:]])
 
 
+def three_digits(number: float) -> str:
+    """A number to three digits, or all of those before the point.
+
+    >>> three_digits(0.02046), three_digits(999.6), three_digits(3603.2)
+    ('0.0205', '1,000', '3,603')
+    """
+    return f"{number:,.0f}" if number >= 99.95 else f"{number:,.3g}"
+
+
 def milliseconds(seconds: float) -> str:
     """Seconds as milliseconds, to three digits or more."""
-    return f"{seconds * 1e3:,.3g}" if seconds < 1 else f"{seconds * 1e3:,.0f}"
+    return three_digits(seconds * 1e3)
 
 
 def megabytes(count: int | None) -> str:
@@ -258,7 +267,7 @@ def verdict(
     holds = value >= bound if sign == ">=" else value <= bound
     return [
         claim,
-        f"{value:,.3g}{unit}",
+        f"{three_digits(value)}{unit}",
         f"{sign} {bound:g}{unit}",
         "met" if holds else "MISSED",
     ]

@@ -14,7 +14,8 @@ The model says what an iteration takes on N ranks of one thread, with T tasks:
 
     draw(T) + fixed + ceil(T / N) task + exchanges exchange(N)
 
-In exact mode a rank has whole blocks of tasks. There is one exchange in an iteration;
+In exact mode a rank has whole blocks of tasks. There is one exchange in an iteration
+(that of the losses, a number for each task, is left out: two more messages a level);
 policies have about 30, in conjugate gradients and the line search. `task`, `draw` and
 `fixed` (the optimiser's step, the log) come from the run of one process of one thread;
 `exchange` from the latency and the bandwidth between ranks. The table has what the
@@ -447,7 +448,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--work", choices=(*WORKS, "network"), help=argparse.SUPPRESS)
     add("--threads", type=int, default=1, help=argparse.SUPPRESS)
     add("--exact", action="store_true", help=argparse.SUPPRESS)
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.bits and not options.work and (options.json or options.figure):
+        parser.error("argument --bits: not allowed with argument --json or --figure")
+    return options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -465,7 +469,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if launched().rank == 0:
             print(json.dumps(found), flush=True)
         return 0
-    if options.bits:
+    if options.bits:  # nothing is timed, so nothing is written
         return compare_bits(options.works, options.bits)
     machine = describe_machine()
     print_machine(machine)

@@ -345,7 +345,7 @@ def run(bench: NavigationBench, threads: int, chosen_peers: Sequence[str]) -> li
     """Check in float64, then time both orders of an iteration and of its outer step."""
     with_numpy = bench.setting.environment == "navigation" and not bench.quick
     competitors = implementations(threads, chosen_peers, with_numpy)
-    measure.check_float64(bench, competitors, every_form=True)
+    competitors = measure.check_float64(bench, competitors, every_form=True)
     rows: list[Row] = []
     for bench.part in (ITERATION, OUTER_STEP):
         for order in bench.references:

@@ -317,7 +317,7 @@ def run_case(
     small = bench_of(folder, case, options.quick, CASES[case].checked, TINYMAML_NUMPY)
     # Every form has its float64 gradient checked where that takes no hour.
     every_form = settings_of(case, 2).steps == 1
-    measure.check_float64(small, competitors, every_form)
+    competitors = measure.check_float64(small, competitors, every_form)
     tasks = RECIPES[case].tasks
     # The numba backend's float64 is the reference of all tasks: it has just been
     # compared with the numpy backend's, which would take minutes.

@@ -44,9 +44,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from seeds import interval
-from sinusoid import TRAINING
-from stages import Stages
 
 import tinymaml as tm
 from compare_figures import draw, summary
@@ -64,6 +61,7 @@ from compare_problems import (
     training,
 )
 from methods import RELATIVES, names_for
+from seeds import interval
 from shared import (
     Parser,
     add_images,
@@ -84,6 +82,8 @@ from shared import (
     write_json,
     write_results,
 )
+from sinusoid import TRAINING
+from stages import Stages
 from tinymaml.backends import Backend
 from tinymaml.backends.numba.planner import plan
 from tinymaml.checks import check_that, real_number

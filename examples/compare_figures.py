@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from seeds import interval
 
 from compare_problems import Problem
 from methods import RELATIVES, Published
+from seeds import interval
 from shared import save_figure, text_table
 
 Array = np.ndarray[Any, Any]

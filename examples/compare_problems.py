@@ -10,6 +10,12 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
+
+import tinymaml as tm
+from few_shot import TEST, VALIDATION
+from few_shot_evaluation import fixed_tasks, logits, sampler
+from methods import RELATIVES, Method, context_network, rescaled
+from shared import random_stream
 from sinusoid import (
     CANDIDATES,
     EVALUATION,
@@ -22,12 +28,6 @@ from sinusoid import (
     sample_pooled_tasks,
 )
 from sinusoid import VALIDATION as SINUSOID_VALIDATION
-
-import tinymaml as tm
-from few_shot import TEST, VALIDATION
-from few_shot_evaluation import fixed_tasks, logits, sampler
-from methods import RELATIVES, Method, context_network, rescaled
-from shared import random_stream
 from tinymaml.backends import Backend
 from tinymaml.networks.layers import Network
 from tinymaml.paper.recipes import RECIPES, SinusoidRecipe, accuracy

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from stages import Stages
 
 import tinymaml as tm
 from few_shot_evaluation import (
@@ -47,6 +46,7 @@ from shared import (
     whole_number,
     write_results,
 )
+from stages import Stages
 from tinymaml.backends import Backend
 from tinymaml.networks.images import ImageNetwork
 from tinymaml.paper.initialisations import (

@@ -20,9 +20,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from stages import Stages
 
 import tinymaml as tm
+from stages import Stages
 from tinymaml.backends import Backend
 from tinymaml.checks import whole_number
 from tinymaml.maml import Loss

@@ -24,12 +24,12 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from stages import Stages
 from tqdm import tqdm
 
 import tinymaml as tm
 from reinforcement_figures import Curve
 from shared import mean_and_interval, random_stream, text_table, write_results
+from stages import Stages
 from tinymaml.backends import Backend
 from tinymaml.networks.layers import xavier_uniform
 from tinymaml.rl.maml_trpo import MAMLTRPO, Adaptation, MetaBatch

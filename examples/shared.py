@@ -28,8 +28,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
-from stages import CHECKPOINT, LOG, Stages
 
+from stages import CHECKPOINT, LOG, Stages
 from tinymaml.backends import BACKENDS, Backend, get_backend
 from tinymaml.files import check_plain, check_writable, write_atomically
 from tinymaml.training.checkpoint import CheckpointError, load_checkpoint

@@ -44,7 +44,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from stages import Stages
 
 import tinymaml as tm
 from methods import RELATIVES, context_network, meta_learners
@@ -76,6 +75,7 @@ from sinusoid_figures import (
     rows_of,
     table_2,
 )
+from stages import Stages
 from tinymaml.backends import Backend
 from tinymaml.networks.layers import Network, he_normal, truncated_normal
 from tinymaml.paper.initialisations import save_initialisation

@@ -118,7 +118,7 @@ WORDS: dict[str, dict[str, str]] = {
     "sigmoid": {"x": ANY},
     "sin": {"x": ANY},
     "softplus": {"x": ANY},
-    "sqrt": {"x": ANY + " Its numbers must be positive."},
+    "sqrt": {"x": ANY + " Its numbers must not be negative."},
     "where": {"a": "what is taken there, a Value or a number.", "b": "what else."},
     "log": {"x": ANY + " Its numbers must be positive."},
     "relu": {"x": ANY},
@@ -291,7 +291,7 @@ WORDS: dict[str, dict[str, str]] = {
     },
     "Errors": {
         "order1": "of the gradient.",
-        "order2": "of the Hessian-vector product; None with order 1.",
+        "order2": "of the Hessian-vector product; NaN with order 1.",
     },
     "summary": {
         "tape": "a `Tape`, such as that of `MAML.tape`.",
@@ -299,7 +299,7 @@ WORDS: dict[str, dict[str, str]] = {
     },
     # the paper's settings
     "Recipe.paper_of": {"order": "2 or 1."},
-    "Recipe.scaled": {"scaling": '"per_shot", "mean" or "sum".'},
+    "Recipe.scaled": {"scaling": '"per_shot" or "mean".'},
     "Recipe.network": {"mode": '"batch", "support" or "none".'},
     "Recipe.maml": {"network": "that of `Recipe.network`.", "order": "2 or 1."},
     "SinusoidRecipe.maml": {
@@ -313,7 +313,7 @@ WORDS: dict[str, dict[str, str]] = {
     "pretrained": {"name": 'such as "omniglot-5w1s" or "sinusoid-maml".'},
     "save_initialisation": {
         "path": "file to write.",
-        "theta": "(P,), float32.",
+        "theta": "(P,), float32 or float64.",
         "recipe": "what adapts it.",
         "facts": "what else is to be known of it, JSON values by name.",
     },
@@ -334,7 +334,7 @@ WORDS: dict[str, dict[str, str]] = {
         "rng": RNG,
         "waves": "those of `sample_waves`.",
         "shots": "K, the number of support points of a task.",
-        "query": "the number of query points of a task; None: K.",
+        "query": "the number of query points of a task.",
         "dtype": DTYPE,
     },
     "Episodes.draw": {"rng": RNG},

@@ -306,6 +306,32 @@ def test_failing_peer_is_skipped_and_the_rest_is_measured(bench, capsys):
     assert "skipped: crashing" in out and "1 gradients agree" in out
 
 
+def test_peer_that_fails_in_float64_is_not_timed(bench, capsys):
+    bench.quick = False
+    twice = one("right", "peer", forms=("", "other"))
+    compared = [one("right"), one("failing", "peer"), one("crashing", "peer"), twice]
+    assert measure.check_float64(bench, compared) == [compared[0], twice]
+    out = capsys.readouterr().out
+    assert "skipped: failing (1 thread, order 2, float64): RuntimeError" in out
+    assert "skipped: crashing" in out and "float64: 4 gradients agree" in out
+
+
+def test_form_that_fails_in_float64_is_not_timed(bench, monkeypatch):
+    def works(bench, implementation, form):
+        bench.errors.append(0.0)
+        return form != "bad"
+
+    monkeypatch.setattr(measure, "works_in_float64", works)
+    bench.quick = False
+    peer = one("right", "peer", forms=("bad", "good"))
+    rest = [one("right", "peer", forms=("good",))]
+    assert measure.check_float64(bench, [peer], every_form=True) == rest
+    assert measure.check_float64(bench, [peer]) == []  # nothing of it is checked
+    bench.errors.append(0.0)
+    bench.quick = True
+    assert measure.check_float64(bench, [peer]) == [peer]
+
+
 def test_failure_of_tinymaml_is_not_skipped(bench):
     with pytest.raises(workers.WorkerError):
         measure.measure(bench, [one("failing")], "work", order=2)

@@ -10,10 +10,10 @@ import threading
 
 import numpy as np
 import pytest
-from stages import Stages
 
 import shared
 import tinymaml as tm
+from stages import Stages
 from tests.support.kill_runs import fork
 from tests.support.running_examples import FOLDER, read_strict_json
 from tinymaml.training.checkpoint import CheckpointError

@@ -4,8 +4,8 @@ import copy
 
 import numpy as np
 import pytest
-from stages import Stages
 
+from stages import Stages
 from tests.support.training import (
     START,
     at_call,

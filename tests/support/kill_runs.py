@@ -38,9 +38,8 @@ def sample(rng):
 
 def train(folder):
     """Start the run in `folder`, or resume it; return the exit status of an example."""
-    from stages import Stages
-
     import shared
+    from stages import Stages
 
     options = argparse.Namespace(out=folder, iterations=ITERATIONS, overwrite=False)
     options.resume = folder if list(folder.glob("*/checkpoint.npz")) else None

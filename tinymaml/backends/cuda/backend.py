@@ -32,7 +32,7 @@ from tinymaml.backends.cuda.training import MOMENTS, DeviceTraining
 from tinymaml.checks import check_dtype, check_threads
 from tinymaml.training.optim import Optimiser
 
-OLDEST_CUPY = 13  # the first version that works with NumPy 2
+OLDEST_CUPY = 13  # from 13.2 on it can be imported beside NumPy 2
 THREADS = 128  # threads in a block
 # The largest grid: blocks across (elements) and down (tasks). If there is more work,
 # each thread continues with the elements and tasks one grid further.
