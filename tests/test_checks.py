@@ -89,6 +89,11 @@ def test_sizes_are_whole_numbers_of_at_least_one():
     refused(ValueError, "b: expected at least 1, got -2", check_sizes, a=1, b=-2)
 
 
+def test_sizes_are_returned_as_ints_so_that_small_integers_do_not_overflow():
+    sizes = check_sizes(ways=np.uint8(5), shots=3)
+    assert sizes == [5, 3] and [*map(type, sizes)] == [int, int]
+
+
 def test_numbers_are_real_and_no_bools():
     check_numbers(a=1, b=0.5, c=np.float32(2), d=np.int64(3), e=NAN, f=-INF)
     for value in (True, np.True_, 1j, "1", None, np.ones(1), [1.0]):

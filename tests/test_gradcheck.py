@@ -88,6 +88,17 @@ def test_gradcheck_rejects_derivatives_that_are_no_numbers(order):
         tm.gradcheck(lambda theta: tm.log(theta).sum(), -np.ones(3), order=order)
 
 
+def test_gradcheck_of_order_1_rejects_a_gradient_that_is_no_number_nearby():
+    # z is 0, and so is z times the slope of the root, but 1e-4 away that slope is
+    # infinite: there the gradient is NaN, while the losses are right.
+    def loss(theta, z):
+        room = tm.relu(5e-5 - theta) * tm.relu(5e-5 + theta)
+        return (theta + z * tm.sqrt(room)).sum()
+
+    with pytest.raises(tm.GradientError, match="the gradient differs.*by nan"):
+        tm.gradcheck(loss, np.zeros(1), np.zeros(1), order=1)
+
+
 def test_gradcheck_rejects_errors_above_the_given_tolerance():
     with pytest.raises(tm.GradientError, match=r"1e-30 is allowed in float64"):
         tm.gradcheck(net_loss, point(), X, tolerance=1e-30)

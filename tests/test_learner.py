@@ -1,5 +1,7 @@
 """What a user calls: adapt, evaluate, batches of tasks, threads, recomputation."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -393,6 +395,15 @@ def test_alpha_gradient_of_a_scalar_alpha_is_per_parameter():
         for alpha in (0.3, np.full(p.theta.size, 0.3))
     )
     assert_close(scalar.parts.alpha_gradient, vector.parts.alpha_gradient, 1e-14)
+
+
+@pytest.mark.parametrize("clip", [np.float64(2), np.int64(2), np.uint8(2), Fraction(2)])
+def test_a_clip_of_any_kind_of_number_leaves_the_dtype(clip):
+    maml = tm.MAML(lambda theta, x, y: (theta * x).sum(), steps=0, clip=clip)
+    assert type(maml.clip) is float
+    x = np.array([[[-5.0, 1.0, 5.0]]], np.float32)
+    gradient = maml(np.zeros(3, np.float32), (x, x, x, x)).gradient
+    assert gradient.dtype == np.float32 and gradient.tolist() == [-2, 1, 2]
 
 
 # --- objects that show themselves -----------------------------------------------------

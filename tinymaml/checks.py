@@ -90,10 +90,9 @@ def whole_numbers(name: str, values: Any, least: int = 1) -> tuple[int, ...]:
     return tuple(whole_number(name, number, least) for number in numbers)
 
 
-def check_sizes(**sizes: int) -> None:
-    """Check that every argument is a whole number of at least 1."""
-    for name, value in sizes.items():
-        whole_number(name, value)
+def check_sizes(**sizes: int) -> list[int]:
+    """The arguments, which are whole numbers of at least 1, in Python's own type."""
+    return [whole_number(name, value) for name, value in sizes.items()]
 
 
 def check_numbers(**numbers: float) -> None:

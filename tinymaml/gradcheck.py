@@ -145,7 +145,8 @@ def gradcheck(
     beside = np.dot((-1, 6, -18, 10, 3), losses) / (12 * h)
     error_beside = np.sum(plus["gradient"] * v) - beside
     first = _relative(error, exact["gradient"], rounding)
-    errors = [max(first, _relative(error_beside, plus["gradient"], 2 * rounding))]
+    second = _relative(error_beside, plus["gradient"], 2 * rounding)
+    errors = [float(np.maximum(first, second))]  # NaN if one is
     if order == 2:
         rounding = MARGIN * eps * terms_of_slope / h / default
         error = exact["hvp"] - difference("gradient")

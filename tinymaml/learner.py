@@ -39,7 +39,7 @@ from tinymaml.maml import Examples, Loss, inner_loop, meta_gradient
 from tinymaml.multi_step_loss import multi_step_meta_gradient
 from tinymaml.tasks.batch import Tasks, as_tasks
 from tinymaml.training.optim import Optimiser
-from tinymaml.training.steps import OneProcess, Sample, Steps, Trainable
+from tinymaml.training.steps import Columns, OneProcess, Sample, Steps, Trainable
 
 Array = np.ndarray[Any, Any]
 Prediction = Callable[[Value, Value, Value], Value]
@@ -258,11 +258,7 @@ class MAML(Trainable):
         return self._record(Call(kind, self.steps, parts), theta, tasks)
 
     def training_steps(
-        self,
-        theta: Array,
-        optimiser: Optimiser,
-        sample: Sample,
-        columns: Sequence[str] = (),
+        self, theta: Array, optimiser: Optimiser, sample: Sample, columns: Columns = ()
     ) -> Steps:
         """The outer steps of `train`: on the backend's device if it has one, else here.
 
@@ -469,7 +465,7 @@ def alpha_gradient(
 def _check_clip(clip: float | None) -> float | None:
     fits = clip is None or 0 < real_number("clip", clip) < np.inf
     check_that(fits, "clip", "a positive number or None", repr(clip))
-    return clip
+    return clip if clip is None else float(clip)
 
 
 def _check_recompute(recompute: bool) -> bool:

@@ -481,6 +481,15 @@ def test_what_does_not_fit_is_named(case):
 # --- snapshots ------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("step", [5, 6, 10**6, 10**12])
+def test_a_step_beyond_the_end_takes_the_first_element(step):
+    x = Tape().input("x", (5, 3))
+    part = x[::step]
+    assert part.shape == (1, 3)
+    assert max(np.prod(node.shape) for node in x.tape.nodes) <= 15
+    assert x[1:4, ::step].shape == (3, 1)
+
+
 def test_snapshot_does_not_change_with_the_tape():
     tape = vector().tape
     theta = tape.value(0)

@@ -124,6 +124,17 @@ def test_several_bindings_of_one_program_do_not_interfere(backend, threads):
 
 
 @every_backend
+def test_the_dictionary_of_bound_inputs_may_change_afterwards(backend):
+    program, given = compiled(backend), inputs_of(0)
+    bound, unbound = parts(given, ("w", "x"))
+    run_tape = program.bind(bound)
+    bound["w"] = bound["w"] + 1
+    check(run_tape(unbound), given)
+    bound.clear()
+    check(run_tape(unbound), given)
+
+
+@every_backend
 def test_shared_inputs_serve_any_number_of_tasks(backend):
     check_shared_inputs_serve_any_number_of_tasks(backend)
 

@@ -170,6 +170,28 @@ def weights_of(initialiser):
     return initialiser(rng(), LARGE)
 
 
+def test_an_initialiser_of_another_shape_is_refused():
+    # PyTorch's layout has as many numbers, in another order.
+    for made in (np.ones((3, 2)), np.ones(6), [1.0] * 6):
+        network = tm.MLP([2, 3], initialiser=lambda rng, shape, made=made: made)
+        with pytest.raises(
+            ValueError, match=r"init: expected arrays of shapes \[\(2, 3"
+        ):
+            network.init(rng())
+    network = tm.MLP([2, 1], initialiser=lambda rng, shape: [[1.0], [2.0]])
+    assert network.init(rng()).tolist() == [1, 2, 0]
+
+
+def test_sizes_that_are_small_integers_do_not_overflow():
+    ways = (np.array([4], np.uint8) + np.uint8(1))[0]  # as labels.max() + 1 is
+    assert tm.OmniglotConv(ways).size == tm.OmniglotConv(5).size
+    assert tm.Conv2d(3, np.uint8(200)).shapes == {"weight": (3, 3, 3, 200)}
+    assert tm.BatchNorm(np.uint8(200)).shapes == {"beta": (200,)}
+    assert (
+        type(tm.MaxPool(np.uint8(2)).size) is type(tm.MeanPool(np.uint8(2)).size) is int
+    )
+
+
 def test_truncated_normal_ends_at_two_standard_deviations():
     weights = weights_of(truncated_normal(0.01)) / 0.01
     assert np.abs(weights).max() <= 2
@@ -292,7 +314,7 @@ def record(network, *shapes):
                 np.random.default_rng(0)
             ),
             ValueError,
-            "init: expected 9 numbers, got 5",
+            r"init: expected arrays of shapes \[\(2, 3\), \(3,\)\], got \[\(2,\), ",
         ),
         (
             lambda: tm.Network([tm.Flatten()]).predict(np.zeros(0), np.ones((2, 1))),

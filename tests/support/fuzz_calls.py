@@ -22,7 +22,7 @@ from tinymaml.autodiff import functions
 from tinymaml.autodiff.tape import PRIMITIVES
 
 UNARY = ("relu", "exp", "log", "tanh", "rsqrt", "logsumexp", "softmax")
-UNARY += ("rematerialise", "stop_gradient")
+UNARY += ("rematerialise", "stop_gradient", "sin", "cos", "sqrt", "sigmoid", "softplus")
 PACKAGE = str(Path(tm.__file__).parent)
 PLAIN = (3, 0, -1, 2.5, True, None, "x", "", b"x", (), [], [1, 2], (2, -1), {}, {1: 2})
 PLAIN += (
@@ -43,7 +43,7 @@ SHAPES = ((), (1,), (3,), (4, 3), (4, 1), (1, 3), (2, 3, 3, 1), (3, 3, 1, 2), (1
 # argument of a function that the called one calls.
 HEADS = {"operand", "factor", "divisor", "index", *PRIMITIVES}
 HEADS |= {"value", "primitive", "shape", "shapes", "size", "axis", "parameter", "dtype"}
-HEADS |= {"activation", "theta"}
+HEADS |= {"activation", "theta", "number", "exponent"}
 
 
 def loss(theta, *data):
@@ -126,6 +126,7 @@ def calls(w):
         "r*": lambda a, b: a.__rmul__(b),
         "r/": lambda a, b: a.__rtruediv__(b),
         "r@": lambda a, b: a.__rmatmul__(b),
+        "**": lambda a, b: a**b,
     }
     binary = {
         name: partial(lambda f: (f, [left, right()]), f)
@@ -155,6 +156,14 @@ def calls(w):
             functions.concatenate,
             [w.often(w.list_of(v), tuple(w.list_of(v)))],
         ),
+        "where": lambda: (functions.where, [w.value(), w.value(), right()]),
+        "maximum": lambda: (functions.maximum, [x(), right()]),
+        "minimum": lambda: (functions.minimum, [x(), right()]),
+        "clip": lambda: (functions.clip, [x(), w.often(0.0, -1), w.often(1.0, 2)]),
+        "abs": lambda: (left.__abs__, []),
+        "T": lambda: (lambda a: a.T, [left]),
+        "transpose": lambda: (left.transpose, w.list_of(w.anything)),
+        "function": lambda: (tm.function(loss), [w.array(), *w.list_of(w.array)]),
         "reshape": lambda: (left.reshape, [w.often(*SHAPES, -1, (-1, 3), [3])]),
         "reshape of sizes": lambda: (left.reshape, w.list_of(size)),
         "sum": lambda: (left.sum, [w.often(None, 0, -1, (0, 1), np.int64(0))]),

@@ -107,6 +107,12 @@ def test_waves_show_their_shapes():
     ]
 
 
+def test_numbers_of_points_that_are_small_integers_do_not_overflow():
+    rng = np.random.default_rng(0)
+    tasks = sinusoid.sample_tasks(rng, 2, np.uint8(200), np.uint8(100))
+    assert (tasks.x_support.shape, tasks.x_query.shape) == ((2, 200, 1), (2, 100, 1))
+
+
 def test_sample_tasks_refuses_another_dtype():
     with pytest.raises(TypeError, match="dtype: expected float32 or float64, got int"):
         sinusoid.sample_tasks(rng(), dtype="int64")

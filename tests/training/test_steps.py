@@ -66,6 +66,16 @@ def test_a_failed_step_changes_neither_theta_nor_the_optimiser(loss, entry, fail
     assert theta.tolist() == [1, 1, 1] and optimiser.state()["step"] == 0
 
 
+def test_a_gradient_that_raises_without_a_text_has_failed():
+    def gradient(theta, _):
+        raise FloatingPointError
+
+    steps = HostSteps(gradient, np.ones(3), Adam(), noise, ["loss"])
+    steps.step(None)
+    (result,) = steps.fetch()
+    assert result.failure == "FloatingPointError"
+
+
 class Learner(Trainable):
     """The parabola as a learner."""
 

@@ -127,6 +127,12 @@ def test_validation_changes_nothing_of_the_training(tmp_path, every):
     assert part("with", validate=closeness, validate_every=every) == part("without")
 
 
+@pytest.mark.parametrize("score", [None, np.ones(3), "0.5"])
+def test_a_score_that_is_no_number_is_refused_by_name(score):
+    with pytest.raises(TypeError, match="validate: expected a number, got"):
+        run(3, validate=lambda theta: score, validate_every=2)
+
+
 @shared_folder
 @given(
     first=st.integers(0, 9),

@@ -215,14 +215,22 @@ def test_training_a_prototypical_network_learns_features():
     assert end > 0.95
 
 
+class Doubled(tm.Network):
+    """A network with a way of its own from x to its result."""
+
+    def __call__(self, theta, x, x_support=None):
+        return super().__call__(theta, x) * 2.0
+
+
 @pytest.mark.parametrize(
     "network",
     [
         tm.Network([tm.Linear(2, 3), tm.Activation("relu")]),
         tm.Network([tm.Linear(2, 3)]),
         None,
+        Doubled([tm.Linear(2, 3), tm.Linear(3, 2)]),
     ],
-    ids=["last layer", "one layer", "no network"],
+    ids=["last layer", "one layer", "no network", "a call of its own"],
 )
 def test_a_network_without_a_last_linear_layer_is_refused(network):
     expected = "network: expected a Network with parameters before a last layer Linear"

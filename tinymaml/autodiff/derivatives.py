@@ -54,7 +54,9 @@ def grad(loss: Value, theta: Value) -> Value:
     """The gradient of a scalar `loss` with respect to `theta`, appended to their tape.
 
     Returns a Value shaped like `theta`. Raises ValueError when the loss is not a
-    scalar.
+    scalar, or where recording has simplified theta away: it looks past factors,
+    transposes and reshapes. `rematerialise(theta)`, used in its place from the start,
+    has a derivative then. An input always has one.
 
     With b = a + a and c = b * b = 4 a^2, the gradient is 8 a, which is 24 at a = 3:
 
@@ -114,7 +116,8 @@ def jvp(output: Value, theta: Value, v: Value) -> Value:
     """The derivative of `output` along the tangent `v` of `theta`, appended.
 
     The tangent of a value is its velocity while theta moves with velocity v. `v` has
-    the shape of `theta`, else ValueError; returns a Value shaped like `output`.
+    the shape of `theta`, else ValueError; returns a Value shaped like `output`. The
+    rest as in `grad`.
 
     With c = a * a, moving a = 3 with velocity 10 moves c with velocity 2 * 3 * 10:
 
@@ -244,13 +247,15 @@ def _nodes_between(theta: Value, output: Value) -> set[int]:
     """
     if (kind := type(theta)) is not Value:  # ANIL's: a loss reads its parts instead.
         raise TypeError(f"theta: expected a Value, got {kind.__name__}; use MAML")
-    tape = output.tape
+    tape, expected = output.tape, "a value that is read as it is, such as an input"
+    came = f"{theta}, which was simplified away: use theta = rematerialise(theta)"
+    needed = tape.ancestors([output.index], start=theta.index)
+    # A node that stands for what depends on theta must read theta, or be theta.
+    for index in needed & tape.stands_for.keys():
+        lost = tape.stands_for[index] - {index, *tape.nodes[index].arguments}
+        check_that(theta.index not in lost, "theta", expected, came)
     dependent = {theta.index}
     for index in range(theta.index + 1, output.index + 1):
         if any(i in dependent for i in tape.nodes[index].arguments):
             dependent.add(index)
-    needed = {output.index}
-    for index in range(output.index, theta.index, -1):
-        if index in needed:
-            needed.update(tape.nodes[index].arguments)
     return dependent & needed

@@ -176,6 +176,7 @@ def sigmoid(x: Value) -> Value:
     >>> tm.function(tm.sigmoid, "numpy")(np.array([0.0, 2.0]))
     array([0.5       , 0.88079708])
     """
+    check_values(x=x)
     return tanh(x * 0.5) * 0.5 + 0.5
 
 
@@ -283,6 +284,7 @@ def minimum(a: Value, b: Value | float) -> Value:
     >>> tm.function(lambda x: tm.minimum(x, 2.0), "numpy")(np.array([1.0, 3.0]))
     array([1., 2.])
     """
+    a, b = _broadcast(a, b)
     return -maximum(-a, -b)
 
 

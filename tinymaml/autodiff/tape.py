@@ -31,7 +31,7 @@ each what is wanted. Also left out are indices that are arrays: a product with a
 of zeros and ones, which comes with the data, chooses rows.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from copy import copy
 from math import log, prod
 from typing import Any, ClassVar, NamedTuple, NoReturn
@@ -177,6 +177,9 @@ class Tape:
         self.inputs: dict[str, Input] = {}
         self.outputs: dict[str, Output] = {}
         self._index_of: dict[str, int] = {}
+        # For a node that was recorded in place of another: the values that the other
+        # one would have read, and that it may not read any more. See `replace`.
+        self.stands_for: dict[int, set[int]] = {}
 
     def __repr__(self) -> str:
         inputs = ", ".join(f"{name} {i.shape}" for name, i in self.inputs.items())
@@ -258,10 +261,28 @@ class Tape:
             raise ValueError(f"{name}: expected at most 2**40 elements, got {shape}")
         cheaper = primitive.simplify(*arguments, **attributes)
         if cheaper is not None:
-            return cheaper
+            return self.replace(arguments, cheaper)
         indices = tuple(a.index for a in arguments)
         node = Node(primitive, indices, tuple(sorted(attributes.items())), shape)
         return self._append(node)
+
+    def replace(self, given: Iterable["Value"], cheaper: "Value") -> "Value":
+        """The cheaper value, noted as one that stands for what would read these.
+
+        Two factors become one, so that the second product reads a, and b not at all.
+        Its derivative along b is 3 all the same. `grad` looks into `stands_for`, and
+        refuses to take a derivative along b rather than to find 0:
+
+        >>> tape = Tape()
+        >>> a = tape.input("a", ())
+        >>> b = a * 2.0
+        >>> (b * 3.0).attributes, tape.stands_for
+        ({'number': 6.0}, {2: {1}})
+        """
+        stands_for = self.stands_for.setdefault(cheaper.index, set())
+        for value in given:
+            stands_for |= {value.index} | self.stands_for.get(value.index, set())
+        return cheaper
 
     def _append(self, node: Node) -> "Value":
         """The value of a node, which is appended unless it is on the tape already.
@@ -321,12 +342,16 @@ class Tape:
         >>> len(tape.nodes), tape.live()
         (4, [0, 1, 3])
         """
-        needed = {output.node for output in self.outputs.values()}
+        return sorted(self.ancestors(output.node for output in self.outputs.values()))
+
+    def ancestors(self, ends: Iterable[int], start: int = -1) -> set[int]:
+        """The nodes that these depend on, and these; not those behind node `start`."""
+        needed = set(ends)
         # From the end: whether a node is needed is known before its arguments' turn.
-        for index in range(len(self.nodes) - 1, -1, -1):
-            if index in needed:
+        for index in range(max(needed, default=-1), -1, -1):
+            if index in needed and index != start:
                 needed.update(self.nodes[index].arguments)
-        return sorted(needed)
+        return needed
 
     def flops(self) -> int:
         """Floating-point operations of the live nodes, for one task.
@@ -696,11 +721,11 @@ class Value:
         sizes = whole_numbers("shape", shape[0] if one else shape, least=-1)
         inferred = self.size // max(-prod(sizes), 1)
         sizes = tuple(inferred if n == -1 else n for n in sizes)
-        # The reshape of a reshape reads the original.
-        original = self.arguments[0] if self.primitive.name == "reshape" else self
-        if original.shape == sizes:
-            return original
-        return self.tape.record("reshape", original, shape=sizes)
+        if self.shape == sizes:
+            return self
+        if self.primitive.name == "reshape":  # This one reads what that one reads.
+            return self.tape.replace([self], self.arguments[0].reshape(*sizes))
+        return self.tape.record("reshape", self, shape=sizes)
 
     def broadcast_to(self, shape: Sequence[int]) -> "Value":
         """The value repeated to a shape, by NumPy's rules.
@@ -782,6 +807,8 @@ def common_shape(*shapes: Shape) -> Shape:
 def _window(entry: Any, length: int) -> tuple[int, int, int]:
     """(start, stop, step) of one entry of an index, for an axis of this length.
 
+    A step to the end is as long as any that leads beyond it.
+
     >>> _window(-1, 5), _window(slice(None, None, 2), 5)
     ((4, 5, 1), (0, 5, 2))
     """
@@ -797,7 +824,7 @@ def _window(entry: Any, length: int) -> tuple[int, int, int]:
         expected = "whole numbers, slices with a positive step, None and ..."
         raise TypeError(f"index: expected {expected}, got {shown(entry)}")
     check_that(start < stop, "index", "at least one element", entry)
-    return start, stop, step
+    return start, stop, min(step, stop - start)
 
 
 def _ranges(axes: Collection[int]) -> list[tuple[int, int]]:

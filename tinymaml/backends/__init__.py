@@ -142,6 +142,7 @@ def bind_by_merging(program: Any, bound: Arrays) -> Run:
     the caller's trouble. What does not fit is refused at once: the bound inputs here,
     the others in the call, with the number of tasks that the bound ones have.
     """
+    bound = dict(bound)
     unbound, tasks = check_bound(program.tape, program.dtype, bound)
 
     def run(inputs: Arrays) -> dict[str, Array]:

@@ -26,6 +26,7 @@ from tinymaml.checks import (
     check_sizes,
     check_that,
     real_number,
+    whole_number,
 )
 from tinymaml.networks.layers import (
     Activation,
@@ -67,10 +68,11 @@ class Conv2d(Layer):
     ) -> None:
         check_sizes(channels=channels, features=features, kernel=kernel, stride=stride)
         check_flags(bias=bias)
-        self.shapes = {"weight": (kernel, kernel, channels, features)}
+        sides, features = (int(kernel), int(kernel)), int(features)
+        self.shapes = {"weight": (*sides, int(channels), features)}
         if bias:
             self.shapes["bias"] = (features,)
-        self.stride = stride
+        self.stride = int(stride)
         chosen = xavier_uniform() if initialiser is None else initialiser
         self.initialiser = check_function("initialiser", chosen)
 
@@ -114,7 +116,7 @@ class BatchNorm(Layer):
         epsilon: float = 1e-3,
     ) -> None:
         check_choice("mode", mode, MODES)
-        check_sizes(channels=channels)
+        (channels,) = check_sizes(channels=channels)
         check_flags(gamma=gamma)
         fits = real_number("epsilon", epsilon) > 0
         check_that(fits, "epsilon", "more than 0", epsilon)
@@ -174,8 +176,7 @@ class MaxPool(Layer):
     """
 
     def __init__(self, size: int = 2) -> None:
-        check_sizes(size=size)
-        self.size = size
+        self.size = whole_number("size", size)
 
     def __call__(self, parameters: Sequence[Value], x: Value) -> Value:
         """x pooled."""
@@ -195,9 +196,7 @@ class MeanPool(Layer):
     """
 
     def __init__(self, size: int | None = None) -> None:
-        if size is not None:
-            check_sizes(size=size)
-        self.size = size
+        self.size = size if size is None else whole_number("size", size)
 
     def __call__(self, parameters: Sequence[Value], x: Value) -> Value:
         """x pooled."""

@@ -189,7 +189,7 @@ class Linear(Layer):
     def __init__(
         self, inputs: int, outputs: int, initialiser: Initialiser | None = None
     ) -> None:
-        check_sizes(inputs=inputs, outputs=outputs)
+        inputs, outputs = check_sizes(inputs=inputs, outputs=outputs)
         self.shapes = {"weight": (inputs, outputs), "bias": (outputs,)}
         chosen = he_normal() if initialiser is None else initialiser
         self.initialiser = check_function("initialiser", chosen)
@@ -281,10 +281,12 @@ class Network(ReadOnly):
         """Initial parameters theta, shape (size,)."""
         check_generator(rng)
         # [alg2-line1]
-        arrays = [array.ravel() for layer in self.layers for array in layer.init(rng)]
-        theta = np.concatenate([np.zeros(0), *arrays]).astype(check_dtype(dtype))
+        arrays = [array for layer in self.layers for array in layer.init(rng)]
+        theta = np.concatenate([[], *map(np.ravel, arrays)]).astype(check_dtype(dtype))
         # [/alg2-line1]
-        check_that(theta.size == self.size, "init", f"{self.size} numbers", theta.size)
+        expected = [shape for _, shape in self.layout.values()]
+        came = [np.shape(array) for array in arrays]
+        check_that(came == expected, "init", f"arrays of shapes {expected}", came)
         return theta
 
     def __call__(self, theta: Value, x: Value, x_support: Value | None = None) -> Value:
@@ -337,7 +339,8 @@ class Network(ReadOnly):
 
         torch: in PyTorch's layout. There the last two axes of a weight come first, in
         reversed order: (inputs, outputs) -> (outputs, inputs), and (kernel, kernel, C,
-        F) -> (F, C, kernel, kernel).
+        F) -> (F, C, kernel, kernel). Behind a `Flatten` of more than one pixel the
+        inputs stay in the order (height, width, channels); PyTorch has channels first.
 
         >>> network = MLP([2, 1])
         >>> network.unflatten(np.array([1.0, 2.0, 3.0]), torch=True)

@@ -63,7 +63,7 @@ class GaussianPolicy(ReadOnly):
         backend: str | Backend = "auto",
         threads: int | None = None,
     ) -> None:
-        check_sizes(actions=actions)
+        (actions,) = check_sizes(actions=actions)
         if not hasattr(network, "size") or not callable(network):
             expected = "expected a network from observations to means, such as an MLP"
             raise TypeError(f"network: {expected}, got {network!r}")

@@ -86,7 +86,8 @@ class Episodes:
         tasks: int = 1,
         dtype: str = "float32",
     ) -> None:
-        check_sizes(ways=ways, shots=shots, queries=queries, tasks=tasks)
+        sizes = check_sizes(ways=ways, shots=shots, queries=queries, tasks=tasks)
+        ways, shots, queries, self.tasks = sizes
         flag = isinstance(rotations, bool | np.bool_)
         check_that(flag, "rotations", "True or False", repr(rotations))
         for name, values in (("images", images), ("labels", labels)):
@@ -125,7 +126,7 @@ class Episodes:
         for name, count in zip(names, self._counts, strict=True):
             check_that(count >= shots + queries, f"class {name}", expected, count)
         self.ways, self.shots, self.queries = ways, shots, queries
-        self.rotations, self.tasks, self.dtype = rotations, tasks, check_dtype(dtype)
+        self.rotations, self.dtype = rotations, check_dtype(dtype)
 
     def __repr__(self) -> str:
         rotated = ", rotated classes" if self.rotations else ""
@@ -150,7 +151,7 @@ class Episodes:
         All of it is in memory: 600 tasks of 5-way 1-shot Omniglot take 19 MB, of 20-way
         5-shot 380 MB, of 5-way 5-shot MiniImagenet 2.5 GB.
         """
-        check_sizes(count=count)
+        (count,) = check_sizes(count=count)
         rng = np.random.default_rng(whole_number("seed", seed, least=0))
         return self.look_up(self._draw(rng, count))
 

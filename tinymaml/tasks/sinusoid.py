@@ -64,7 +64,7 @@ def sample_tasks(
     ((25, 10, 1), dtype('float32'))
     """
     query = shots if query is None else query
-    check_sizes(tasks=tasks, shots=shots, query=query)
+    tasks, shots, query = check_sizes(tasks=tasks, shots=shots, query=query)
     return sample_points(rng, sample_waves(rng, tasks), shots, query, dtype)
 
 
@@ -80,7 +80,7 @@ def sample_points(
     Raises ValueError or TypeError unless both are whole numbers of at least 1.
     """
     check_generator(rng)
-    check_sizes(shots=shots, query=query)
+    shots, query = check_sizes(shots=shots, query=query)
     # [alg2-line5]
     x = rng.uniform(*INPUTS, (len(waves.phase), shots + query, 1))
     x = x.astype(check_dtype(dtype))

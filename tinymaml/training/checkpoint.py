@@ -80,11 +80,9 @@ state={'iteration': 7})
     >>> folder.cleanup()
     """
     check_kind("arrays", arrays, Mapping, "a dictionary of arrays")
-    members = {
-        "format": _text_to_array(FORMAT),
-        "config": _text_to_array(to_json("config", config)),
-        "state": _text_to_array(to_json("state", state)),
-    }
+    texts = {"format": FORMAT, "config": to_json("config", config)}
+    texts["state"] = to_json("state", state)
+    members = {n: np.frombuffer(text.encode(), np.uint8) for n, text in texts.items()}
     for name, array in arrays.items():
         members[name] = _check_storable(name, array)
     members["sha256"] = _digest(members)
@@ -180,10 +178,6 @@ def _to_dictionary(text: np.ndarray) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise CheckpointError(f"its settings are no dictionary but {value!r:.60}")
     return value
-
-
-def _text_to_array(text: str) -> np.ndarray:
-    return np.frombuffer(text.encode(), np.uint8)
 
 
 def _digest(members: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -26,7 +26,7 @@ import os
 import sys
 import time
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
 from math import prod
@@ -41,6 +41,7 @@ from tinymaml.tasks.episodes import EpisodeIndices, Episodes
 from tinymaml.training.optim import Optimiser
 from tinymaml.training.steps import (
     ONE_PROCESS,
+    Columns,
     OneProcess,
     RankError,
     Sample,
@@ -408,11 +409,7 @@ class Distributed(Trainable):
         return self.learner(theta, batch)
 
     def training_steps(
-        self,
-        theta: Array,
-        optimiser: Optimiser,
-        sample: Sample,
-        columns: Sequence[str] = (),
+        self, theta: Array, optimiser: Optimiser, sample: Sample, columns: Columns = ()
     ) -> Steps:
         """The outer steps of `train`, as the learner takes them."""
         # `MAMLPlusPlus` has steps of its own.

@@ -94,6 +94,7 @@ class TrainingRun:
 
         NaN is never the highest score.
         """
+        score = real_number("validate", score)
         highest = max((s for _, s in self.scores if s == s), default=-math.inf)
         if self.best is None or score > highest:
             self.best = self.theta.copy()

@@ -20,6 +20,7 @@ Array = np.ndarray[Any, Any]
 Sample = Callable[[np.random.Generator], Any]
 # From theta (P,) and a batch to an object with a number `loss` and a `gradient` (P,).
 Gradient = Callable[[Array, Any], Any]
+Columns = Sequence[str]  # names of further numbers in the log
 
 
 class RankError(RuntimeError):
@@ -125,7 +126,7 @@ class HostSteps:
         theta: Array,
         optimiser: Optimiser,
         sample: Sample,
-        columns: Sequence[str] = (),
+        columns: Columns = (),
     ) -> None:
         self._gradient, self._theta, self._optimiser = gradient, theta, optimiser
         self.draw, self._columns = sample, columns
@@ -142,7 +143,7 @@ class HostSteps:
             if not failure:
                 self._optimiser.update(self._theta, result.gradient)
         except FloatingPointError as error:  # of MAMLTRPO, or of Adam
-            failure = str(error)
+            failure = str(error) or type(error).__name__
         # [/alg2-line10]
         if self._columns and not failure:
             columns = tuple(float(getattr(result, name)) for name in self._columns)
@@ -171,11 +172,7 @@ class Trainable:
         raise NotImplementedError
 
     def training_steps(
-        self,
-        theta: Array,
-        optimiser: Optimiser,
-        sample: Sample,
-        columns: Sequence[str] = (),
+        self, theta: Array, optimiser: Optimiser, sample: Sample, columns: Columns = ()
     ) -> Steps:
         """The steps that `train` takes from theta on; arguments as in `HostSteps`."""
         return HostSteps(self, theta, optimiser, self.ranks.sampler(sample), columns)

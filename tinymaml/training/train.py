@@ -241,7 +241,7 @@ def train(
             if steps.full or validates or logs or saves:
                 run.fetch(steps, bar)
             if validate is not None and validates:
-                run.note_score(float(validate(run.theta.copy())))
+                run.note_score(validate(run.theta.copy()))
             if validates or logs or saves:
                 run.seconds = time.perf_counter() - started
             if logs:

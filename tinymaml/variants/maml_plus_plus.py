@@ -44,7 +44,7 @@ from tinymaml.checks import (
 from tinymaml.maml import Examples, Loss
 from tinymaml.networks.layers import Network
 from tinymaml.training.optim import Optimiser
-from tinymaml.training.steps import HostSteps, Sample, Steps
+from tinymaml.training.steps import Columns, HostSteps, Sample, Steps
 from tinymaml.variants.step_rates import StepRates
 
 
@@ -58,7 +58,7 @@ def annealed_weights(iteration: int, steps: int, until: int) -> list[float]:
     >>> [round(w, 3) for w in annealed_weights(50, steps=2, until=100)]
     [0.25, 0.75]
     """
-    check_sizes(steps=steps, until=until)
+    steps, until = check_sizes(steps=steps, until=until)
     left = min(max(1 - iteration / until, 0.03), 1.0)
     early = left / steps if iteration < until else 0.0
     return [early] * (steps - 1) + [1 - early * (steps - 1)]
@@ -121,11 +121,7 @@ class MAMLPlusPlus(StepRates):
         return self
 
     def training_steps(
-        self,
-        theta: Array,
-        optimiser: Optimiser,
-        sample: Sample,
-        columns: Sequence[str] = (),
+        self, theta: Array, optimiser: Optimiser, sample: Sample, columns: Columns = ()
     ) -> Steps:
         """The outer steps of `train`, from the iteration that the optimiser counts."""
         state = optimiser.state()

@@ -132,18 +132,10 @@ def select_input(s: Selection, index: int, node: Node, **_: Any) -> None:
     s.memory_of(index)
 
 
-def select_full(
-    s: Selection, index: int, node: Node, *, number: float, **_: Any
-) -> None:
-    """Constants of one number and size share their memory."""
-    s.views[index] = s.constant(number, prod(node.shape))
-
-
-def select_constant_array(
-    s: Selection, index: int, node: Node, *, numbers: tuple[float, ...], **_: Any
-) -> None:
-    """The numbers are written once, like the number of `full`."""
-    s.views[index] = s.constant(numbers, len(numbers))
+def select_constant(s: Selection, index: int, node: Node, **attributes: Any) -> None:
+    """Constants of the same numbers share their memory, which is written once."""
+    numbers = attributes["numbers" if "numbers" in attributes else "number"]
+    s.views[index] = s.constant(numbers, prod(node.shape))
 
 
 def select_reshape(s: Selection, index: int, node: Node, **_: Any) -> None:
@@ -381,8 +373,7 @@ def select_pooling(s: Selection, index: int, node: Node, *, size: int) -> None:
 
 CPU_RULES: dict[str, Rule] = {
     "input": select_input,
-    "full": select_full,
-    "constant_array": select_constant_array,
+    **dict.fromkeys(("full", "constant_array"), select_constant),
     **dict.fromkeys(("reshape", "stop_gradient"), select_reshape),
     "rematerialise": select_rematerialise,
     "slice": select_slice,
