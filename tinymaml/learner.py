@@ -236,7 +236,8 @@ class MAML(Trainable):
         """function(theta_j, x_query, x_support) after 0 .. steps inner steps.
 
         `function` is a network, or returns a Value such as logits (N, ways); the result
-        has shape (T, steps + 1, N, ways).
+        has shape (T, steps + 1, N, ways). It is called with all three arguments.
+        y_query is not read: where it is not known, any finite numbers will do.
         """
         check_function("function", function)
         return self._after_each_step("predict", theta, tasks, steps, function)

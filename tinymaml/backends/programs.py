@@ -4,9 +4,9 @@
     program = self._programs.get(key, lambda: backend.compile(record(), dtype))
 
 A program owns memory and addresses of compiled kernels. These mean nothing in another
-process, and two owners of one workspace would overwrite each other's numbers. So a copy
-or a pickle of whatever holds a cache gets an empty one, and compiles again when it is
-first called.
+process, and two owners of one workspace would overwrite each other's numbers. So a deep
+copy or a pickle of whatever holds a cache gets an empty one, and compiles again when it
+is first called.
 
 A function that is written in place, as in `maml.predict(lambda ...)`, is another object
 in every call. Its program could never be found again, so a key holds functions weakly,

@@ -104,7 +104,8 @@ def pretrained(name: str) -> Initialisation:
     """An initialisation that comes with the package.
 
     "omniglot-5w1s", "omniglot-5w1s-background" and, from five drawings of each,
-    "omniglot-5w5s" classify five characters, "omniglot-20w1s" twenty.
+    "omniglot-5w5s" classify five characters, "omniglot-20w1s" twenty: images (28, 28,
+    1) from 0 to 1, with bright strokes, 1, on a background of 0.
     "sinusoid-maml", "sinusoid-first-order" and "sinusoid-pretrained" fit waves, from
     10 points of each in training: MAML, first-order MAML, and a network pretrained on
     all waves at once. "navigation-maml" and "navigation-pretrained" are policies.

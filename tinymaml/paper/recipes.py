@@ -195,7 +195,8 @@ def accuracy(logits: Array, y: Array) -> Array:
     """The share of examples whose largest logit is their class.
 
     logits: (..., examples, classes). y: one-hot or probabilities, in a shape that
-    broadcasts to that of logits; the class of an example is the most probable one.
+    broadcasts to that of logits; the class of an example is the most probable one. For
+    the logits of `predict`, (T, steps + 1, N, ways), it is `y_query[:, None]`.
     Returns that shape without its last two axes. An example counts as wrong if two
     classes share the largest logit, or if a logit is NaN.
 

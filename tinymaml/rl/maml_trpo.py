@@ -143,6 +143,10 @@ class MAMLTRPO(ReadOnly):
 
     Attributes are read-only: another setting is another learner.
 
+    A call returns the outer step as a gradient, for `train` with `optimiser=SGD(1.0)`
+    and `sample=lambda rng: learner.draw(rng, tasks)`; another optimiser would take
+    other steps, on which there is no bound.
+
     Raises ValueError or TypeError naming the argument. Source: algorithm 3 of the
     paper, with TRPO (Schulman et al., 2015) as the outer step.
 

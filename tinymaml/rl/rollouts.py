@@ -56,7 +56,11 @@ class Environment(Protocol):
     def step(
         self, states: Array, actions: Array, tasks: Array
     ) -> tuple[Array, Array, Array]:
-        """New states, rewards (T, B), and which trajectories terminate here (T, B)."""
+        """New states, rewards (T, B), and which trajectories terminate here (T, B).
+
+        actions: (T, B, A). Beside arrays (T, B) numbers of tasks (T,) are written as
+        `tasks[:, None]`: without it they would be those of trajectories where T = B.
+        """
 
 
 class Trajectories(NamedTuple):

@@ -49,7 +49,7 @@ class TrainResult:
         seconds: wall-clock time of training.
         optimiser: the optimiser after the last step, to go on without a checkpoint.
         scores: (iteration, score) of every validation.
-        best: theta at the first highest of these scores; None without validation.
+        best: theta at the first highest of these scores; None if there are none.
     """
 
     theta: np.ndarray

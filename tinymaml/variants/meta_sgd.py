@@ -26,7 +26,7 @@ class MetaSGD(MAML):
     """MAML that learns alpha: everywhere, theta is (theta, alpha), of shape (2 P,).
 
     alpha: where the learning rates start, a number or one for each parameter (P,); see
-        `start`.
+        `start`. Afterwards the rates are those in theta, whatever alpha is set to.
 
     The rest as in `MAML`; the results of `adapt` have P numbers. Raises ValueError for
     a theta of an odd size.

@@ -29,7 +29,8 @@ class StepRates(Unrolled):
     """MAML with learned rates: theta is (theta, alpha), of shape (P + J L,).
 
     network: the network of the loss, which has L layers with parameters.
-    alpha: where all rates start, one number; see `start`.
+    alpha: where all rates start, one number; see `start`. Afterwards the rates are
+        those in theta, whatever alpha is set to.
 
     The rest as in `MAML`, by name; `recompute` and steps=0 are refused. Steps after the
     J of meta-training take the rates of the last. Raises ValueError for a theta of
