@@ -172,7 +172,7 @@ def check_float64(
 
     A peer that fails is not among them, nor is a form of it that fails. `--quick`
     checks tinymaml only, because the peers take too long. Without `every_form` only the
-    first form of each is checked.
+    first form of each is checked, and a peer in which that one fails is left out.
     """
     checked = []
     for implementation in implementations:

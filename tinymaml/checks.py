@@ -136,10 +136,10 @@ def plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def check_flags(**flags: bool) -> None:
-    """Check that every argument is True or False."""
-    for name, value in flags.items():
-        check_kind(name, value, (bool, np.bool_), "True or False")
+def check_flags(**flags: bool) -> list[bool]:
+    """The arguments, each of which is True or False."""
+    kinds, expected = (bool, np.bool_), "True or False"
+    return [check_kind(name, flag, kinds, expected) for name, flag in flags.items()]
 
 
 def check_end(

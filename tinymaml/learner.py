@@ -237,7 +237,7 @@ class MAML(Trainable):
 
         `function` is a network, or returns a Value such as logits (N, ways); the result
         has shape (T, steps + 1, N, ways). It is called with all three arguments.
-        y_query is not read: where it is not known, any finite numbers will do.
+        The result does not depend on y_query, which may be any finite numbers.
         """
         check_function("function", function)
         return self._after_each_step("predict", theta, tasks, steps, function)
@@ -469,11 +469,6 @@ def _check_clip(clip: float | None) -> float | None:
     return clip if clip is None else float(clip)
 
 
-def _check_recompute(recompute: bool) -> bool:
-    check_flags(recompute=recompute)
-    return recompute
-
-
 # What is checked whenever an attribute of a `MAML` is set.
 CHECKS: dict[str, Callable[[Any], Any]] = {
     "loss": lambda loss: check_function("loss", loss),
@@ -483,7 +478,7 @@ CHECKS: dict[str, Callable[[Any], Any]] = {
     "order": lambda order: check_choice("order", order, (1, 2)),
     "reduction": lambda name: check_choice("reduction", name, ("mean", "sum")),
     "clip": _check_clip,
-    "recompute": _check_recompute,
+    "recompute": lambda on: check_flags(recompute=on)[0],
     "backend": get_backend,
 }
 

@@ -283,6 +283,11 @@ WORDS: dict[str, dict[str, str]] = {
         "theta": "a Value of the same tape.",
         "v": "a Value shaped like `theta`: what the Hessian is multiplied by.",
     },
+    "Tape.ancestors": {
+        "ends": "indices of nodes.",
+        "start": "the index of a node that is not looked behind.",
+    },
+    "Tape.lost_by": {"index": "of the node."},
     "gradcheck": {
         "order": "1 checks the gradient, 2 also the Hessian-vector product.",
         "seed": "of the direction v.",

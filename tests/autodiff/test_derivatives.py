@@ -22,6 +22,12 @@ def value_of(value, backend="numpy", **inputs):
     return [*run_tape(value.tape, inputs, backend).values()][-1][0]
 
 
+def tape_of(arrays):
+    """Inputs of one tape, of the shapes of these arrays."""
+    tape = Tape()
+    return [tape.input(name, array.shape) for name, array in arrays.items()]
+
+
 def number(name="a"):
     return Tape().input(name, ())
 
@@ -121,6 +127,36 @@ def test_no_derivative_is_wrong_along_a_value_that_recording_looks_past(name):
     assert_close(value_of(grad(use(copy), copy), x=x), expected, 1e-12)
 
 
+@pytest.mark.parametrize(
+    "product",
+    [
+        lambda w, x: (w @ x.T).T,
+        lambda w, x: x.T @ (x @ w.T),
+        lambda w, x: w.reshape(3, 1).T @ x.T,
+        lambda w, x: (w.T @ w).T @ (w.T @ w) @ x.T,
+        lambda w, x: (w @ x.T)[:, 0],
+        lambda w, x: ((w.T * 2.0).T @ x.T).reshape(2, 1).reshape(1, 2).T * 0.5,
+    ],
+)
+def test_a_derivative_along_an_input_is_never_refused(product):
+    arrays = {
+        "w": np.linspace(1, 2, 3).reshape(1, 3),
+        "x": np.arange(6.0).reshape(2, 3),
+    }
+    w, x = tape_of(arrays)
+    out = product(w, x)
+    gradient = value_of(grad(out.sum(), w), **arrays)
+
+    def number_at(w):
+        return value_of(product(*tape_of(arrays)).sum(), w=w, x=arrays["x"])
+
+    moves = 1e-6 * np.eye(3).reshape(3, 1, 3)
+    differences = [
+        (number_at(arrays["w"] + m) - number_at(arrays["w"] - m)) / 2e-6 for m in moves
+    ]
+    assert_close(gradient.ravel(), np.array(differences), 1e-7)
+
+
 def test_autodiff_grad_finds_a_value_that_is_looked_past_elsewhere():
     # b * 3 is another result than the loss, and a transpose back is the value itself.
     a = number()
@@ -157,16 +193,21 @@ def test_derivatives_along_a_value_on_the_way_are_right_or_refused(seed):
             value = steps[name](value)
         return value
 
+    def loss_of(b):
+        return (run(b, after) * run(b, before[1])).sum()
+
     b = run(Tape().input("x", (4, 4)), before[0])
-    loss = (run(b, after) * run(b, before[1])).sum()
+    # An input is never refused, nor is a copy.
     free = Tape().input("x", (4, 4))
-    loss_of_free = (run(free, after) * run(free, before[1])).sum()
+    expected = value_of(grad(loss_of(free), free), x=value_of(b, x=x))
+    copy = functions.rematerialise(run(Tape().input("x", (4, 4)), before[0]))
+    assert_close(value_of(grad(loss_of(copy), copy), x=x), expected, 1e-9)
+    loss = loss_of(b)
     try:
         gradient = grad(loss, b)
     except ValueError as error:
         assert "simplified away" in str(error)
         return
-    expected = value_of(grad(loss_of_free, free), x=value_of(b, x=x))
     assert_close(value_of(gradient, x=x), expected, 1e-9)
 
 

@@ -155,6 +155,19 @@ def test_what_is_no_value_is_refused_by_name(case):
         NO_VALUES[case]()
 
 
+@pytest.mark.parametrize("wrong", [None, "x", [1.0], np.ones(3), np.True_])
+def test_what_is_no_number_is_refused_by_name_beside_a_value(wrong):
+    x = Tape().input("x", (3,))
+    refused = pytest.raises(TypeError, match="^operand 1: expected a Value of a tape")
+    for function in (functions.minimum, functions.maximum):
+        with refused:
+            function(x, wrong)
+    with refused:
+        functions.clip(x, 0.0, wrong)
+    with pytest.raises(TypeError, match="^x: expected a Value of a tape"):
+        functions.sigmoid(wrong)
+
+
 def test_functions_of_numbers_alone_are_refused():
     for function in (tm.maximum, tm.minimum, lambda a, b: tm.where(1.0, a, b)):
         with pytest.raises(TypeError, match="expected a Value of a tape, got "):

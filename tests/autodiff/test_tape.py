@@ -478,9 +478,6 @@ def test_what_does_not_fit_is_named(case):
         call(vector())
 
 
-# --- snapshots ------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("step", [5, 6, 10**6, 10**12])
 def test_a_step_beyond_the_end_takes_the_first_element(step):
     x = Tape().input("x", (5, 3))
@@ -488,6 +485,9 @@ def test_a_step_beyond_the_end_takes_the_first_element(step):
     assert part.shape == (1, 3)
     assert max(np.prod(node.shape) for node in x.tape.nodes) <= 15
     assert x[1:4, ::step].shape == (3, 1)
+
+
+# --- snapshots ------------------------------------------------------------------------
 
 
 def test_snapshot_does_not_change_with_the_tape():
@@ -500,3 +500,6 @@ def test_snapshot_does_not_change_with_the_tape():
     assert repr(snapshot) == "Tape of 2 nodes: theta (3,) -> y (3,)"
     assert tm.tanh(snapshot.value(0)).index == 2  # it can be recorded on, too
     assert len(tape.nodes) == 4
+    lost = snapshot.lost_by(1)
+    assert (theta * 0.5 * 4.0).index == 1 and tape.lost_by(1) != lost
+    assert snapshot.lost_by(1) == lost

@@ -65,6 +65,17 @@ def test_a_bad_option_is_refused_before_anything_is_timed(
     assert f"argument {option}: {message}" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("option", ["--json", "--figure"])
+def test_files_are_refused_where_bits_are_compared_and_nothing_is_timed(
+    option, tmp_path, capsys
+):
+    file = tmp_path / "found.svg"
+    with pytest.raises(SystemExit):
+        distributed.main(["--bits", "3", option, str(file)])
+    assert "argument --bits: not allowed with" in capsys.readouterr().err
+    assert not file.exists()
+
+
 def test_where_it_stops_gaining_a_rank_does_half_of_what_one_can():
     ranks = distributed.stops_gaining(WORK, 256, NETWORK)
     alone = iteration(WORK, 256, 1, NETWORK)

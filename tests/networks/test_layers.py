@@ -183,13 +183,21 @@ def test_an_initialiser_of_another_shape_is_refused():
 
 
 def test_sizes_that_are_small_integers_do_not_overflow():
-    ways = (np.array([4], np.uint8) + np.uint8(1))[0]  # as labels.max() + 1 is
-    assert tm.OmniglotConv(ways).size == tm.OmniglotConv(5).size
-    assert tm.Conv2d(3, np.uint8(200)).shapes == {"weight": (3, 3, 3, 200)}
-    assert tm.BatchNorm(np.uint8(200)).shapes == {"beta": (200,)}
-    assert (
-        type(tm.MaxPool(np.uint8(2)).size) is type(tm.MeanPool(np.uint8(2)).size) is int
-    )
+    five = (np.array([4], np.uint8) + np.uint8(1))[0]  # as labels.max() + 1 is
+    many = np.uint8(200)
+    for small, plain in (
+        (tm.OmniglotConv(five, many), tm.OmniglotConv(5, 200)),
+        (tm.OmniglotFC(five), tm.OmniglotFC(5)),
+        (tm.MiniImagenetConv(five, many), tm.MiniImagenetConv(5, 200)),
+        (tm.Network([tm.Linear(many, many)]), tm.Network([tm.Linear(200, 200)])),
+        (tm.Network([tm.Conv2d(many, many)]), tm.Network([tm.Conv2d(200, 200)])),
+    ):
+        assert small.size == plain.size and small.layout == plain.layout
+        assert len(small.init(rng())) == plain.size
+    layers = tm.BatchNorm(many, gamma=True), tm.Conv2d(1, 1, np.uint8(3), np.uint8(2))
+    sizes = [n for layer in layers for shape in layer.shapes.values() for n in shape]
+    sizes += [layers[1].stride, tm.MaxPool(five).size, tm.MeanPool(five).size]
+    assert {*map(type, sizes)} == {int}
 
 
 def test_truncated_normal_ends_at_two_standard_deviations():

@@ -312,6 +312,14 @@ def test_labels_may_be_strings_in_an_array_of_objects():
     assert batch.y_query.shape == (1, 4, 2)
 
 
+def test_counts_may_be_small_integers():
+    images, labels = np.zeros((600, 1, 1), np.float32), np.repeat([0, 1], 300)
+    counts = {"shots": np.uint8(200), "queries": np.uint8(100), "tasks": np.uint8(2)}
+    sample = Episodes(images, labels, ways=np.uint8(2), **counts)
+    tasks = sample(np.random.default_rng(0))
+    assert (tasks.x_support.shape[:2], tasks.x_query.shape[:2]) == ((2, 400), (2, 200))
+
+
 def test_counts_must_be_whole_numbers_and_images_may_be_lists():
     images, labels = np.zeros((60, 8, 8)), np.repeat(np.arange(6), 10)
     for name in ("ways", "shots", "queries", "tasks"):

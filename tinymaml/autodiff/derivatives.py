@@ -55,8 +55,9 @@ def grad(loss: Value, theta: Value) -> Value:
 
     Returns a Value shaped like `theta`. Raises ValueError when the loss is not a
     scalar, or where recording has simplified theta away: it looks past factors,
-    transposes and reshapes. `rematerialise(theta)`, used in its place from the start,
-    has a derivative then. An input always has one.
+    broadcasts, transposes and reshapes. What `functions.rematerialise(theta)` returns,
+    used in its place from the start, has a derivative. An input always has one; a
+    constant number has none, since it becomes a factor.
 
     With b = a + a and c = b * b = 4 a^2, the gradient is 8 a, which is 24 at a = 3:
 
@@ -248,12 +249,10 @@ def _nodes_between(theta: Value, output: Value) -> set[int]:
     if (kind := type(theta)) is not Value:  # ANIL's: a loss reads its parts instead.
         raise TypeError(f"theta: expected a Value, got {kind.__name__}; use MAML")
     tape, expected = output.tape, "a value that is read as it is, such as an input"
-    came = f"{theta}, which was simplified away: use theta = rematerialise(theta)"
+    came = f"{theta}, which was simplified away: use functions.rematerialise(theta)"
     needed = tape.ancestors([output.index], start=theta.index)
-    # A node that stands for what depends on theta must read theta, or be theta.
     for index in needed & tape.stands_for.keys():
-        lost = tape.stands_for[index] - {index, *tape.nodes[index].arguments}
-        check_that(theta.index not in lost, "theta", expected, came)
+        check_that(theta.index not in tape.lost_by(index), "theta", expected, came)
     dependent = {theta.index}
     for index in range(theta.index + 1, output.index + 1):
         if any(i in dependent for i in tape.nodes[index].arguments):

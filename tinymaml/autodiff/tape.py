@@ -177,8 +177,8 @@ class Tape:
         self.inputs: dict[str, Input] = {}
         self.outputs: dict[str, Output] = {}
         self._index_of: dict[str, int] = {}
-        # For a node that was recorded in place of another: the values that the other
-        # one would have read, and that it may not read any more. See `replace`.
+        # For a node that was recorded in place of another: the nodes that the other one
+        # would depend on. See `_replace`.
         self.stands_for: dict[int, set[int]] = {}
 
     def __repr__(self) -> str:
@@ -261,28 +261,37 @@ class Tape:
             raise ValueError(f"{name}: expected at most 2**40 elements, got {shape}")
         cheaper = primitive.simplify(*arguments, **attributes)
         if cheaper is not None:
-            return self.replace(arguments, cheaper)
+            return self._replace(arguments, cheaper)
         indices = tuple(a.index for a in arguments)
         node = Node(primitive, indices, tuple(sorted(attributes.items())), shape)
         return self._append(node)
 
-    def replace(self, given: Iterable["Value"], cheaper: "Value") -> "Value":
-        """The cheaper value, noted as one that stands for what would read these.
+    def _replace(self, given: Iterable["Value"], cheaper: "Value") -> "Value":
+        """The cheaper value, noted as one that stands for what would read the given.
 
         Two factors become one, so that the second product reads a, and b not at all.
-        Its derivative along b is 3 all the same. `grad` looks into `stands_for`, and
+        Its derivative along b is 3 all the same. `grad` looks into `lost_by`, and
         refuses to take a derivative along b rather than to find 0:
 
         >>> tape = Tape()
         >>> a = tape.input("a", ())
         >>> b = a * 2.0
-        >>> (b * 3.0).attributes, tape.stands_for
-        ({'number': 6.0}, {2: {1}})
+        >>> (b * 3.0).attributes, tape.lost_by(2)
+        ({'number': 6.0}, {1})
         """
-        stands_for = self.stands_for.setdefault(cheaper.index, set())
-        for value in given:
-            stands_for |= {value.index} | self.stands_for.get(value.index, set())
+        lost = {i for v in given for i in (v.index, *self.lost_by(v.index))}
+        self.stands_for[cheaper.index] = (
+            self.stands_for.get(cheaper.index, set()) | lost
+        )
         return cheaper
+
+    def lost_by(self, index: int) -> set[int]:
+        """The nodes that a node should depend on, and depends on no more.
+
+        It was recorded in place of another one that reads them.
+        """
+        read = {index, *self.nodes[index].arguments}
+        return self.stands_for.get(index, set()) - read
 
     def _append(self, node: Node) -> "Value":
         """The value of a node, which is appended unless it is on the tape already.
@@ -724,7 +733,7 @@ class Value:
         if self.shape == sizes:
             return self
         if self.primitive.name == "reshape":  # This one reads what that one reads.
-            return self.tape.replace([self], self.arguments[0].reshape(*sizes))
+            return self.tape._replace([self], self.arguments[0].reshape(*sizes))
         return self.tape.record("reshape", self, shape=sizes)
 
     def broadcast_to(self, shape: Sequence[int]) -> "Value":

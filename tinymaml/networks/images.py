@@ -66,13 +66,12 @@ class Conv2d(Layer):
         bias: bool = False,
         initialiser: Initialiser | None = None,
     ) -> None:
-        check_sizes(channels=channels, features=features, kernel=kernel, stride=stride)
+        channels, features = check_sizes(channels=channels, features=features)
+        kernel, self.stride = check_sizes(kernel=kernel, stride=stride)
         check_flags(bias=bias)
-        sides, features = (int(kernel), int(kernel)), int(features)
-        self.shapes = {"weight": (*sides, int(channels), features)}
+        self.shapes = {"weight": (kernel, kernel, channels, features)}
         if bias:
             self.shapes["bias"] = (features,)
-        self.stride = int(stride)
         chosen = xavier_uniform() if initialiser is None else initialiser
         self.initialiser = check_function("initialiser", chosen)
 
@@ -266,7 +265,7 @@ class OmniglotConv(ImageNetwork):
     def __init__(
         self, ways: int, features: int = 64, mode: str = "batch", gamma: bool = False
     ) -> None:
-        check_sizes(ways=ways)
+        ways, features = check_sizes(ways=ways, features=features)
         layers: list[Layer] = []
         for channels in (1, features, features, features):
             conv = Conv2d(channels, features, stride=2)
@@ -306,7 +305,7 @@ class MiniImagenetConv(ImageNetwork):
     def __init__(
         self, ways: int, features: int = 32, mode: str = "batch", gamma: bool = False
     ) -> None:
-        check_sizes(ways=ways)
+        ways, features = check_sizes(ways=ways, features=features)
         layers: list[Layer] = []
         for channels in (3, features, features, features):
             conv = Conv2d(channels, features)

@@ -284,7 +284,7 @@ class Network(ReadOnly):
         arrays = [array for layer in self.layers for array in layer.init(rng)]
         theta = np.concatenate([[], *map(np.ravel, arrays)]).astype(check_dtype(dtype))
         # [/alg2-line1]
-        expected = [shape for _, shape in self.layout.values()]
+        expected = [tuple(shape) for _, shape in self.layout.values()]
         came = [np.shape(array) for array in arrays]
         check_that(came == expected, "init", f"arrays of shapes {expected}", came)
         return theta

@@ -162,7 +162,7 @@ class Locomotion:
         velocities. D = `start_noise`; where noise is 0 the body is at rest.
         """
         check_arrays(goals=goals, noise=noise)
-        check_sizes(trajectories=trajectories)
+        (trajectories,) = check_sizes(trajectories=trajectories)
         shape = (len(goals), trajectories, self.start_noise)
         check_that(noise.shape == shape, "noise", f"shape {shape}", noise.shape)
         self._of_trajectories(goals, *shape[:2])

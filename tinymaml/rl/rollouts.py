@@ -58,8 +58,8 @@ class Environment(Protocol):
     ) -> tuple[Array, Array, Array]:
         """New states, rewards (T, B), and which trajectories terminate here (T, B).
 
-        actions: (T, B, A). Beside arrays (T, B) numbers of tasks (T,) are written as
-        `tasks[:, None]`: without it they would be those of trajectories where T = B.
+        tasks: (T, ...). One number for each task is combined with arrays (T, B) as
+        `tasks[:, None]`; `tasks` alone would be one for each trajectory where T = B.
         """
 
 

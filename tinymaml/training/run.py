@@ -89,12 +89,13 @@ class TrainingRun:
         self.loss_sum, self.loss_count, self.column_sums = 0.0, 0, []
         return self.rows[-1]
 
-    def note_score(self, score: float) -> None:
+    def note_score(self, score: Any) -> None:
         """Record the score of theta, and keep a copy of theta if no score was higher.
 
         NaN is never the highest score.
         """
-        score = real_number("validate", score)
+        number = score.item() if getattr(score, "shape", None) == () else score
+        score = real_number("validate", number)
         highest = max((s for _, s in self.scores if s == s), default=-math.inf)
         if self.best is None or score > highest:
             self.best = self.theta.copy()

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from tinymaml.checks import check_kind, check_sizes, check_theta, shown, whole_number
+from tinymaml.checks import check_kind, check_theta, shown, whole_number
 from tinymaml.files import FilePath, check_path, check_writable
 from tinymaml.training.checkpoint import to_json
 from tinymaml.training.console import CsvLog, Interrupt, LogRow, ProgressBar
@@ -180,8 +180,9 @@ def train(
     (8, array([0.7, 2. ]))
     """
     iterations = whole_number("iterations", iterations, least=0)
-    check_sizes(checkpoint_every=checkpoint_every, log_every=log_every)
-    check_sizes(validate_every=validate_every)
+    checkpoint_every = whole_number("checkpoint_every", checkpoint_every)
+    validate_every = whole_number("validate_every", validate_every)
+    log_every = whole_number("log_every", log_every)
     check_kind("gradient", gradient, Callable, "a function")
     check_kind("sample", sample, Callable, "a function")
     for name, function in (("validate", validate), ("stop", stop), ("after", after)):
