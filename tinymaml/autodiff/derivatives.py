@@ -251,6 +251,7 @@ def _nodes_between(theta: Value, output: Value) -> set[int]:
     tape, expected = output.tape, "a value that is read as it is, such as an input"
     came = f"{theta}, which was simplified away: use functions.rematerialise(theta)"
     needed = tape.ancestors([output.index], start=theta.index)
+    # Where a node stands for one that reads theta, a path from theta is hidden.
     for index in needed & tape.stands_for.keys():
         check_that(theta.index not in tape.lost_by(index), "theta", expected, came)
     dependent = {theta.index}
