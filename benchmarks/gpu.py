@@ -201,10 +201,8 @@ def times_table(measurement: long_steps.Measurement, flops: int) -> str:
         speed = flops / row.median_seconds
         cells.append(
             [row.implementation, str(row.order), *common.times_of(row)]
-            + [
-                "" if launches is None else f"{launches:,}",
-                common.three_digits(speed / 1e9),
-            ]
+            + ["" if launches is None else f"{launches:,}"]
+            + [common.three_digits(speed / 1e9)]
             + [f"{speed / measurement.peak:.2%}", f"{error:.0e}"]
         )
     return "\n".join(

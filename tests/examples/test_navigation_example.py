@@ -399,7 +399,8 @@ def test_an_alpha_too_large_ends_the_run_in_one_line(small, capsys):
     arguments = ["--alpha", "1e30", "--iterations", "2", "--backend", "numpy"]
     assert small.main([*arguments, "--out", "out"]) == 1
     *_, last = capsys.readouterr().err.splitlines()
-    assert "error: iteration 1: alpha: after inner step 1 actions are not fin" in last
+    expected = "alpha: after inner step 1 actions are not finite"
+    assert f"error: iteration 1: {expected}" in last
 
 
 @pytest.mark.parametrize(
